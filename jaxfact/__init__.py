@@ -1,0 +1,5 @@
+"""A laboratory for gradient descent on low-rank matrix problems."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

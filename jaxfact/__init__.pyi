@@ -1,0 +1,56 @@
+from . import data, flow, invariants, measures, stats
+from .descent import Trajectory, descend, log_steps
+from .experiment import Run
+from .factors import Factors
+from .methods import (
+    add_balancing,
+    add_noise,
+    alternating,
+    balanced,
+    gradient_descent,
+    perturbed,
+    perturbed_in_ball,
+    perturbed_on_sphere,
+    scale_by_gram,
+    scaled,
+)
+from .problems.base import Problem
+from .problems.factorization import Factorization
+from .starts import Balanced, Gaussian, Orthogonal, Spectral, Start, ye_du_scale, ye_du_step_size
+from .store import open_results, write_results
+from .sweep import sweep
+
+__all__ = [
+    "Balanced",
+    "Factorization",
+    "Factors",
+    "Gaussian",
+    "Orthogonal",
+    "Problem",
+    "Run",
+    "Spectral",
+    "Start",
+    "Trajectory",
+    "add_balancing",
+    "add_noise",
+    "alternating",
+    "balanced",
+    "data",
+    "descend",
+    "flow",
+    "gradient_descent",
+    "invariants",
+    "log_steps",
+    "measures",
+    "open_results",
+    "perturbed",
+    "perturbed_in_ball",
+    "perturbed_on_sphere",
+    "scale_by_gram",
+    "scaled",
+    "stats",
+    "sweep",
+    "write_results",
+    "ye_du_scale",
+    "ye_du_step_size",
+]

@@ -1,0 +1,309 @@
+"""The main job: plain, balanced and noise-injected descent on one matrix, from the same random starts."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from jaxfact import measures, stats
+from jaxfact.descent import log_steps
+from jaxfact.experiment import Experiment, Run
+from jaxfact.inputs import non_negative, positive, positive_integer, problem_with
+from jaxfact.methods import balanced, gradient_descent, perturbed
+from jaxfact.problems.base import rounding_floor
+from jaxfact.problems.factorization import Factorization
+from jaxfact.starts import Gaussian
+from jaxfact.sweep import Progress, sweep
+
+PLAIN, BALANCED, NOISY = "plain", "balanced", "noisy"
+QUANTILES = (0.05, 0.5, 0.95)
+MARGIN = 0.05
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a comparison is run with; step size in 1/σ₁, scale and noise in √σ₁, weight and tolerance pure numbers.
+
+    `unbalanced` is the ratio ‖U‖_F/‖V‖_F of the start's root mean squares, None for equal entry scales.
+    """
+
+    width: int = 4
+    seeds: int = 1000
+    scale: float = 1e-3
+    unbalanced: float | None = None
+    step_size: float = 0.5
+    weight: float = 0.125
+    noise: float = 1e-5
+    max_steps: int = 4000
+    tolerance: float = 1e-5
+    check_every: int = 10
+    base_seed: int = 0
+
+    def __post_init__(self):
+        positive_integer("width", self.width, "the rank you look for; above min(m, n) is allowed")
+        for name in ("seeds", "max_steps", "check_every"):
+            positive_integer(name, getattr(self, name), "give a count")
+        for name in ("scale", "step_size", "tolerance"):
+            positive(name, getattr(self, name), "see the defaults in jaxfact compare --help")
+        for name in ("weight", "noise"):
+            non_negative(name, getattr(self, name), "0 leaves the method plain")
+        non_negative("base_seed", self.base_seed, "any whole number")
+        if self.unbalanced is not None:
+            positive("unbalanced", self.unbalanced, "the ratio of the factors' norms, 25 for example")
+
+
+@dataclass(frozen=True)
+class MethodSummary:
+    """One row of the table: fractions with Wilson intervals, times as Kaplan-Meier quantiles.
+
+    `reached` maps each level to (fraction, low, high), or None below the method's own tolerance; `outcomes` likewise;
+    `times` maps each of the `QUANTILES` to a step, inf for never. `imbalance` is the median at the end of the runs,
+    `imbalance_start` at their beginning, `predicted_imbalance` what the identities of the step predict.
+    """
+
+    method: str
+    tolerance: float
+    floor: float
+    reached: dict[float, tuple[float, float, float] | None]
+    outcomes: dict[str, tuple[float, float, float]]
+    times: dict[float, float]
+    imbalance_start: float
+    imbalance: float
+    predicted_imbalance: float
+    prediction: str
+    run_steps: int
+    run_seconds: float
+    compile_seconds: float
+
+    @property
+    def throughput(self) -> float:
+        """Run-steps a second, compilation apart."""
+        return self.run_steps / self.run_seconds
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison that has run: its settings, the labelled results, and what they say."""
+
+    problem: Factorization
+    settings: Settings
+    runs: xr.Dataset
+    methods: list[MethodSummary]
+    pairs: dict[str, tuple[float, stats.PairedTimes]]
+    notes: list[str] = field(default_factory=list)
+
+
+def compare(problem: Factorization, settings: Settings, progress: Progress | None = None) -> Comparison:
+    """Run the three methods from the same Gaussian starts and summarise them.
+
+    The runs take place in the target's singular coordinates, which changes neither the methods nor the law of the
+    starts. Every method is judged at `tolerance`, the noisy one at the first level above its predicted floor.
+
+    Raises ValueError where a setting cannot work on this target: see `Settings`; a zero target, a tolerance below three
+    times the rounding floor of the dtype at this step size, and noise whose floor lies above every level.
+    """
+    problem = problem.in_singular_coordinates()
+    if problem.rank == 0:
+        raise problem_with(
+            "matrix", "all zeros", "needs a non-zero entry", "a zero target is for the Python API"
+        )
+    _check_tolerance(problem, settings)
+    noise_floor = predicted_floor(problem, settings)
+    judged = _judged_level(settings.tolerance, noise_floor)
+    tolerances = {PLAIN: settings.tolerance, BALANCED: settings.tolerance, NOISY: judged}
+    runs = sweep(
+        experiments(problem, settings),
+        seeds=settings.seeds,
+        max_steps=settings.max_steps,
+        tolerance=tolerances,
+        record=[measures.distance, measures.imbalance, measures.energy, measures.singular_values],
+        every=log_steps(settings.max_steps, unit=settings.check_every),
+        check_every=settings.check_every,
+        base_seed=settings.base_seed,
+        progress=progress,
+    )
+    floors = {PLAIN: 0.0, BALANCED: 0.0, NOISY: noise_floor}
+    methods = [_summarise(problem, settings, runs.sel({"method": name}), floors[name]) for name in tolerances]
+    pairs = {
+        name: (tolerances[name], stats.paired_times(runs, name, PLAIN, tolerances[name], MARGIN))
+        for name in (BALANCED, NOISY)
+    }
+    return Comparison(problem, settings, runs, methods, pairs, notes(problem, settings, noise_floor))
+
+
+def experiments(problem: Factorization, settings: Settings) -> dict[str, Experiment]:
+    """Return the three experiments of a comparison; they share their starts."""
+    start = Gaussian(settings.width, scale=settings.scale, ratio=settings.unbalanced)
+    methods = {
+        PLAIN: gradient_descent(settings.step_size),
+        BALANCED: balanced(settings.step_size, settings.weight),
+        NOISY: perturbed(settings.step_size, settings.noise),
+    }
+    return {name: (lambda method=method: Run(problem, start, method)) for name, method in methods.items()}
+
+
+def predicted_floor(problem: Factorization, settings: Settings) -> float:
+    """Return the distance at which iterate noise holds a run up: the stationary root mean square of the linear process.
+
+    Around the balanced optimum each mode of the error obeys x⁺ = (1 − ηλ)x + noise, whose variance is
+    noise²/(ηλ(2 − ηλ)). Entries of the leading d×d block have λ = σᵢ + σⱼ and enter the product with weight λ; an entry
+    of U outside it pairs with that of V, with λ = σⱼ ± σᵢ and weight σⱼ, or stands alone beyond the rank, with λ = σⱼ. For
+    an exact rank and small η this is the well-known √(noise²·(m+n)d/(2η)). Beyond the stability edge it is inf.
+    Columns beyond the rank are not held back; they add at most noise²·max_steps·√(mn(d−r)).
+    """
+    head = min(settings.width, problem.rank)
+    values = np.asarray(problem.singular_values, float)
+    leading, tail = values[:head, None], values[None, head:]
+    m, n = problem.shape
+
+    def variance(rate: np.ndarray, weight: np.ndarray) -> float:
+        decay = settings.step_size * rate
+        held = (decay > 0) & (decay < 2)
+        return float(np.sum(np.where(held, weight / np.where(held, decay * (2 - decay), 1), np.inf)))
+
+    total = variance(leading + leading.T, leading + leading.T)
+    for rate in (leading - tail, leading + tail):
+        total += variance(rate, np.broadcast_to(leading, rate.shape))
+    total += (m + n - 2 * problem.rank) * variance(leading, leading)
+    free = settings.noise**2 * settings.max_steps * (m * n * (settings.width - head)) ** 0.5
+    return (
+        float(np.hypot(settings.noise * np.sqrt(total), free) / np.linalg.norm(leading))
+        if settings.noise
+        else 0.0
+    )
+
+
+def notes(problem: Factorization, settings: Settings, noise_floor: float) -> list[str]:
+    """Return what a reader should know before the numbers: edges, floors, and hypotheses that do not hold."""
+    m, n = problem.shape
+    edge = 1 / (8 * settings.weight) if settings.weight else np.inf
+    said = {
+        f"noise holds {NOISY} up at a distance of about {noise_floor:.2g}; it is judged at the first level above, "
+        f"{_judged_level(settings.tolerance, noise_floor):g}": settings.noise > 0,
+        f"width {settings.width} is above min(m, n) = {min(m, n)}: over-parametrised": settings.width
+        > min(m, n),
+        f"width {settings.width} is above the rank {problem.rank}: over-parametrised": (
+            problem.rank < settings.width <= min(m, n)
+        ),
+        f"step size {settings.step_size:g} is above 1/σ₁, where no minimiser is stable": settings.step_size
+        > 1,
+        f"step size {settings.step_size:g} is above the regulariser's own edge 1/(8·weight·σ₁) = {edge:.3g}": (
+            settings.step_size > edge
+        ),
+        f"σ_{settings.width} and σ_{settings.width + 1} agree: the best approximation is not unique, and the distance "
+        "is √(2·excess)/‖Σ_d‖": not bool(problem.is_truncation_unique(settings.width)),
+    }
+    return [text for text, holds in said.items() if holds]
+
+
+def _judged_level(tolerance: float, floor: float) -> float:
+    """Return the least of 1e-1, 1e-2, … and the tolerance that lies above the floor."""
+    levels = [level for k in range(1, 17) if (level := float(f"1e-{k}")) > tolerance * (1 + 1e-9)] + [
+        tolerance
+    ]
+    above = [level for level in levels if level > floor]
+    if not above:
+        raise problem_with(
+            "noise",
+            f"floor {floor:.2g}",
+            f"its floor lies above the first level, {levels[0]:g}",
+            "lower the noise",
+        )
+    return above[-1]
+
+
+def _check_tolerance(problem: Factorization, settings: Settings) -> None:
+    dtype = problem.unit.dtype
+    floor = 3 * float(rounding_floor(jnp.finfo(dtype).eps, settings.step_size))
+    if settings.tolerance < floor:
+        raise problem_with(
+            "tolerance",
+            f"{settings.tolerance:g}",
+            f"is below three times the rounding floor of {dtype} at step size {settings.step_size:g}, {floor:.1e}",
+            "raise it, take a larger step, or compute in float64 with --x64",
+        )
+
+
+def _summarise(problem: Factorization, settings: Settings, runs: xr.Dataset, floor: float) -> MethodSummary:
+    method, tolerance = str(runs.method.values), float(runs.tolerance)
+    reached, outcomes = stats.fraction_reached(runs), stats.outcome_fractions(runs)
+    times = stats.time_to(runs, tolerance).quantile(QUANTILES).values
+    predicted, prediction = _predicted_imbalance(problem, settings, runs)
+    return MethodSummary(
+        method=method,
+        tolerance=tolerance,
+        floor=floor,
+        reached={
+            float(level): None if np.isnan(at.fraction) else _triple(at)
+            for level in runs.level.values
+            if (at := reached.sel(level=level)) is not None
+        },
+        outcomes={str(name): _triple(outcomes.sel(outcome=name)) for name in outcomes.outcome.values},
+        times={q: float(value) for q, value in zip(QUANTILES, times, strict=True)},
+        imbalance_start=float(runs.imbalance_path.isel(step=0).median()),
+        imbalance=float(runs.imbalance.median()),
+        predicted_imbalance=predicted,
+        prediction=prediction,
+        run_steps=int(runs.steps.sum()),
+        run_seconds=float(runs.run_seconds),
+        compile_seconds=float(runs.compile_seconds),
+    )
+
+
+def _predicted_imbalance(problem: Factorization, settings: Settings, runs: xr.Dataset) -> tuple[float, str]:
+    """Return the median imbalance that the step's identities predict for the end of the runs, and the rule.
+
+    Plain descent moves D by at most 2η(f₀ − f_T), as long as steps lower the loss by half their first-order promise.
+    The regulariser contracts D. Noise moves D by noise²(m−n)I a step on average and by a random walk of variance
+    2·noise²(d+1)(‖U‖² + ‖V‖²) a step, on top of where plain descent would leave it, at most.
+    """
+    start = float(runs.imbalance_path.isel(step=0).median())
+    if runs.method == BALANCED and settings.weight:
+        return 0.0, "contracts to 0"
+    drop = float(problem.loss(problem.truncation(settings.width)))
+    first = float(jnp.sum(problem.singular_values**2) / 2)
+    bound = start + 2 * settings.step_size * (first - drop)
+    if runs.method != NOISY:
+        return bound, "at most start + 2ηf₀"
+    m, n = problem.shape
+    d, noise = settings.width, settings.noise
+    ends = runs.step.values[None, :].clip(max=runs.steps.values[:, None])
+    energy = runs.energy_path.transpose("seed", "step").values
+    walked = np.sum(np.diff(ends, axis=1) * (energy[:, 1:] + energy[:, :-1]) / 2, axis=1)
+    drift = noise**2 * abs(m - n) * runs.steps.values * d**0.5
+    random = np.median(np.sqrt(drift**2 + 2 * noise**2 * (d + 1) * walked))
+    return float(random), "noise alone: ν²(m−n)I a step, and a random walk"
+
+
+def _triple(at: xr.Dataset) -> tuple[float, float, float]:
+    return float(at.fraction), float(at.low), float(at.high)
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """Return a comparison as plain numbers and strings; a time that is never reached is null."""
+    return {
+        "shape": list(comparison.problem.shape),
+        "unit": float(comparison.problem.unit),
+        "settings": asdict(comparison.settings),
+        "notes": comparison.notes,
+        "methods": [
+            {
+                **{k: v for k, v in asdict(row).items() if k not in ("reached", "outcomes", "times")},
+                "reached": {f"{level:g}": value for level, value in row.reached.items()},
+                "outcomes": row.outcomes,
+                "times": {f"{q:g}": value if np.isfinite(value) else None for q, value in row.times.items()},
+                "run_steps_per_second": row.throughput,
+            }
+            for row in comparison.methods
+        ],
+        "pairs": {
+            name: {"level": level, **{k: _finite(v) for k, v in pair._asdict().items()}}
+            for name, (level, pair) in comparison.pairs.items()
+        },
+    }
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -1,0 +1,151 @@
+"""One run: a fixed number of steps, recorded where asked, differentiable in both modes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+
+from jaxfact import measures
+from jaxfact.factors import Factors
+from jaxfact.inputs import positive_integer, problem_with
+from jaxfact.measures import Measure
+from jaxfact.problems.base import Problem
+
+Records = Sequence[Measure] | Mapping[str, Measure]
+
+_USUAL_RECORDS = (measures.loss, measures.distance, measures.imbalance)
+
+
+class Trajectory(NamedTuple):
+    """What a run leaves: last factors and method state, and the records at `steps`, along their first axis."""
+
+    factors: Factors
+    state: PyTree
+    steps: Int[Array, " record"]
+    records: dict[str, PyTree]
+
+
+def descend(
+    problem: Problem,
+    method: optax.GradientTransformation,
+    factors: Factors,
+    *,
+    num_steps: int,
+    every: int | Sequence[int] | None = None,
+    record: Records | None = None,
+    key: PRNGKeyArray | None = None,
+) -> Trajectory:
+    """Run `num_steps` steps of a method; works under jit, vmap and grad.
+
+    U_{t+1}, V_{t+1} = (U_t, V_t) + method.update(∇f(U_t, V_t)). `every` is a stride or the list of steps to record (see
+    `log_steps`); None records nothing. `record` is a list of measures, or a mapping from names to them; loss, distance
+    and imbalance unless given. A method that needs random numbers gets fold_in(key, t) at step t.
+
+    Reverse-mode differentiation stores the factors at the records, or every √num_steps steps, and recomputes the rest.
+
+    Raises ValueError for a step count below 1, recorded steps outside [0, num_steps], and records without `every`.
+    """
+    positive_integer("num_steps", num_steps, "give the number of steps to run")
+    measure = as_measure(record)
+    if every is None and record is not None:
+        raise problem_with(
+            "every", None, "records need steps", "say every=100, or every=log_steps(num_steps)"
+        )
+    steps = recorded_steps(every, num_steps)
+    advance = stepper(problem, method, jax.random.key(0) if key is None else key)
+    start = (factors, optax.with_extra_args_support(method).init(factors))
+
+    def segment(carry, length):
+        def body(carry, index):
+            t, *now = carry
+            return (t + 1, *advance(*now, t)), None
+
+        return jax.lax.scan(body, carry, length=length)[0]
+
+    carry: Any = (jnp.zeros((), jnp.int32), *start)
+    pieces = [jax.tree.map(lambda x: x[None], measure(problem, factors))] if 0 in steps else []
+    marks = [0, *(step for step in steps if step > 0)] if every is not None else _checkpoints(num_steps)
+    for gap, group in groupby(np.diff(marks).tolist()):
+
+        def recorded(carry, _, gap=gap):
+            carry = jax.checkpoint(segment, static_argnums=1)(carry, gap)
+            return carry, measure(problem, carry[1]) if every is not None else None
+
+        carry, seen = jax.lax.scan(recorded, carry, length=len(list(group)))
+        pieces.append(seen)
+    if marks[-1] < num_steps:
+        carry = segment(carry, num_steps - marks[-1])
+    records = jax.tree.map(lambda *xs: jnp.concatenate(xs), *pieces) if every is not None else {}
+    return Trajectory(carry[1], carry[2], jnp.asarray(steps, jnp.int32), records)
+
+
+def log_steps(num_steps: int, per_octave: int = 8, unit: int = 1) -> list[int]:
+    """Return 0, unit, 2·unit, … up to num_steps, with `per_octave` evenly spaced steps between powers of two.
+
+    All are multiples of `unit`. Even spacing within an octave keeps the compiled program small.
+    """
+    for name, value in (("num_steps", num_steps), ("per_octave", per_octave), ("unit", unit)):
+        positive_integer(name, value, "give a count")
+    last, gap, at, steps = num_steps // unit, 1, 0, [0]
+    while at < last:
+        at += gap
+        if at <= last:
+            steps.append(at * unit)
+        if at >= 2 * gap * per_octave:
+            gap *= 2
+    return steps
+
+
+def recorded_steps(every: int | Sequence[int] | None, num_steps: int) -> list[int]:
+    """Return the steps that a stride or a list stands for, in order."""
+    if every is None:
+        return []
+    if isinstance(every, int | np.integer):
+        positive_integer("every", every, "give the number of steps between two records")
+        return list(range(0, num_steps + 1, int(every)))
+    steps = sorted({int(step) for step in every})
+    if not steps or steps[0] < 0 or steps[-1] > num_steps:
+        raise problem_with("every", steps, f"needs steps from 0 to {num_steps}", "see log_steps(num_steps)")
+    return steps
+
+
+def as_measure(record: Records | None) -> Callable[[Problem, Factors], dict[str, PyTree]]:
+    """Return one function that evaluates every record, as a dict by name."""
+    chosen = _USUAL_RECORDS if record is None else record
+    named = chosen if isinstance(chosen, Mapping) else {getattr(m, "__name__", repr(m)): m for m in chosen}
+    if len(named) != len(chosen):
+        raise problem_with(
+            "record", list(named), "needs distinct names", "give a mapping from names to measures"
+        )
+    for name, function in named.items():
+        if not callable(function):
+            raise problem_with(
+                "record", name, "needs functions of (problem, factors)", "see jaxfact.measures"
+            )
+    return lambda problem, factors: {name: function(problem, factors) for name, function in named.items()}
+
+
+def stepper(problem: Problem, method: optax.GradientTransformation, key: PRNGKeyArray) -> Callable:
+    """Return (factors, state, t) ↦ (factors, state) after step t; the noise of step t is fold_in(key, t)."""
+    update = optax.with_extra_args_support(method).update
+
+    def advance(factors, state, t):
+        gradient = problem.gradient(factors)
+        updates, changed = update(gradient, state, factors, problem=problem, key=jax.random.fold_in(key, t))
+        # A hyperparameter of a wider dtype must not widen what the loop carries.
+        changed = jax.tree.map(
+            lambda new, old: new if new.dtype == old.dtype else new.astype(old.dtype), changed, state
+        )
+        return optax.apply_updates(factors, updates), changed
+
+    return advance
+
+
+def _checkpoints(num_steps: int) -> list[int]:
+    gap = max(1, int(num_steps**0.5))
+    return list(range(0, num_steps + 1, gap))

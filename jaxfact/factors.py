@@ -1,0 +1,46 @@
+"""The pair of factors and its small dense algebra."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class Factors(NamedTuple):
+    """A pair of factors, whose product is U Vᵀ.
+
+    Both are in √unit, the unit being that of the problem (σ₁ of its target).
+    """
+
+    U: Float[Array, "*batch m d"]
+    V: Float[Array, "*batch n d"]
+
+    @property
+    def width(self) -> int:
+        """The number of columns d."""
+        return self.U.shape[-1]
+
+    @property
+    def product(self) -> Float[Array, "*batch m n"]:
+        """The matrix U Vᵀ, in the problem's unit."""
+        return self.U @ self.V.mT
+
+    @property
+    def imbalance(self) -> Float[Array, "*batch d d"]:
+        """The matrix D = UᵀU − VᵀV, which gradient flow conserves; in the problem's unit."""
+        return self.U.mT @ self.U - self.V.mT @ self.V
+
+    @property
+    def energy(self) -> Float[Array, "*batch"]:
+        """‖U‖²_F + ‖V‖²_F, in the problem's unit."""
+        return jnp.sum(self.U**2, axis=(-2, -1)) + jnp.sum(self.V**2, axis=(-2, -1))
+
+
+def singular_values(factors: Factors) -> Float[Array, " k"]:
+    """Return the singular values of U Vᵀ, largest first, without forming the product.
+
+    They are those of R_U R_Vᵀ, the triangles of U = Q_U R_U and V = Q_V R_V: small ones keep the precision that the
+    eigenvalues of a Gram product would lose. There are min(m, n, d) of them, in the problem's unit.
+    """
+    triangle = jnp.linalg.qr(factors.U, mode="r") @ jnp.linalg.qr(factors.V, mode="r").T
+    return jnp.linalg.svd(triangle, compute_uv=False)

@@ -1,0 +1,160 @@
+"""Identities and inequalities that hold on every step, as defects that are zero in exact arithmetic.
+
+Each function takes a `Step` and returns a `Defect`, or None where it does not apply. A sweep that is `checked=True`
+evaluates them after every step; `tests/test_invariants.py` breaks a step on purpose for each.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float
+
+from jaxfact.factors import Factors
+from jaxfact.methods import Method
+from jaxfact.problems.base import Problem
+from jaxfact.problems.factorization import Factorization
+
+
+class Step(NamedTuple):
+    """One step of a method: the factors before and after it, and the gradient before it."""
+
+    problem: Problem
+    before: Factors
+    gradient: Factors
+    after: Factors
+
+
+class Defect(NamedTuple):
+    """How far an identity is from holding, and the most that rounding explains."""
+
+    value: Float[Array, ""]
+    bound: Float[Array, ""]
+
+
+Invariant = Callable[[Step], Defect | None]
+
+
+def imbalance_change(step: Step) -> Defect:
+    """Simultaneous descent moves D = UᵀU − VᵀV by a known amount, for every problem.
+
+    ΔD = −(η_U−η_V)(Uᵀ∇_U + ∇_UᵀU) + η_U²∇_Uᵀ∇_U − η_V²∇_Vᵀ∇_V; with one step size the first-order part vanishes.
+    The step sizes are read off the step itself. The bound is 50·ε·(‖U‖² + ‖V‖²), the larger of before and after.
+    """
+    (U, V), (dU, dV) = step.before, step.gradient
+    eta_U, eta_V = _step_size(step.before.U, dU, step.after.U), _step_size(step.before.V, dV, step.after.V)
+    cross = U.T @ dU
+    predicted = (eta_V - eta_U) * (cross + cross.T) + eta_U**2 * dU.T @ dU - eta_V**2 * dV.T @ dV
+    return Defect(
+        jnp.linalg.norm(step.after.imbalance - step.before.imbalance - predicted), 50 * _rounding(step)
+    )
+
+
+def descent(step: Step) -> Defect | None:
+    """A descent step lowers the loss as far as its local curvature constant promises (Xu et al. 2025, Thm 3.1).
+
+    L⁺ ≤ L − (η − K_tη²/2)‖∇L‖², K_t = s² + √(2L) + 6σ²Lη² + 3s²√(2L)η, where s² = σ₁²(U) + σ₁²(V) and σ² is the larger of
+    the two; stated for ½‖UVᵀ − Σ‖²_F.
+    """
+    if not isinstance(step.problem, Factorization):
+        return None
+    before, after = step.problem.loss(step.before), step.problem.loss(step.after)
+    eta = _step_size(step.before.U, step.gradient.U, step.after.U)
+    squares = [jnp.linalg.eigvalsh(X.T @ X)[-1] for X in step.before]
+    both, largest = squares[0] + squares[1], jnp.maximum(*squares)
+    root = jnp.sqrt(2 * before)
+    curvature = both + root + 6 * largest * before * eta**2 + 3 * both * root * eta
+    promised = before - (eta - curvature * eta**2 / 2) * step.gradient.energy
+    rounding = 100 * jnp.finfo(before.dtype).eps * (before + after + _rounding_scale(step))
+    return Defect(jnp.maximum(after - promised, 0), rounding)
+
+
+def rotation(step: Step) -> Defect:
+    """The gradient at (UO, VO) is (∇_U O, ∇_V O) for every orthogonal d×d matrix O; checked at one fixed O."""
+    width = step.before.width
+    O, _ = jnp.linalg.qr(jr.normal(jr.key(0, impl="threefry2x32"), (width, width), step.before.U.dtype))
+    turned = step.problem.gradient(Factors(step.before.U @ O, step.before.V @ O))
+    difference = Factors(turned.U - step.gradient.U @ O, turned.V - step.gradient.V @ O)
+    scale = step.before.energy
+    epsilon = jnp.finfo(step.before.U.dtype).eps
+    return Defect(jnp.sqrt(difference.energy), 50 * epsilon * jnp.sqrt(scale) * (1 + scale) * width)
+
+
+def residual_split(step: Step) -> Defect | None:
+    """‖Σ_q − UVᵀ‖²_F = ‖P‖²_F + ‖Q‖²_F on the first q rows and columns (Ye & Du 2021, §2.1)."""
+    if not isinstance(step.problem, Factorization):
+        return None
+    U, V, *_ = step.problem.coordinates(step.after)
+    A, B = (U + V) / 2, (U - V) / 2
+    S = jnp.diag(step.problem.singular_values[: len(U)])
+    P, Q = S - A @ A.T + B @ B.T, A @ B.T - B @ A.T
+    parts = jnp.sum(P**2) + jnp.sum(Q**2)
+    scale = 1 + step.after.energy
+    return Defect(jnp.abs(jnp.sum((S - U @ V.T) ** 2) - parts), 50 * jnp.finfo(U.dtype).eps * scale**2)
+
+
+def decaying_blocks(step: Step) -> Defect | None:
+    """J and K never grow under descent with η ≤ 1/(3σ₁) while UᵀU + JᵀJ and VᵀV + KᵀK are at most 3σ₁.
+
+    For a target whose rank the width reaches (Ye & Du 2021, §3.1). Beyond those hypotheses the defect is 0.
+    """
+    problem = step.problem
+    if not isinstance(problem, Factorization) or problem.rank > step.before.width:
+        return None
+    old, new = problem.coordinates(step.before), problem.coordinates(step.after)
+    eta = jnp.maximum(
+        _step_size(step.before.U, step.gradient.U, step.after.U),
+        _step_size(step.before.V, step.gradient.V, step.after.V),
+    )
+    bounded = jnp.maximum(*(jnp.linalg.eigvalsh(X.T @ X)[-1] for X in step.before)) <= 3
+    growth = jnp.maximum(_top(new.JJ) - _top(old.JJ), _top(new.KK) - _top(old.KK))
+    return Defect(jnp.where(bounded & (eta <= 1 / 3), jnp.maximum(growth, 0), 0), 50 * _rounding(step))
+
+
+OF_EVERY_STEP: tuple[Invariant, ...] = (rotation, residual_split)
+OF_DESCENT: tuple[Invariant, ...] = (imbalance_change, descent, decaying_blocks)
+
+
+def applying_to(method: Method) -> tuple[Invariant, ...]:
+    """Return the invariants that a method must keep: all of them for simultaneous descent, else those of every step.
+
+    Decided by a probe: a step on a random 5×4 problem that is −η times the gradient, with one η, is simultaneous descent.
+    """
+    with jax.ensure_compile_time_eval():
+        keys = jr.split(jr.key(7, impl="threefry2x32"), 3)
+        problem = Factorization(jr.normal(keys[0], (5, 4)))
+        factors = Factors(jr.normal(keys[1], (5, 2)), jr.normal(keys[2], (4, 2)))
+        gradient = problem.gradient(factors)
+        updates, _ = method.update(gradient, method.init(factors), factors, problem=problem, key=keys[0])
+        chex.assert_trees_all_equal_shapes(updates, factors)
+        eta = -_inner(updates, gradient) / gradient.energy
+        rest = jax.tree.map(lambda u, g: u + eta * g, updates, gradient)
+        is_descent = bool(jnp.sqrt(rest.energy / gradient.energy) <= 1e-5 * jnp.abs(eta))
+    return OF_EVERY_STEP + OF_DESCENT if is_descent else OF_EVERY_STEP
+
+
+def _step_size(before: Array, gradient: Array, after: Array) -> Array:
+    """Return the η for which after = before − η·gradient, in least squares; 0 where the gradient vanishes."""
+    squared = jnp.sum(gradient**2)
+    return jnp.where(
+        squared > 0, jnp.sum((before - after) * gradient) / jnp.where(squared > 0, squared, 1), 0
+    )
+
+
+def _rounding_scale(step: Step) -> Array:
+    return jnp.maximum(step.before.energy, step.after.energy)
+
+
+def _rounding(step: Step) -> Array:
+    return jnp.finfo(step.before.U.dtype).eps * _rounding_scale(step)
+
+
+def _top(gram: Array) -> Array:
+    return jnp.linalg.eigvalsh(gram)[-1]
+
+
+def _inner(left: Factors, right: Factors) -> Array:
+    return jnp.sum(left.U * right.U) + jnp.sum(left.V * right.V)

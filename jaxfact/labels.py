@@ -1,0 +1,147 @@
+"""What the engine found, as a labelled dataset with its provenance."""
+
+import datetime
+import importlib.metadata
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import xarray as xr
+
+from jaxfact import lanes
+from jaxfact.experiment import Experiment, Run
+from jaxfact.lanes import OUTCOMES, Rules
+
+_TEXTS = {
+    "seed": ("seed number", "1"),
+    "step": ("step", "1"),
+    "level": ("distance level", "1"),
+    "hit": ("first checked step at or below the level", "1"),
+    "steps": ("steps that were run", "1"),
+    "period": ("period of the cycle", "1"),
+    "loss": ("last loss", "σ₁²"),
+    "distance": ("last ‖UVᵀ−Σ_d‖_F/‖Σ_d‖_F", "1"),
+    "imbalance": ("last ‖UᵀU−VᵀV‖_F", "σ₁"),
+    "best_distance": ("least checked ‖UVᵀ−Σ_d‖_F/‖Σ_d‖_F", "1"),
+    "loss_path": ("loss", "σ₁²"),
+    "distance_path": ("‖UVᵀ−Σ_d‖_F/‖Σ_d‖_F", "1"),
+    "imbalance_path": ("‖UᵀU−VᵀV‖_F", "σ₁"),
+    "singular_values_path": ("singular values of UVᵀ", "σ₁"),
+    "tolerance": ("distance at which a run may end", "1"),
+    "compile_seconds": ("time to compile", "s"),
+    "run_seconds": ("time to run, compilation apart", "s"),
+}
+
+
+def label(
+    found: tuple[lanes.Finished, Any, Any], rules: Rules, axes: Mapping[str, np.ndarray], seeds: np.ndarray
+) -> xr.Dataset:
+    """Return the results of all runs along the axes and `seed`; `found` holds finished runs, records, last records."""
+    finished, records, last = found
+    grid = [*axes, "seed"]
+    shape = [len(values) for values in axes.values()] + [len(seeds)]
+
+    def spread(values, *extra):
+        return ([*grid, *extra], np.reshape(values, (*shape, *np.shape(values)[1:])))
+
+    never = np.where(finished.outcome == lanes.BUDGET, np.nan, np.inf)
+    variables = {
+        "outcome": spread(np.asarray(OUTCOMES)[finished.outcome]),
+        "steps": spread(finished.steps),
+        "period": spread(finished.period),
+        "hit": spread(np.where(finished.hit >= 0, finished.hit, never[:, None]), "level"),
+        "loss": spread(finished.loss),
+        "distance": spread(finished.distance),
+        "imbalance": spread(finished.imbalance),
+        "best_distance": spread(finished.best),
+        "loss_rose": spread(finished.rose),
+        "tolerance": rules.levels[-1] if rules.stops else float("nan"),
+    }
+    diverged = finished.outcome == lanes.DIVERGED
+    for name, values, final in _named_leaves(records, last):
+        filled = _fill(values, final, rules.record_steps, finished.steps, diverged)
+        extra = [f"{name}_{place}" for place in range(values.ndim - 2)]
+        variables[f"{name}_path"] = spread(filled, "step", *extra)
+    coordinates: dict[str, Any] = {**axes, "seed": seeds, "level": list(rules.levels)}
+    if rules.record_steps:
+        coordinates["step"] = list(rules.record_steps)
+    return describe(xr.Dataset(variables, coordinates))
+
+
+def describe(dataset: xr.Dataset) -> xr.Dataset:
+    """Put the long name and the unit of every known variable into its attributes."""
+    for name, (text, unit) in _TEXTS.items():
+        if name in dataset.variables:
+            dataset[name].attrs.update(long_name=text, units=unit)
+    return dataset
+
+
+def join(parts: Sequence[xr.Dataset], methods: Sequence[str]) -> xr.Dataset:
+    """Return the datasets of several methods along `method`; a level that one was not run to is NaN there."""
+    shared = {
+        name: value
+        for name, value in parts[0].attrs.items()
+        if all(p.attrs.get(name) == value for p in parts)
+    }
+    differing = [name for name in parts[0].attrs if name not in shared]
+    joined = xr.concat(
+        parts, xr.IndexVariable("method", list(methods)), join="outer", combine_attrs="drop", coords="minimal"
+    )
+    joined = joined.sortby("level", ascending=False)
+    axes = [name for name in parts[0].outcome.dims if name != "seed"]
+    order = [*axes, "method", "seed", "level", "step"]
+    joined = joined.transpose(*(name for name in order if name in joined.dims), ...)
+    joined = joined.assign_attrs(shared)
+    joined.attrs |= {name: [str(part.attrs[name]) for part in parts] for name in differing}
+    return describe(joined)
+
+
+def provenance(experiment: Experiment, rules: Rules, base_seed: int, first: Run) -> dict[str, Any]:
+    """Return what is needed to run a sweep again."""
+    return {
+        "jaxfact": importlib.metadata.version("jaxfact"),
+        "jax": jax.__version__,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "backend": jax.default_backend(),
+        "device": jax.local_devices()[0].device_kind,
+        "devices": jax.local_device_count(),
+        "dtype": str(first.problem.unit.dtype),
+        "matmul_precision": str(jax.config.jax_default_matmul_precision),  # pyright: ignore[reportAttributeAccessIssue]
+        "experiment": _source(experiment),
+        "problem": type(first.problem).__name__,
+        "shape": list(first.problem.shape),
+        "unit": float(first.problem.unit),
+        "base_seed": base_seed,
+        "max_steps": rules.max_steps,
+        "check_every": rules.check_every,
+        "lanes_per_block": rules.lanes,
+    }
+
+
+def _source(experiment: Experiment) -> str:
+    try:
+        return inspect.getsource(experiment)
+    except (OSError, TypeError):
+        return repr(experiment)
+
+
+def _named_leaves(
+    records: Mapping[str, Any], last: Mapping[str, Any]
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yield every array of the records under one name, a field's after its record's."""
+    for name, values in records.items():
+        leaves = jax.tree_util.tree_leaves_with_path(values)
+        for (path, leaf), final in zip(leaves, jax.tree.leaves(last[name]), strict=True):
+            fields = [str(getattr(p, "name", getattr(p, "key", getattr(p, "idx", p)))) for p in path]
+            yield "_".join([name, *fields]), leaf, final
+
+
+def _fill(
+    values: np.ndarray, last: np.ndarray, steps: Sequence[int], ran: np.ndarray, diverged: np.ndarray
+) -> np.ndarray:
+    """Give a finished run its last value at later steps; a diverged one counts as inf."""
+    after = np.asarray(steps)[None, :] > ran[:, None]
+    final = np.where(diverged.reshape(-1, *[1] * (last.ndim - 1)), np.inf, last)
+    return np.where(after.reshape(*after.shape, *[1] * (values.ndim - 2)), final[:, None], values)

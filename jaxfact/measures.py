@@ -1,0 +1,163 @@
+"""Numbers worth recording, each a function of a problem and a pair of factors.
+
+Any such function serves as a record of `descend` and `sweep`; its name labels the result.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree, ScalarLike
+
+from jaxfact.factors import Factors
+from jaxfact.factors import singular_values as product_singular_values
+from jaxfact.problems.base import Problem
+from jaxfact.problems.factorization import Factorization
+
+Measure = Callable[[Problem, Factors], PyTree]
+
+
+class YeDu(NamedTuple):
+    """Magnitudes of Ye & Du's blocks (2021, §2.1): signal A, asymmetry B, residual P + Q, and the decaying J, K.
+
+    `A_min` and `A_max` are σ_q(A) and σ₁(A), `P_min` and `P_max` eigenvalues of P, `J` and `K` spectral norms, `B` and
+    `Q` Frobenius norms. A, B, J, K are in √σ₁, P and Q in σ₁.
+    """
+
+    A_min: Float[Array, ""]
+    A_max: Float[Array, ""]
+    B: Float[Array, ""]
+    P_min: Float[Array, ""]
+    P_max: Float[Array, ""]
+    Q: Float[Array, ""]
+    J: Float[Array, ""]
+    K: Float[Array, ""]
+
+
+def loss(problem: Problem, factors: Factors) -> Float[Array, ""]:
+    """Return the problem's loss; ½‖UVᵀ − Σ‖²_F in σ₁² for a factorisation."""
+    return problem.loss(factors)
+
+
+def distance(problem: Problem, factors: Factors) -> Float[Array, ""]:
+    """Return ‖UVᵀ − Σ_d‖_F/‖Σ_d‖_F, not squared; a pure number."""
+    return problem.distance(factors)
+
+
+def excess(problem: Factorization, factors: Factors) -> Float[Array, ""]:
+    """Return the loss above the optimum of this width, in σ₁²; about the distance squared."""
+    return problem.excess(factors)
+
+
+def energy(problem: Problem, factors: Factors) -> Float[Array, ""]:
+    """Return ‖U‖²_F + ‖V‖²_F, in σ₁; twice the nuclear norm of UVᵀ where the factors are balanced."""
+    return factors.energy
+
+
+def imbalance(problem: Problem, factors: Factors) -> Float[Array, ""]:
+    """Return ‖UᵀU − VᵀV‖_F, in σ₁; conserved by gradient flow (Du, Hu & Lee 2018)."""
+    return jnp.linalg.norm(factors.imbalance)
+
+
+def singular_values(problem: Problem, factors: Factors) -> Float[Array, " k"]:
+    """Return the min(m, n, d) singular values of UVᵀ, largest first, in σ₁."""
+    return product_singular_values(factors)
+
+
+def gradient_norm(problem: Problem, factors: Factors) -> Float[Array, ""]:
+    """Return √(‖∇_U f‖²_F + ‖∇_V f‖²_F), in σ₁^{3/2}."""
+    return jnp.sqrt(problem.gradient(factors).energy)
+
+
+def sharpness(problem: Problem, factors: Factors) -> Float[Array, ""]:
+    """Return the largest eigenvalue of the loss's Hessian, in σ₁, by 20 Lanczos steps from a fixed start.
+
+    At an exact fit it is σ₁²(U) + σ₁²(V) ≥ 2σ₁(Σ), so gradient descent can only settle where η·sharpness ≤ 2. Lanczos
+    values approach from below: on isolated eigenvalues to rounding, in a cluster to about a per cent.
+    """
+    flat, unravel = jax.flatten_util.ravel_pytree(factors)
+    size = min(20, flat.size)
+
+    def times_hessian(vector):
+        product = jax.jvp(problem.gradient, (factors,), (unravel(vector),))[1]
+        return jax.flatten_util.ravel_pytree(product)[0]
+
+    def lanczos(carry, index):
+        basis, vector = carry
+        basis = basis.at[index].set(vector)
+        image = times_hessian(vector)
+        rest = image
+        for _ in range(2):  # one pass of Gram-Schmidt loses orthogonality once a Ritz value has converged
+            rest = rest - basis.T @ (basis @ rest)
+        norm = jnp.linalg.norm(rest)
+        following = jnp.where(norm > 1e-6 * jnp.linalg.norm(image), rest / jnp.maximum(norm, 1e-30), 0)
+        return (basis, following), image
+
+    first = jax.random.normal(jax.random.key(0, impl="threefry2x32"), flat.shape, flat.dtype)
+    empty = jnp.zeros((size, flat.size), flat.dtype)
+    (basis, _), images = jax.lax.scan(lanczos, (empty, first / jnp.linalg.norm(first)), jnp.arange(size))
+    projected = basis @ images.T
+    # An invariant subspace met early leaves zero rows, whose eigenvalue 0 must not win over negative ones.
+    missing = jnp.sum(basis**2, axis=1) < 0.5
+    projected = (projected + projected.T) / 2 - jnp.diag(
+        jnp.where(missing, 1e3 * jnp.abs(projected).max(), 0)
+    )
+    return jnp.linalg.eigvalsh(projected)[-1]
+
+
+def stability(step_size: ScalarLike) -> Measure:
+    """Return the measure η·sharpness/2: above 1 a minimiser repels gradient descent; `step_size` in 1/σ₁."""
+
+    def stability(problem: Problem, factors: Factors) -> Float[Array, ""]:
+        return step_size * sharpness(problem, factors) / 2
+
+    return stability
+
+
+def ye_du(problem: Factorization, factors: Factors) -> YeDu:
+    """Return the magnitudes of A = (U+V)/2, B = (U−V)/2, P = S − AAᵀ + BBᵀ, Q = ABᵀ − BAᵀ, J and K.
+
+    U and V are the first q = min(r, d) rows in singular coordinates, J and K the others (Ye & Du 2021, §2.1).
+    """
+    U, V, JJ, KK, _ = problem.coordinates(factors)
+    A, B = (U + V) / 2, (U - V) / 2
+    P = jnp.diag(problem.singular_values[: len(U)]) - A @ A.T + B @ B.T
+    Q = A @ B.T - B @ A.T
+    signal = jnp.linalg.svd(A, compute_uv=False)
+    spectrum = jnp.linalg.eigvalsh(P)
+    return YeDu(
+        A_min=signal[-1],
+        A_max=signal[0],
+        B=jnp.linalg.norm(B),
+        P_min=spectrum[0],
+        P_max=spectrum[-1],
+        Q=jnp.linalg.norm(Q),
+        J=_spectral_norm(JJ),
+        K=_spectral_norm(KK),
+    )
+
+
+def ye_du_constant(problem: Factorization, factors: Factors, scale: ScalarLike) -> Float[Array, ""]:
+    """Return c_run, the least constant with which a start meets Ye & Du's initial event (2021, §3).
+
+    max{ε/(√d σ_d(A)), σ₁(A)/(ε√d), ‖B‖_F/(dε), ‖J‖/(ε√max(m−d, d)), ‖K‖/(ε√max(n−d, d))}; `scale` ε in √σ₁.
+    """
+    size = ye_du(problem, factors)
+    d = factors.width
+    m, n = problem.shape
+    return jnp.max(
+        jnp.stack(
+            [
+                scale / (d**0.5 * size.A_min),
+                size.A_max / (scale * d**0.5),
+                size.B / (d * scale),
+                size.J / (scale * max(m - d, d) ** 0.5),
+                size.K / (scale * max(n - d, d) ** 0.5),
+            ]
+        )
+    )
+
+
+def _spectral_norm(gram: Float[Array, "d d"]) -> Float[Array, ""]:
+    return jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(gram)[-1], 0))

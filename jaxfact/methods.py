@@ -1,0 +1,192 @@
+"""Methods: optax gradient transformations for pairs of factors.
+
+A method is an `optax.GradientTransformationExtraArgs` whose `update(gradient, state, factors, *, problem, key)` returns
+what is added to the factors. So every optax optimiser is a method, ours work in any optax chain, and a hyperparameter
+may be a traced number. Step sizes are in 1/σ₁, noise in √σ₁, damping in σ₁; weights are pure numbers.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+from jaxtyping import Array, Int, PRNGKeyArray, ScalarLike
+
+from jaxfact.factors import Factors
+from jaxfact.inputs import non_negative, positive, positive_integer
+
+Method = optax.GradientTransformationExtraArgs
+
+
+class PerturbationState(NamedTuple):
+    """The number of steps since the last perturbation."""
+
+    waited: Int[Array, ""]
+
+
+def gradient_descent(step_size: optax.ScalarOrSchedule) -> Method:
+    """Return simultaneous gradient descent, U⁺ = U − η∇_U f, V⁺ = V − η∇_V f (Ye & Du 2021, eq. 2).
+
+    `step_size` η is in 1/σ₁, a number or an optax schedule. Raises ValueError unless a number is above 0.
+    """
+    positive("step_size", step_size, "below 1 (in 1/σ₁) minimisers are stable")
+    return optax.with_extra_args_support(optax.scale_by_learning_rate(step_size))
+
+
+def add_balancing(weight: ScalarLike) -> Method:
+    """Add to the gradient that of weight·‖UᵀU − VᵀV‖²_F, which is 4·weight·UD and −4·weight·VD.
+
+    Papers use 1/16 (Tu et al. 2016), 1/8 (Park et al. 2017) and 1/64 (Ma, Li & Chi 2021), all relative to ½‖·‖².
+    """
+    non_negative("weight", weight, "1/8 and 1/16 are the published choices")
+
+    def update(gradient: Factors, state: optax.EmptyState, factors: Factors, **_):
+        D = factors.imbalance
+        return Factors(
+            gradient.U + 4 * weight * factors.U @ D, gradient.V - 4 * weight * factors.V @ D
+        ), state
+
+    return Method(_stateless, update)  # pyright: ignore[reportArgumentType]
+
+
+def balanced(step_size: optax.ScalarOrSchedule, weight: ScalarLike) -> Method:
+    """Return descent on f + weight·‖UᵀU − VᵀV‖²_F (Tu et al. 2016, eq. 3.2; weight 1/16 there).
+
+    The regulariser has a stability edge of its own, η = 1/(8·weight·σ₁).
+    """
+    return optax.chain(add_balancing(weight), gradient_descent(step_size))
+
+
+def add_noise(noise: ScalarLike) -> Method:
+    """Add independent normal entries of standard deviation `noise` (in √σ₁) to the update of the factors."""
+    non_negative("noise", noise, "the standard deviation per entry and step, for example 1e-5")
+
+    def update(
+        updates: Factors, state: optax.EmptyState, factors: Factors | None = None, *, key: PRNGKeyArray, **_
+    ):
+        return _add(updates, _scale(noise, _normal(key, updates))), state
+
+    return Method(_stateless, update)  # pyright: ignore[reportArgumentType]
+
+
+def perturbed(step_size: optax.ScalarOrSchedule, noise: ScalarLike) -> Method:
+    """Return gradient descent with iterate noise: a step, then normal entries of deviation `noise` (in √σ₁).
+
+    It ends on an error floor of about √(noise²(m+n)d/(2η)) on ‖UVᵀ − Σ‖_F.
+    """
+    return optax.chain(gradient_descent(step_size), add_noise(noise))
+
+
+def perturbed_on_sphere(step_size: ScalarLike, radius: ScalarLike) -> Method:
+    """Return the noisy descent of Ge et al. (2015): w⁺ = w − η(∇f + radius·n), n uniform on the unit sphere.
+
+    n is one direction in the joint space of U and V, drawn at every step; the paper's radius is 1.
+    """
+    non_negative("radius", radius, "1 is the published choice, for a problem of unit scale")
+
+    def update(
+        gradient: Factors, state: optax.EmptyState, factors: Factors | None = None, *, key: PRNGKeyArray, **_
+    ):
+        direction = _normal(key, gradient)
+        return _add(gradient, _scale(radius / optax.tree.norm(direction), direction)), state
+
+    return optax.chain(Method(_stateless, update), gradient_descent(step_size))  # pyright: ignore[reportArgumentType]
+
+
+def perturbed_in_ball(
+    step_size: ScalarLike, *, radius: ScalarLike, threshold: ScalarLike, interval: int
+) -> Method:
+    """Return the perturbed descent of Jin et al. (2017, Algorithm 2): a kick where the gradient is small.
+
+    Where ‖∇f‖_F ≤ threshold (in σ₁^{3/2}) and at least `interval` steps have passed since the last kick, a point uniform
+    in the ball of `radius` (in √σ₁) is added to the factors, and the gradient step is taken from there. The paper's
+    stopping rule (no decrease after a kick) is left to the caller.
+    """
+    positive("step_size", step_size, "below 1 (in 1/σ₁) minimisers are stable")
+    non_negative("radius", radius, "the radius of the ball in √σ₁, for example 1e-3")
+    non_negative("threshold", threshold, "the gradient norm below which a kick is given, for example 1e-3")
+    positive_integer("interval", interval, "the least number of steps between two kicks")
+
+    def init(factors: Factors) -> PerturbationState:
+        return PerturbationState(jnp.asarray(interval, jnp.int32))
+
+    def update(
+        gradient: Factors, state: PerturbationState, factors: Factors, *, problem, key: PRNGKeyArray, **_
+    ):
+        kicked = (optax.tree.norm(gradient) <= threshold) & (state.waited >= interval)
+        kick = jax.tree.map(lambda x: jnp.where(kicked, x, 0), _scale(radius, _in_unit_ball(key, factors)))
+        descent = _scale(-step_size, problem.gradient(_add(factors, kick)))
+        return _add(kick, descent), PerturbationState(jnp.where(kicked, 1, state.waited + 1))
+
+    return Method(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def scale_by_gram(damping: ScalarLike = 0.0) -> Method:
+    """Precondition the gradient: ∇_U (VᵀV + damping·I)⁻¹ and ∇_V (UᵀU + damping·I)⁻¹, both from the old iterate.
+
+    `damping` is in σ₁. Without it the Gram matrices must be invertible: width at most the rank of the iterates.
+    """
+    non_negative("damping", damping, "0 is ScaledGD; about σ_r² of the target suits over-parametrised runs")
+
+    def update(gradient: Factors, state: optax.EmptyState, factors: Factors, **_):
+        U, V = factors
+        return Factors(_solve(gradient.U, V.T @ V, damping), _solve(gradient.V, U.T @ U, damping)), state
+
+    return Method(_stateless, update)  # pyright: ignore[reportArgumentType]
+
+
+def scaled(step_size: optax.ScalarOrSchedule, damping: ScalarLike = 0.0) -> Method:
+    """Return ScaledGD, U⁺ = U − η∇_U f (VᵀV)⁻¹ and V⁺ = V − η∇_V f (UᵀU)⁻¹ (Tong, Ma & Chi 2021, eq. 3).
+
+    Here the step size is a pure number (½ is usual); `damping` (in σ₁) gives ScaledGD(λ) of Xu et al. (2023).
+    """
+    return optax.chain(scale_by_gram(damping), gradient_descent(step_size))
+
+
+def alternating(step_size: ScalarLike) -> Method:
+    """Return alternating descent: U⁺ = U − η∇_U f(U, V), then V⁺ = V − η∇_V f(U⁺, V) (Ward & Kolda 2023)."""
+    positive("step_size", step_size, "below 1 (in 1/σ₁) minimisers are stable")
+
+    def update(gradient: Factors, state: optax.EmptyState, factors: Factors, *, problem, **_):
+        step_U = _scale(-step_size, gradient.U)
+        moved = Factors(factors.U + step_U, factors.V)
+        return Factors(step_U, _scale(-step_size, problem.gradient(moved).V)), state
+
+    return Method(_stateless, update)  # pyright: ignore[reportArgumentType]
+
+
+def _stateless(factors: Factors) -> optax.EmptyState:
+    return optax.EmptyState()
+
+
+def _add(left, right):
+    return jax.tree.map(jnp.add, left, right)
+
+
+def _scale(factor: ScalarLike, tree):
+    return jax.tree.map(lambda x: jnp.asarray(factor, x.dtype) * x, tree)
+
+
+def _normal(key: PRNGKeyArray, like):
+    """Draw standard normals in the shape of a pytree, one key a leaf."""
+    leaves, treedef = jax.tree.flatten(like)
+    keys = jr.split(key, len(leaves))
+    return jax.tree.unflatten(
+        treedef, [jr.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
+    )
+
+
+def _in_unit_ball(key: PRNGKeyArray, like):
+    """Draw a point uniform in the unit ball of the joint space: a direction times u^{1/dimension}."""
+    key_direction, key_radius = jr.split(key)
+    direction = _normal(key_direction, like)
+    dimension = sum(x.size for x in jax.tree.leaves(like))
+    radius = jr.uniform(key_radius, dtype=jax.tree.leaves(like)[0].dtype) ** (1 / dimension)
+    return _scale(radius / optax.tree.norm(direction), direction)
+
+
+def _solve(gradient: Array, gram: Array, damping: ScalarLike) -> Array:
+    """Return gradient (gram + damping·I)⁻¹."""
+    regularised = gram + jnp.asarray(damping, gram.dtype) * jnp.eye(len(gram), dtype=gram.dtype)
+    return jax.scipy.linalg.solve(regularised, gradient.T, assume_a="pos").T

@@ -1,0 +1,249 @@
+"""The fully observed problem of Ye & Du (2021): ½‖U Vᵀ − Σ‖²_F."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from jaxfact.factors import Factors
+from jaxfact.inputs import problem_with
+from jaxfact.problems.base import Problem
+
+
+class SingularCoordinates(NamedTuple):
+    """Factors in the target's singular coordinates, split after the first q = min(r, d) rows.
+
+    `U` and `V` are the first q rows (A₁ and B₁); of the rest (A₂, B₂) only what the loss and Ye & Du's J and K need
+    is kept: the Gram matrices A₂ᵀA₂ = JᵀJ and B₂ᵀB₂ = KᵀK, and tr(A₂ᵀ S_tail B₂).
+    """
+
+    U: Float[Array, "q d"]
+    V: Float[Array, "q d"]
+    JJ: Float[Array, "d d"]
+    KK: Float[Array, "d d"]
+    tail: Float[Array, ""]
+
+
+class Factorization(Problem):
+    """Factorise a fully observed matrix: loss ½‖U Vᵀ − Σ‖²_F with Σ = target/σ₁.
+
+    `target` is an m×n matrix, or the 1-D array of its singular values, largest first; then `shape` gives m and n, and
+    `left` (m×r), `right` (n×r) the orthonormal singular vectors. Without those the target is diagonal and the
+    coordinates are its singular ones. The target is divided by its unit σ₁, so that steps are in 1/σ₁, factors in √σ₁,
+    the loss in σ₁²; a zero target keeps the unit 1. Its dtype is that of the data (integers become the default float).
+
+    A matrix is decomposed in float64 on the host, whatever the dtype, and singular values at rounding level are
+    dropped; a traced matrix is decomposed by JAX in its own dtype and keeps min(m, n) of them.
+
+    Raises ValueError for a target with the wrong number of dimensions, no entries, complex or non-finite entries,
+    unsorted or negative singular values, and bases of the wrong shape or not orthonormal.
+
+    The gradient is in Gram form, ∇_U = U(VᵀV) − ΣV (Ye & Du 2021, §2); the loss and the distance come from the blocks
+    of the residual, all of them non-negative, so that neither cancels near zero.
+    """
+
+    singular_values: Float[Array, " r"]
+    left: Float[Array, "m r"] | None
+    right: Float[Array, "n r"] | None
+    unit: Float[Array, ""]
+    shape: tuple[int, int] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        target: ArrayLike,
+        *,
+        shape: tuple[int, int] | None = None,
+        left: ArrayLike | None = None,
+        right: ArrayLike | None = None,
+    ):
+        if not isinstance(target, jax.Array):
+            target = np.asarray(target)
+        _check_numbers(target)
+        floating = float if target.dtype.kind in "iub" else jnp.promote_types(target.dtype, "f4")
+        dtype = jax.dtypes.canonicalize_dtype(floating)
+        if np.ndim(target) == 1 and shape is not None:
+            values, self.shape = target, (int(shape[0]), int(shape[1]))
+            _check_parts(values, self.shape, left, right)
+        elif np.ndim(target) == 2 and shape is None and left is None and right is None:
+            left, values, right = _decompose(target)
+            self.shape = (target.shape[0], target.shape[1])
+        else:
+            raise problem_with(
+                "target",
+                f"array of shape {np.shape(target)}",
+                "needs an m×n matrix, or 1-D singular values together with shape=(m, n)",
+                "reshape the data to two dimensions",
+            )
+        array = jnp if isinstance(values, jax.core.Tracer) else np
+        largest = values[0] if len(values) else 1.0
+        unit = array.where(largest > 0, largest, 1.0)
+        self.singular_values = jnp.asarray(values / unit, dtype)
+        self.unit = jnp.asarray(unit, dtype)
+        self.left = None if left is None else jnp.asarray(left, dtype)
+        self.right = None if right is None else jnp.asarray(right, dtype)
+
+    @property
+    def rank(self) -> int:
+        """The number r of singular values that are kept."""
+        return len(self.singular_values)
+
+    @property
+    def target(self) -> Float[Array, "m n"]:
+        """The matrix Σ, in its unit: its largest singular value is 1."""
+        m, n = self.shape
+        left = jnp.eye(m, self.rank, dtype=self.unit.dtype) if self.left is None else self.left
+        right = jnp.eye(n, self.rank, dtype=self.unit.dtype) if self.right is None else self.right
+        return left @ (self.singular_values[:, None] * right.T)
+
+    def in_singular_coordinates(self) -> "Factorization":
+        """Return the same problem rotated so that its target is diagonal, at O((m+n)d²) a step.
+
+        Σ = P S Qᵀ and (U, V) → (PᵀU, QᵀV): loss, distance, imbalance and every method that commutes with rotations of
+        the rows are unchanged, and so is the law of a Gaussian start (Ye & Du 2021, §2).
+        """
+        return eqx.tree_at(lambda p: (p.left, p.right), self, (None, None), is_leaf=lambda x: x is None)
+
+    def truncation(self, width: int) -> Factors:
+        """Return the balanced factors of Σ_d, the best approximation of rank `width` (Eckart & Young 1936).
+
+        U = P_d √S_d and V = Q_d √S_d, padded by zero columns where width exceeds the rank.
+        """
+        kept = min(width, self.rank)
+        root = jnp.sqrt(self.singular_values[:kept])
+        sides = []
+        for size, basis in zip(self.shape, (self.left, self.right), strict=True):
+            vectors = jnp.eye(size, kept, dtype=self.unit.dtype) if basis is None else basis[:, :kept]
+            sides.append(jnp.pad(vectors * root, ((0, 0), (0, width - kept))))
+        return Factors(*sides)
+
+    def coordinates(self, factors: Factors) -> SingularCoordinates:
+        """Return the factors in singular coordinates (Ye & Du 2021, §2), split after min(r, d) rows."""
+        head = min(self.rank, factors.width)
+        U, V = self._rotated(factors.U, self.left), self._rotated(factors.V, self.right)
+        tail = jnp.sum(self.singular_values[head:, None] * U[head : self.rank] * V[head : self.rank])
+        return SingularCoordinates(U[:head], V[:head], U[head:].T @ U[head:], V[head:].T @ V[head:], tail)
+
+    def distance(self, factors: Factors) -> Float[Array, ""]:
+        """Return ‖UVᵀ − Σ_d‖_F / ‖Σ_d‖_F, never squared; absolute where Σ = 0.
+
+        dist² = ‖A₁B₁ᵀ−S_d‖² + ⟨A₁ᵀA₁, B₂ᵀB₂⟩ + ⟨A₂ᵀA₂, B₁ᵀB₁⟩ + ⟨A₂ᵀA₂, B₂ᵀB₂⟩, a sum without cancellation. Where σ_d and
+        σ_{d+1} agree to 1e-6 the best approximation is not unique, and √(2·excess)/‖Σ_d‖_F is returned instead.
+        """
+        squared, tail = self._residual(factors)
+        squared = jnp.where(self.is_truncation_unique(factors.width), squared, squared - 2 * tail)
+        norm = jnp.linalg.norm(self.singular_values[: factors.width])
+        return jnp.sqrt(jnp.maximum(squared, 0)) / jnp.where(norm > 0, norm, 1)
+
+    def excess(self, factors: Factors) -> Float[Array, ""]:
+        """Return f − f⋆ = ½dist² − tr(A₂ᵀ S_tail B₂), the loss above the best of this width; in σ₁²."""
+        squared, tail = self._residual(factors)
+        return squared / 2 - tail
+
+    def loss(self, factors: Factors) -> Float[Array, ""]:
+        """Return ½‖UVᵀ − Σ‖²_F in σ₁², from the blocks of the residual."""
+        return self.excess(factors) + jnp.sum(self.singular_values[factors.width :] ** 2) / 2
+
+    def gradient(self, factors: Factors) -> Factors:
+        """Return U(VᵀV) − ΣV and V(UᵀU) − ΣᵀU, without forming the m×n residual."""
+        U, V = factors
+        return Factors(
+            U @ (V.T @ V) - self._scaled(V, self.right, self.left, self.shape[0]),
+            V @ (U.T @ U) - self._scaled(U, self.left, self.right, self.shape[1]),
+        )
+
+    def is_truncation_unique(self, width: int) -> Array:
+        """Tell whether σ_d − σ_{d+1} > 1e-6·σ₁, so that one best approximation of rank `width` exists."""
+        values = jnp.pad(self.singular_values, (0, 1))
+        gap = values[min(width, self.rank) - 1] - values[min(width, self.rank)]
+        return (gap > 1e-6) | (width >= self.rank)
+
+    def _residual(self, factors: Factors) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Return ‖UVᵀ − Σ_d‖² and the tail term that turns it into twice the excess."""
+        U, V, JJ, KK, tail = self.coordinates(factors)
+        UU, VV = U.T @ U, V.T @ V
+        core = U @ V.T - jnp.diag(self.singular_values[: len(U)])
+        return jnp.sum(core**2) + jnp.sum(UU * KK) + jnp.sum(JJ * VV) + jnp.sum(JJ * KK), tail
+
+    def _rotated(self, factor: Float[Array, "k d"], basis: Float[Array, "k r"] | None) -> Float[Array, "_ d"]:
+        """Return the coordinates along the basis, and under them what is orthogonal to it."""
+        if basis is None:
+            return factor
+        along = basis.T @ factor
+        return jnp.concatenate([along, factor - basis @ along])
+
+    def _scaled(self, factor: Array, basis: Array | None, into: Array | None, rows: int) -> Array:
+        """Return Σ (or Σᵀ) applied to a factor."""
+        if basis is None or into is None:
+            scaled = self.singular_values[:, None] * factor[: self.rank]
+            return jnp.pad(scaled, ((0, rows - self.rank), (0, 0)))
+        return into @ (self.singular_values[:, None] * (basis.T @ factor))
+
+
+def _check_numbers(target: ArrayLike) -> None:
+    """Refuse a target that is empty, not numeric, complex or not finite."""
+    array = target if isinstance(target, jax.Array) else np.asarray(target)
+    given = f"array of shape {array.shape} and dtype {array.dtype}"
+    if array.ndim == 2 and array.size == 0:
+        raise problem_with("target", given, "needs at least one entry", "give a matrix with rows and columns")
+    if array.dtype.kind == "c":
+        raise problem_with("target", given, "needs real numbers", "take the real part or the modulus first")
+    if array.dtype.kind not in "iubf" and not jnp.issubdtype(array.dtype, jnp.floating):
+        raise problem_with("target", given, "needs numbers", "convert the array to a floating dtype first")
+    if isinstance(array, jax.core.Tracer):
+        return
+    missing = int(np.sum(~np.isfinite(np.asarray(array, float))))
+    if missing:
+        raise problem_with(
+            "target",
+            f"array with {missing} NaN or infinite entries",
+            "a factorisation needs every entry",
+            "fill or drop them: missing entries are the job of matrix completion",
+        )
+
+
+def _check_parts(values: ArrayLike, shape: tuple[int, int], left: object, right: object) -> None:
+    """Refuse singular values and bases that do not make a matrix of this shape."""
+    rank = len(values)  # pyright: ignore[reportArgumentType]
+    if min(shape) < max(rank, 1):
+        raise problem_with(
+            "shape", shape, f"needs at least {max(rank, 1)} rows and columns", "give fewer values"
+        )
+    if (left is None) != (right is None):
+        raise problem_with(
+            "left, right", "only one of them", "needs both or none", "give the other basis too"
+        )
+    if isinstance(values, jax.core.Tracer):
+        return
+    numbers = np.asarray(values, float)
+    if np.any(numbers < 0) or np.any(np.diff(numbers) > 0):
+        raise problem_with(
+            "target", numbers.tolist(), "needs singular values ≥ 0, largest first", "sort them"
+        )
+    for name, basis, size in (("left", left, shape[0]), ("right", right, shape[1])):
+        if basis is None or isinstance(basis, jax.core.Tracer):
+            continue
+        array = np.asarray(basis, float)
+        given = f"array of shape {array.shape}"
+        if array.shape != (size, rank):
+            raise problem_with(
+                name, given, f"needs shape {(size, rank)}", "give one column per singular value"
+            )
+        if np.abs(array.T @ array - np.eye(rank)).max(initial=0) > 1e-5:
+            raise problem_with(
+                name, given, "needs orthonormal columns", "take them from a singular value decomposition"
+            )
+
+
+def _decompose(matrix: ArrayLike) -> tuple[ArrayLike, ArrayLike, ArrayLike]:
+    """Return P, s, Q with P diag(s) Qᵀ = matrix; on the host in float64 unless the matrix is traced."""
+    if isinstance(matrix, jax.core.Tracer):
+        left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
+        return left, values, right.T
+    given = np.asarray(matrix)
+    precision = np.finfo(given.dtype).eps if given.dtype.kind == "f" else np.finfo(float).eps
+    left, values, right = np.linalg.svd(given.astype(float), full_matrices=False)
+    rank = int(np.sum(values > max(given.shape) * precision * values[0]))
+    return left[:, :rank], values[:rank], right[:rank].T

@@ -1,0 +1,205 @@
+"""What the runs say, with intervals: survival, fractions, and paired comparisons."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.stats
+import xarray as xr
+
+from jaxfact.inputs import problem_with
+
+_CONFIDENCE = 0.95
+_RESAMPLES = 2000
+
+
+class Times:
+    """Hitting times of a level along the seeds: Kaplan-Meier, where a run that failed never arrives.
+
+    `hit` holds steps, inf for runs that ended without arriving and NaN for those that the budget cut off; `steps` says
+    when that was.
+    """
+
+    def __init__(self, hit: xr.DataArray, steps: xr.DataArray):
+        self.hit, self.steps = hit, steps
+
+    def quantile(self, q: Sequence[float]) -> xr.DataArray:
+        """Return quantiles over seeds along `quantile`: the first step by which that fraction had arrived, else inf."""
+        quantiles = np.atleast_1d(np.asarray(q, float))
+        if np.any((quantiles < 0) | (quantiles > 1)):
+            raise problem_with("q", quantiles.tolist(), "needs fractions from 0 to 1", "give [.05, .5, .95]")
+        found = xr.apply_ufunc(
+            lambda hit, steps: _first_above(hit, steps, quantiles),
+            self.hit,
+            self.steps,
+            input_core_dims=[["seed"], ["seed"]],
+            output_core_dims=[["quantile"]],
+            vectorize=True,
+        )
+        return found.assign_coords(quantile=quantiles)
+
+    def survival(self) -> xr.DataArray:
+        """Return the fraction not yet arrived along `time`, the steps at which some run arrived."""
+        times = np.unique(self.hit.values[np.isfinite(self.hit.values)])
+        times = np.union1d(times, [0.0])
+        found = xr.apply_ufunc(
+            lambda hit, steps: _survival_at(hit, steps, times),
+            self.hit,
+            self.steps,
+            input_core_dims=[["seed"], ["seed"]],
+            output_core_dims=[["time"]],
+            vectorize=True,
+        )
+        return found.assign_coords(time=times)
+
+
+class PairedTimes(NamedTuple):
+    """How two methods' hitting times compare, seed by seed.
+
+    `ratio` is the geometric mean of the time ratios over seeds on which both arrived, `low` and `high` its bootstrap
+    interval over seeds, widened by the resolution of the times. `both`, `first_only`, `second_only`, `neither` count the
+    seeds; `p_success` is McNemar's exact p-value for a difference in arriving. `verdict` is "equivalent" where the
+    interval lies within [1−margin, 1+margin] and, with the same confidence, at most `margin` of the seeds arrived with
+    one method alone; "different" where one of the two is excluded; else "inconclusive".
+    """
+
+    ratio: float
+    low: float
+    high: float
+    both: int
+    first_only: int
+    second_only: int
+    neither: int
+    p_success: float
+    verdict: str
+
+
+def time_to(runs: xr.Dataset, level: float) -> Times:
+    """Return the hitting times of a distance level; raises ValueError for a level that was not recorded."""
+    levels = runs.level.values
+    near = np.isclose(levels, level, rtol=1e-6, atol=0)
+    if not near.any():
+        raise problem_with(
+            "level", f"{level:g}", f"the levels are {', '.join(f'{x:g}' for x in levels)}", "choose one"
+        )
+    return Times(runs.hit.isel(level=int(np.argmax(near)), drop=True), runs.steps)
+
+
+def wilson(successes: xr.DataArray | np.ndarray | int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return Wilson's 95 % interval of a fraction (Wilson 1927)."""
+    intervals = [
+        scipy.stats.binomtest(int(k), count).proportion_ci(_CONFIDENCE, method="wilson")
+        for k in np.ravel(np.asarray(successes))
+    ]
+    shape = np.shape(successes)
+    return tuple(np.reshape([side[i] for side in intervals], shape) for i in range(2))  # pyright: ignore[reportReturnType]
+
+
+def fraction_reached(runs: xr.Dataset) -> xr.Dataset:
+    """Return the fraction of seeds that reached each level, with Wilson's interval, as `fraction`, `low`, `high`.
+
+    NaN where a method was not run down to a level.
+    """
+    return _fractions(np.isfinite(runs.hit)).where(~is_beyond(runs))
+
+
+def outcome_fractions(runs: xr.Dataset) -> xr.Dataset:
+    """Return the fraction of seeds per outcome met, along `outcome`, with Wilson's interval."""
+    names = np.unique(runs.outcome.values)
+    each = xr.concat(
+        [runs.outcome == name for name in names], xr.IndexVariable("outcome_name", names), coords="minimal"
+    )
+    return _fractions(each).rename(outcome_name="outcome")
+
+
+def is_beyond(runs: xr.Dataset) -> xr.DataArray:
+    """Tell which levels lie below the tolerance to which a method was run: nothing is known there."""
+    return runs.level < runs.tolerance * (1 - 1e-9)
+
+
+def paired_times(
+    runs: xr.Dataset, first: str, second: str, level: float, margin: float = 0.05
+) -> PairedTimes:
+    """Compare the times that two methods need to a level, time(first)/time(second), on the same seeds.
+
+    Raises ValueError for methods that are not there and for datasets with axes left; select a point first.
+    """
+    if "method" not in runs.dims or not {first, second} <= set(runs.method.values.tolist()):
+        raise problem_with(
+            "methods", f"{first}, {second}", "both must be in the dimension method", "name two of them"
+        )
+    left = [name for name in runs.outcome.dims if name not in ("method", "seed")]
+    if left:
+        raise problem_with(
+            "runs", f"axes {left}", "a comparison is made at one point", "select one with runs.sel(...)"
+        )
+    times = time_to(runs, level).hit
+    one, two = times.sel({"method": first}).values, times.sel({"method": second}).values
+    arrived = np.isfinite(one) & np.isfinite(two)
+    only = [int(np.sum(np.isfinite(a) & ~np.isfinite(b))) for a, b in ((one, two), (two, one))]
+    neither = int(len(one) - arrived.sum() - sum(only))
+    p_success = scipy.stats.binomtest(only[0], sum(only)).pvalue if sum(only) else 1.0
+    ratio, low, high = _ratio_interval(one[arrived], two[arrived], float(_resolution(runs)))
+    discordant = wilson(sum(only), len(one))
+    if 1 - margin <= low and high <= 1 + margin and discordant[1] <= margin:
+        verdict = "equivalent"
+    elif high < 1 - margin or low > 1 + margin or discordant[0] > margin:
+        verdict = "different"
+    else:
+        verdict = "inconclusive"
+    return PairedTimes(ratio, low, high, int(arrived.sum()), *only, neither, float(p_success), verdict)
+
+
+def _ratio_interval(one: np.ndarray, two: np.ndarray, resolution: float) -> tuple[float, float, float]:
+    """Return the geometric mean of one/two with its bootstrap interval, widened by the resolution of the times."""
+    positive = (one > 0) & (two > 0)
+    one, two = one[positive], two[positive]
+    if len(one) < 2:
+        return float("nan"), float("nan"), float("nan")
+    logarithms = np.log(one / two)
+    draws = np.random.default_rng(0).integers(len(logarithms), size=(_RESAMPLES, len(logarithms)))
+    low, high = np.quantile(logarithms[draws].mean(axis=1), [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
+    # Each time is the end of a block of `resolution` steps; averaging over seeds leaves a bias of at most half a block.
+    blur = resolution / 2 / float(np.median(two))
+    ratio = float(np.exp(logarithms.mean()))
+    return ratio, float(np.exp(low)) - blur, float(np.exp(high)) + blur
+
+
+def _resolution(runs: xr.Dataset) -> float:
+    return np.max(np.asarray(runs.attrs["check_every"], float))
+
+
+def _fractions(successes: xr.DataArray) -> xr.Dataset:
+    count = successes.sizes["seed"]
+    number = successes.sum("seed")
+    low, high = wilson(number, count)
+    return xr.Dataset({"fraction": number / count, "low": (number.dims, low), "high": (number.dims, high)})
+
+
+def _arrivals(hit: np.ndarray, steps: np.ndarray) -> Any:
+    """Return the Kaplan-Meier survival function; runs that never arrive stay at risk for ever."""
+    censored = np.isnan(hit)
+    finite = np.isfinite(hit)
+    # SciPy wants finite numbers: a run that failed is known never to arrive, so it is cut off after all others.
+    beyond = 2 * max(1.0, float(np.max(steps)), float(np.max(hit[finite], initial=0)))
+    sample = scipy.stats.CensoredData(
+        uncensored=hit[finite],
+        right=np.concatenate([steps[censored], np.full(np.sum(np.isinf(hit)), beyond)]),
+    )
+    return scipy.stats.ecdf(sample).sf
+
+
+def _first_above(hit: np.ndarray, steps: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
+    survival = _arrivals(hit, steps)
+    arrived = 1 - survival.probabilities
+    times = survival.quantiles
+    # Probabilities are products of fractions: compare beyond their rounding.
+    reached = arrived[None, :] >= quantiles[:, None] * (1 - 1e-12)
+    happened = np.isin(times, hit)[None, :]
+    reached &= happened
+    found = times[np.argmax(reached, axis=1)]
+    return np.where(reached.any(axis=1), found, np.inf)
+
+
+def _survival_at(hit: np.ndarray, steps: np.ndarray, times: np.ndarray) -> np.ndarray:
+    return _arrivals(hit, steps).evaluate(times)

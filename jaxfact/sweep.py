@@ -1,0 +1,314 @@
+"""Experiment × axes × seeds → one labelled dataset."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from jaxfact import invariants, lanes
+from jaxfact.descent import Records, recorded_steps
+from jaxfact.experiment import Experiment, Program, check_experiment
+from jaxfact.inputs import axis, positive, positive_integer, problem_with
+from jaxfact.labels import join, label, provenance
+from jaxfact.lanes import Engine, Rules, Work
+from jaxfact.problems.base import rounding_floor
+
+_LARGEST_TILE = 4096
+_CALL_SECONDS = 0.2
+
+Progress = Callable[[int, int], None]
+"""Called with the number of runs finished so far and the number of all runs."""
+
+
+def sweep(
+    experiment: Experiment | Mapping[str, Experiment],
+    *,
+    seeds: int | Sequence[int] | np.ndarray,
+    max_steps: int,
+    tolerance: float | None | Mapping[str, float | None],
+    record: Records | None = None,
+    every: int | Sequence[int] | None = None,
+    check_every: int = 10,
+    base_seed: int = 0,
+    checked: bool = False,
+    progress: Progress | None = None,
+    **axes: Sequence[float] | np.ndarray,
+) -> xr.Dataset:
+    """Run an experiment for every point of the axes and every seed, in one compiled program.
+
+    `experiment` is a function of the axes, and of `key` if it draws its problem, that returns a `Run`; a dict of them
+    becomes the dimension `method`. `seeds` is a count or an array of seed numbers; a run depends on its seed, its point
+    and `base_seed` alone, so runs of one seed are paired along every axis and method.
+
+    Runs are looked at every `check_every` steps and end as design and docs define: `converged` (distance ≤ tolerance,
+    and ≤ 10·tolerance still after max(50, 10 %) further steps), `diverged`, `cycle`, or `budget` at `max_steps`, a
+    multiple of `check_every`. `tolerance` is on the distance, relative and not squared; a mapping gives one for each
+    method; with None a run ends only by divergence or at max_steps.
+
+    `record` and `every` are as in `descend`, `every` in multiples of `check_every`; every record is found along `step`
+    as its name with `_path` behind it, where a finished run keeps its last value and a diverged one counts as inf.
+    `checked` evaluates the invariants after every step and stops at the first that is
+    broken. All local devices work; on a CPU there is one unless `jax_num_cpu_devices` says more.
+
+    The dataset holds, along the axes and `seed`: `outcome`, `steps`, `period` (of a cycle, else 0), `hit` along `level`
+    (the first checked step at or below it; inf if never, NaN if max_steps came first or the level lies below the
+    method's tolerance), the last `loss`, `distance` and `imbalance`, `best_distance`, `loss_rose` (in the last block), and
+    the records. Attributes say what is needed to run it again.
+
+    Raises ValueError for counts below 1, axes that are empty, repeated or not numbers, a tolerance that rounding does
+    not allow, and an experiment that does not fit; RuntimeError where an invariant is broken.
+    """
+    options = {
+        "seeds": _seed_numbers(seeds),
+        "max_steps": max_steps,
+        "record": record,
+        "every": every,
+        "check_every": check_every,
+        "base_seed": base_seed,
+        "checked": checked,
+        "axes": {name: axis(name, values) for name, values in axes.items()},
+    }
+    _check_counts(max_steps, check_every, every)
+    if not isinstance(experiment, Mapping):
+        if isinstance(tolerance, Mapping):
+            raise problem_with(
+                "tolerance", dict(tolerance), "one experiment has one tolerance", "give a number"
+            )
+        return _sweep_one(experiment, tolerance, progress, **options)
+    if not experiment:
+        raise problem_with(
+            "experiment", "{}", "needs at least one experiment", "give a function or a filled dict"
+        )
+    tolerances = (
+        dict.fromkeys(experiment, tolerance) if not isinstance(tolerance, Mapping) else dict(tolerance)
+    )
+    if set(tolerances) != set(experiment):
+        raise problem_with(
+            "tolerance", sorted(tolerances), f"needs the methods {sorted(experiment)}", "name each once"
+        )
+    parts = []
+    for place, (name, single) in enumerate(experiment.items()):
+        overall = progress and partial(_report, progress, place, len(experiment))
+        parts.append(_sweep_one(single, tolerances[name], overall, **options))
+    return join(parts, list(experiment))
+
+
+def _report(progress: Progress, place: int, count: int, done: int, total: int) -> None:
+    progress(place * total + done, count * total)
+
+
+def _sweep_one(
+    experiment: Experiment,
+    tolerance: float | None,
+    progress: Progress | None,
+    *,
+    seeds: np.ndarray,
+    max_steps: int,
+    record: Records | None,
+    every: int | Sequence[int] | None,
+    check_every: int,
+    base_seed: int,
+    checked: bool,
+    axes: dict[str, np.ndarray],
+) -> xr.Dataset:
+    first = check_experiment(experiment, axes)
+    _check_tolerance(tolerance, first.problem.unit.dtype)
+    checks = invariants.applying_to(first.method) if checked else ()
+    points = {name: jnp.asarray(values) for name, values in axes.items()}
+    program = Program(experiment, {name: values[0] for name, values in points.items()}, record, checks)
+    runs = _all_runs(points, seeds, base_seed)
+    sample = Work(*jax.tree.map(lambda x: x[:1], runs), jnp.asarray(1))
+    rules = Rules(
+        max_steps=max_steps,
+        check_every=check_every,
+        levels=tuple(_levels(tolerance)),
+        stops=tolerance is not None,
+        record_steps=tuple(recorded_steps(every, max_steps)),
+        periodic=not program.uses_noise,
+        checked=checked,
+        lanes=lanes.lanes_per_block(program, sample),
+    )
+    tiles, timing = _run_tiles(program, rules, runs, progress)
+    found = jax.tree.map(lambda *parts: np.concatenate(parts), *tiles)
+    return (
+        label(found, rules, axes, seeds)
+        .assign(timing)
+        .assign_attrs(provenance(experiment, rules, base_seed, first))
+    )
+
+
+def _all_runs(points: Mapping[str, jax.Array], seeds: np.ndarray, base_seed: int) -> tuple[jax.Array, dict]:
+    """Return keys and points of every run, the seed running fastest."""
+    base = jax.random.key(base_seed, impl="threefry2x32")
+    keys = jax.vmap(partial(jax.random.fold_in, base))(jnp.asarray(seeds, jnp.uint32))
+    grid = jnp.meshgrid(*points.values(), indexing="ij")
+    flat = {name: jnp.repeat(values.ravel(), len(seeds)) for name, values in zip(points, grid, strict=True)}
+    count = max(1, int(np.prod([len(values) for values in points.values()])))
+    return keys[jnp.tile(jnp.arange(len(seeds)), count)], flat
+
+
+def _run_tiles(
+    program: Program, rules: Rules, runs: tuple, progress: Progress | None
+) -> tuple[list, dict[str, float]]:
+    """Run all tiles, one thread a device, each with the same program; return results in the order of the runs."""
+    total = len(runs[0])
+    devices = jax.local_devices()
+    size = min(_LARGEST_TILE, -(-total // len(devices)))
+    engine = Engine(program, rules, size)
+    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for begin in range(0, total, size):
+        waiting.put(begin)
+    results: dict[int, Any] = {}
+    seconds: dict[str, list[float]] = {"compile": [], "run": []}
+    done = dict.fromkeys(range(0, total, size), 0)
+    stop = threading.Event()
+
+    def finished(begin: int, count: int) -> None:
+        done[begin] = count
+        if progress:
+            progress(sum(done.values()), total)
+
+    def serve(device: jax.Device) -> None:
+        try:
+            _serve(device, engine, runs, waiting, results, seconds, finished, stop)
+        except BaseException:
+            stop.set()
+            raise
+
+    used = devices[: len(done)]
+    began = time.perf_counter()
+    with ThreadPoolExecutor(len(used)) as threads:
+        try:
+            for future in [threads.submit(serve, device) for device in used]:
+                future.result()
+        except BaseException:
+            stop.set()
+            raise
+    wall = time.perf_counter() - began
+    compiling = max(seconds["compile"])
+    timing = {"compile_seconds": compiling, "run_seconds": wall - compiling}
+    return [results[begin] for begin in sorted(results)], timing
+
+
+def _serve(device, engine: Engine, runs, waiting, results, seconds, finished, stop: threading.Event) -> None:
+    """Take tiles from the queue until it is empty, on one device."""
+    shared = jax.device_put(engine.program.shared, device)
+    programs = None
+    while not stop.is_set():
+        try:
+            begin = waiting.get_nowait()
+        except queue.Empty:
+            return
+        work = jax.device_put(_work(runs, begin, engine.tile), device)
+        if programs is None:
+            started = time.perf_counter()
+            programs = _compile(engine, shared, work, device)
+            seconds["compile"].append(time.perf_counter() - started)
+        empty, advance = programs
+        tile, blocks = empty(shared, work), 16
+        while not stop.is_set():
+            started = time.perf_counter()
+            tile = advance(shared, work, tile, jnp.asarray(blocks, jnp.int32, device=device))
+            left = int(work.count) - int(tile.next_run) + int(np.sum(np.asarray(tile.lanes.run) >= 0))
+            finished(begin, int(work.count) - left)
+            if left == 0:
+                results[begin] = jax.tree.map(
+                    lambda x, count=int(work.count): np.asarray(x)[:count],
+                    (tile.finished, tile.records, tile.last),
+                )
+                break
+            # Long calls hide progress and delay an interrupt; short ones cost their overhead.
+            blocks = max(1, blocks * 2 if time.perf_counter() - started < _CALL_SECONDS / 2 else blocks)
+    return
+
+
+def _compile(engine: Engine, shared, work: Work, device) -> tuple[Callable, Callable]:
+    empty = jax.jit(engine.empty)
+    tile = empty(shared, work)
+    blocks = jnp.asarray(1, jnp.int32, device=device)
+    if engine.rules.checked:
+        checked = chex.chexify(jax.jit(engine.advance), async_check=False)
+        checked(shared, work, tile, jnp.asarray(0, jnp.int32, device=device))
+        return empty, partial(_named, checked)
+    return empty, jax.jit(engine.advance, donate_argnums=2).lower(shared, work, tile, blocks).compile()
+
+
+def _named(checked: Callable, *arguments):
+    """Turn a failed check into one line."""
+    try:
+        return checked(*arguments)
+    except ValueError as error:
+        raise RuntimeError(str(error).split(" (`check` failed)")[0]) from None
+
+
+def _work(runs: tuple, begin: int, size: int) -> Work:
+    """Return one tile of runs, the last padded with runs that are not wanted."""
+    keys, points = runs
+    index = jnp.minimum(jnp.arange(begin, begin + size), len(keys) - 1)
+    count = min(size, len(keys) - begin)
+    return Work(
+        keys[index], {name: values[index] for name, values in points.items()}, jnp.asarray(count, jnp.int32)
+    )
+
+
+def _levels(tolerance: float | None) -> list[float]:
+    """Return 1e-1, 1e-2, … and the tolerance; six decades without one."""
+    if tolerance is None:
+        return [float(f"1e-{k}") for k in range(1, 7)]
+    decades = [float(f"1e-{k}") for k in range(1, 17)]
+    return [level for level in decades if level > tolerance * (1 + 1e-9)] + [float(tolerance)]
+
+
+def _seed_numbers(seeds: int | Sequence[int] | np.ndarray) -> np.ndarray:
+    instead = "give a count, or an array of distinct seed numbers from 0 to 2³²−1"
+    if isinstance(seeds, int | np.integer):
+        positive_integer("seeds", seeds, instead)
+        return np.arange(int(seeds))
+    numbers = axis("seeds", seeds)
+    if numbers.dtype.kind not in "iu" or numbers.min() < 0 or numbers.max() >= 2**32:
+        raise problem_with("seeds", numbers.tolist(), "needs whole numbers from 0 to 2³²−1", instead)
+    return numbers
+
+
+def _check_counts(max_steps: int, check_every: int, every: int | Sequence[int] | None) -> None:
+    positive_integer("max_steps", max_steps, "give the budget of steps for one run")
+    positive_integer("check_every", check_every, "1 looks at every step, 10 is usual")
+    if max_steps % check_every:
+        near = max_steps // check_every * check_every
+        raise problem_with(
+            "max_steps",
+            max_steps,
+            f"needs a multiple of check_every={check_every}",
+            f"use {near or check_every}",
+        )
+    off = [step for step in recorded_steps(every, max_steps) if step % check_every]
+    if off:
+        raise problem_with(
+            "every",
+            off[:3],
+            f"needs multiples of check_every={check_every}",
+            "see log_steps(max_steps, unit=check_every)",
+        )
+
+
+def _check_tolerance(tolerance: float | None, dtype: np.dtype) -> None:
+    if tolerance is None:
+        return
+    positive("tolerance", tolerance, "1e-5 is usual in float32; None runs to max_steps")
+    floor = 3 * float(rounding_floor(np.finfo(dtype).eps, 1.0))
+    if tolerance < floor:
+        raise problem_with(
+            "tolerance",
+            f"{tolerance:g}",
+            f"is below three times the rounding floor of {dtype} at step 1, {floor:.1e}",
+            "raise it, or give the target in float64 after jax.config.update('jax_enable_x64', True)",
+        )
