@@ -10,10 +10,11 @@ import xarray as xr
 from jaxfact import measures, stats
 from jaxfact.descent import log_steps
 from jaxfact.experiment import Experiment, Run
-from jaxfact.inputs import non_negative, positive, positive_integer, problem_with
+from jaxfact.inputs import problem_with
 from jaxfact.methods import balanced, gradient_descent, perturbed
 from jaxfact.problems.base import rounding_floor
 from jaxfact.problems.factorization import Factorization
+from jaxfact.settings import Settings
 from jaxfact.starts import Gaussian
 from jaxfact.sweep import Progress, sweep
 
@@ -23,44 +24,13 @@ MARGIN = 0.05
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What a comparison is run with; step size in 1/σ₁, scale and noise in √σ₁, weight and tolerance pure numbers.
-
-    `unbalanced` is the ratio ‖U‖_F/‖V‖_F of the start's root mean squares, None for equal entry scales.
-    """
-
-    width: int = 4
-    seeds: int = 1000
-    scale: float = 1e-3
-    unbalanced: float | None = None
-    step_size: float = 0.5
-    weight: float = 0.125
-    noise: float = 1e-5
-    max_steps: int = 4000
-    tolerance: float = 1e-5
-    check_every: int = 10
-    base_seed: int = 0
-
-    def __post_init__(self):
-        positive_integer("width", self.width, "the rank you look for; above min(m, n) is allowed")
-        for name in ("seeds", "max_steps", "check_every"):
-            positive_integer(name, getattr(self, name), "give a count")
-        for name in ("scale", "step_size", "tolerance"):
-            positive(name, getattr(self, name), "see the defaults in jaxfact compare --help")
-        for name in ("weight", "noise"):
-            non_negative(name, getattr(self, name), "0 leaves the method plain")
-        non_negative("base_seed", self.base_seed, "any whole number")
-        if self.unbalanced is not None:
-            positive("unbalanced", self.unbalanced, "the ratio of the factors' norms, 25 for example")
-
-
-@dataclass(frozen=True)
 class MethodSummary:
     """One row of the table: fractions with Wilson intervals, times as Kaplan-Meier quantiles.
 
     `reached` maps each level to (fraction, low, high), or None below the method's own tolerance; `outcomes` likewise;
     `times` maps each of the `QUANTILES` to a step, inf for never. `imbalance` is the median at the end of the runs,
-    `imbalance_start` at their beginning, `predicted_imbalance` what the identities of the step predict.
+    `imbalance_start` at their beginning, `predicted_imbalance` what the identities of the step predict: `prediction` says
+    whether as a bound (≤), a limit (→) or a root mean square (≈).
     """
 
     method: str
@@ -106,9 +76,7 @@ def compare(problem: Factorization, settings: Settings, progress: Progress | Non
     """
     problem = problem.in_singular_coordinates()
     if problem.rank == 0:
-        raise problem_with(
-            "matrix", "all zeros", "needs a non-zero entry", "a zero target is for the Python API"
-        )
+        raise problem_with("matrix", "all zeros", "needs a non-zero entry", "a zero target is for the Python API")
     _check_tolerance(problem, settings)
     noise_floor = predicted_floor(problem, settings)
     judged = _judged_level(settings.tolerance, noise_floor)
@@ -125,7 +93,11 @@ def compare(problem: Factorization, settings: Settings, progress: Progress | Non
         progress=progress,
     )
     floors = {PLAIN: 0.0, BALANCED: 0.0, NOISY: noise_floor}
-    methods = [_summarise(problem, settings, runs.sel({"method": name}), floors[name]) for name in tolerances]
+    outcomes = stats.outcome_fractions(runs)
+    methods = [
+        _summarise(problem, settings, runs.sel({"method": name}), outcomes.sel({"method": name}), floors[name])
+        for name in tolerances
+    ]
     pairs = {
         name: (tolerances[name], stats.paired_times(runs, name, PLAIN, tolerances[name], MARGIN))
         for name in (BALANCED, NOISY)
@@ -168,11 +140,7 @@ def predicted_floor(problem: Factorization, settings: Settings) -> float:
         total += variance(rate, np.broadcast_to(leading, rate.shape))
     total += (m + n - 2 * problem.rank) * variance(leading, leading)
     free = settings.noise**2 * settings.max_steps * (m * n * (settings.width - head)) ** 0.5
-    return (
-        float(np.hypot(settings.noise * np.sqrt(total), free) / np.linalg.norm(leading))
-        if settings.noise
-        else 0.0
-    )
+    return float(np.hypot(settings.noise * np.sqrt(total), free) / np.linalg.norm(leading)) if settings.noise else 0.0
 
 
 def notes(problem: Factorization, settings: Settings, noise_floor: float) -> list[str]:
@@ -182,13 +150,11 @@ def notes(problem: Factorization, settings: Settings, noise_floor: float) -> lis
     said = {
         f"noise holds {NOISY} up at a distance of about {noise_floor:.2g}; it is judged at the first level above, "
         f"{_judged_level(settings.tolerance, noise_floor):g}": settings.noise > 0,
-        f"width {settings.width} is above min(m, n) = {min(m, n)}: over-parametrised": settings.width
-        > min(m, n),
+        f"width {settings.width} is above min(m, n) = {min(m, n)}: over-parametrised": settings.width > min(m, n),
         f"width {settings.width} is above the rank {problem.rank}: over-parametrised": (
             problem.rank < settings.width <= min(m, n)
         ),
-        f"step size {settings.step_size:g} is above 1/σ₁, where no minimiser is stable": settings.step_size
-        > 1,
+        f"step size {settings.step_size:g} is above 1/σ₁, where no minimiser is stable": settings.step_size > 1,
         f"step size {settings.step_size:g} is above the regulariser's own edge 1/(8·weight·σ₁) = {edge:.3g}": (
             settings.step_size > edge
         ),
@@ -200,9 +166,7 @@ def notes(problem: Factorization, settings: Settings, noise_floor: float) -> lis
 
 def _judged_level(tolerance: float, floor: float) -> float:
     """Return the least of 1e-1, 1e-2, … and the tolerance that lies above the floor."""
-    levels = [level for k in range(1, 17) if (level := float(f"1e-{k}")) > tolerance * (1 + 1e-9)] + [
-        tolerance
-    ]
+    levels = [level for k in range(1, 17) if (level := float(f"1e-{k}")) > tolerance * (1 + 1e-9)] + [tolerance]
     above = [level for level in levels if level > floor]
     if not above:
         raise problem_with(
@@ -226,9 +190,11 @@ def _check_tolerance(problem: Factorization, settings: Settings) -> None:
         )
 
 
-def _summarise(problem: Factorization, settings: Settings, runs: xr.Dataset, floor: float) -> MethodSummary:
+def _summarise(
+    problem: Factorization, settings: Settings, runs: xr.Dataset, outcomes: xr.Dataset, floor: float
+) -> MethodSummary:
     method, tolerance = str(runs.method.values), float(runs.tolerance)
-    reached, outcomes = stats.fraction_reached(runs), stats.outcome_fractions(runs)
+    reached = stats.fraction_reached(runs)
     times = stats.time_to(runs, tolerance).quantile(QUANTILES).values
     predicted, prediction = _predicted_imbalance(problem, settings, runs)
     return MethodSummary(
@@ -261,12 +227,12 @@ def _predicted_imbalance(problem: Factorization, settings: Settings, runs: xr.Da
     """
     start = float(runs.imbalance_path.isel(step=0).median())
     if runs.method == BALANCED and settings.weight:
-        return 0.0, "contracts to 0"
+        return 0.0, "→"
     drop = float(problem.loss(problem.truncation(settings.width)))
     first = float(jnp.sum(problem.singular_values**2) / 2)
     bound = start + 2 * settings.step_size * (first - drop)
     if runs.method != NOISY:
-        return bound, "at most start + 2ηf₀"
+        return bound, "≤"
     m, n = problem.shape
     d, noise = settings.width, settings.noise
     ends = runs.step.values[None, :].clip(max=runs.steps.values[:, None])
@@ -274,7 +240,7 @@ def _predicted_imbalance(problem: Factorization, settings: Settings, runs: xr.Da
     walked = np.sum(np.diff(ends, axis=1) * (energy[:, 1:] + energy[:, :-1]) / 2, axis=1)
     drift = noise**2 * abs(m - n) * runs.steps.values * d**0.5
     random = np.median(np.sqrt(drift**2 + 2 * noise**2 * (d + 1) * walked))
-    return float(random), "noise alone: ν²(m−n)I a step, and a random walk"
+    return float(random), "≈"
 
 
 def _triple(at: xr.Dataset) -> tuple[float, float, float]:

@@ -1,6 +1,5 @@
 """Targets: a built-in real matrix, the user's own file, and made-up spectra."""
 
-import enum
 import warnings
 import zipfile
 from pathlib import Path
@@ -9,19 +8,12 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxfact.inputs import positive, positive_integer, problem_with
+from jaxfact.spectrum import Spectrum
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".pgm", ".gif", ".webp")
 _READABLE = f".npy, .npz, .csv, .tsv, .mtx and images ({', '.join(_IMAGES)})"
 
 Matrix = Float[np.ndarray, "m n"]
-
-
-class Spectrum(enum.StrEnum):
-    """How the singular values of a made-up target fall from 1 to 1/condition."""
-
-    LINEAR = "linear"
-    GEOMETRIC = "geometric"
-    STEP = "step"
 
 
 def load(name: str) -> Matrix:
@@ -31,9 +23,7 @@ def load(name: str) -> Matrix:
     names; `read` takes files.
     """
     if name != "elevation":
-        raise problem_with(
-            "name", repr(name), 'the built-in matrix is "elevation"', "read a file with data.read(path)"
-        )
+        raise problem_with("name", repr(name), 'the built-in matrix is "elevation"', "read a file with data.read(path)")
     from matplotlib.cbook import get_sample_data
 
     with get_sample_data("jacksboro_fault_dem.npz") as file:
@@ -60,17 +50,13 @@ def read(path: str | Path) -> Matrix:
         raise problem_with("file", path, "does not exist or is no file", "check the path")
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise problem_with(
-            "file", path, f"needs one of {_READABLE}", "convert it, for example with numpy.save"
-        )
+        raise problem_with("file", path, f"needs one of {_READABLE}", "convert it, for example with numpy.save")
     matrix = reader(path)
     _check_matrix(path, matrix)
     return matrix if matrix.dtype.kind == "f" else matrix.astype(float)
 
 
-def singular_values(
-    rank: int, condition: float, spectrum: Spectrum = Spectrum.LINEAR
-) -> Float[np.ndarray, " r"]:
+def singular_values(rank: int, condition: float, spectrum: Spectrum = Spectrum.LINEAR) -> Float[np.ndarray, " r"]:
     """Return `rank` singular values from 1 down to 1/condition.
 
     LINEAR and GEOMETRIC are evenly spaced in the value and in its logarithm, STEP is 1 but for the last. Raises
@@ -94,9 +80,7 @@ def _check_matrix(path: Path, matrix: np.ndarray) -> None:
     if matrix.dtype.kind not in "iubf":
         raise problem_with(path.name, given, "needs numbers", "save the array with a numeric dtype")
     if matrix.ndim != 2 or matrix.size == 0:
-        raise problem_with(
-            path.name, given, "needs an m×n matrix with entries", "reshape it to two dimensions"
-        )
+        raise problem_with(path.name, given, "needs an m×n matrix with entries", "reshape it to two dimensions")
     missing = int(np.sum(~np.isfinite(matrix)))
     if missing:
         raise problem_with(
@@ -171,6 +155,4 @@ def _read_image(path: Path) -> np.ndarray:
 
 def _damaged(path: Path, error: Exception) -> ValueError:
     detail = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".;")
-    return problem_with(
-        "file", path, f"cannot be read as {path.suffix} ({detail})", "check that it is complete"
-    )
+    return problem_with("file", path, f"cannot be read as {path.suffix} ({detail})", "check that it is complete")

@@ -53,9 +53,7 @@ def descend(
     positive_integer("num_steps", num_steps, "give the number of steps to run")
     measure = as_measure(record)
     if every is None and record is not None:
-        raise problem_with(
-            "every", None, "records need steps", "say every=100, or every=log_steps(num_steps)"
-        )
+        raise problem_with("every", None, "records need steps", "say every=100, or every=log_steps(num_steps)")
     steps = recorded_steps(every, num_steps)
     advance = stepper(problem, method, jax.random.key(0) if key is None else key)
     start = (factors, optax.with_extra_args_support(method).init(factors))
@@ -119,14 +117,10 @@ def as_measure(record: Records | None) -> Callable[[Problem, Factors], dict[str,
     chosen = _USUAL_RECORDS if record is None else record
     named = chosen if isinstance(chosen, Mapping) else {getattr(m, "__name__", repr(m)): m for m in chosen}
     if len(named) != len(chosen):
-        raise problem_with(
-            "record", list(named), "needs distinct names", "give a mapping from names to measures"
-        )
+        raise problem_with("record", list(named), "needs distinct names", "give a mapping from names to measures")
     for name, function in named.items():
         if not callable(function):
-            raise problem_with(
-                "record", name, "needs functions of (problem, factors)", "see jaxfact.measures"
-            )
+            raise problem_with("record", name, "needs functions of (problem, factors)", "see jaxfact.measures")
     return lambda problem, factors: {name: function(problem, factors) for name, function in named.items()}
 
 

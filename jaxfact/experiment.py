@@ -79,9 +79,7 @@ class Program:
         # Each closed-over number is looked up among the shared arrays or among what the run owns.
         owned = [i for i, var in enumerate(closed_over) if var not in kept]
         self._owned = owned
-        self._places = [
-            kept.index(var) if var in kept else ~owned.index(i) for i, var in enumerate(closed_over)
-        ]
+        self._places = [kept.index(var) if var in kept else ~owned.index(i) for i, var in enumerate(closed_over)]
 
     @property
     def uses_noise(self) -> bool:
@@ -124,9 +122,7 @@ class Program:
 
     def _begin(self, key: PRNGKeyArray, point: dict[str, Array]):
         """Trace the experiment at one point: what the run owns first, then all that its functions close over."""
-        problem_key, start_key, noise_key = (
-            jax.random.fold_in(key, name) for name in (_PROBLEM, _START, _NOISE)
-        )
+        problem_key, start_key, noise_key = (jax.random.fold_in(key, name) for name in (_PROBLEM, _START, _NOISE))
         extra = {"key": problem_key} if self._takes_key else {}
         run = self._experiment(**point, **extra)
         check_run(run)
@@ -240,9 +236,7 @@ def check_experiment(experiment: Experiment, axes: Mapping[str, np.ndarray]) -> 
     seen in a traced number.
     """
     if not callable(experiment):
-        raise problem_with(
-            "experiment", repr(experiment), "needs a function of the axes", "return a jaxfact.Run"
-        )
+        raise problem_with("experiment", repr(experiment), "needs a function of the axes", "return a jaxfact.Run")
     needed = [name for name, p in _parameters(experiment).items() if p.default is p.empty and name != "key"]
     open_ended = any(p.kind is p.VAR_KEYWORD for p in _parameters(experiment).values())
     unknown = [name for name in axes if name not in _parameters(experiment) and not open_ended]
@@ -256,9 +250,7 @@ def check_experiment(experiment: Experiment, axes: Mapping[str, np.ndarray]) -> 
         )
     extra = {"key": jax.random.key(0)} if "key" in _parameters(experiment) and "key" not in axes else {}
     first = {name: values[0] for name, values in axes.items()}
-    corners = [first] + [
-        {**first, name: v} for name, values in axes.items() for v in (values.min(), values.max())
-    ]
+    corners = [first] + [{**first, name: v} for name, values in axes.items() for v in (values.min(), values.max())]
     runs = [experiment(**{name: jnp.asarray(value) for name, value in at.items()}, **extra) for at in corners]
     for run in runs:
         check_run(run)
@@ -297,9 +289,7 @@ def _check_factors(factors: Factors, problem: Problem) -> None:
         chex.assert_equal(factors.U.shape[1], factors.V.shape[1])
     except AssertionError:
         given = f"U {factors.U.shape}, V {factors.V.shape}"
-        raise problem_with(
-            "factors", given, f"needs ({m}, d) and ({n}, d)", "match the target's shape"
-        ) from None
+        raise problem_with("factors", given, f"needs ({m}, d) and ({n}, d)", "match the target's shape") from None
 
 
 def _parameters(experiment: Experiment) -> Mapping[str, inspect.Parameter]:

@@ -1,11 +1,9 @@
 """What every door checks: errors that say what was given, what is needed, and what to do instead."""
 
 import math
-from collections.abc import Callable, Sequence
+import numbers
+from collections.abc import Callable
 from typing import Any
-
-import jax
-import numpy as np
 
 
 def problem_with(name: str, given: object, needed: str, instead: str) -> ValueError:
@@ -25,35 +23,20 @@ def non_negative(name: str, value: Any, instead: str) -> None:
 
 def positive_integer(name: str, value: Any, instead: str) -> None:
     """Refuse what is not a whole number above zero."""
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not whole or value < 1:
         raise problem_with(name, value, "needs a whole number, 1 or above", instead)
 
 
 def _require(name: str, value: Any, holds: Callable[[float], bool], needed: str, instead: str) -> None:
-    if isinstance(value, jax.core.Tracer) or callable(value):
-        return
+    if not isinstance(value, numbers.Real):
+        from jax.core import Tracer  # here, so that the command line can check numbers without loading JAX
+
+        if isinstance(value, Tracer) or callable(value):
+            return
     try:
         number = float(value)
     except (TypeError, ValueError):
         raise problem_with(name, repr(value), needed, instead) from None
     if not holds(number):
         raise problem_with(name, f"{number:g}", needed, instead)
-
-
-def axis(name: str, values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Return the values of a sweep axis as a 1-D array of distinct finite numbers, or refuse them."""
-    instead = f"give a list of distinct numbers, for example {name}=[0.1, 0.3, 1.0]"
-    try:
-        array = np.asarray(values)
-    except ValueError:
-        raise problem_with(name, repr(values), "an axis needs plain numbers", instead) from None
-    if array.dtype.kind not in "iuf":
-        raise problem_with(name, repr(values), "an axis needs plain numbers", instead)
-    if array.ndim != 1 or array.size == 0:
-        raise problem_with(name, repr(values), "an axis needs at least one value, in one dimension", instead)
-    if not np.all(np.isfinite(array)):
-        raise problem_with(name, array.tolist(), "an axis needs finite numbers", instead)
-    if len(np.unique(array)) != array.size:
-        raise problem_with(name, array.tolist(), "an axis needs each value once", instead)
-    return array

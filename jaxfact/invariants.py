@@ -48,9 +48,7 @@ def imbalance_change(step: Step) -> Defect:
     eta_U, eta_V = _step_size(step.before.U, dU, step.after.U), _step_size(step.before.V, dV, step.after.V)
     cross = U.T @ dU
     predicted = (eta_V - eta_U) * (cross + cross.T) + eta_U**2 * dU.T @ dU - eta_V**2 * dV.T @ dV
-    return Defect(
-        jnp.linalg.norm(step.after.imbalance - step.before.imbalance - predicted), 50 * _rounding(step)
-    )
+    return Defect(jnp.linalg.norm(step.after.imbalance - step.before.imbalance - predicted), 50 * _rounding(step))
 
 
 def descent(step: Step) -> Defect | None:
@@ -139,9 +137,7 @@ def applying_to(method: Method) -> tuple[Invariant, ...]:
 def _step_size(before: Array, gradient: Array, after: Array) -> Array:
     """Return the η for which after = before − η·gradient, in least squares; 0 where the gradient vanishes."""
     squared = jnp.sum(gradient**2)
-    return jnp.where(
-        squared > 0, jnp.sum((before - after) * gradient) / jnp.where(squared > 0, squared, 1), 0
-    )
+    return jnp.where(squared > 0, jnp.sum((before - after) * gradient) / jnp.where(squared > 0, squared, 1), 0)
 
 
 def _rounding_scale(step: Step) -> Array:

@@ -1,7 +1,6 @@
 """What the engine found, as a labelled dataset with its provenance."""
 
 import datetime
-import importlib.metadata
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ import xarray as xr
 from jaxfact import lanes
 from jaxfact.experiment import Experiment, Run
 from jaxfact.lanes import OUTCOMES, Rules
+from jaxfact.version import __version__
 
 _TEXTS = {
     "seed": ("seed number", "1"),
@@ -80,11 +80,7 @@ def describe(dataset: xr.Dataset) -> xr.Dataset:
 
 def join(parts: Sequence[xr.Dataset], methods: Sequence[str]) -> xr.Dataset:
     """Return the datasets of several methods along `method`; a level that one was not run to is NaN there."""
-    shared = {
-        name: value
-        for name, value in parts[0].attrs.items()
-        if all(p.attrs.get(name) == value for p in parts)
-    }
+    shared = {name: value for name, value in parts[0].attrs.items() if all(p.attrs.get(name) == value for p in parts)}
     differing = [name for name in parts[0].attrs if name not in shared]
     joined = xr.concat(
         parts, xr.IndexVariable("method", list(methods)), join="outer", combine_attrs="drop", coords="minimal"
@@ -101,7 +97,7 @@ def join(parts: Sequence[xr.Dataset], methods: Sequence[str]) -> xr.Dataset:
 def provenance(experiment: Experiment, rules: Rules, base_seed: int, first: Run) -> dict[str, Any]:
     """Return what is needed to run a sweep again."""
     return {
-        "jaxfact": importlib.metadata.version("jaxfact"),
+        "jaxfact": __version__,
         "jax": jax.__version__,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "backend": jax.default_backend(),
@@ -127,9 +123,7 @@ def _source(experiment: Experiment) -> str:
         return repr(experiment)
 
 
-def _named_leaves(
-    records: Mapping[str, Any], last: Mapping[str, Any]
-) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+def _named_leaves(records: Mapping[str, Any], last: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Yield every array of the records under one name, a field's after its record's."""
     for name, values in records.items():
         leaves = jax.tree_util.tree_leaves_with_path(values)

@@ -96,9 +96,7 @@ def lanes_per_block(program: Program, work: Work) -> int:
 
     Chosen from shapes only, never from the number of runs, because the last bits may depend on it.
     """
-    own = jax.eval_shape(
-        program.start, program.shared, work.keys[0], jax.tree.map(lambda x: x[0], work.points)
-    )
+    own = jax.eval_shape(program.start, program.shared, work.keys[0], jax.tree.map(lambda x: x[0], work.points))
     size = sum(leaf.size for leaf in jax.tree.leaves((own.factors, own.state)))
     return int(np.clip(32768 // size // 8 * 8, 8, 128))
 
@@ -114,9 +112,7 @@ class Engine:
     def empty(self, shared: list[Array], work: Work) -> Tile:
         """Return a tile that has not begun: idle lanes and blank results."""
         rules, tile = self.rules, self.tile
-        fresh, records = jax.eval_shape(
-            lambda s, w: self._begin(s, w, jnp.zeros((), jnp.int32)), shared, work
-        )
+        fresh, records = jax.eval_shape(lambda s, w: self._begin(s, w, jnp.zeros((), jnp.int32)), shared, work)
         lanes = jax.tree.map(lambda x: _blank((rules.lanes, *x.shape), x.dtype), fresh)
         lanes = lanes._replace(run=jnp.full(rules.lanes, -1, jnp.int32))
         number = fresh.loss.dtype
@@ -194,9 +190,7 @@ class Engine:
             return _choose(fed, fresh, lanes), records
 
         def keep(lanes):
-            records = jax.tree.map(
-                lambda x: jnp.zeros((self.rules.lanes, *x.shape[2:]), x.dtype), tile.records
-            )
+            records = jax.tree.map(lambda x: jnp.zeros((self.rules.lanes, *x.shape[2:]), x.dtype), tile.records)
             return lanes, records
 
         lanes, records = lax.cond(jnp.any(fed), draw, keep, tile.lanes)
@@ -204,9 +198,7 @@ class Engine:
         if 0 in self.rules.record_steps:
             rows = jnp.where(fed, lanes.run, self.tile)
             stored = jax.tree.map(lambda all_, new: all_.at[rows, 0].set(new, mode="drop"), stored, records)
-        return tile._replace(
-            lanes=lanes, next_run=tile.next_run + jnp.sum(fed, dtype=jnp.int32), records=stored
-        )
+        return tile._replace(lanes=lanes, next_run=tile.next_run + jnp.sum(fed, dtype=jnp.int32), records=stored)
 
     def _step_block(self, shared: list[Array], lanes: Lane) -> Lane:
         """Advance every lane by `check_every` steps; idle lanes move too, and nobody looks."""
@@ -298,9 +290,7 @@ class Engine:
         """Write the records that are due and the results of finished runs, and free their lanes."""
         lanes, ended = tile.lanes, outcome >= 0
         rows = jnp.where(ended, lanes.run, self.tile)
-        result = Finished(
-            outcome, lanes.step, period, *(getattr(lanes, name) for name in Finished._fields[3:])
-        )
+        result = Finished(outcome, lanes.step, period, *(getattr(lanes, name) for name in Finished._fields[3:]))
         finished = jax.tree.map(lambda all_, new: all_.at[rows].set(new, mode="drop"), tile.finished, result)
         tile = tile._replace(finished=finished, lanes=lanes._replace(run=jnp.where(ended, -1, lanes.run)))
         if not self.rules.record_steps:
@@ -318,9 +308,7 @@ class Engine:
         records = lax.cond(jnp.any(due | ended), measure, skip, lanes.own)
         at = jnp.where(due, lanes.run, self.tile)
         return tile._replace(
-            records=jax.tree.map(
-                lambda all_, new: all_.at[at, slot].set(new, mode="drop"), tile.records, records
-            ),
+            records=jax.tree.map(lambda all_, new: all_.at[at, slot].set(new, mode="drop"), tile.records, records),
             last=jax.tree.map(lambda all_, new: all_.at[rows].set(new, mode="drop"), tile.last, records),
         )
 

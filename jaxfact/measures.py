@@ -100,9 +100,7 @@ def sharpness(problem: Problem, factors: Factors) -> Float[Array, ""]:
     projected = basis @ images.T
     # An invariant subspace met early leaves zero rows, whose eigenvalue 0 must not win over negative ones.
     missing = jnp.sum(basis**2, axis=1) < 0.5
-    projected = (projected + projected.T) / 2 - jnp.diag(
-        jnp.where(missing, 1e3 * jnp.abs(projected).max(), 0)
-    )
+    projected = (projected + projected.T) / 2 - jnp.diag(jnp.where(missing, 1e3 * jnp.abs(projected).max(), 0))
     return jnp.linalg.eigvalsh(projected)[-1]
 
 

@@ -43,9 +43,7 @@ def add_balancing(weight: ScalarLike) -> Method:
 
     def update(gradient: Factors, state: optax.EmptyState, factors: Factors, **_):
         D = factors.imbalance
-        return Factors(
-            gradient.U + 4 * weight * factors.U @ D, gradient.V - 4 * weight * factors.V @ D
-        ), state
+        return Factors(gradient.U + 4 * weight * factors.U @ D, gradient.V - 4 * weight * factors.V @ D), state
 
     return Method(_stateless, update)  # pyright: ignore[reportArgumentType]
 
@@ -62,9 +60,7 @@ def add_noise(noise: ScalarLike) -> Method:
     """Add independent normal entries of standard deviation `noise` (in √σ₁) to the update of the factors."""
     non_negative("noise", noise, "the standard deviation per entry and step, for example 1e-5")
 
-    def update(
-        updates: Factors, state: optax.EmptyState, factors: Factors | None = None, *, key: PRNGKeyArray, **_
-    ):
+    def update(updates: Factors, state: optax.EmptyState, factors: Factors | None = None, *, key: PRNGKeyArray, **_):
         return _add(updates, _scale(noise, _normal(key, updates))), state
 
     return Method(_stateless, update)  # pyright: ignore[reportArgumentType]
@@ -85,18 +81,14 @@ def perturbed_on_sphere(step_size: ScalarLike, radius: ScalarLike) -> Method:
     """
     non_negative("radius", radius, "1 is the published choice, for a problem of unit scale")
 
-    def update(
-        gradient: Factors, state: optax.EmptyState, factors: Factors | None = None, *, key: PRNGKeyArray, **_
-    ):
+    def update(gradient: Factors, state: optax.EmptyState, factors: Factors | None = None, *, key: PRNGKeyArray, **_):
         direction = _normal(key, gradient)
         return _add(gradient, _scale(radius / optax.tree.norm(direction), direction)), state
 
     return optax.chain(Method(_stateless, update), gradient_descent(step_size))  # pyright: ignore[reportArgumentType]
 
 
-def perturbed_in_ball(
-    step_size: ScalarLike, *, radius: ScalarLike, threshold: ScalarLike, interval: int
-) -> Method:
+def perturbed_in_ball(step_size: ScalarLike, *, radius: ScalarLike, threshold: ScalarLike, interval: int) -> Method:
     """Return the perturbed descent of Jin et al. (2017, Algorithm 2): a kick where the gradient is small.
 
     Where ‖∇f‖_F ≤ threshold (in σ₁^{3/2}) and at least `interval` steps have passed since the last kick, a point uniform
@@ -111,9 +103,7 @@ def perturbed_in_ball(
     def init(factors: Factors) -> PerturbationState:
         return PerturbationState(jnp.asarray(interval, jnp.int32))
 
-    def update(
-        gradient: Factors, state: PerturbationState, factors: Factors, *, problem, key: PRNGKeyArray, **_
-    ):
+    def update(gradient: Factors, state: PerturbationState, factors: Factors, *, problem, key: PRNGKeyArray, **_):
         kicked = (optax.tree.norm(gradient) <= threshold) & (state.waited >= interval)
         kick = jax.tree.map(lambda x: jnp.where(kicked, x, 0), _scale(radius, _in_unit_ball(key, factors)))
         descent = _scale(-step_size, problem.gradient(_add(factors, kick)))
@@ -172,9 +162,7 @@ def _normal(key: PRNGKeyArray, like):
     """Draw standard normals in the shape of a pytree, one key a leaf."""
     leaves, treedef = jax.tree.flatten(like)
     keys = jr.split(key, len(leaves))
-    return jax.tree.unflatten(
-        treedef, [jr.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
-    )
+    return jax.tree.unflatten(treedef, [jr.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)])
 
 
 def _in_unit_ball(key: PRNGKeyArray, like):

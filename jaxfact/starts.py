@@ -41,9 +41,7 @@ class Gaussian(Start):
         _check_width(self.width)
         if (self.scale is None) == (self.norm is None):
             given = "neither" if self.scale is None else "both"
-            raise problem_with(
-                "scale, norm", given, "needs one of the two", "say scale= per entry or norm= in all"
-            )
+            raise problem_with("scale, norm", given, "needs one of the two", "say scale= per entry or norm= in all")
         for name, value in (("scale", self.scale), ("norm", self.norm), ("ratio", self.ratio)):
             if value is not None:
                 positive(name, value, "try 1e-3 for a small start" if name != "ratio" else "1 is balanced")
@@ -77,9 +75,7 @@ class Orthogonal(Start):
         """Draw both frames, each from a key of its own."""
         scale = jnp.asarray(self.scale, problem.unit.dtype)
         keys = jr.split(key)
-        return Factors(
-            *(scale * _frame(k, size, self.width, scale.dtype) for k, size in zip(keys, problem.shape))
-        )
+        return Factors(*(scale * _frame(k, size, self.width, scale.dtype) for k, size in zip(keys, problem.shape)))
 
 
 class Balanced(Start):
@@ -149,9 +145,7 @@ def ye_du_step_size(problem: Factorization, width: int, scale: ScalarLike) -> Fl
 def _smallest(problem: Factorization, width: int) -> Float[Array, ""]:
     _check_width(width)
     if problem.rank == 0:
-        raise problem_with(
-            "problem", "a zero target", "Ye & Du's rules need σ_d > 0", "give a non-zero target"
-        )
+        raise problem_with("problem", "a zero target", "Ye & Du's rules need σ_d > 0", "give a non-zero target")
     return problem.singular_values[min(width, problem.rank) - 1]
 
 

@@ -79,9 +79,7 @@ def time_to(runs: xr.Dataset, level: float) -> Times:
     levels = runs.level.values
     near = np.isclose(levels, level, rtol=1e-6, atol=0)
     if not near.any():
-        raise problem_with(
-            "level", f"{level:g}", f"the levels are {', '.join(f'{x:g}' for x in levels)}", "choose one"
-        )
+        raise problem_with("level", f"{level:g}", f"the levels are {', '.join(f'{x:g}' for x in levels)}", "choose one")
     return Times(runs.hit.isel(level=int(np.argmax(near)), drop=True), runs.steps)
 
 
@@ -117,22 +115,16 @@ def is_beyond(runs: xr.Dataset) -> xr.DataArray:
     return runs.level < runs.tolerance * (1 - 1e-9)
 
 
-def paired_times(
-    runs: xr.Dataset, first: str, second: str, level: float, margin: float = 0.05
-) -> PairedTimes:
+def paired_times(runs: xr.Dataset, first: str, second: str, level: float, margin: float = 0.05) -> PairedTimes:
     """Compare the times that two methods need to a level, time(first)/time(second), on the same seeds.
 
     Raises ValueError for methods that are not there and for datasets with axes left; select a point first.
     """
     if "method" not in runs.dims or not {first, second} <= set(runs.method.values.tolist()):
-        raise problem_with(
-            "methods", f"{first}, {second}", "both must be in the dimension method", "name two of them"
-        )
+        raise problem_with("methods", f"{first}, {second}", "both must be in the dimension method", "name two of them")
     left = [name for name in runs.outcome.dims if name not in ("method", "seed")]
     if left:
-        raise problem_with(
-            "runs", f"axes {left}", "a comparison is made at one point", "select one with runs.sel(...)"
-        )
+        raise problem_with("runs", f"axes {left}", "a comparison is made at one point", "select one with runs.sel(...)")
     times = time_to(runs, level).hit
     one, two = times.sel({"method": first}).values, times.sel({"method": second}).values
     arrived = np.isfinite(one) & np.isfinite(two)

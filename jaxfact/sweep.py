@@ -17,7 +17,7 @@ import xarray as xr
 from jaxfact import invariants, lanes
 from jaxfact.descent import Records, recorded_steps
 from jaxfact.experiment import Experiment, Program, check_experiment
-from jaxfact.inputs import axis, positive, positive_integer, problem_with
+from jaxfact.inputs import positive, positive_integer, problem_with
 from jaxfact.labels import join, label, provenance
 from jaxfact.lanes import Engine, Rules, Work
 from jaxfact.problems.base import rounding_floor
@@ -75,26 +75,18 @@ def sweep(
         "check_every": check_every,
         "base_seed": base_seed,
         "checked": checked,
-        "axes": {name: axis(name, values) for name, values in axes.items()},
+        "axes": {name: _axis(name, values) for name, values in axes.items()},
     }
     _check_counts(max_steps, check_every, every)
     if not isinstance(experiment, Mapping):
         if isinstance(tolerance, Mapping):
-            raise problem_with(
-                "tolerance", dict(tolerance), "one experiment has one tolerance", "give a number"
-            )
+            raise problem_with("tolerance", dict(tolerance), "one experiment has one tolerance", "give a number")
         return _sweep_one(experiment, tolerance, progress, **options)
     if not experiment:
-        raise problem_with(
-            "experiment", "{}", "needs at least one experiment", "give a function or a filled dict"
-        )
-    tolerances = (
-        dict.fromkeys(experiment, tolerance) if not isinstance(tolerance, Mapping) else dict(tolerance)
-    )
+        raise problem_with("experiment", "{}", "needs at least one experiment", "give a function or a filled dict")
+    tolerances = dict.fromkeys(experiment, tolerance) if not isinstance(tolerance, Mapping) else dict(tolerance)
     if set(tolerances) != set(experiment):
-        raise problem_with(
-            "tolerance", sorted(tolerances), f"needs the methods {sorted(experiment)}", "name each once"
-        )
+        raise problem_with("tolerance", sorted(tolerances), f"needs the methods {sorted(experiment)}", "name each once")
     parts = []
     for place, (name, single) in enumerate(experiment.items()):
         overall = progress and partial(_report, progress, place, len(experiment))
@@ -139,11 +131,7 @@ def _sweep_one(
     )
     tiles, timing = _run_tiles(program, rules, runs, progress)
     found = jax.tree.map(lambda *parts: np.concatenate(parts), *tiles)
-    return (
-        label(found, rules, axes, seeds)
-        .assign(timing)
-        .assign_attrs(provenance(experiment, rules, base_seed, first))
-    )
+    return label(found, rules, axes, seeds).assign(timing).assign_attrs(provenance(experiment, rules, base_seed, first))
 
 
 def _all_runs(points: Mapping[str, jax.Array], seeds: np.ndarray, base_seed: int) -> tuple[jax.Array, dict]:
@@ -156,9 +144,7 @@ def _all_runs(points: Mapping[str, jax.Array], seeds: np.ndarray, base_seed: int
     return keys[jnp.tile(jnp.arange(len(seeds)), count)], flat
 
 
-def _run_tiles(
-    program: Program, rules: Rules, runs: tuple, progress: Progress | None
-) -> tuple[list, dict[str, float]]:
+def _run_tiles(program: Program, rules: Rules, runs: tuple, progress: Progress | None) -> tuple[list, dict[str, float]]:
     """Run all tiles, one thread a device, each with the same program; return results in the order of the runs."""
     total = len(runs[0])
     devices = jax.local_devices()
@@ -255,9 +241,7 @@ def _work(runs: tuple, begin: int, size: int) -> Work:
     keys, points = runs
     index = jnp.minimum(jnp.arange(begin, begin + size), len(keys) - 1)
     count = min(size, len(keys) - begin)
-    return Work(
-        keys[index], {name: values[index] for name, values in points.items()}, jnp.asarray(count, jnp.int32)
-    )
+    return Work(keys[index], {name: values[index] for name, values in points.items()}, jnp.asarray(count, jnp.int32))
 
 
 def _levels(tolerance: float | None) -> list[float]:
@@ -273,10 +257,28 @@ def _seed_numbers(seeds: int | Sequence[int] | np.ndarray) -> np.ndarray:
     if isinstance(seeds, int | np.integer):
         positive_integer("seeds", seeds, instead)
         return np.arange(int(seeds))
-    numbers = axis("seeds", seeds)
+    numbers = _axis("seeds", seeds)
     if numbers.dtype.kind not in "iu" or numbers.min() < 0 or numbers.max() >= 2**32:
         raise problem_with("seeds", numbers.tolist(), "needs whole numbers from 0 to 2³²−1", instead)
     return numbers
+
+
+def _axis(name: str, values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Return the values of a sweep axis as a 1-D array of distinct finite numbers, or refuse them."""
+    instead = f"give a list of distinct numbers, for example {name}=[0.1, 0.3, 1.0]"
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise problem_with(name, repr(values), "an axis needs plain numbers", instead) from None
+    if array.dtype.kind not in "iuf":
+        raise problem_with(name, repr(values), "an axis needs plain numbers", instead)
+    if array.ndim != 1 or array.size == 0:
+        raise problem_with(name, repr(values), "an axis needs at least one value, in one dimension", instead)
+    if not np.all(np.isfinite(array)):
+        raise problem_with(name, array.tolist(), "an axis needs finite numbers", instead)
+    if len(np.unique(array)) != array.size:
+        raise problem_with(name, array.tolist(), "an axis needs each value once", instead)
+    return array
 
 
 def _check_counts(max_steps: int, check_every: int, every: int | Sequence[int] | None) -> None:

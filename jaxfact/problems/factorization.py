@@ -208,29 +208,21 @@ def _check_parts(values: ArrayLike, shape: tuple[int, int], left: object, right:
     """Refuse singular values and bases that do not make a matrix of this shape."""
     rank = len(values)  # pyright: ignore[reportArgumentType]
     if min(shape) < max(rank, 1):
-        raise problem_with(
-            "shape", shape, f"needs at least {max(rank, 1)} rows and columns", "give fewer values"
-        )
+        raise problem_with("shape", shape, f"needs at least {max(rank, 1)} rows and columns", "give fewer values")
     if (left is None) != (right is None):
-        raise problem_with(
-            "left, right", "only one of them", "needs both or none", "give the other basis too"
-        )
+        raise problem_with("left, right", "only one of them", "needs both or none", "give the other basis too")
     if isinstance(values, jax.core.Tracer):
         return
     numbers = np.asarray(values, float)
     if np.any(numbers < 0) or np.any(np.diff(numbers) > 0):
-        raise problem_with(
-            "target", numbers.tolist(), "needs singular values ≥ 0, largest first", "sort them"
-        )
+        raise problem_with("target", numbers.tolist(), "needs singular values ≥ 0, largest first", "sort them")
     for name, basis, size in (("left", left, shape[0]), ("right", right, shape[1])):
         if basis is None or isinstance(basis, jax.core.Tracer):
             continue
         array = np.asarray(basis, float)
         given = f"array of shape {array.shape}"
         if array.shape != (size, rank):
-            raise problem_with(
-                name, given, f"needs shape {(size, rank)}", "give one column per singular value"
-            )
+            raise problem_with(name, given, f"needs shape {(size, rank)}", "give one column per singular value")
         if np.abs(array.T @ array - np.eye(rank)).max(initial=0) > 1e-5:
             raise problem_with(
                 name, given, "needs orthonormal columns", "take them from a singular value decomposition"

@@ -1,0 +1,211 @@
+"""The command line: reads arguments, calls the library, prints. Nothing heavy is imported before a command runs."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jaxfact.inputs import problem_with
+from jaxfact.settings import Settings
+from jaxfact.spectrum import Spectrum
+from jaxfact.version import __version__
+
+if TYPE_CHECKING:
+    from jaxfact.problems.factorization import Factorization
+    from jaxfact.sweep import Progress
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+_DEFAULT = Settings()
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line and exit code 2."""
+    try:
+        code = app(standalone_mode=False)
+    except typer.TyperException as error:
+        _fail(error.format_message())
+    except ValueError as error:
+        _fail(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted; nothing was written", 130)
+    else:
+        sys.exit(code or 0)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    """A laboratory for gradient descent on low-rank matrix problems."""
+    if version:
+        typer.echo(__version__)
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def compare(
+    matrix: Annotated[
+        Path | None,
+        typer.Argument(help="A .npy, .npz, .csv, .tsv, .mtx or image file; the built-in elevation matrix if absent."),
+    ] = None,
+    shape: Annotated[
+        str | None, typer.Option(help="Make up a target of this size instead, for example 100x80.")
+    ] = None,
+    rank: Annotated[int | None, typer.Option(help="Rank of the made-up target.  [default: 5]")] = None,
+    condition: Annotated[float | None, typer.Option(help="σ₁/σ_r of the made-up target.  [default: 10]")] = None,
+    spectrum: Annotated[Spectrum | None, typer.Option(help="Its singular values.  [default: linear]")] = None,
+    width: Annotated[
+        int | None, typer.Option(help=f"Columns of the factors.  [default: {_DEFAULT.width}, or the made-up rank]")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Number of random starts for each method.")] = _DEFAULT.seeds,
+    scale: Annotated[float, typer.Option(help="Standard deviation of the start's entries, in √σ₁.")] = _DEFAULT.scale,
+    unbalanced: Annotated[float | None, typer.Option(help="Start with ‖U‖/‖V‖ equal to this.")] = None,
+    step_size: Annotated[float, typer.Option(help="Step size, in 1/σ₁.")] = _DEFAULT.step_size,
+    weight: Annotated[float, typer.Option(help="Weight of ‖UᵀU−VᵀV‖²_F in the balanced loss.")] = _DEFAULT.weight,
+    noise: Annotated[float, typer.Option(help="Noise an entry and step, in √σ₁.")] = _DEFAULT.noise,
+    max_steps: Annotated[int, typer.Option(help="Budget of steps for one run.")] = _DEFAULT.max_steps,
+    tolerance: Annotated[float, typer.Option(help="Relative distance, not squared.")] = _DEFAULT.tolerance,
+    check_every: Annotated[int, typer.Option(help="Steps between two looks at a run.")] = _DEFAULT.check_every,
+    base_seed: Annotated[int, typer.Option(help="Number from which all random keys derive.")] = _DEFAULT.base_seed,
+    out: Annotated[Path | None, typer.Option(help="New folder.  [default: jaxfact-compare, or the next free]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON instead of the table.")] = False,
+    x64: Annotated[bool, typer.Option("--x64", help="Compute in float64.")] = False,
+) -> None:
+    """Compare plain, balanced and noise-injected descent from thousands of random starts on one matrix."""
+    made_up = shape is not None
+    settings = Settings(
+        width=_DEFAULT.width if width is None else width,
+        seeds=seeds,
+        scale=scale,
+        unbalanced=unbalanced,
+        step_size=step_size,
+        weight=weight,
+        noise=noise,
+        max_steps=max_steps,
+        tolerance=tolerance,
+        check_every=check_every,
+        base_seed=base_seed,
+    )
+    if matrix is not None and made_up:
+        raise problem_with("--shape", shape, "a matrix is given too", "give one of the two")
+    if not made_up and (rank, condition, spectrum) != (None, None, None):
+        raise problem_with("--rank, --condition, --spectrum", "given", "they need --shape", "add --shape 100x80")
+    _configure(x64)
+    from jaxfact import comparison, report
+
+    folder = _free_folder() if out is None else out
+    report.check_folder(folder)
+    if made_up:
+        rank = 5 if rank is None else rank
+        problem = _made_up(shape, rank, 10.0 if condition is None else condition, spectrum or Spectrum.LINEAR)
+        settings = settings if width is not None else replace(settings, width=rank)
+    else:
+        problem = _measured(matrix)
+    with _progress_bar() as progress:
+        found = comparison.compare(problem, settings, progress)
+    report.write(found, folder)
+    if as_json:
+        typer.echo(json.dumps(comparison.as_json(found), indent=2, ensure_ascii=False))
+    else:
+        from rich.console import Console
+
+        report.print_tables(found, Console())
+        typer.echo(f"results: {folder / report.RESULTS}   page: {folder / report.PAGE}")
+
+
+@app.command()
+def info() -> None:
+    """Print versions, devices and precision."""
+    _configure(x64=False)
+    from importlib.metadata import version
+
+    import jax
+    import numpy as np
+
+    names = ("jax", "jaxlib", "optax", "equinox", "chex", "numpy", "xarray", "zarr")
+    typer.echo(f"{'jaxfact':<12}{__version__}")
+    typer.echo("\n".join(f"{name:<12}{version(name)}" for name in names))
+    typer.echo(f"{'python':<12}{sys.version.split()[0]}")
+    typer.echo(f"{'backend':<12}{jax.default_backend()}")
+    typer.echo(f"{'devices':<12}{len(jax.local_devices())} × {jax.local_devices()[0].device_kind}")
+    typer.echo(f"{'float32':<12}epsilon {np.finfo('f4').eps:.2g}; the default")
+    typer.echo(f"{'float64':<12}epsilon {np.finfo('f8').eps:.2g}; with --x64")
+    typer.echo(f"{'products':<12}{jax.config.jax_default_matmul_precision or 'backend default'}")  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _configure(x64: bool) -> None:
+    """Let every core work, and choose the precision; before JAX is first used."""
+    import jax
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    jax.config.update("jax_num_cpu_devices", cores)
+    # On a GPU the default would round the factors of a product to ten bits.
+    jax.config.update("jax_default_matmul_precision", "highest")
+    if x64:
+        jax.config.update("jax_enable_x64", True)
+
+
+def _made_up(shape: str | None, rank: int, condition: float, spectrum: Spectrum) -> "Factorization":
+    from jaxfact import data
+    from jaxfact.problems.factorization import Factorization
+
+    try:
+        m, n = (int(size) for size in str(shape).lower().split("x"))
+    except ValueError:
+        raise problem_with("--shape", shape, "needs two whole numbers", "write it like 100x80") from None
+    if min(m, n) < 1:
+        raise problem_with("--shape", shape, "needs at least one row and column", "write it like 100x80")
+    if rank > min(m, n):
+        raise problem_with("--rank", rank, f"is above min(m, n) = {min(m, n)}", "lower it")
+    return Factorization(data.singular_values(rank, condition, spectrum), shape=(m, n))
+
+
+def _measured(matrix: Path | None) -> "Factorization":
+    from jaxfact import data
+    from jaxfact.problems.factorization import Factorization
+
+    target = data.load("elevation") if matrix is None else data.read(matrix)
+    if not target.any():
+        raise problem_with("matrix", matrix, "is zero throughout", "give a matrix with a non-zero entry")
+    return Factorization(target)
+
+
+def _free_folder() -> Path:
+    """Return the first of jaxfact-compare, jaxfact-compare-2, … that is not there."""
+    folder, number = Path("jaxfact-compare"), 1
+    while folder.exists():
+        number += 1
+        folder = Path(f"jaxfact-compare-{number}")
+    return folder
+
+
+@contextmanager
+def _progress_bar() -> "Iterator[Progress]":
+    """Show one bar over all runs on the terminal's error stream, and nothing where there is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("runs"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("compiling and running", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _fail(message: str, code: int = 2) -> None:
+    print("jaxfact: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(code)

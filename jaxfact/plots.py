@@ -1,0 +1,215 @@
+"""Figures of a sweep, each from the labelled results alone, readable at 8 cm width.
+
+Every function takes a dataset with dimensions `seed` and perhaps `method` (select a point of other axes first) and
+returns a matplotlib figure that belongs to no window. Bands are quantiles over runs: a finished run keeps its last
+value, a diverged one counts as infinite.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import ParamSpec
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from jaxfact import stats
+from jaxfact.inputs import problem_with
+
+# Okabe & Ito's palette, which colour-blind readers tell apart; line styles separate curves that coincide.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_LINES = ("-", (0, (4, 2)), (0, (1, 1.2)), "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)))
+_BAND = (0.05, 0.95)
+_WIDTH = 3.15
+_DISTANCE = r"$\|UV^\top-\Sigma_d\|_F \,/\, \|\Sigma_d\|_F$"
+_STYLE = {
+    "font.size": 8,
+    "axes.titlesize": 7,
+    "axes.titlelocation": "left",
+    "figure.titlesize": 7,
+    "figure.labelsize": 8,
+    "axes.labelsize": 8,
+    "legend.fontsize": 7,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "lines.linewidth": 1.2,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "svg.hashsalt": "jaxfact",
+}
+
+P = ParamSpec("P")
+
+
+def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draw with this module's style, whatever the user's own settings are."""
+
+    @wraps(draw)
+    def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE}):
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+@_styled
+def distance(runs: xr.Dataset) -> Figure:
+    """Plot the distance against steps: median and 5-95 % band over runs, a method a colour."""
+    figure, (axes,) = _figure(2.5)
+    _bands(axes, runs, "distance_path")
+    axes.set(yscale="log", xlabel="step $t$", ylabel=_DISTANCE)
+    axes.set_title(_count(runs, "median, band: 5–95 % of runs"))
+    axes.legend()
+    return figure
+
+
+@_styled
+def survival(runs: xr.Dataset) -> Figure:
+    """Plot the fraction of runs not yet at each method's tolerance, with pointwise Wilson intervals."""
+    figure, (axes,) = _figure(2.9)
+    for name, part, colour, line in _methods(runs):
+        tolerance = float(part.tolerance)
+        alive = stats.time_to(part, tolerance).survival()
+        times = np.append(alive.time.values, part.steps.values.max())
+        left = np.append(alive.values, alive.values[-1])
+        low, high = stats.wilson(np.rint(left * part.sizes["seed"]), part.sizes["seed"])
+        label = f"{name}, level {tolerance:g}".removeprefix(", ")
+        axes.step(times, left, where="post", color=colour, linestyle=line, label=label)
+        axes.fill_between(times, low, high, step="post", color=colour, alpha=0.2, linewidth=0)
+    axes.set(xlabel="step $t$", ylabel="fraction not yet at the level", ylim=(-0.02, 1.02))
+    axes.set_title(_count(runs, "band: 95 % Wilson interval"))
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+@_styled
+def imbalance(runs: xr.Dataset) -> Figure:
+    """Plot ‖UᵀU − VᵀV‖_F against steps: median and 5-95 % band over runs."""
+    figure, (axes,) = _figure(2.5)
+    _bands(axes, runs, "imbalance_path")
+    axes.set(yscale="log", xlabel="step $t$", ylabel=r"$\|U^\top U-V^\top V\|_F\;/\;\sigma_1$")
+    axes.set_title(_count(runs, "median, band: 5–95 % of runs"))
+    axes.legend()
+    return figure
+
+
+@_styled
+def singular_values(runs: xr.Dataset, target: Sequence[float] | Float[np.ndarray, " r"]) -> Figure:
+    """Plot the singular values of UVᵀ against steps, a panel a method; `target` holds those of Σ, drawn as lines."""
+    methods = list(_methods(runs))
+    figure, panels = _figure(0.7 + 1.35 * len(methods), len(methods))
+    for axes, (name, part, _, _) in zip(panels, methods, strict=True):
+        paths = part.singular_values_path
+        steps = _shown_steps(part)
+        steps = steps[steps > 0]
+        for place in range(paths.sizes["singular_values_0"]):
+            colour = _COLOURS[place % len(_COLOURS)]
+            low, middle, high = _quantiles(paths.isel(singular_values_0=place).sel(step=steps))
+            axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+            axes.plot(steps, middle, color=colour, linestyle=_LINES[place % len(_LINES)])
+        for value in target[: paths.sizes["singular_values_0"]]:
+            axes.axhline(value, color="0.35", linewidth=0.6, zorder=0)
+        axes.set(xscale="log", ylabel=r"$\sigma_k(UV^\top)\,/\,\sigma_1$", ylim=(-0.03, 1.15 * max(target[0], 1)))
+        axes.set_title(name)
+    panels[-1].set_xlabel("step $t$")
+    figure.suptitle(_count(runs, "median, band: 5–95 % of runs; grey lines: target"), x=0.01, ha="left")
+    return figure
+
+
+@_styled
+def worst(runs: xr.Dataset, count: int = 10) -> Figure:
+    """Plot the distance of the worst runs one by one, with the median of all: those that failed, then the slowest.
+
+    With several methods the seeds are ranked by the first, and its rivals from the same start are drawn beside it.
+    """
+    methods = list(_methods(runs))
+    seeds = worst_seeds(methods[0][1], count)
+    rows = -(-len(seeds) // 2)
+    figure, panels = _figure(0.9 + 0.95 * rows, rows, 2)
+    for axes, seed in zip(panels, seeds, strict=False):
+        for name, part, colour, line in methods:
+            one = part.sel(seed=seed)
+            steps = _shown_steps(part)
+            axes.plot(steps, one.distance_path.sel(step=steps), color=colour, linestyle=line, label=name)
+        first = methods[0][1]
+        steps = _shown_steps(first)
+        axes.plot(steps, _quantiles(first.distance_path.sel(step=steps))[1], color="0.6", linewidth=0.8, zorder=0)
+        axes.set_yscale("log")
+        axes.set_title(f"seed {seed}: {first.outcome.sel(seed=seed).item()}", loc="left")
+    for axes in panels[len(seeds) :]:
+        axes.set_visible(False)
+    figure.supxlabel("step $t$")
+    figure.supylabel(_DISTANCE)
+    if methods[0][0]:
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    return figure
+
+
+def worst_seeds(runs: xr.Dataset, count: int) -> list[int]:
+    """Return the seeds of one method's worst runs: outcomes other than converged first, then the latest to arrive."""
+    arrived = stats.time_to(runs, float(runs.level.values[runs.level.values >= runs.tolerance.values * (1 - 1e-9)][-1]))
+    lateness = np.where(np.isnan(arrived.hit), np.inf, arrived.hit)
+    failed = (runs.outcome != "converged").values
+    order = np.lexsort((-runs.distance.values, -lateness, ~failed))
+    return runs.seed.values[order[:count]].tolist()
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a figure as PNG (300 dpi) or SVG, by the path's suffix."""
+    path = Path(path)
+    if path.suffix not in (".png", ".svg"):
+        raise problem_with("path", path, "needs the suffix .png or .svg", "choose one of them")
+    metadata = {"Date": None} if path.suffix == ".svg" else None
+    with mpl.rc_context(_STYLE):
+        figure.savefig(path, dpi=300, metadata=metadata)
+
+
+def _figure(height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=columns > 1)
+    return figure, list(panels.ravel())
+
+
+def _methods(runs: xr.Dataset) -> Iterator[tuple[str, xr.Dataset, str, object]]:
+    """Yield name, runs, colour and line style of every method."""
+    names = runs.method.values.tolist() if "method" in runs.dims else [None]
+    for place, name in enumerate(names):
+        part = runs if name is None else runs.sel({"method": name})
+        left = [dim for dim in part.outcome.dims if dim != "seed"]
+        if left:
+            raise problem_with("runs", f"axes {left}", "a figure shows one point", "select one with runs.sel(...)")
+        yield name or "", part, _COLOURS[place % len(_COLOURS)], _LINES[place % len(_LINES)]
+
+
+def _bands(axes: Axes, runs: xr.Dataset, path: str) -> None:
+    """Draw median and band of every method, from where there is something to see on a logarithmic axis."""
+    for name, part, colour, line in _methods(runs):
+        steps = _shown_steps(part)
+        low, middle, high = _quantiles(part[path].sel(step=steps))
+        axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.plot(steps, middle, color=colour, linestyle=line, label=name or None)
+
+
+def _quantiles(path: xr.DataArray) -> Float[np.ndarray, "3 step"]:
+    """Return the quantiles over runs; exact zeros, which a logarithmic axis cannot show, become gaps."""
+    values = path.transpose("seed", "step").values.astype(float)
+    levels = (_BAND[0], 0.5, _BAND[1])
+    # Interpolating between a number and inf would give NaN: take the observed value instead.
+    found = np.quantile(values, levels, axis=0, method="inverted_cdf")
+    return np.where((found > 0) & np.isfinite(found), found, np.nan)
+
+
+def _shown_steps(runs: xr.Dataset) -> np.ndarray:
+    """Return the recorded steps up to the first at which every run has ended."""
+    steps = runs.step.values
+    return steps[: np.searchsorted(steps, runs.steps.values.max()) + 1]
+
+
+def _count(runs: xr.Dataset, interval: str) -> str:
+    each = " a method" if "method" in runs.dims else ""
+    return f"{runs.sizes['seed']} runs{each}\n{interval}"

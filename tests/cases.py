@@ -1,0 +1,110 @@
+"""The table of named cases: problems, methods, starts. `test_cases.py` crosses it with what each must satisfy."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+import jaxfact as jf
+
+
+def frame(size: int, width: int, seed: int) -> np.ndarray:
+    """Return orthonormal columns."""
+    return np.linalg.qr(np.random.default_rng(seed).normal(size=(size, width)))[0]
+
+
+def pair(shape: tuple[int, int], width: int, seed: int = 1, scale: float = 0.5) -> jf.Factors:
+    """Return generic factors, as NumPy arrays in float64."""
+    rng = np.random.default_rng(seed)
+    return jf.Factors(*(scale * rng.normal(size=(size, width)) for size in shape))
+
+
+def as_jax(tree, dtype=float):
+    return jax.tree.map(lambda x: jax.numpy.asarray(x, dtype), tree)
+
+
+class ProblemCase(NamedTuple):
+    """A target as the user gives it, the same target as a plain matrix, and the width it is factorised at."""
+
+    target: np.ndarray
+    width: int
+    shape: tuple[int, int] | None = None
+    left: np.ndarray | None = None
+    right: np.ndarray | None = None
+
+    def build(self, dtype=float) -> jf.Factorization:
+        bases = [None if basis is None else basis.astype(dtype) for basis in (self.left, self.right)]
+        return jf.Factorization(self.target.astype(dtype), shape=self.shape, left=bases[0], right=bases[1])
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """The target in the user's unit."""
+        if self.shape is None:
+            return self.target
+        if self.left is None or self.right is None:
+            matrix = np.zeros(self.shape)
+            np.fill_diagonal(matrix[: len(self.target), : len(self.target)], self.target)
+            return matrix
+        return self.left @ np.diag(self.target) @ self.right.T
+
+    @property
+    def scaled_matrix(self) -> np.ndarray:
+        """The target divided by its largest singular value, by dense linear algebra alone."""
+        return self.matrix / (np.linalg.norm(self.matrix, 2) or 1.0)
+
+
+def _with_bases(values: np.ndarray, m: int, n: int, width: int) -> ProblemCase:
+    return ProblemCase(values, width, (m, n), frame(m, len(values), 11), frame(n, len(values), 12))
+
+
+PROBLEMS: dict[str, ProblemCase] = {
+    "dense, tall": ProblemCase(np.random.default_rng(0).normal(size=(7, 5)), width=3),
+    "dense, wide": ProblemCase(3 * np.random.default_rng(1).normal(size=(4, 6)), width=4),
+    "rank-deficient": ProblemCase(frame(8, 2, 2) @ np.diag([2.0, 1.4]) @ frame(6, 2, 3).T, width=2),
+    "singular values": ProblemCase(np.array([1.0, 0.7, 0.4]), width=3, shape=(6, 5)),
+    "singular values and bases": _with_bases(np.array([5.0, 3.0, 2.0, 1.0]), 6, 7, width=2),
+    "badly conditioned": _with_bases(np.geomspace(3.0, 0.03, 3), 6, 5, width=3),
+    "width above rank": ProblemCase(frame(6, 2, 4) @ np.diag([1.0, 0.5]) @ frame(5, 2, 5).T, width=4),
+    "width above both sides": ProblemCase(np.random.default_rng(2).normal(size=(4, 3)), width=6),
+    "repeated singular values": ProblemCase(np.eye(4), width=2),
+    "scalar": ProblemCase(np.array([[-2.0]]), width=1),
+    "zero": ProblemCase(np.zeros((4, 3)), width=2),
+}
+
+# From a step size to a method. Each public function of jaxfact.methods is called by name in at least one row.
+METHODS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "gradient descent": lambda step: jf.gradient_descent(step),
+    "scheduled": lambda step: jf.gradient_descent(lambda count: step / (1 + count) ** 0.5),
+    "balanced": lambda step: jf.balanced(step, 1 / 8),
+    "perturbed": lambda step: jf.perturbed(step, 1e-5),
+    "perturbed on sphere": lambda step: jf.perturbed_on_sphere(step, 1e-3),
+    "perturbed in ball": lambda step: jf.perturbed_in_ball(step, radius=1e-3, threshold=2.0, interval=2),
+    "scaled": lambda step: jf.scaled(step),
+    "scaled, damped": lambda step: jf.scaled(step, 0.1),
+    "alternating": lambda step: jf.alternating(step),
+    "balancing in a chain": lambda step: optax.chain(jf.add_balancing(1 / 16), optax.sgd(step)),
+    "noise in a chain": lambda step: optax.chain(optax.sgd(step), jf.add_noise(1e-5)),
+    "Gram in a chain": lambda step: optax.chain(jf.scale_by_gram(0.1), optax.sgd(step)),
+    "momentum": lambda step: optax.sgd(step, momentum=0.9),
+    "Nesterov": lambda step: optax.sgd(step, momentum=0.9, nesterov=True),
+    "Adam": lambda step: optax.adam(step),
+    "optax schedule": lambda step: optax.sgd(optax.exponential_decay(step, 10, 0.5)),
+}
+
+# From a problem and a width to a start.
+STARTS: dict[str, Callable[[jf.Problem, int], jf.Start | jf.Factors]] = {
+    "Gaussian": lambda problem, width: jf.Gaussian(width, scale=0.3),
+    "Gaussian by norm": lambda problem, width: jf.Gaussian(width, norm=1.0),
+    "Gaussian, unbalanced": lambda problem, width: jf.Gaussian(width, scale=0.3, ratio=4.0),
+    "orthogonal": lambda problem, width: jf.Orthogonal(width, 0.5),
+    "balanced": lambda problem, width: jf.Balanced(width, 0.3),
+    "spectral": lambda problem, width: jf.Spectral(width, 0.9),
+    "explicit factors": lambda problem, width: as_jax(pair(problem.shape, width), problem.unit.dtype),
+}
+
+
+def draw(start: jf.Start | jf.Factors, key: jax.Array, problem: jf.Problem) -> jf.Factors:
+    """Return the first factors of a run: explicit ones are a start too."""
+    return start.draw(key, problem) if isinstance(start, jf.Start) else start

@@ -1,0 +1,192 @@
+"""Facts that every problem, method and start of the table must satisfy."""
+
+import importlib
+import inspect
+import pkgutil
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+from cases import METHODS, PROBLEMS, STARTS, as_jax, draw, pair
+
+import jaxfact as jf
+from jaxfact import methods
+
+KEY = jr.key(3)
+NUM_STEPS = 12
+
+OPTIMISERS = {
+    "AdamW": lambda step: optax.adamw(step),
+    "RMSProp": lambda step: optax.rmsprop(step / 4),
+    "AdaGrad": lambda step: optax.adagrad(step),
+    "Lion": lambda step: optax.lion(step / 4),
+    "clipped": lambda step: optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(step)),
+    "decayed": lambda step: optax.chain(optax.add_decayed_weights(1e-3), optax.sgd(step)),
+}
+
+
+def evaluate(problem, factors):
+    return problem.loss(factors), problem.distance(factors), problem.gradient(factors)
+
+
+def assert_trees_close(actual, expected, rtol=1e-12, atol=1e-13):
+    jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=rtol, atol=atol), actual, expected)
+
+
+@pytest.fixture(params=PROBLEMS)
+def case(request):
+    return PROBLEMS[request.param]
+
+
+def test_gradient_is_that_of_the_dense_loss(case):
+    problem, matrix = case.build(), case.scaled_matrix
+    factors = as_jax(pair(problem.shape, case.width))
+    dense = jax.grad(lambda f: jnp.sum((f.product - matrix) ** 2) / 2)(factors)
+    assert_trees_close(problem.gradient(factors), dense)
+    # The contract's default, which differentiates the loss, must agree with the override.
+    assert_trees_close(jf.Problem.gradient(problem, factors), dense)
+
+
+def test_gradient_by_finite_differences(case):
+    """Along a line the loss is a quartic, for which the five-point formula is exact."""
+    matrix, problem = case.scaled_matrix, case.build()
+    factors, direction = pair(problem.shape, case.width), pair(problem.shape, case.width, seed=2)
+
+    def along(t):
+        U, V = (x + t * z for x, z in zip(factors, direction, strict=True))
+        return np.sum((U @ V.T - matrix) ** 2) / 2
+
+    slope = (along(-2.0) - 8 * along(-1.0) + 8 * along(1.0) - along(2.0)) / 12
+    gradient = problem.gradient(as_jax(factors))
+    inner = sum(np.sum(g * z) for g, z in zip(gradient, direction, strict=True))
+    assert inner == pytest.approx(slope, rel=1e-11, abs=1e-11)
+
+
+def test_jit_is_eager_and_a_batch_is_single_runs(case):
+    problem = case.build()
+    batch = [as_jax(pair(problem.shape, case.width, seed)) for seed in range(3)]
+    single = [evaluate(problem, factors) for factors in batch]
+    stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *batch)
+    assert_trees_close(jax.jit(evaluate)(problem, batch[0]), single[0])
+    together = jax.jit(jax.vmap(evaluate, in_axes=(None, 0)))(problem, stacked)
+    assert_trees_close(together, jax.tree.map(lambda *xs: jnp.stack(xs), *single))
+
+
+def test_dtype_follows_the_data(case):
+    for dtype in (jnp.float32, jnp.float64):
+        problem = case.build(dtype)
+        factors = as_jax(pair(problem.shape, case.width), dtype)
+        seen = jax.tree.leaves(jax.eval_shape(evaluate, problem, factors)) + jax.tree.leaves(problem)
+        assert {leaf.dtype for leaf in seen} == {jnp.dtype(dtype)}
+
+
+def test_problem_survives_a_pytree_round_trip(case):
+    problem = case.build()
+    leaves, treedef = jax.tree.flatten(problem)
+    again = jax.tree.unflatten(treedef, leaves)
+    assert type(again) is type(problem)
+    assert eqx.tree_equal(again, problem)
+    assert eqx.tree_equal(jax.jit(lambda p: p)(problem), problem)
+
+
+@pytest.mark.parametrize("build", [*METHODS.values(), *OPTIMISERS.values()], ids=[*METHODS, *OPTIMISERS])
+def test_method_compiles_once_batches_and_descends(build):
+    """The step size is traced and the method built from it inside jit: one trace serves every value."""
+    problem = PROBLEMS["rank-deficient"].build()
+    traces = []
+
+    @jax.jit
+    def run(step_size, factors, key):
+        traces.append(step_size)
+        return jf.descend(problem, build(step_size), factors, num_steps=NUM_STEPS, key=key).factors
+
+    factors = as_jax(pair(problem.shape, 2))
+    outcomes = [run(step_size, factors, KEY) for step_size in (0.02, 0.05, 0.1)]
+    assert len(traces) == 1
+    assert problem.loss(outcomes[2]) < 0.95 * problem.loss(factors)
+
+    method = optax.with_extra_args_support(build(jnp.asarray(0.1)))
+    now, state = factors, method.init(factors)
+    for t in range(NUM_STEPS):
+        gradient = problem.gradient(now)
+        updates, state = method.update(gradient, state, now, problem=problem, key=jr.fold_in(KEY, t))
+        now = optax.apply_updates(now, updates)
+    assert_trees_close(outcomes[2], now, rtol=1e-11)
+
+    many = jax.tree.map(lambda *xs: jnp.stack(xs), *(as_jax(pair(problem.shape, 2, seed)) for seed in (1, 5)))
+    batch = jax.jit(jax.vmap(run, in_axes=(None, 0, None)))(0.1, many, KEY)
+    assert_trees_close(jax.tree.map(lambda x: x[0], batch), outcomes[2], rtol=1e-11)
+    assert np.all(jax.vmap(problem.loss)(batch) < 0.95 * jax.vmap(problem.loss)(many))
+
+
+@pytest.mark.parametrize("build", METHODS.values(), ids=METHODS)
+def test_method_keeps_the_dtype(build):
+    """float32 factors stay float32, the method's state keeps its dtypes, also where the step size is a float64 array."""
+    problem = PROBLEMS["rank-deficient"].build(np.float32)
+    factors = as_jax(pair(problem.shape, 2), jnp.float32)
+
+    def run(step_size):
+        return jf.descend(problem, build(step_size), factors, num_steps=3, every=1)
+
+    ran = jax.eval_shape(run, jax.ShapeDtypeStruct((), jnp.float64))
+    assert {leaf.dtype for leaf in jax.tree.leaves((ran.factors, ran.records))} == {jnp.dtype(jnp.float32)}
+    before = jax.eval_shape(lambda step_size: build(step_size).init(factors), jax.ShapeDtypeStruct((), jnp.float64))
+    assert jax.tree.map(lambda x: x.dtype, ran.state) == jax.tree.map(lambda x: x.dtype, before)
+
+
+@pytest.mark.parametrize("begin", STARTS.values(), ids=STARTS)
+def test_start_has_shape_and_dtype_of_every_problem(begin):
+    for case in PROBLEMS.values():
+        for dtype in (jnp.float32, jnp.float64):
+            problem = case.build(dtype)
+            start = begin(problem, case.width)
+            drawn = jax.eval_shape(lambda problem, start=start: draw(start, KEY, problem), problem)
+            m, n = problem.shape
+            assert [x.shape for x in drawn] == [(m, case.width), (n, case.width)]
+            assert {x.dtype for x in drawn} == {jnp.dtype(dtype)}
+
+
+@pytest.mark.parametrize("begin", STARTS.values(), ids=STARTS)
+def test_start_is_the_same_compiled_and_batched(begin):
+    problem, keys = PROBLEMS["width above both sides"].build(), jr.split(KEY, 3)
+    start = begin(problem, 6)
+    eager = [draw(start, key, problem) for key in keys]
+    assert_trees_close(jax.jit(draw)(start, keys[0], problem), eager[0])
+    batch = jax.jit(jax.vmap(draw, in_axes=(None, 0, None), axis_size=3, out_axes=0))(start, keys, problem)
+    assert_trees_close(batch, jax.tree.map(lambda *xs: jnp.stack(xs), *eager))
+    leaves, treedef = jax.tree.flatten(start)
+    assert eqx.tree_equal(jax.tree.unflatten(treedef, leaves), start)
+
+
+def subclasses(base: type) -> set[str]:
+    """Return the names of the package's own public subclasses."""
+    below = {child for child in base.__subclasses__() if child.__module__.startswith("jaxfact.")}
+    public = {child.__name__ for child in below if not child.__name__.startswith("_")}
+    return public.union(*map(subclasses, below))
+
+
+def public_functions(module) -> set[str]:
+    functions = inspect.getmembers(module, inspect.isfunction)
+    return {name for name, f in functions if f.__module__ == module.__name__ and not name.startswith("_")}
+
+
+def called_by(rows) -> set[str]:
+    return {name for row in rows for name in row.__code__.co_names}
+
+
+def test_table_is_complete():
+    """A new problem, start or method fails here until it has a row."""
+    for module in pkgutil.walk_packages(jf.problems.__path__, "jaxfact.problems."):
+        importlib.import_module(module.name)
+    assert subclasses(jf.Problem) == {type(case.build()).__name__ for case in PROBLEMS.values()}
+    assert subclasses(jf.Start) <= called_by(STARTS.values())
+    assert public_functions(methods) <= called_by(METHODS.values())
+
+
+def test_completeness_notices_a_missing_row():
+    rows = {name: row for name, row in METHODS.items() if name != "alternating"}
+    assert public_functions(methods) - called_by(rows.values()) == {"alternating"}
