@@ -18,7 +18,7 @@ from jaxfact.version import __version__
 
 if TYPE_CHECKING:
     from jaxfact.problems.factorization import Factorization
-    from jaxfact.sweep import Progress
+    from jaxfact.tiles import Progress
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 _DEFAULT = Settings()

@@ -16,7 +16,8 @@ from jaxfact.problems.base import rounding_floor
 from jaxfact.problems.factorization import Factorization
 from jaxfact.settings import Settings
 from jaxfact.starts import Gaussian
-from jaxfact.sweep import Progress, sweep
+from jaxfact.sweep import sweep
+from jaxfact.tiles import Progress
 
 PLAIN, BALANCED, NOISY = "plain", "balanced", "noisy"
 QUANTILES = (0.05, 0.5, 0.95)

@@ -1,32 +1,21 @@
 """Experiment × axes × seeds → one labelled dataset."""
 
-import queue
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from jaxfact import invariants, lanes
+from jaxfact import invariants
 from jaxfact.descent import Records, recorded_steps
 from jaxfact.experiment import Experiment, Program, check_experiment
 from jaxfact.inputs import positive, positive_integer, problem_with
 from jaxfact.labels import join, label, provenance
-from jaxfact.lanes import Engine, Rules, Work
+from jaxfact.lanes import Rules, Work, lanes_per_block
 from jaxfact.problems.base import rounding_floor
-
-_LARGEST_TILE = 4096
-_CALL_SECONDS = 0.2
-
-Progress = Callable[[int, int], None]
-"""Called with the number of runs finished so far and the number of all runs."""
+from jaxfact.tiles import Progress, Tiles
 
 
 def sweep(
@@ -118,7 +107,6 @@ def _sweep_one(
     points = {name: jnp.asarray(values) for name, values in axes.items()}
     program = Program(experiment, {name: values[0] for name, values in points.items()}, record, checks)
     runs = _all_runs(points, seeds, base_seed)
-    sample = Work(*jax.tree.map(lambda x: x[:1], runs), jnp.asarray(1))
     rules = Rules(
         max_steps=max_steps,
         check_every=check_every,
@@ -127,121 +115,20 @@ def _sweep_one(
         record_steps=tuple(recorded_steps(every, max_steps)),
         periodic=not program.uses_noise,
         checked=checked,
-        lanes=lanes.lanes_per_block(program, sample),
+        lanes=lanes_per_block(program, runs),
     )
-    tiles, timing = _run_tiles(program, rules, runs, progress)
-    found = jax.tree.map(lambda *parts: np.concatenate(parts), *tiles)
+    found, timing = Tiles(program, rules, runs, progress).run()
     return label(found, rules, axes, seeds).assign(timing).assign_attrs(provenance(experiment, rules, base_seed, first))
 
 
-def _all_runs(points: Mapping[str, jax.Array], seeds: np.ndarray, base_seed: int) -> tuple[jax.Array, dict]:
+def _all_runs(points: Mapping[str, jax.Array], seeds: np.ndarray, base_seed: int) -> Work:
     """Return keys and points of every run, the seed running fastest."""
     base = jax.random.key(base_seed, impl="threefry2x32")
     keys = jax.vmap(partial(jax.random.fold_in, base))(jnp.asarray(seeds, jnp.uint32))
     grid = jnp.meshgrid(*points.values(), indexing="ij")
     flat = {name: jnp.repeat(values.ravel(), len(seeds)) for name, values in zip(points, grid, strict=True)}
     count = max(1, int(np.prod([len(values) for values in points.values()])))
-    return keys[jnp.tile(jnp.arange(len(seeds)), count)], flat
-
-
-def _run_tiles(program: Program, rules: Rules, runs: tuple, progress: Progress | None) -> tuple[list, dict[str, float]]:
-    """Run all tiles, one thread a device, each with the same program; return results in the order of the runs."""
-    total = len(runs[0])
-    devices = jax.local_devices()
-    size = min(_LARGEST_TILE, -(-total // len(devices)))
-    engine = Engine(program, rules, size)
-    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for begin in range(0, total, size):
-        waiting.put(begin)
-    results: dict[int, Any] = {}
-    seconds: dict[str, list[float]] = {"compile": [], "run": []}
-    done = dict.fromkeys(range(0, total, size), 0)
-    stop = threading.Event()
-
-    def finished(begin: int, count: int) -> None:
-        done[begin] = count
-        if progress:
-            progress(sum(done.values()), total)
-
-    def serve(device: jax.Device) -> None:
-        try:
-            _serve(device, engine, runs, waiting, results, seconds, finished, stop)
-        except BaseException:
-            stop.set()
-            raise
-
-    used = devices[: len(done)]
-    began = time.perf_counter()
-    with ThreadPoolExecutor(len(used)) as threads:
-        try:
-            for future in [threads.submit(serve, device) for device in used]:
-                future.result()
-        except BaseException:
-            stop.set()
-            raise
-    wall = time.perf_counter() - began
-    compiling = max(seconds["compile"])
-    timing = {"compile_seconds": compiling, "run_seconds": wall - compiling}
-    return [results[begin] for begin in sorted(results)], timing
-
-
-def _serve(device, engine: Engine, runs, waiting, results, seconds, finished, stop: threading.Event) -> None:
-    """Take tiles from the queue until it is empty, on one device."""
-    shared = jax.device_put(engine.program.shared, device)
-    programs = None
-    while not stop.is_set():
-        try:
-            begin = waiting.get_nowait()
-        except queue.Empty:
-            return
-        work = jax.device_put(_work(runs, begin, engine.tile), device)
-        if programs is None:
-            started = time.perf_counter()
-            programs = _compile(engine, shared, work, device)
-            seconds["compile"].append(time.perf_counter() - started)
-        empty, advance = programs
-        tile, blocks = empty(shared, work), 16
-        while not stop.is_set():
-            started = time.perf_counter()
-            tile = advance(shared, work, tile, jnp.asarray(blocks, jnp.int32, device=device))
-            left = int(work.count) - int(tile.next_run) + int(np.sum(np.asarray(tile.lanes.run) >= 0))
-            finished(begin, int(work.count) - left)
-            if left == 0:
-                results[begin] = jax.tree.map(
-                    lambda x, count=int(work.count): np.asarray(x)[:count],
-                    (tile.finished, tile.records, tile.last),
-                )
-                break
-            # Long calls hide progress and delay an interrupt; short ones cost their overhead.
-            blocks = max(1, blocks * 2 if time.perf_counter() - started < _CALL_SECONDS / 2 else blocks)
-    return
-
-
-def _compile(engine: Engine, shared, work: Work, device) -> tuple[Callable, Callable]:
-    empty = jax.jit(engine.empty)
-    tile = empty(shared, work)
-    blocks = jnp.asarray(1, jnp.int32, device=device)
-    if engine.rules.checked:
-        checked = chex.chexify(jax.jit(engine.advance), async_check=False)
-        checked(shared, work, tile, jnp.asarray(0, jnp.int32, device=device))
-        return empty, partial(_named, checked)
-    return empty, jax.jit(engine.advance, donate_argnums=2).lower(shared, work, tile, blocks).compile()
-
-
-def _named(checked: Callable, *arguments):
-    """Turn a failed check into one line."""
-    try:
-        return checked(*arguments)
-    except ValueError as error:
-        raise RuntimeError(str(error).split(" (`check` failed)")[0]) from None
-
-
-def _work(runs: tuple, begin: int, size: int) -> Work:
-    """Return one tile of runs, the last padded with runs that are not wanted."""
-    keys, points = runs
-    index = jnp.minimum(jnp.arange(begin, begin + size), len(keys) - 1)
-    count = min(size, len(keys) - begin)
-    return Work(keys[index], {name: values[index] for name, values in points.items()}, jnp.asarray(count, jnp.int32))
+    return Work(keys[jnp.tile(jnp.arange(len(seeds)), count)], flat, jnp.asarray(count * len(seeds)))
 
 
 def _levels(tolerance: float | None) -> list[float]:

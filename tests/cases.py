@@ -16,8 +16,8 @@ def frame(size: int, width: int, seed: int) -> np.ndarray:
 
 
 def pair(shape: tuple[int, int], width: int, seed: int = 1, scale: float = 0.5) -> jf.Factors:
-    """Return generic factors, as NumPy arrays in float64."""
-    rng = np.random.default_rng(seed)
+    """Return generic factors, as NumPy arrays in float64; the numbers are not those of any `frame`."""
+    rng = np.random.default_rng([seed, 1])
     return jf.Factors(*(scale * rng.normal(size=(size, width)) for size in shape))
 
 
@@ -90,7 +90,7 @@ METHODS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "momentum": lambda step: optax.sgd(step, momentum=0.9),
     "Nesterov": lambda step: optax.sgd(step, momentum=0.9, nesterov=True),
     "Adam": lambda step: optax.adam(step),
-    "optax schedule": lambda step: optax.sgd(optax.exponential_decay(step, 10, 0.5)),
+    "optax schedule": lambda step: optax.sgd(optax.piecewise_constant_schedule(step, {5: 0.5})),
 }
 
 # From a problem and a width to a start.

@@ -1,0 +1,122 @@
+"""A queue of tiles of runs, and one thread a device that works on it.
+
+Every device runs the same single-device program, so no collective can appear, a slow tile holds up nobody, and a run's
+bits are the same on any number of devices.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import checkify
+
+from jaxfact.experiment import Program
+from jaxfact.lanes import Engine, Rules, Tile, Work
+
+_LARGEST = 4096
+_CALL_SECONDS = 0.1
+
+Progress = Callable[[int, int], None]
+"""Called with the number of runs finished so far and the number of all runs."""
+
+
+class Tiles:
+    """All runs of one program, cut into tiles of one size, of which the last is padded with runs nobody wants."""
+
+    def __init__(self, program: Program, rules: Rules, runs: Work, progress: Progress | None):
+        self._runs, self._progress = runs, progress
+        self._total = int(runs.count)
+        self._devices = jax.local_devices()
+        size = min(_LARGEST, max(rules.lanes, -(-self._total // len(self._devices))))
+        self._engine = Engine(program, rules, size)
+        self._waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._done = dict.fromkeys(range(0, self._total, size), 0)
+        for begin in self._done:
+            self._waiting.put(begin)
+        self._results: dict[int, Any] = {}
+        self._compiling: list[float] = []
+        self._stop = threading.Event()
+
+    def run(self) -> tuple[Any, dict[str, float]]:
+        """Run everything; return finished runs, records and last records in order, and the seconds it took."""
+        used = self._devices[: len(self._done)]
+        began = time.perf_counter()
+        with ThreadPoolExecutor(len(used)) as threads:
+            try:
+                for future in [threads.submit(self._serve, device) for device in used]:
+                    future.result()
+            except BaseException:
+                self._stop.set()
+                raise
+        compiling = max(self._compiling)
+        timing = {"compile_seconds": compiling, "run_seconds": time.perf_counter() - began - compiling}
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *map(self._results.get, self._done)), timing
+
+    def _serve(self, device: jax.Device) -> None:
+        """Take tiles from the queue until it is empty, or until another device failed."""
+        try:
+            with jax.default_device(device):
+                shared = jax.device_put(self._engine.program.shared, device)
+                advance: Callable | None = None
+                while not self._stop.is_set() and (begin := self._next()) is not None:
+                    work = jax.device_put(self._work(begin), device)
+                    tile = jax.jit(self._engine.empty)(shared, work)
+                    advance = advance or self._compile(shared, work, tile)
+                    self._finish(begin, partial(advance, shared, work), tile)
+        except BaseException:
+            self._stop.set()
+            raise
+
+    def _next(self) -> int | None:
+        try:
+            return self._waiting.get_nowait()
+        except queue.Empty:
+            return None
+
+    def _work(self, begin: int) -> Work:
+        index = jnp.minimum(jnp.arange(begin, begin + self._engine.tile), self._total - 1)
+        count = min(self._engine.tile, self._total - begin)
+        points = {name: values[index] for name, values in self._runs.points.items()}
+        return Work(self._runs.keys[index], points, jnp.asarray(count, jnp.int32))
+
+    def _compile(self, shared: list[jax.Array], work: Work, tile: Tile) -> Callable:
+        started = time.perf_counter()
+        checks = checkify.checkify(self._engine.advance, errors=checkify.user_checks)
+        function = checks if self._engine.rules.checked else self._engine.advance
+        blocks = jnp.ones((), jnp.int32)
+        compiled = jax.jit(function, donate_argnums=2).lower(shared, work, tile, blocks).compile()
+        self._compiling.append(time.perf_counter() - started)
+        return partial(_throwing, compiled) if self._engine.rules.checked else compiled
+
+    def _finish(self, begin: int, advance: Callable, tile: Tile) -> None:
+        """Run one tile to its end, some blocks a call."""
+        count, blocks = min(self._engine.tile, self._total - begin), 16
+        while not self._stop.is_set():
+            started = time.perf_counter()
+            tile = advance(tile, jnp.asarray(blocks, jnp.int32))
+            busy = int(np.sum(np.asarray(tile.lanes.run) >= 0))
+            self._done[begin] = int(tile.next_run) - busy
+            if self._progress:
+                self._progress(sum(self._done.values()), self._total)
+            if self._done[begin] == count:
+                found = (tile.finished, tile.records, tile.last)
+                self._results[begin] = jax.tree.map(lambda x: np.asarray(x)[:count], found)
+                return
+            # Long calls hide progress and delay an interrupt; short ones cost their overhead.
+            if time.perf_counter() - started < _CALL_SECONDS:
+                blocks *= 2
+
+
+def _throwing(advance: Callable, *arguments: Any) -> Tile:
+    """Turn a failed check into an exception of one line."""
+    error, tile = advance(*arguments)
+    if message := error.get():
+        raise RuntimeError(message.split(" (`check` failed)")[0])
+    return tile

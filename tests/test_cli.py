@@ -1,0 +1,335 @@
+"""The installed command: what it prints and writes, and that a mistake is one line and leaves nothing behind."""
+
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+import xarray as xr
+from PIL import Image
+
+import jaxfact as jf
+from jaxfact import cli, comparison, stats
+
+COMMAND = shutil.which("jaxfact", path=str(Path(sys.executable).parent))
+SMALL = "compare --shape 12x9 --rank 3 --condition 2.5 --seeds 40 --max-steps 2000 --out".split()
+QUICK = "compare --shape 4x1 --rank 1 --seeds 1 --max-steps 200".split()
+FIGURES = ("distance", "survival", "imbalance", "singular_values", "worst")
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+    folder: Path
+
+    @property
+    def runs(self) -> xr.Dataset:
+        return jf.open_results(self.folder / "results.zarr")
+
+    @property
+    def summary(self) -> dict:
+        return strict_json((self.folder / "summary.json").read_text())
+
+
+def strict_json(text: str) -> dict:
+    """Parse JSON as the standard has it: without NaN and Infinity, which other programs refuse."""
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory) -> dict[str, Ended]:
+    """Run the command twice at the same time, each on one core."""
+    cores = sorted(os.sched_getaffinity(0))
+    started = {}
+    for place, (name, extra) in enumerate({"table": [], "json": ["--json", "--unbalanced", "25", "--x64"]}.items()):
+        folder = tmp_path_factory.mktemp(name) / "new" / "out"
+        pin = partial(os.sched_setaffinity, 0, {cores[place % len(cores)]})
+        arguments = [COMMAND, *SMALL, folder, *extra]
+        started[name] = folder, subprocess.Popen(arguments, stdout=-1, stderr=-1, encoding="utf-8", preexec_fn=pin)
+    return {
+        name: Ended(code=process.wait(), out=out, err=err, folder=folder)
+        for name, (folder, process) in started.items()
+        for out, err in [process.communicate()]
+    }
+
+
+@pytest.mark.parametrize("name", ["table", "json"])
+def test_everything_is_written(ended, name):
+    code, _, err, folder = ended[name]
+    assert (code, err) == (0, "")
+    assert {path.name for path in folder.iterdir()} == {"results.zarr", "report.html", "summary.json", "figures"}
+    assert list(folder.parent.iterdir()) == [folder]
+    assert {path.name for path in (folder / "figures").iterdir()} == {
+        f"{figure}.{kind}" for figure in FIGURES for kind in ("png", "svg")
+    }
+    for figure in FIGURES:
+        assert Image.open(folder / "figures" / f"{figure}.png").width == 945
+    runs = ended[name].runs
+    assert dict(runs.sizes) | {"method": 3, "seed": 40} == dict(runs.sizes)
+    assert runs.attrs["dtype"] == {"table": "float32", "json": "float64"}[name]
+
+
+def test_table_names_methods_levels_and_units(ended):
+    shown = words(ended["table"].out)
+    for part in (
+        "12×9 target of rank 3, σ₁ = 1 (the unit); σ/σ₁: 1, 0.7, 0.4",
+        "40 Gaussian starts of width 3 and entry scale 0.001 √σ₁, the same for every method",
+        "step size 0.5 /σ₁, balancing weight 0.125, noise 1e-05 √σ₁ an entry and step",
+        "distance: ‖UVᵀ−Σ_d‖_F/‖Σ_d‖_F, tolerance 1e-05; float32",
+        "method 0.1 0.01 0.001 0.0001 1e-05",
+        "converged arrived at 5 % 50 % 95 %",
+        "balanced / plain to distance 1e-05: time ratio",
+        "noisy / plain to distance 0.0001: time ratio",
+        "it is judged at the first level above, 0.0001",
+    ):
+        assert part in shown
+    assert shown.endswith(f"page: {ended['table'].folder / 'report.html'}".split("/")[-1])
+    lines = ended["table"].out.splitlines()
+    assert [sum(line.strip().startswith(f"{name} ") for line in lines) for name in ("plain", "noisy")] == [3, 3]
+
+
+def test_table_shows_the_stored_numbers(ended):
+    runs = ended["table"].runs
+    for method in runs.method.values:
+        part = runs.sel({"method": method})
+        hit = part.hit.sel(level=float(part.tolerance)).values
+        times = np.quantile(hit, [0.05, 0.5, 0.95], method="inverted_cdf")
+        row = f"{method} 100 (91.2–100) {float(part.tolerance):g} " + " ".join(f"{time:.0f}" for time in times)
+        assert row in words(ended["table"].out)
+
+
+def test_json_agrees_with_the_store(ended):
+    printed, runs = strict_json(ended["json"].out), ended["json"].runs
+    assert printed == ended["json"].summary
+    assert printed["settings"]["unbalanced"] == 25
+    assert printed["shape"] == [12, 9]
+    assert [row["method"] for row in printed["methods"]] == runs.method.values.tolist()
+    for row in printed["methods"]:
+        part = runs.sel({"method": row["method"]})
+        for level, value in row["reached"].items():
+            if float(level) < row["tolerance"] * (1 - 1e-9):
+                assert value is None
+            else:
+                assert value[0] == np.mean(np.isfinite(part.hit.sel(level=float(level))))
+                np.testing.assert_allclose(value[1:], np.ravel(stats.wilson(round(40 * value[0]), 40)))
+        assert {name: value[0] for name, value in row["outcomes"].items()} == {
+            name: np.mean(part.outcome == name) for name in np.unique(runs.outcome)
+        }
+        assert row["imbalance"] == np.median(part.imbalance)
+        assert row["run_steps"] == part.steps.sum()
+
+
+def test_unbalanced_starts_and_their_predicted_ends(ended):
+    """With ‖U‖ = 25‖V‖ the imbalance is ‖UᵀU‖ nearly; plain descent keeps it, balancing removes it."""
+    plain, balanced, _ = ended["json"].summary["methods"]
+    runs = ended["json"].runs.sel({"method": "plain"})
+    assert plain["imbalance_start"] == pytest.approx(float(runs.imbalance_path.sel(step=0).median()))
+    assert plain["imbalance_start"] > 0.5 * float(runs.energy_path.sel(step=0).median())
+    assert 0.5 * plain["imbalance_start"] < plain["imbalance"] <= plain["predicted_imbalance"]
+    assert balanced["imbalance"] < 1e-3 * balanced["imbalance_start"]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["compare", "--help"], ["--version"], []])
+def test_help_loads_nothing_heavy(arguments):
+    ended = subprocess.run([sys.executable, "-X", "importtime", COMMAND, *arguments], capture_output=True, text=True)
+    loaded = {line.rsplit("|", 1)[1].strip() for line in ended.stderr.splitlines() if line.startswith("import time:")}
+    assert ended.returncode == 0
+    assert "jaxfact.cli" in loaded
+    assert not loaded & {"jax", "numpy", "xarray", "matplotlib", "scipy", "zarr", "optax", "equinox"}
+    expected = {"--version": jf.version.__version__, "compare": "--step-size", "--help": "compare"}
+    assert expected[arguments[0] if arguments else "--help"] in ended.stdout
+
+
+class Called(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """Return a function that runs the command in this process, in an empty folder, with the session's devices."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_configure", lambda x64: None)
+
+    def run(*arguments) -> Called:
+        monkeypatch.setattr(sys, "argv", ["jaxfact", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return Called(ended.value.code, *capsys.readouterr())
+
+    return run
+
+
+def test_info(call):
+    code, out, err = call("info")
+    assert (code, err) == (0, "")
+    lines = dict(line.split(maxsplit=1) for line in out.splitlines())
+    for name in ("jax", "numpy", "zarr"):
+        assert lines[name] == importlib.metadata.version(name)
+    assert lines["jaxfact"] == jf.version.__version__
+    assert lines["devices"].startswith(f"{jax.local_device_count()} ×")
+
+
+MATRICES = {
+    "nan.npy": np.array([[1.0, np.nan], [2.0, 3.0]]),
+    "flat.npy": np.ones(4),
+    "deep.npy": np.ones((2, 2, 2)),
+    "complex.npy": np.ones((2, 2)) * 1j,
+    "object.npy": np.array([[None, 1]], object),
+    "zero.npy": np.zeros((3, 2)),
+}
+TEXTS = {"a.xyz": "1 2", "text.csv": "height,width\n1,2\n", "ragged.csv": "1,2\n3\n", "short.csv": "1,2\n3,4\n"}
+BAD_MATRIX = {
+    "missing.npy": "missing.npy: does not exist",
+    "a.xyz": "needs one of .npy",
+    "text.csv": "rows of numbers",
+    "ragged.csv": "rows of numbers of one length",
+    "nan.npy": "matrix completion",
+    "flat.npy": "m×n matrix",
+    "deep.npy": "m×n matrix",
+    "complex.npy": "needs real numbers",
+    "object.npy": "never unpickled",
+    "zero.npy": "zero throughout",
+}
+BAD_OPTIONS = {
+    "--width 0": "width=0: needs a whole number, 1 or above",
+    "--width -1": "width=-1",
+    "--seeds 0": "seeds=0",
+    "--seeds many": "--seeds.*integer",
+    "--seeds 1.5": "--seeds.*integer",
+    "--max-steps 0": "max_steps=0",
+    "--max-steps 203": "max_steps=203: needs a multiple of check_every=5",
+    "--check-every 0": "check_every=0",
+    "--base-seed -1": "base_seed=-1",
+    "--step-size 0": "step_size=0",
+    "--step-size -0.1": "step_size=-0.1: needs a finite number above 0",
+    "--step-size nan": "step_size=nan",
+    "--step-size inf": "step_size=inf",
+    "--scale 0": "scale=0",
+    "--scale big": "--scale.*number",
+    "--tolerance 0": "tolerance=0",
+    "--tolerance -1": "tolerance=-1",
+    "--tolerance 1e-8": "three times the rounding floor of float32 at step size 0.5, 2.4e-07; .*--x64",
+    "--weight -1": "weight=-1",
+    "--noise -1": "noise=-1",
+    "--noise 0.5": "noise=.*lower the noise",
+    "--unbalanced 0": "unbalanced=0",
+    "--shape abc": "--shape=abc: needs two whole numbers",
+    "--shape 3x": "--shape=3x: needs two whole numbers",
+    "--shape 5x4x3": "--shape=5x4x3: needs two whole numbers",
+    "--shape 0x5": "--shape=0x5: needs at least one row",
+    "--rank 10": r"--rank=10: is above min\(m, n\) = 9",
+    "--rank 0": "rank=0",
+    "--condition 0.5": "condition=0.5",
+    "--spectrum nonsense": "--spectrum.*'linear', 'geometric'",
+    "--nonsense 1": "No such option: --nonsense",
+    "one.npy two.npy": "unexpected extra argument",
+    "short.csv": "--shape=12x9: a matrix is given too",
+    "--out text.csv/below": "text.csv/below: cannot be written",
+    "--out text.csv": "text.csv: exists and holds something else",
+}
+
+
+def assert_one_line(ended: Called, pattern: str) -> None:
+    code, out, err = ended
+    assert (code, out) == (2, "")
+    assert err.startswith("jaxfact: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    with pytest.raises(ValueError, match=pattern):
+        raise ValueError(err)
+
+
+@pytest.fixture
+def files(tmp_path) -> set[Path]:
+    for name, matrix in MATRICES.items():
+        np.save(tmp_path / name, matrix)
+    for name, text in TEXTS.items():
+        (tmp_path / name).write_text(text)
+    return set(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", BAD_MATRIX)
+def test_bad_matrix(call, tmp_path, files, name):
+    assert_one_line(call("compare", name, "--width", "1", "--out", "new"), BAD_MATRIX[name])
+    assert set(tmp_path.iterdir()) == files
+
+
+@pytest.mark.parametrize("options", BAD_OPTIONS)
+def test_bad_options(call, tmp_path, files, options):
+    """The command's own precision is single, that of the session double."""
+    with jax.enable_x64(False):
+        ended = call("compare", "--shape", "12x9", "--out", "new", *options.split())
+    assert_one_line(ended, BAD_OPTIONS[options])
+    assert set(tmp_path.iterdir()) == files
+
+
+def test_made_up_targets_need_a_shape(call, tmp_path):
+    assert_one_line(call("compare", "--rank", "3"), "they need --shape")
+    assert_one_line(call("nonsense"), "No such command 'nonsense'")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_folder_is_refused_and_kept(call, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_text("mine")
+    assert_one_line(call(*QUICK, "--out", "full"), "out=full: exists and holds something else")
+    assert [path.name for path in tmp_path.rglob("*")] == ["full", "mine"]
+
+
+def test_a_mistake_in_a_real_process(tmp_path):
+    arguments = [COMMAND, "compare", "missing.npy"]
+    ended = subprocess.run(arguments, cwd=tmp_path, capture_output=True, encoding="utf-8")
+    assert_one_line(Called(ended.returncode, ended.stdout, ended.stderr), "missing.npy: does not exist")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_leaves_nothing(call, monkeypatch, tmp_path):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(comparison, "compare", interrupted)
+    code, out, err = call(*QUICK)
+    assert (code, out, err.strip()) == (130, "", "jaxfact: interrupted; nothing was written")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wide_factors_in_a_numbered_folder(call, tmp_path):
+    """A width above min(m, n) is allowed and noted; one start has no paired interval; the taken folder stays empty."""
+    (tmp_path / "jaxfact-compare").mkdir()
+    code, out, err = call(*QUICK, "--width", "2")
+    assert (code, err) == (0, "")
+    assert "width 2 is above min(m, n) = 1: over-parametrised" in words(out)
+    assert "no time ratio (fewer than two starts on which both arrived)" in words(out)
+    assert not any((tmp_path / "jaxfact-compare").iterdir())
+    made = Ended(code, out, err, tmp_path / "jaxfact-compare-2")
+    assert made.runs.sizes["seed"] == 1
+    assert made.summary["pairs"]["balanced"]["ratio"] is None
+
+
+@pytest.mark.parametrize("noise", ["1e-5", "0"])
+def test_a_step_beyond_the_edge_is_a_result(call, tmp_path, noise):
+    """All runs diverge: the table says so, the times are infinite, the imbalance has no number, the JSON is valid."""
+    code, out, err = call(*QUICK, "--step-size", "2.5", "--noise", noise, "--out", "out")
+    assert (code, err) == (0, "")
+    assert "diverged" in out
+    assert out.count("never never never") == 3
+    assert "step size 2.5 is above 1/σ₁, where no minimiser is stable" in words(out)
+    for row in Ended(code, out, err, tmp_path / "out").summary["methods"]:
+        assert row["outcomes"]["diverged"][0] == 1
+        assert row["times"]["0.5"] is None
+        assert row["imbalance"] is None

@@ -1,0 +1,144 @@
+"""Each measure against a dense computation in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import PROBLEMS, as_jax, frame, pair
+
+import jaxfact as jf
+from jaxfact import measures
+
+SHARPNESS_CASES = ["dense, wide", "rank-deficient", "width above both sides", "badly conditioned", "scalar", "zero"]
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_plain_measures_are_their_formulas(name):
+    case = PROBLEMS[name]
+    problem, matrix = case.build(), case.scaled_matrix
+    U, V = factors = pair(problem.shape, case.width)
+    chosen = [measures.loss, measures.energy, measures.imbalance, measures.gradient_norm, measures.singular_values]
+    residual = U @ V.T - matrix
+    expected = [
+        np.sum(residual**2) / 2,
+        np.sum(U**2) + np.sum(V**2),
+        np.linalg.norm(U.T @ U - V.T @ V),
+        np.hypot(np.linalg.norm(residual @ V), np.linalg.norm(residual.T @ U)),
+        np.linalg.svd(U @ V.T, compute_uv=False)[: min(*problem.shape, case.width)],
+    ]
+    for measure, value in zip(chosen, expected, strict=True):
+        np.testing.assert_allclose(measure(problem, as_jax(factors)), value, rtol=1e-12, atol=1e-13)
+    assert measures.distance(problem, as_jax(factors)) == problem.distance(as_jax(factors))
+    assert measures.excess(problem, as_jax(factors)) == problem.excess(as_jax(factors))
+
+
+def top_of_hessian(matrix, factors):
+    """Return the largest eigenvalue of the dense loss's Hessian, all entries of U and V in one vector."""
+    flat, unravel = jax.flatten_util.ravel_pytree(as_jax(factors))
+    hessian = jax.jit(jax.hessian(lambda x: jnp.sum((unravel(x).product - matrix) ** 2) / 2))(flat)
+    return np.linalg.eigvalsh(hessian)[-1]
+
+
+@pytest.mark.parametrize("name", SHARPNESS_CASES)
+def test_sharpness_against_the_dense_hessian(name):
+    case = PROBLEMS[name]
+    problem = case.build()
+    sharpness = jax.jit(measures.sharpness)
+    for seed, scale in ((1, 0.5), (2, 0.05), (3, 2.0)):
+        factors = pair(problem.shape, case.width, seed, scale)
+        expected = top_of_hessian(case.scaled_matrix, factors)
+        value = float(sharpness(problem, as_jax(factors)))
+        # Lanczos approaches from below: to rounding on an isolated eigenvalue, to a per cent in a cluster.
+        assert value <= expected * (1 + 1e-10)
+        assert value == pytest.approx(expected, rel=0.01)
+    small = sum(problem.shape) * case.width <= 20
+    assert not small or value == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["dense, wide", "rank-deficient", "width above both sides", "singular values"])
+def test_sharpness_where_it_is_known(name):
+    """±σ₁ = 1 at the origin; σ₁²(U) + σ₁²(V) at an exact fit, above 2 where the fit is unbalanced."""
+    case = PROBLEMS[name]
+    problem = case.build()
+    sharpness = jax.jit(measures.sharpness)
+    best = problem.truncation(case.width)
+    origin = jax.tree.map(jnp.zeros_like, best)
+    assert float(sharpness(problem, origin)) == pytest.approx(1.0, rel=1e-9)
+    assert float(sharpness(problem, best)) == pytest.approx(2.0, rel=1e-9)
+    mix = frame(case.width, case.width, 1) @ np.diag(np.linspace(0.5, 3.0, case.width))
+    fit = jf.Factors(best.U @ mix, best.V @ np.linalg.inv(mix).T)
+    assert float(problem.distance(fit)) < 1e-13
+    known = sum(np.linalg.norm(x, 2) ** 2 for x in fit)
+    assert known > 2.1
+    assert float(sharpness(problem, fit)) == pytest.approx(known, rel=1e-6)
+
+
+def test_stability_is_half_the_step_times_the_sharpness():
+    problem = PROBLEMS["rank-deficient"].build()
+    best = problem.truncation(2)
+    # At the balanced optimum the sharpness is 2, so the number is the step itself: 1 is the edge.
+    assert float(measures.stability(0.9)(problem, best)) == pytest.approx(0.9, rel=1e-9)
+    assert measures.stability(0.9).__name__ == "stability"
+
+
+def test_singular_values_resolve_a_tiny_one():
+    """1e-10 next to 1 keeps five digits; the square root of a Gram eigenvalue keeps none."""
+    root = np.diag([1.0, 1e-5])
+    factors = jf.Factors(frame(8, 2, 0) @ root, frame(6, 2, 1) @ root)
+    found = measures.singular_values(PROBLEMS["rank-deficient"].build(), as_jax(factors))
+    np.testing.assert_allclose(found, [1.0, 1e-10], rtol=1e-5)
+    product = factors.U @ factors.V.T
+    by_gram = np.sqrt(np.abs(np.linalg.eigvalsh(product.T @ product)[-2]))
+    assert abs(by_gram / 1e-10 - 1) > 0.1
+
+
+@pytest.mark.parametrize(
+    "name", ["dense, tall", "rank-deficient", "singular values", "width above rank", "width above both sides"]
+)
+def test_ye_du_magnitudes_against_their_definitions(name):
+    case = PROBLEMS[name]
+    problem = case.build()
+    factors = pair(problem.shape, case.width)
+    left, values, right = np.linalg.svd(case.scaled_matrix)
+    q = min(int(np.sum(values > 1e-12)), case.width)
+    turned_U, turned_V = left.T @ factors.U, right @ factors.V
+    U, J, V, K = turned_U[:q], turned_U[q:], turned_V[:q], turned_V[q:]
+    A, B, S = (U + V) / 2, (U - V) / 2, np.diag(values[:q])
+    P, Q = S - A @ A.T + B @ B.T, A @ B.T - B @ A.T
+    size = measures.ye_du(problem, as_jax(factors))
+    signal, spectrum = np.linalg.svd(A, compute_uv=False), np.linalg.eigvalsh(P)
+    expected = [signal[-1], signal[0], np.linalg.norm(B), spectrum[0], spectrum[-1], np.linalg.norm(Q)]
+    expected += [np.linalg.norm(X, 2) if X.size else 0.0 for X in (J, K)]
+    np.testing.assert_allclose(size, expected, rtol=1e-10, atol=1e-13)
+    assert np.sum(P**2) + float(size.Q) ** 2 == pytest.approx(np.sum((S - U @ V.T) ** 2), rel=1e-12)
+
+
+# The entries of A, B, J and K, and the largest of the five ratios at ε = 0.1, d = 2, (m, n) = (5, 3), by hand:
+# ε/(√2·σ₂(A)), σ₁(A)/(√2·ε), ‖B‖_F/(2ε), ‖J‖/(ε·√max(5−2, 2)), ‖K‖/(ε·√max(3−2, 2)).
+BY_HAND = {
+    "smallest signal": ((0.1, 0.01), 0.0, 0.0, 0.0, 0.1 / (2**0.5 * 0.01)),
+    "largest signal": ((0.9, 0.2), 0.0, 0.0, 0.0, 0.9 / (2**0.5 * 0.1)),
+    "asymmetry": ((0.1, 0.1), 0.6, 0.0, 0.0, 0.6 * 2**0.5 / 0.2),
+    "J": ((0.1, 0.1), 0.0, 0.5, 0.1, 0.5 / (0.1 * 3**0.5)),
+    "K": ((0.1, 0.1), 0.0, 0.1, 0.5, 0.5 / (0.1 * 2**0.5)),
+}
+
+
+@pytest.mark.parametrize(("a", "b", "j", "k", "expected"), BY_HAND.values(), ids=BY_HAND)
+def test_ye_du_constant_by_hand(a, b, j, k, expected):
+    problem = jf.Factorization(np.array([1.0, 0.5]), shape=(5, 3))
+    A, B = np.diag(a), b * np.eye(2)
+    J, K = np.zeros((3, 2)), np.zeros((1, 2))
+    J[0, 0], K[0, 1] = j, k
+    factors = jf.Factors(np.concatenate([A + B, J]), np.concatenate([A - B, K]))
+    constant = measures.ye_du_constant(problem, as_jax(factors), 0.1)
+    assert float(constant) == pytest.approx(expected, rel=1e-12)
+
+
+def test_ye_du_measures_of_a_zero_target():
+    """Without singular values there is no signal: J and K are all of U and V."""
+    problem = PROBLEMS["zero"].build()
+    U, V = factors = pair((4, 3), 2)
+    size = measures.ye_du(problem, as_jax(factors))
+    np.testing.assert_allclose([size.J, size.K], [np.linalg.norm(U, 2), np.linalg.norm(V, 2)], rtol=1e-12)
+    assert float(size.B) == 0

@@ -1,0 +1,273 @@
+"""Figures say what they show, show what was found, and are readable at 8 cm width by everyone."""
+
+import io
+from itertools import combinations
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib import colors
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+
+import jaxfact as jf
+from jaxfact import measures, plots
+
+TARGET = [1.0, 0.5]
+SEEDS = 20
+FIGURES = {
+    "distance": plots.distance,
+    "survival": plots.survival,
+    "imbalance": plots.imbalance,
+    "singular values": lambda runs: plots.singular_values(runs, TARGET),
+    "worst": plots.worst,
+}
+
+
+@pytest.fixture(scope="module")
+def runs() -> xr.Dataset:
+    problem = jf.Factorization(TARGET, shape=(5, 4))
+    start = jf.Gaussian(2, scale=0.1, ratio=3.0)
+    return jf.sweep(
+        {
+            "plain": lambda: jf.Run(problem, start, jf.gradient_descent(0.5)),
+            "balanced": lambda: jf.Run(problem, start, jf.balanced(0.5, 1 / 8)),
+        },
+        seeds=SEEDS,
+        max_steps=400,
+        tolerance=1e-4,
+        record=[measures.distance, measures.imbalance, measures.singular_values],
+        every=5,
+        check_every=5,
+    )
+
+
+@pytest.fixture
+def three(runs) -> xr.Dataset:
+    """Return the runs with a third method, a copy of the first."""
+    return xr.concat([runs, runs.isel(method=[0]).assign_coords(method=["third"])], "method", data_vars="minimal")
+
+
+@pytest.fixture(params=FIGURES)
+def drawn(request, runs) -> tuple[str, Figure]:
+    return request.param, FIGURES[request.param](runs)
+
+
+def texts(figure: Figure) -> list[Text]:
+    FigureCanvasAgg(figure).draw()
+    hidden = {text for axes in figure.axes if not axes.get_visible() for text in axes.findobj(Text)}
+    return [text for text in figure.findobj(Text) if text.get_visible() and text.get_text() and text not in hidden]
+
+
+def curves(figure: Figure) -> dict:
+    return {line.get_label(): line for line in figure.axes[0].lines}
+
+
+def quantile(path: xr.DataArray, fraction: float) -> np.ndarray:
+    """Return the observed value at or below which that fraction of the runs lies, by sorting; zeros have no logarithm."""
+    ranked = np.sort(path.transpose("seed", ...).values, axis=0)
+    found = ranked[int(np.ceil(fraction * len(ranked))) - 1]
+    return np.where(found > 0, found, np.nan)
+
+
+def test_labels_carry_symbols_and_units(drawn):
+    name, figure = drawn
+    distance = r"$\|UV^\top-\Sigma_d\|_F \,/\, \|\Sigma_d\|_F$"
+    expected = {
+        "distance": distance,
+        "survival": "fraction not yet at the level",
+        "imbalance": r"$\|U^\top U-V^\top V\|_F\;/\;\sigma_1$",
+        "singular values": r"$\sigma_k(UV^\top)\,/\,\sigma_1$",
+        "worst": distance,
+    }
+    shown = [text.get_text() for text in texts(figure)]
+    assert expected[name] in shown
+    assert "step $t$" in shown
+
+
+def test_readable_at_eight_centimetres(drawn):
+    """At its own width, no text is below 7 points, and none sticks out of the figure."""
+    _, figure = drawn
+    assert figure.get_figwidth() == 3.15
+    assert min(text.get_fontsize() for text in texts(figure)) >= 7
+    ink = figure.get_tightbbox()
+    assert min(ink.x0, ink.y0) >= -0.01
+    assert ink.x1 <= figure.get_figwidth() + 0.01
+    assert ink.y1 <= figure.get_figheight() + 0.01
+
+
+@pytest.mark.parametrize("name", ["distance", "survival", "imbalance", "singular values"])
+def test_runs_and_interval_are_named(runs, name):
+    shown = "\n".join(text.get_text() for text in texts(FIGURES[name](runs)))
+    assert f"{SEEDS} runs" in shown
+    assert ("95 % Wilson interval" if name == "survival" else "band: 5–95 % of runs") in shown
+    assert "plain" in shown
+    assert "balanced" in shown
+
+
+def seen_without_green(colour: str) -> np.ndarray:
+    """Return a colour's CIE L*a*b* as a deuteranope sees it (Machado, Oliveira & Fernandes 2009, severity 1)."""
+    machado = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    encoded = np.array(colors.to_rgb(colour))
+    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+    x, y, z = np.cbrt(np.array(to_xyz) @ np.clip(machado @ linear, 0, 1) / [0.9505, 1, 1.089])
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def test_methods_differ_in_colour_and_in_line(three):
+    lines = curves(plots.distance(three))
+    assert list(lines) == ["plain", "balanced", "third"]
+    assert len({str(line._dash_pattern) for line in lines.values()}) == 3
+    seen = {name: seen_without_green(line.get_color()) for name, line in lines.items()}
+    assert min(np.linalg.norm(seen[a] - seen[b]) for a, b in combinations(seen, 2)) > 25
+    red, green = seen_without_green("#d62728"), seen_without_green("#2ca02c")
+    assert np.linalg.norm(red - green) < 25  # a pair that is usual and bad
+
+
+@pytest.mark.parametrize(("name", "path"), [("distance", "distance_path"), ("imbalance", "imbalance_path")])
+def test_bands_are_quantiles_of_the_runs(runs, name, path):
+    figure = FIGURES[name](runs)
+    for place, (method, line) in enumerate(curves(figure).items()):
+        part = runs[path].sel({"method": method})
+        steps = line.get_xdata()
+        np.testing.assert_array_equal(line.get_ydata(), quantile(part, 0.5)[: len(steps)])
+        assert steps[-1] >= runs.steps.sel({"method": method}).max()
+        corners = figure.axes[0].collections[place].get_paths()[0].vertices
+        for fraction in (0.05, 0.95):
+            edge = np.column_stack([steps, quantile(part, fraction)[: len(steps)]])
+            edge = edge[np.isfinite(edge[:, 1])]
+            assert {tuple(point) for point in edge} <= {tuple(point) for point in corners}
+
+
+def with_diverged(runs: xr.Dataset, count: int) -> xr.Dataset:
+    """Return the runs with the first `count` seeds infinitely far away from step 50 on."""
+    gone = (runs.seed < count) & (runs.step >= 50)
+    return runs.assign(distance_path=runs.distance_path.where(~gone, np.inf))
+
+
+@pytest.mark.parametrize(("count", "median", "band"), [(0, True, True), (2, True, False), (12, False, False)])
+def test_a_diverged_run_counts_as_infinite(runs, count, median, band):
+    """With 10 % of the runs gone the upper quantile is infinite, with 60 % the median too: neither can be drawn."""
+    figure = plots.distance(with_diverged(runs, count))
+    line, patch = figure.axes[0].lines[0], figure.axes[0].collections[0]
+    late = line.get_xdata() >= 50
+    assert late.any()
+    assert np.isfinite(line.get_ydata()[late]).all() == median
+    assert np.isfinite(line.get_ydata()[~late]).all()
+    corners = np.concatenate([path.vertices for path in patch.get_paths()])
+    assert np.any(corners[:, 0] >= 50) == band
+
+
+def test_survival_is_the_fraction_not_yet_arrived(runs):
+    figure = plots.survival(runs)
+    for label, line in curves(figure).items():
+        method, level = label.split(", level ")
+        hit = runs.hit.sel({"method": method, "level": float(level)}).values
+        expected = [np.mean(hit > step) for step in line.get_xdata()]
+        np.testing.assert_allclose(line.get_ydata(), expected, atol=1e-12)
+        assert set(hit) <= set(line.get_xdata())
+
+
+def test_target_lines_and_singular_values(runs):
+    figure = plots.singular_values(runs, [1.0, 0.5, 0.25])
+    for axes, method in zip(figure.axes, runs.method.values, strict=True):
+        assert axes.get_title(loc="left") == method
+        flat = [line.get_ydata()[0] for line in axes.lines if list(line.get_xdata()) == [0, 1]]
+        assert flat == TARGET
+        found = [line for line in axes.lines if list(line.get_xdata()) != [0, 1]]
+        for place, line in enumerate(found):
+            path = runs.singular_values_path.sel({"method": method, "step": line.get_xdata()})
+            expected = quantile(path.isel(singular_values_0=place), 0.5)
+            np.testing.assert_array_equal(line.get_ydata(), expected)
+            assert line.get_ydata()[-1] == pytest.approx(TARGET[place], abs=1e-3)
+
+
+OUTCOMES = ["converged", "budget", "diverged", "converged", "cycle", "converged", "diverged"]
+HIT = [50, np.nan, np.inf, 90, np.inf, 70, np.inf]
+
+
+@pytest.mark.parametrize("last", [7.0, np.nan])
+def test_worst_seeds_are_failures_then_the_slowest(last):
+    """Of two failures the one further away is worse; not a number is further away than any number."""
+    distance = np.array([1e-6, 0.01, np.inf, 1e-6, 0.5, 1e-6, last])
+    variables = {
+        "outcome": ("seed", OUTCOMES),
+        "hit": (("seed", "level"), np.array([HIT, HIT]).T),
+        "steps": ("seed", [50, 400, 9, 90, 60, 70, 9]),
+        "distance": ("seed", distance),
+        "tolerance": 1e-4,
+    }
+    runs = xr.Dataset(variables, {"seed": 10 * np.arange(7), "level": [0.1, 1e-4]})
+    ranked = plots.worst_seeds(runs, 7)
+    assert sorted(ranked[:2]) == [20, 60]
+    assert ranked[2:] == [40, 10, 30, 50, 0]
+    assert plots.worst_seeds(runs, 3) == ranked[:3]
+
+
+def test_worst_shows_the_runs_that_it_names(runs):
+    figure = plots.worst(runs, count=3)
+    assert [axes.get_visible() for axes in figure.axes] == [True, True, True, False]
+    for axes, seed in zip(figure.axes, plots.worst_seeds(runs.sel({"method": "plain"}), 3), strict=False):
+        assert axes.get_title(loc="left") == f"seed {seed}: converged"
+        line = next(line for line in axes.lines if line.get_label() == "balanced")
+        own = runs.distance_path.sel({"method": "balanced", "seed": seed, "step": line.get_xdata()})
+        np.testing.assert_array_equal(line.get_ydata(), own)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_one_method_needs_no_name(runs, name):
+    figure = FIGURES[name](runs.sel({"method": "plain"}))
+    assert "plain" not in "\n".join(text.get_text() for text in texts(figure))
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_axes_must_be_selected_first(runs, name):
+    with pytest.raises(ValueError, match=r"axes \['scale'\].*one point"):
+        FIGURES[name](runs.expand_dims(scale=2))
+
+
+def saved(figure: Figure, path) -> bytes:
+    plots.save(figure, path)
+    return path.read_bytes()
+
+
+def test_saved_figures_have_their_size(tmp_path, runs):
+    figure = plots.distance(runs)
+    image = Image.open(io.BytesIO(saved(figure, tmp_path / "a.png")))
+    assert image.size == (945, 750)
+    assert np.ptp(np.asarray(image.convert("L"))) > 100
+    assert b'width="226.8pt"' in saved(figure, tmp_path / "a.svg")
+    with pytest.raises(ValueError, match=r"a\.jpg: needs the suffix \.png or \.svg"):
+        plots.save(figure, tmp_path / "a.jpg")
+    assert not (tmp_path / "a.jpg").exists()
+
+
+USER = {
+    "font.size": 20,
+    "font.sans-serif": ["DejaVu Sans Mono"],
+    "mathtext.fontset": "stix",
+    "lines.linewidth": 9,
+    "axes.facecolor": "black",
+    "axes.grid": True,
+    "savefig.bbox": "tight",
+    "savefig.transparent": True,
+    "svg.fonttype": "none",
+}
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+def test_the_users_style_is_neither_used_nor_changed(tmp_path, runs, suffix):
+    expected = saved(plots.distance(runs), tmp_path / f"a{suffix}")
+    with mpl.rc_context(USER):
+        before = dict(mpl.rcParams)
+        found = saved(plots.distance(runs), tmp_path / f"b{suffix}")
+        assert dict(mpl.rcParams) == before
+        figure = Figure()
+        figure.subplots().set_ylabel(r"$\Sigma$")
+        figure.savefig(tmp_path / f"c{suffix}")  # the settings do change other figures
+    assert found == expected
+    assert (tmp_path / f"c{suffix}").read_bytes() != expected

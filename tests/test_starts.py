@@ -1,0 +1,180 @@
+"""The laws and identities of the starts, and the published scales."""
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from cases import PROBLEMS, STARTS, draw
+
+import jaxfact as jf
+
+KEYS = jr.split(jr.key(11), 3000)
+# A two-sided normal deviation beyond this has probability 7e-6; the keys are fixed.
+Z = 4.5
+
+
+def draws(start, problem, keys=KEYS):
+    drawn = jax.jit(jax.vmap(start.draw, in_axes=(0, None)))(keys, problem)
+    return jf.Factors(*map(np.asarray, drawn))
+
+
+def z_of_variance(sample, variance):
+    return (np.mean(sample**2) / variance - 1) * np.sqrt(sample.size / 2)
+
+
+@pytest.fixture(scope="module")
+def tall():
+    return jf.Factorization(np.array([1.0, 0.5]), shape=(9, 4))
+
+
+def test_gaussian_has_the_stated_variance_in_every_entry(tall):
+    for sample in draws(jf.Gaussian(2, scale=0.3), tall):
+        assert abs(z_of_variance(sample, 0.09)) < Z
+        assert np.abs(sample.mean(axis=0) * np.sqrt(len(KEYS)) / 0.3).max() < Z
+        assert max(abs(z_of_variance(column, 0.09)) for column in sample.reshape(len(KEYS), -1).T) < Z
+        # Negative control: 3 % off is seen.
+        assert abs(z_of_variance(sample, 0.09 * 1.06)) > Z
+
+
+def test_gaussian_factors_are_not_correlated(tall):
+    U, V = (x.reshape(len(KEYS), -1) for x in draws(jf.Gaussian(2, scale=1.0), tall))
+    across = U.T @ V / np.sqrt(len(KEYS))
+    assert np.abs(across).max() < Z
+    # Negative control: factors drawn from one key share their entries.
+    shared = np.asarray(jax.vmap(lambda key: jr.normal(key, (2,)))(KEYS))
+    assert np.abs(shared.T @ shared / np.sqrt(len(KEYS))).max() > Z
+
+
+def test_gaussian_by_norm_means_the_same_at_every_size():
+    """scale = norm/√(m+n), so that E‖[U; V]‖²_F = norm²·width whatever m and n."""
+    for shape in ((9, 4), (60, 40)):
+        problem = jf.Factorization(np.array([1.0]), shape=shape)
+        by_norm = draws(jf.Gaussian(3, norm=0.8), problem)
+        by_scale = draws(jf.Gaussian(3, scale=0.8 / np.sqrt(sum(shape))), problem, KEYS[:5])
+        np.testing.assert_allclose(by_norm.U[:5], by_scale.U, rtol=1e-13)
+        squared = np.sum(by_norm.U**2, axis=(1, 2)) + np.sum(by_norm.V**2, axis=(1, 2))
+        deviation = 0.8**2 * np.sqrt(2 * 3 / sum(shape) / len(KEYS))
+        assert abs(squared.mean() - 0.8**2 * 3) < Z * deviation
+
+
+@pytest.mark.parametrize("ratio", [0.25, 25.0])
+def test_ratio_is_that_of_the_factors_root_mean_squares(tall, ratio):
+    """The scales are ε·t and ε/t with t = √(ratio·√(n/m)): their product stays ε²."""
+    plain, tilted = (draws(jf.Gaussian(2, scale=0.1, ratio=r), tall) for r in (None, ratio))
+    tilt = np.sqrt(ratio * np.sqrt(4 / 9))
+    np.testing.assert_allclose(tilted.U, plain.U * tilt, rtol=1e-12)
+    np.testing.assert_allclose(tilted.V, plain.V / tilt, rtol=1e-12)
+    squares = [np.mean(np.sum(x**2, axis=(1, 2))) for x in tilted]
+    deviation = np.sqrt(2 / len(KEYS) * (1 / 18 + 1 / 8))
+    assert abs(np.log(squares[0] / squares[1] / ratio**2)) < Z * deviation
+    # Negative control: the same without regard to m ≠ n would be off by m/n.
+    assert abs(np.log(squares[0] / squares[1] / ratio**2 * 4 / 9)) > Z * deviation
+
+
+@pytest.mark.parametrize("width", [2, 4, 7, 12])
+def test_orthogonal_frames_are_exact(tall, width):
+    """Columns where they fit, rows where the width exceeds the size."""
+    U, V = jf.Orthogonal(width, 0.6).draw(KEYS[0], tall)
+    for factor, size in ((U, 9), (V, 4)):
+        gram = factor.T @ factor if width <= size else factor @ factor.T
+        np.testing.assert_allclose(gram, 0.36 * np.eye(min(width, size)), atol=1e-15)
+
+
+def test_orthogonal_is_haar():
+    """A Haar matrix of O(3) has mean 0, entry variance ⅓, E tr = 0 and E tr² = 1; raw Householder QR has not."""
+    problem = jf.Factorization(np.array([1.0]), shape=(3, 3))
+    U, V = draws(jf.Orthogonal(3, 1.0), problem)
+    raw = np.linalg.qr(np.random.default_rng(0).normal(size=(len(KEYS), 3, 3)))[0]
+
+    def largest_z(sample):
+        traces = np.trace(sample, axis1=1, axis2=2)
+        means = np.sqrt(len(sample)) * np.abs(sample.mean(axis=0)) / np.sqrt(1 / 3)
+        squares = traces**2 - 1
+        return max(means.max(), np.sqrt(len(sample)) * abs(squares.mean()) / squares.std())
+
+    assert largest_z(U) < Z
+    assert largest_z(V) < Z
+    assert largest_z(raw) > 10 * Z
+    assert np.abs(np.einsum("kij,kij->k", U, V).mean()) < Z / np.sqrt(len(KEYS))
+
+
+@pytest.mark.parametrize("width", [2, 4, 6, 12])
+def test_balanced_keeps_the_gaussian_product(tall, width):
+    gaussian = jf.Gaussian(width, scale=0.3).draw(KEYS[0], tall)
+    balanced = jf.Balanced(width, 0.3).draw(KEYS[0], tall)
+    np.testing.assert_allclose(balanced.product, gaussian.product, atol=1e-14)
+    np.testing.assert_allclose(balanced.imbalance, 0, atol=1e-14)
+    assert np.abs(gaussian.imbalance).max() > 0.1
+
+
+@pytest.mark.parametrize("name", ["dense, tall", "rank-deficient", "width above both sides"])
+def test_spectral_is_the_optimum(name):
+    case = PROBLEMS[name]
+    problem = case.build()
+    best = jf.Spectral(case.width).draw(KEYS[0], problem)
+    assert float(problem.distance(best)) < 1e-14
+    # Scaled by s, the product is s²·Σ_d: its distance is 1 − s².
+    half = jf.Spectral(case.width, 0.5).draw(KEYS[1], problem)
+    assert float(problem.distance(half)) == pytest.approx(0.75, rel=1e-12)
+
+
+def test_spectral_needs_a_known_target(tall):
+    class Unknown(jf.Problem):
+        shape: tuple = (2, 2)
+        unit: jax.Array = 1.0
+
+        def loss(self, factors):
+            return jnp.sum(factors.U)
+
+        def distance(self, factors):
+            return jnp.sum(factors.U)
+
+    with pytest.raises(ValueError, match=r"^problem=Unknown: Spectral needs a Factorization; start from Gaussian"):
+        jf.Spectral(1).draw(KEYS[0], Unknown())
+
+
+@pytest.mark.parametrize("begin", STARTS.values(), ids=STARTS)
+def test_one_key_one_draw(tall, begin):
+    start = begin(tall, 2)
+    first, again, other = (draw(start, key, tall) for key in (KEYS[0], KEYS[0], KEYS[1]))
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    random = isinstance(start, jf.Start) and not isinstance(start, jf.Spectral)
+    assert [bool(np.any(a != b)) for a, b in zip(first, other, strict=True)] == [random, random]
+
+
+@pytest.mark.parametrize("unit", [1.0, 40.0])
+def test_ye_du_scale_and_step_by_hand(unit):
+    """ε = σ_d/(√(d^e·σ₁)(m+n)) = 0.5/(√2·20), η = σ_d·ε²/(d·σ₁³); in units of σ₁ the target's size is immaterial."""
+    problem = jf.Factorization(unit * np.array([1.0, 0.5]), shape=(10, 10))
+    scale = jf.ye_du_scale(problem, 2)
+    assert float(scale) == pytest.approx(0.0176777, rel=1e-5)
+    assert float(jf.ye_du_scale(problem, 2, exponent=3)) == pytest.approx(0.5 / (8**0.5 * 20), rel=1e-12)
+    assert float(jf.ye_du_step_size(problem, 2, scale)) == pytest.approx(7.8125e-5, rel=1e-12)
+    # Over-parametrised, σ_d is the last singular value there is, and d the width.
+    assert float(jf.ye_du_scale(problem, 8)) == pytest.approx(0.5 / (8**0.5 * 20), rel=1e-12)
+    assert float(jf.ye_du_step_size(problem, 1, 0.1)) == pytest.approx(0.01, rel=1e-12)
+
+
+REFUSED = [
+    (lambda: jf.Gaussian(0, scale=0.1), r"^width=0: needs a whole number, 1 or above; .+\.$"),
+    (lambda: jf.Gaussian(2.0, scale=0.1), r"^width=2.0: needs a whole number, 1 or above; .+\.$"),
+    (lambda: jf.Gaussian(2), r"^scale, norm=neither: needs one of the two; say scale= .+\.$"),
+    (lambda: jf.Gaussian(2, scale=1.0, norm=1.0), r"^scale, norm=both: needs one of the two; say scale= .+\.$"),
+    (lambda: jf.Gaussian(2, scale=-1.0), r"^scale=-1: needs a finite number above 0; .+\.$"),
+    (lambda: jf.Gaussian(2, norm=np.nan), r"^norm=nan: needs a finite number above 0; .+\.$"),
+    (lambda: jf.Gaussian(2, scale=1.0, ratio=0.0), r"^ratio=0: needs a finite number above 0; .+\.$"),
+    (lambda: jf.Orthogonal(2, 0.0), r"^scale=0: needs a finite number above 0; .+\.$"),
+    (lambda: jf.Balanced(True, 1.0), r"^width=True: needs a whole number, 1 or above; .+\.$"),
+    (lambda: jf.Spectral(2, np.inf), r"^scale=inf: needs a finite number above 0; .+\.$"),
+    (
+        lambda: jf.ye_du_scale(jf.Factorization(np.zeros((2, 2))), 1),
+        r"^problem=a zero target: .+ need σ_d > 0; give a non-zero target\.$",
+    ),
+]
+
+
+@pytest.mark.parametrize(("build", "message"), REFUSED)
+def test_starts_that_cannot_work_are_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

@@ -1,0 +1,251 @@
+"""Experiment × axes × seeds: how an experiment is read, what comes back, and what is refused."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+
+import jaxfact as jf
+from jaxfact import measures
+from jaxfact.experiment import Program
+
+SMALL = jf.Factorization([1, 0.7, 0.4], shape=(12, 9))
+START = jf.Gaussian(3, scale=0.1)
+
+
+def plain(step_size):
+    return jf.Run(SMALL, START, jf.gradient_descent(step_size))
+
+
+def run(experiment=plain, **options):
+    return jf.sweep(experiment, **{"seeds": 4, "max_steps": 300, "tolerance": 1e-6, **options})
+
+
+def test_axes_are_ordered_and_labelled():
+    def experiment(scale, step_size):
+        return jf.Run(SMALL, jf.Gaussian(3, scale=scale), jf.gradient_descent(step_size))
+
+    runs = run(experiment, step_size=[0.1, 0.2, 0.3], scale=[1e-3, 1e-1], every=100)
+    assert runs.outcome.dims == ("step_size", "scale", "seed")
+    assert runs.hit.dims == ("step_size", "scale", "seed", "level")
+    assert runs.loss_path.dims == ("step_size", "scale", "seed", "step")
+    one = run(experiment, step_size=[0.2], scale=[1e-1])
+    np.testing.assert_array_equal(runs.loss.sel(step_size=0.2, scale=0.1), one.loss.squeeze())
+    assert runs.level.values.tolist() == [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
+    assert runs.loss.attrs["units"] == "σ₁²"
+    for name in ("jax", "device", "dtype", "base_seed", "check_every", "experiment", "matmul_precision", "date"):
+        assert name in runs.attrs
+    assert "jf.gradient_descent(step_size)" in runs.attrs["experiment"]
+
+
+def test_methods_are_paired():
+    """Methods share their starts: the first records are bit for bit the same, and so are identical methods."""
+    runs = run(
+        {"one": lambda: plain(0.3), "same": lambda: plain(0.3), "slow": lambda: plain(0.1)}, every=100, max_steps=600
+    )
+    assert runs.outcome.dims == ("method", "seed")
+    first = runs.distance_path.isel(step=0)
+    np.testing.assert_array_equal(first.isel(method=0), first.isel(method=2))
+    np.testing.assert_array_equal(runs.loss.isel(method=0), runs.loss.isel(method=1))
+    assert np.all(runs.hit.sel({"method": "slow"}) > runs.hit.sel({"method": "one"}))
+
+
+def test_a_tolerance_for_each_method():
+    runs = run({"far": lambda: plain(0.3), "near": lambda: plain(0.3)}, tolerance={"far": 1e-6, "near": 1e-2})
+    assert runs.sizes["level"] == 6
+    assert np.all(np.isnan(runs.hit.sel({"method": "near", "level": 1e-3})))
+    assert np.all(np.isfinite(runs.hit.sel({"method": "far", "level": 1e-3})))
+    assert runs.tolerance.values.tolist() == [1e-6, 1e-2]
+
+
+def test_no_tolerance_runs_to_the_end():
+    runs = run(tolerance=None, step_size=[0.3])
+    assert np.all(runs.steps == 300)
+    assert np.all(runs.outcome == "budget")
+    assert np.isnan(runs.tolerance)
+
+
+def test_integer_axes_index():
+    """An axis of integers arrives as integers, so that an experiment can look things up with it."""
+    steps = jnp.array([0.1, 0.2, 0.4])
+    runs = run(lambda which: plain(steps[which]), which=[2, 0])
+    direct = run(step_size=[0.4, 0.1])
+    np.testing.assert_array_equal(runs.loss.values, direct.loss.values)
+
+
+def test_random_problem_per_run():
+    """An experiment that takes a key draws its problem from it: each seed has its own target, every time the same."""
+
+    def experiment(key, step_size):
+        values = jnp.sort(jr.uniform(key, (3,), minval=0.3), descending=True)
+        return jf.Run(jf.Factorization(values, shape=(12, 9)), START, jf.gradient_descent(step_size))
+
+    largest = {"largest": lambda problem, factors: problem.unit}
+    runs = run(experiment, step_size=[0.3, 0.5], every=300, record=largest)
+    units = runs.largest_path.isel(step=0)
+    assert len(np.unique(units)) == 4
+    np.testing.assert_array_equal(units.sel(step_size=0.3), units.sel(step_size=0.5))
+    key = jr.fold_in(jr.fold_in(jr.key(0, impl="threefry2x32"), 2), 0)
+    np.testing.assert_allclose(units.sel(step_size=0.3, seed=2), jr.uniform(key, (3,), minval=0.3).max(), rtol=1e-15)
+
+
+def test_dense_and_singular_coordinates_agree():
+    """Explicit factors rotated with the target give the same run: loss and distance to rounding."""
+    matrix = np.random.default_rng(1).normal(size=(8, 6))
+    dense = jf.Factorization(matrix)
+    factors = jf.Gaussian(6, scale=0.1).draw(jr.key(3), dense)
+    turned = jf.Factors(
+        jnp.linalg.svd(matrix)[0].T @ factors.U, dense.right.T @ factors.V
+    )  # fmt: skip
+    left = np.linalg.svd(matrix)[0]
+    left[:, :6] = dense.left
+    turned = turned._replace(U=jnp.asarray(left).T @ factors.U)
+    ambient = run(lambda: jf.Run(dense, factors, jf.gradient_descent(0.3)), seeds=1, tolerance=None)
+    rotated = run(
+        lambda: jf.Run(dense.in_singular_coordinates(), turned, jf.gradient_descent(0.3)), seeds=1, tolerance=None
+    )
+    np.testing.assert_allclose(ambient.distance, rotated.distance, rtol=1e-9)
+    np.testing.assert_allclose(ambient.imbalance, rotated.imbalance, rtol=1e-9)
+
+
+def test_shared_arrays_are_arguments():
+    """What depends on neither key nor point is evaluated once and is no constant of the program."""
+    matrix = np.random.default_rng(0).normal(size=(300, 200))
+    problem = jf.Factorization(matrix)
+    start = jf.Gaussian(2, scale=1e-2)
+    program = Program(
+        lambda step_size: jf.Run(problem, start, jf.gradient_descent(step_size)),
+        {"step_size": jnp.asarray(0.1)},
+        [measures.loss],
+    )
+    assert {x.shape for x in program.shared} >= {(300, 200), (200, 200), (200,)}
+    own = program.start(program.shared, jr.key(0), {"step_size": jnp.asarray(0.1)})
+    assert sum(x.size for x in own.numbers) < 10
+    text = jax.jit(program.advance).lower(program.shared, own, jnp.asarray(0)).as_text()
+    assert len(text) < 50_000
+
+    def baked(factors):
+        return problem.gradient(factors)
+
+    constant = jax.jit(baked, inline=True).lower(own.factors).as_text()
+    assert len(constant) > 0
+
+
+def test_hyperparameters_share_one_program():
+    """A sweep over step sizes traces the experiment once, whatever the number of values."""
+    traced = []
+
+    def experiment(step_size):
+        traced.append(isinstance(step_size, jax.core.Tracer))
+        return plain(step_size)
+
+    run(experiment, step_size=np.linspace(0.1, 0.9, 17))
+    assert sum(traced) == 1
+
+
+def test_any_optax_optimiser_is_a_method():
+    """Momentum and Nesterov at matching steps, Adam and a schedule all reach the target."""
+    methods = {
+        "momentum": lambda: optax.sgd(0.1, momentum=0.9),
+        "nesterov": lambda: optax.sgd(0.1, momentum=0.9, nesterov=True),
+        "adam": lambda: optax.adam(0.02),
+        "schedule": lambda: jf.gradient_descent(optax.exponential_decay(0.9, 1000, 0.5)),
+        "clipped": lambda: optax.chain(optax.clip_by_global_norm(0.1), jf.gradient_descent(0.5)),
+    }
+    experiments = {name: (lambda make=make: jf.Run(SMALL, START, make())) for name, make in methods.items()}
+    runs = run(experiments, max_steps=2000, tolerance=1e-3)
+    assert np.all(runs.outcome == "converged")
+
+
+def test_same_bits_on_one_and_two_devices():
+    """The number of devices is no part of a run: a process with one gives the same bits as this one with two."""
+    script = """
+import jax, numpy as np, sys
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
+import jaxfact as jf
+problem = jf.Factorization([1, 0.7, 0.4], shape=(12, 9))
+experiment = lambda step_size: jf.Run(problem, jf.Gaussian(3, scale=0.1), jf.scaled(step_size, 1e-3))
+runs = jf.sweep(experiment, seeds=300, max_steps=200, tolerance=1e-6, step_size=[0.3, 0.5])
+assert runs.attrs["devices"] == int(sys.argv[1])
+sys.stdout.write("".join(x.hex() for x in runs.loss.values.ravel().tolist() + runs.hit.values.ravel().tolist()))
+"""
+    one, two = (
+        subprocess.run([sys.executable, "-c", script, count], capture_output=True, text=True, check=True).stdout
+        for count in "12"
+    )
+    assert len(one) > 1000
+    assert one == two
+
+
+REFUSED = {
+    "no seeds": ({"seeds": 0}, "seeds=0"),
+    "repeated seeds": ({"seeds": [1, 1]}, "each value once"),
+    "negative seed": ({"seeds": [-1]}, "0 to 2³²−1"),
+    "fractional seeds": ({"seeds": [0.5]}, "whole numbers"),
+    "no steps": ({"max_steps": 0}, "max_steps=0"),
+    "uneven steps": ({"max_steps": 305}, "use 300"),
+    "uneven records": ({"every": [5]}, "multiples of check_every"),
+    "zero tolerance": ({"tolerance": 0.0}, "tolerance=0"),
+    "tolerance below rounding": ({"tolerance": 1e-17}, "rounding floor"),
+    "tolerances for one": ({"tolerance": {"a": 1e-3}}, "give a number"),
+    "empty axis": ({"step_size": []}, "at least one value"),
+    "repeated axis": ({"step_size": [0.1, 0.1]}, "each value once"),
+    "words on an axis": ({"step_size": ["fast"]}, "plain numbers"),
+    "nan on an axis": ({"step_size": [np.nan]}, "finite"),
+    "two-dimensional axis": ({"step_size": [[0.1]]}, "one dimension"),
+    "unknown axis": ({"step_size": [0.1], "speed": [1.0]}, "step_size"),
+    "missing axis": ({}, "step_size"),
+    "negative step": ({"step_size": [0.1, -0.1]}, "above 0"),
+}
+
+
+@pytest.mark.parametrize(("options", "words"), REFUSED.values(), ids=REFUSED)
+def test_bad_input(options, words):
+    if set(options) & {"seeds", "max_steps", "every", "tolerance"}:
+        options = {"step_size": [0.1], **options}
+    with pytest.raises(ValueError, match=words) as refusal:
+        run(**options)
+    assert str(refusal.value).count(";") >= 1, "says what to do instead"
+
+
+WRONG = {
+    "no run": (lambda: 3, "returned a int"),
+    "no problem": (lambda: jf.Run(np.eye(3), START, jf.gradient_descent(0.1)), "needs a Problem"),
+    "no start": (lambda: jf.Run(SMALL, 0.1, jf.gradient_descent(0.1)), "needs a Start or Factors"),
+    "no method": (lambda: jf.Run(SMALL, START, 0.1), "needs an optax transformation"),
+    "wrong rows": (
+        lambda: jf.Run(SMALL, jf.Factors(jnp.ones((9, 3)), jnp.ones((9, 3))), jf.gradient_descent(0.1)),
+        "12",
+    ),
+    "wrong widths": (
+        lambda: jf.Run(SMALL, jf.Factors(jnp.ones((12, 3)), jnp.ones((9, 2))), jf.gradient_descent(0.1)),
+        "match the target",
+    ),
+    "no function": (SMALL, "needs a function"),
+    "no experiments": ({}, "at least one experiment"),
+}
+
+
+@pytest.mark.parametrize(("experiment", "words"), WRONG.values(), ids=WRONG)
+def test_wrong_experiments(experiment, words):
+    with pytest.raises(ValueError, match=words):
+        run(experiment)
+
+
+def test_float32_tolerance_names_the_floor():
+    problem = jf.Factorization(np.array([1, 0.5], np.float32), shape=(4, 4))
+    with pytest.raises(ValueError, match=r"1\.2e-07; raise it, or give the target in float64"):
+        run(lambda: jf.Run(problem, jf.Gaussian(2, scale=0.1), jf.gradient_descent(0.5)), tolerance=1e-7)
+
+
+def test_progress_counts_every_run():
+    seen = []
+    run({"a": lambda: plain(0.3), "b": lambda: plain(0.5)}, seeds=50, progress=lambda *state: seen.append(state))
+    assert seen[-1] == (100, 100)
+    assert all(a[0] <= b[0] for a, b in zip(seen, seen[1:], strict=False))
