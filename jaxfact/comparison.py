@@ -30,7 +30,7 @@ class MethodSummary:
 
     `reached` maps each level to (fraction, low, high), or None below the method's own tolerance; `outcomes` likewise;
     `times` maps each of the `QUANTILES` to a step, inf for never. `imbalance` is the median at the end of the runs,
-    `imbalance_start` at their beginning, `predicted_imbalance` what the identities of the step predict: `prediction` says
+    `imbalance_start` at their beginning, `predicted_imbalance` what the step's identities predict: `prediction` says
     whether as a bound (≤), a limit (→) or a root mean square (≈).
     """
 
@@ -122,8 +122,8 @@ def predicted_floor(problem: Factorization, settings: Settings) -> float:
 
     Around the balanced optimum each mode of the error obeys x⁺ = (1 − ηλ)x + noise, whose variance is
     noise²/(ηλ(2 − ηλ)). Entries of the leading d×d block have λ = σᵢ + σⱼ and enter the product with weight λ; an entry
-    of U outside it pairs with that of V, with λ = σⱼ ± σᵢ and weight σⱼ, or stands alone beyond the rank, with λ = σⱼ. For
-    an exact rank and small η this is the well-known √(noise²·(m+n)d/(2η)). Beyond the stability edge it is inf.
+    of U outside it pairs with that of V, with λ = σⱼ ± σᵢ and weight σⱼ, or stands alone beyond the rank: λ = σⱼ.
+    For an exact rank and small η this is the well-known √(noise²·(m+n)d/(2η)). Beyond the stability edge it is inf.
     Columns beyond the rank are not held back; they add at most noise²·max_steps·√(mn(d−r)).
     """
     head = min(settings.width, problem.rank)

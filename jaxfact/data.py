@@ -24,9 +24,9 @@ def load(name: str) -> Matrix:
     """
     if name != "elevation":
         raise problem_with("name", repr(name), 'the built-in matrix is "elevation"', "read a file with data.read(path)")
-    from matplotlib.cbook import get_sample_data
+    from matplotlib import get_data_path
 
-    with get_sample_data("jacksboro_fault_dem.npz") as file:
+    with np.load(Path(get_data_path(), "sample_data", "jacksboro_fault_dem.npz"), allow_pickle=False) as file:
         elevation = np.asarray(file["elevation"], float)
     return elevation - elevation.mean()
 

@@ -69,9 +69,11 @@ class Program:
         self._experiment, self._record, self._checks = experiment, record, checks
         self._takes_key = "key" in _parameters(experiment) and "key" not in point
         self._functions: dict[str, _Function] = {}
+        self._quantities: list[str] = []
         key = jax.random.key(0, impl="threefry2x32")
         traced, shapes = jax.make_jaxpr(self._begin, return_shape=True)(key, dict(point))
-        self._own_tree = jax.tree.structure(Own(*shapes[0], []))
+        factors, state, noise_key = shapes[0]
+        self._own_tree = jax.tree.structure(Own(factors, state, noise_key, []))
         count = self._own_tree.num_leaves
         known, self._unknown, kept = _split(traced)
         self.shared: list[Array] = jax.jit(known)()

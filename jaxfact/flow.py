@@ -1,7 +1,7 @@
 """Gradient flow, the limit of small steps, where it has a closed form."""
 
-import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float, ScalarLike
 
 from jaxfact.factors import Factors
@@ -29,7 +29,7 @@ def balanced_flow(problem: Factorization, factors: Factors, time: ScalarLike) ->
     """
     D = factors.imbalance
     balance = jnp.trace(D) / len(D)
-    if not isinstance(D, jax.core.Tracer):
+    if not isinstance(D, Tracer):
         defect = float(jnp.abs(D - balance * jnp.eye(len(D))).max())
         if defect > 1e-6 * float(factors.energy):
             raise problem_with(

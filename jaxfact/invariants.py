@@ -44,7 +44,7 @@ def imbalance_change(step: Step) -> Defect:
     ΔD = −(η_U−η_V)(Uᵀ∇_U + ∇_UᵀU) + η_U²∇_Uᵀ∇_U − η_V²∇_Vᵀ∇_V; with one step size the first-order part vanishes.
     The step sizes are read off the step itself. The bound is 50·ε·(‖U‖² + ‖V‖²), the larger of before and after.
     """
-    (U, V), (dU, dV) = step.before, step.gradient
+    U, (dU, dV) = step.before.U, step.gradient
     eta_U, eta_V = _step_size(step.before.U, dU, step.after.U), _step_size(step.before.V, dV, step.after.V)
     cross = U.T @ dU
     predicted = (eta_V - eta_U) * (cross + cross.T) + eta_U**2 * dU.T @ dU - eta_V**2 * dV.T @ dV
@@ -54,8 +54,8 @@ def imbalance_change(step: Step) -> Defect:
 def descent(step: Step) -> Defect | None:
     """A descent step lowers the loss as far as its local curvature constant promises (Xu et al. 2025, Thm 3.1).
 
-    L⁺ ≤ L − (η − K_tη²/2)‖∇L‖², K_t = s² + √(2L) + 6σ²Lη² + 3s²√(2L)η, where s² = σ₁²(U) + σ₁²(V) and σ² is the larger of
-    the two; stated for ½‖UVᵀ − Σ‖²_F.
+    L⁺ ≤ L − (η − K_tη²/2)‖∇L‖², K_t = s² + √(2L) + 6σ²Lη² + 3s²√(2L)η, s² = σ₁²(U) + σ₁²(V), σ² the larger of the
+    two; stated for ½‖UVᵀ − Σ‖²_F.
     """
     if not isinstance(step.problem, Factorization):
         return None
@@ -119,7 +119,7 @@ OF_DESCENT: tuple[Invariant, ...] = (imbalance_change, descent, decaying_blocks)
 def applying_to(method: Method) -> tuple[Invariant, ...]:
     """Return the invariants that a method must keep: all of them for simultaneous descent, else those of every step.
 
-    Decided by a probe: a step on a random 5×4 problem that is −η times the gradient, with one η, is simultaneous descent.
+    Decided by a probe: a step on a random 5×4 problem that is −η times the gradient is simultaneous descent.
     """
     with jax.ensure_compile_time_eval():
         keys = jr.split(jr.key(7, impl="threefry2x32"), 3)
@@ -128,6 +128,7 @@ def applying_to(method: Method) -> tuple[Invariant, ...]:
         gradient = problem.gradient(factors)
         updates, _ = method.update(gradient, method.init(factors), factors, problem=problem, key=keys[0])
         chex.assert_trees_all_equal_shapes(updates, factors)
+        updates = Factors(*jax.tree.leaves(updates))
         eta = -_inner(updates, gradient) / gradient.energy
         rest = jax.tree.map(lambda u, g: u + eta * g, updates, gradient)
         is_descent = bool(jnp.sqrt(rest.energy / gradient.energy) <= 1e-5 * jnp.abs(eta))

@@ -59,9 +59,9 @@ def label(
         "loss_rose": spread(finished.rose),
         "tolerance": rules.levels[-1] if rules.stops else float("nan"),
     }
-    diverged = finished.outcome == lanes.DIVERGED
+    diverged = np.asarray(finished.outcome == lanes.DIVERGED)
     for name, values, final in _named_leaves(records, last):
-        filled = _fill(values, final, rules.record_steps, finished.steps, diverged)
+        filled = _fill(values, final, rules.record_steps, np.asarray(finished.steps), diverged)
         extra = [f"{name}_{place}" for place in range(values.ndim - 2)]
         variables[f"{name}_path"] = spread(filled, "step", *extra)
     coordinates: dict[str, Any] = {**axes, "seed": seeds, "level": list(rules.levels)}

@@ -221,7 +221,8 @@ class Engine:
             worst = jnp.argmax(broken)
             checkify.check(
                 ~jnp.any(broken),
-                f"invariant {name} is broken in run {{run}} of its tile at step {{step}}: defect {{value}}, bound {{bound}}",
+                f"invariant {name} is broken in run {{run}} of its tile at step {{step}}: "
+                "defect {value}, bound {bound}",
                 run=lanes.run[worst],
                 step=steps[worst],
                 value=value[worst],

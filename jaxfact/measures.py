@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, ScalarLike
 
 from jaxfact.factors import Factors
@@ -76,12 +77,12 @@ def sharpness(problem: Problem, factors: Factors) -> Float[Array, ""]:
     At an exact fit it is σ₁²(U) + σ₁²(V) ≥ 2σ₁(Σ), so gradient descent can only settle where η·sharpness ≤ 2. Lanczos
     values approach from below: on isolated eigenvalues to rounding, in a cluster to about a per cent.
     """
-    flat, unravel = jax.flatten_util.ravel_pytree(factors)
+    flat, unravel = ravel_pytree(factors)
     size = min(20, flat.size)
 
     def times_hessian(vector):
         product = jax.jvp(problem.gradient, (factors,), (unravel(vector),))[1]
-        return jax.flatten_util.ravel_pytree(product)[0]
+        return ravel_pytree(product)[0]
 
     def lanczos(carry, index):
         basis, vector = carry
@@ -108,7 +109,7 @@ def stability(step_size: ScalarLike) -> Measure:
     """Return the measure η·sharpness/2: above 1 a minimiser repels gradient descent; `step_size` in 1/σ₁."""
 
     def stability(problem: Problem, factors: Factors) -> Float[Array, ""]:
-        return step_size * sharpness(problem, factors) / 2
+        return jnp.asarray(step_size) * sharpness(problem, factors) / 2
 
     return stability
 

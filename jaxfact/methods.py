@@ -91,7 +91,7 @@ def perturbed_on_sphere(step_size: ScalarLike, radius: ScalarLike) -> Method:
 def perturbed_in_ball(step_size: ScalarLike, *, radius: ScalarLike, threshold: ScalarLike, interval: int) -> Method:
     """Return the perturbed descent of Jin et al. (2017, Algorithm 2): a kick where the gradient is small.
 
-    Where ‖∇f‖_F ≤ threshold (in σ₁^{3/2}) and at least `interval` steps have passed since the last kick, a point uniform
+    Where ‖∇f‖_F ≤ threshold (in σ₁^{3/2}) and `interval` steps have passed since the last kick, a point uniform
     in the ball of `radius` (in √σ₁) is added to the factors, and the gradient step is taken from there. The paper's
     stopping rule (no decrease after a kick) is left to the caller.
     """
@@ -106,7 +106,7 @@ def perturbed_in_ball(step_size: ScalarLike, *, radius: ScalarLike, threshold: S
     def update(gradient: Factors, state: PerturbationState, factors: Factors, *, problem, key: PRNGKeyArray, **_):
         kicked = (optax.tree.norm(gradient) <= threshold) & (state.waited >= interval)
         kick = jax.tree.map(lambda x: jnp.where(kicked, x, 0), _scale(radius, _in_unit_ball(key, factors)))
-        descent = _scale(-step_size, problem.gradient(_add(factors, kick)))
+        descent = _descent(step_size, problem.gradient(_add(factors, kick)))
         return _add(kick, descent), PerturbationState(jnp.where(kicked, 1, state.waited + 1))
 
     return Method(init, update)  # pyright: ignore[reportArgumentType]
@@ -139,9 +139,9 @@ def alternating(step_size: ScalarLike) -> Method:
     positive("step_size", step_size, "below 1 (in 1/σ₁) minimisers are stable")
 
     def update(gradient: Factors, state: optax.EmptyState, factors: Factors, *, problem, **_):
-        step_U = _scale(-step_size, gradient.U)
+        step_U = _descent(step_size, gradient.U)
         moved = Factors(factors.U + step_U, factors.V)
-        return Factors(step_U, _scale(-step_size, problem.gradient(moved).V)), state
+        return Factors(step_U, _descent(step_size, problem.gradient(moved).V)), state
 
     return Method(_stateless, update)  # pyright: ignore[reportArgumentType]
 
@@ -156,6 +156,10 @@ def _add(left, right):
 
 def _scale(factor: ScalarLike, tree):
     return jax.tree.map(lambda x: jnp.asarray(factor, x.dtype) * x, tree)
+
+
+def _descent(step_size: ScalarLike, gradient):
+    return jax.tree.map(lambda x: -jnp.asarray(step_size, x.dtype) * x, gradient)
 
 
 def _normal(key: PRNGKeyArray, like):

@@ -51,7 +51,7 @@ def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
     @wraps(draw)
     def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE}):
+        with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE}):  # pyright: ignore[reportArgumentType]
             return draw(*args, **kwargs)
 
     return styled
@@ -165,7 +165,7 @@ def save(figure: Figure, path: str | Path) -> None:
     if path.suffix not in (".png", ".svg"):
         raise problem_with("path", path, "needs the suffix .png or .svg", "choose one of them")
     metadata = {"Date": None} if path.suffix == ".svg" else None
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_STYLE):  # pyright: ignore[reportArgumentType]
         figure.savefig(path, dpi=300, metadata=metadata)
 
 

@@ -88,7 +88,7 @@ def heading(comparison: Comparison) -> list[str]:
     ratio = "" if s.unbalanced is None else f", ‖U‖/‖V‖ = {s.unbalanced:g}"
     return [
         f"{m}×{n} target of rank {problem.rank}, σ₁ = {float(problem.unit):.5g} (the unit); σ/σ₁: {spectrum}, …",
-        f"{s.seeds} Gaussian starts of width {s.width} and entry scale {s.scale:g} √σ₁{ratio}, the same for every method",
+        f"{s.seeds} Gaussian starts of width {s.width} and entry scale {s.scale:g} √σ₁{ratio}, shared by the methods",
         f"step size {s.step_size:g} /σ₁, balancing weight {s.weight:g}, noise {s.noise:g} √σ₁ an entry and step; "
         f"at most {s.max_steps} steps, looked at every {s.check_every}",
         f"distance: ‖UVᵀ−Σ_d‖_F/‖Σ_d‖_F, tolerance {s.tolerance:g}; {attrs['dtype']} on {attrs['devices']} × "
@@ -106,7 +106,7 @@ def tables(comparison: Comparison) -> list[tuple[str, list[str], list[list[str]]
             [[row.method, *(_percent(at) for at in row.reached.values())] for row in rows],
         ),
         (
-            "% of starts by outcome, and steps by which 5, 50, 95 % had arrived (Kaplan-Meier; a failure never arrives)",
+            "% of starts by outcome, and steps by which 5, 50, 95 % had arrived (Kaplan-Meier; failures never do)",
             ["method", *rows[0].outcomes, "arrived at", *(f"{100 * q:g} %" for q in QUANTILES)],
             [
                 [
@@ -149,9 +149,8 @@ def paired_lines(comparison: Comparison) -> list[str]:
         counts = (
             f"both arrived on {pair.both} starts, only {name} on {pair.first_only}, only plain on {pair.second_only}"
         )
-        lines.append(
-            f"{name} / plain to distance {level:g}: {ratio}, {verdict.get(pair.verdict, 'inconclusive at 5 %')} ({counts})"
-        )
+        found = verdict.get(pair.verdict, "inconclusive at 5 %")
+        lines.append(f"{name} / plain to distance {level:g}: {ratio}, {found} ({counts})")
     return lines
 
 
@@ -173,8 +172,8 @@ _CAPTIONS = {
     "A finished run keeps its last value.",
     "survival": "Fraction of starts not yet at the method's level (Kaplan-Meier; runs that fail never arrive). "
     "Band: pointwise 95 % Wilson interval.",
-    "imbalance": "Imbalance of the factors against steps. Line: median; band: 5–95 % of the starts; exact zeros have no "
-    "place on the axis.",
+    "imbalance": "Imbalance of the factors against steps. Line: median; band: 5–95 % of the starts; exact zeros have "
+    "no place on the axis.",
     "singular_values": "Singular values of the product against steps, a panel a method. Line: median; band: 5–95 % of "
     "the starts; grey lines: the target's.",
     "worst": "The worst ten starts of the first method one by one: failures first, then the slowest. Coloured: every "

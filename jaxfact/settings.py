@@ -12,7 +12,7 @@ class Settings:
     `scale` and `noise` are standard deviations per entry. `unbalanced` is the ratio ‖U‖_F/‖V‖_F of the start's root
     mean squares, None for equal entry scales.
 
-    Raises ValueError for counts below 1, a scale, step size or tolerance that is not above 0, a negative weight or noise.
+    Raises ValueError for counts below 1, a scale, step or tolerance that is not above 0, a negative weight or noise.
     """
 
     width: int = 4

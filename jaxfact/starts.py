@@ -50,11 +50,11 @@ class Gaussian(Start):
         """Draw both factors, each from a key of its own."""
         m, n = problem.shape
         dtype = problem.unit.dtype
-        scale = self.scale if self.norm is None else self.norm / (m + n) ** 0.5
-        tilt = 1.0 if self.ratio is None else (self.ratio * (n / m) ** 0.5) ** 0.5
+        scale = jnp.asarray(self.scale if self.norm is None else self.norm / (m + n) ** 0.5, dtype)
+        tilt = jnp.asarray(1.0 if self.ratio is None else (self.ratio * (n / m) ** 0.5) ** 0.5, dtype)
         key_U, key_V = jr.split(key)
-        U = jr.normal(key_U, (m, self.width), dtype) * jnp.asarray(scale * tilt, dtype)
-        V = jr.normal(key_V, (n, self.width), dtype) * jnp.asarray(scale / tilt, dtype)
+        U = jr.normal(key_U, (m, self.width), dtype) * (scale * tilt)
+        V = jr.normal(key_V, (n, self.width), dtype) * (scale / tilt)
         return Factors(U, V)
 
 
@@ -75,7 +75,9 @@ class Orthogonal(Start):
         """Draw both frames, each from a key of its own."""
         scale = jnp.asarray(self.scale, problem.unit.dtype)
         keys = jr.split(key)
-        return Factors(*(scale * _frame(k, size, self.width, scale.dtype) for k, size in zip(keys, problem.shape)))
+        return Factors(
+            *(scale * _frame(k, size, self.width, scale.dtype) for k, size in zip(keys, problem.shape, strict=True))
+        )
 
 
 class Balanced(Start):

@@ -57,7 +57,7 @@ class PairedTimes(NamedTuple):
     """How two methods' hitting times compare, seed by seed.
 
     `ratio` is the geometric mean of the time ratios over seeds on which both arrived, `low` and `high` its bootstrap
-    interval over seeds, widened by the resolution of the times. `both`, `first_only`, `second_only`, `neither` count the
+    interval over seeds, widened by the resolution of the times. `both`, `first_only`, `second_only`, `neither` count
     seeds; `p_success` is McNemar's exact p-value for a difference in arriving. `verdict` is "equivalent" where the
     interval lies within [1−margin, 1+margin] and, with the same confidence, at most `margin` of the seeds arrived with
     one method alone; "different" where one of the two is excluded; else "inconclusive".
@@ -104,9 +104,7 @@ def fraction_reached(runs: xr.Dataset) -> xr.Dataset:
 def outcome_fractions(runs: xr.Dataset) -> xr.Dataset:
     """Return the fraction of seeds per outcome met, along `outcome`, with Wilson's interval."""
     names = np.unique(runs.outcome.values)
-    each = xr.concat(
-        [runs.outcome == name for name in names], xr.IndexVariable("outcome_name", names), coords="minimal"
-    )
+    each = runs.outcome == xr.DataArray(names, {"outcome_name": names}, "outcome_name")
     return _fractions(each).rename(outcome_name="outcome")
 
 
@@ -139,7 +137,8 @@ def paired_times(runs: xr.Dataset, first: str, second: str, level: float, margin
         verdict = "different"
     else:
         verdict = "inconclusive"
-    return PairedTimes(ratio, low, high, int(arrived.sum()), *only, neither, float(p_success), verdict)
+    both, (first_only, second_only) = int(arrived.sum()), only
+    return PairedTimes(ratio, low, high, both, first_only, second_only, neither, float(p_success), verdict)
 
 
 def _ratio_interval(one: np.ndarray, two: np.ndarray, resolution: float) -> tuple[float, float, float]:

@@ -6,6 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import xarray as xr
 
 from jaxfact import invariants
@@ -50,7 +51,7 @@ def sweep(
 
     The dataset holds, along the axes and `seed`: `outcome`, `steps`, `period` (of a cycle, else 0), `hit` along `level`
     (the first checked step at or below it; inf if never, NaN if max_steps came first or the level lies below the
-    method's tolerance), the last `loss`, `distance` and `imbalance`, `best_distance`, `loss_rose` (in the last block), and
+    method's tolerance), the last `loss`, `distance`, `imbalance`, `best_distance`, `loss_rose` (in the last block), and
     the records. Attributes say what is needed to run it again.
 
     Raises ValueError for counts below 1, axes that are empty, repeated or not numbers, a tolerance that rounding does
@@ -103,7 +104,7 @@ def _sweep_one(
 ) -> xr.Dataset:
     first = check_experiment(experiment, axes)
     _check_tolerance(tolerance, first.problem.unit.dtype)
-    checks = invariants.applying_to(first.method) if checked else ()
+    checks = invariants.applying_to(optax.with_extra_args_support(first.method)) if checked else ()
     points = {name: jnp.asarray(values) for name, values in axes.items()}
     program = Program(experiment, {name: values[0] for name, values in points.items()}, record, checks)
     runs = _all_runs(points, seeds, base_seed)

@@ -59,7 +59,7 @@ class Tiles:
         timing = {"compile_seconds": compiling, "run_seconds": time.perf_counter() - began - compiling}
         return jax.tree.map(lambda *parts: np.concatenate(parts), *map(self._results.get, self._done)), timing
 
-    def _serve(self, device: jax.Device) -> None:
+    def _serve(self, device: Any) -> None:
         """Take tiles from the queue until it is empty, or until another device failed."""
         try:
             with jax.default_device(device):

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
 from jaxfact.factors import Factors
@@ -66,7 +67,7 @@ class Factorization(Problem):
         dtype = jax.dtypes.canonicalize_dtype(floating)
         if np.ndim(target) == 1 and shape is not None:
             values, self.shape = target, (int(shape[0]), int(shape[1]))
-            _check_parts(values, self.shape, left, right)
+            _check_parts(target, self.shape, left, right)
         elif np.ndim(target) == 2 and shape is None and left is None and right is None:
             left, values, right = _decompose(target)
             self.shape = (target.shape[0], target.shape[1])
@@ -77,9 +78,10 @@ class Factorization(Problem):
                 "needs an m×n matrix, or 1-D singular values together with shape=(m, n)",
                 "reshape the data to two dimensions",
             )
-        array = jnp if isinstance(values, jax.core.Tracer) else np
-        largest = values[0] if len(values) else 1.0
-        unit = array.where(largest > 0, largest, 1.0)
+        # NumPy divides in the precision of the data, which JAX may not have.
+        library = jnp if isinstance(values, Tracer) else np
+        largest = library.max(values, initial=0)
+        unit = library.where(largest > 0, largest, 1)
         self.singular_values = jnp.asarray(values / unit, dtype)
         self.unit = jnp.asarray(unit, dtype)
         self.left = None if left is None else jnp.asarray(left, dtype)
@@ -129,7 +131,7 @@ class Factorization(Problem):
     def distance(self, factors: Factors) -> Float[Array, ""]:
         """Return ‖UVᵀ − Σ_d‖_F / ‖Σ_d‖_F, never squared; absolute where Σ = 0.
 
-        dist² = ‖A₁B₁ᵀ−S_d‖² + ⟨A₁ᵀA₁, B₂ᵀB₂⟩ + ⟨A₂ᵀA₂, B₁ᵀB₁⟩ + ⟨A₂ᵀA₂, B₂ᵀB₂⟩, a sum without cancellation. Where σ_d and
+        dist² = ‖A₁B₁ᵀ−S_d‖² + ⟨A₁ᵀA₁, B₂ᵀB₂⟩ + ⟨A₂ᵀA₂, B₁ᵀB₁⟩ + ⟨A₂ᵀA₂, B₂ᵀB₂⟩, which never cancels. Where σ_d and
         σ_{d+1} agree to 1e-6 the best approximation is not unique, and √(2·excess)/‖Σ_d‖_F is returned instead.
         """
         squared, tail = self._residual(factors)
@@ -192,7 +194,7 @@ def _check_numbers(target: ArrayLike) -> None:
         raise problem_with("target", given, "needs real numbers", "take the real part or the modulus first")
     if array.dtype.kind not in "iubf" and not jnp.issubdtype(array.dtype, jnp.floating):
         raise problem_with("target", given, "needs numbers", "convert the array to a floating dtype first")
-    if isinstance(array, jax.core.Tracer):
+    if isinstance(array, Tracer):
         return
     missing = int(np.sum(~np.isfinite(np.asarray(array, float))))
     if missing:
@@ -204,20 +206,20 @@ def _check_numbers(target: ArrayLike) -> None:
         )
 
 
-def _check_parts(values: ArrayLike, shape: tuple[int, int], left: object, right: object) -> None:
+def _check_parts(values: np.ndarray | Array, shape: tuple[int, int], left: object, right: object) -> None:
     """Refuse singular values and bases that do not make a matrix of this shape."""
-    rank = len(values)  # pyright: ignore[reportArgumentType]
+    rank = len(values)
     if min(shape) < max(rank, 1):
         raise problem_with("shape", shape, f"needs at least {max(rank, 1)} rows and columns", "give fewer values")
     if (left is None) != (right is None):
         raise problem_with("left, right", "only one of them", "needs both or none", "give the other basis too")
-    if isinstance(values, jax.core.Tracer):
+    if isinstance(values, Tracer):
         return
     numbers = np.asarray(values, float)
     if np.any(numbers < 0) or np.any(np.diff(numbers) > 0):
         raise problem_with("target", numbers.tolist(), "needs singular values ≥ 0, largest first", "sort them")
     for name, basis, size in (("left", left, shape[0]), ("right", right, shape[1])):
-        if basis is None or isinstance(basis, jax.core.Tracer):
+        if basis is None or isinstance(basis, Tracer):
             continue
         array = np.asarray(basis, float)
         given = f"array of shape {array.shape}"
@@ -229,9 +231,9 @@ def _check_parts(values: ArrayLike, shape: tuple[int, int], left: object, right:
             )
 
 
-def _decompose(matrix: ArrayLike) -> tuple[ArrayLike, ArrayLike, ArrayLike]:
+def _decompose(matrix: np.ndarray | Array) -> tuple[np.ndarray | Array, ...]:
     """Return P, s, Q with P diag(s) Qᵀ = matrix; on the host in float64 unless the matrix is traced."""
-    if isinstance(matrix, jax.core.Tracer):
+    if isinstance(matrix, Tracer):
         left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
         return left, values, right.T
     given = np.asarray(matrix)
