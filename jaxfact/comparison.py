@@ -20,6 +20,7 @@ from jaxfact.sweep import sweep
 from jaxfact.tiles import Progress
 
 PLAIN, BALANCED, NOISY = "plain", "balanced", "noisy"
+_TIE = 1e-6
 QUANTILES = (0.05, 0.5, 0.95)
 MARGIN = 0.05
 
@@ -124,7 +125,8 @@ def predicted_floor(problem: Factorization, settings: Settings) -> float:
     noise²/(ηλ(2 − ηλ)). Entries of the leading d×d block have λ = σᵢ + σⱼ and enter the product with weight λ; an entry
     of U outside it pairs with that of V, with λ = σⱼ ± σᵢ and weight σⱼ, or stands alone beyond the rank: λ = σⱼ.
     For an exact rank and small η this is the well-known √(noise²·(m+n)d/(2η)). Beyond the stability edge it is inf.
-    Columns beyond the rank are not held back; they add at most noise²·max_steps·√(mn(d−r)).
+    Columns beyond the rank are not held back; they add at most noise²·max_steps·√(mn(d−r)). Where σ_d = σ_{d+1}, moving
+    between the best approximations costs no distance.
     """
     head = min(settings.width, problem.rank)
     values = np.asarray(problem.singular_values, float)
@@ -133,8 +135,9 @@ def predicted_floor(problem: Factorization, settings: Settings) -> float:
 
     def variance(rate: np.ndarray, weight: np.ndarray) -> float:
         decay = settings.step_size * rate
-        held = (decay > 0) & (decay < 2)
-        return float(np.sum(np.where(held, weight / np.where(held, decay * (2 - decay), 1), np.inf)))
+        held = (rate > _TIE) & (decay < 2)
+        spread = weight / np.where(held, decay * (2 - decay), 1)
+        return float(np.sum(np.where(held, spread, np.where(rate > _TIE, np.inf, 0))))
 
     total = variance(leading + leading.T, leading + leading.T)
     for rate in (leading - tail, leading + tail):
@@ -150,7 +153,8 @@ def notes(problem: Factorization, settings: Settings, noise_floor: float) -> lis
     edge = 1 / (8 * settings.weight) if settings.weight else np.inf
     said = {
         f"noise holds {NOISY} up at a distance of about {noise_floor:.2g}; it is judged at the first level above, "
-        f"{_judged_level(settings.tolerance, noise_floor):g}": settings.noise > 0,
+        f"{_judged_level(settings.tolerance, noise_floor):g}": 0 < noise_floor < np.inf,
+        f"with this step size {NOISY} has no stationary floor; it is judged at the tolerance": np.isinf(noise_floor),
         f"width {settings.width} is above min(m, n) = {min(m, n)}: over-parametrised": settings.width > min(m, n),
         f"width {settings.width} is above the rank {problem.rank}: over-parametrised": (
             problem.rank < settings.width <= min(m, n)
@@ -166,7 +170,9 @@ def notes(problem: Factorization, settings: Settings, noise_floor: float) -> lis
 
 
 def _judged_level(tolerance: float, floor: float) -> float:
-    """Return the least of 1e-1, 1e-2, … and the tolerance that lies above the floor."""
+    """Return the least of 1e-1, 1e-2, … and the tolerance that lies above the floor; the tolerance if there is none."""
+    if np.isinf(floor):
+        return tolerance
     levels = [level for k in range(1, 17) if (level := float(f"1e-{k}")) > tolerance * (1 + 1e-9)] + [tolerance]
     above = [level for level in levels if level > floor]
     if not above:
@@ -224,7 +230,7 @@ def _predicted_imbalance(problem: Factorization, settings: Settings, runs: xr.Da
 
     Plain descent moves D by at most 2η(f₀ − f_T), as long as steps lower the loss by half their first-order promise.
     The regulariser contracts D. Noise moves D by noise²(m−n)I a step on average and by a random walk of variance
-    2·noise²(d+1)(‖U‖² + ‖V‖²) a step, on top of where plain descent would leave it, at most.
+    2·noise²(d+1)(‖U‖² + ‖V‖²) a step; the small drift of the descent itself is left out there.
     """
     start = float(runs.imbalance_path.isel(step=0).median())
     if runs.method == BALANCED and settings.weight:
@@ -240,8 +246,8 @@ def _predicted_imbalance(problem: Factorization, settings: Settings, runs: xr.Da
     energy = runs.energy_path.transpose("seed", "step").values
     walked = np.sum(np.diff(ends, axis=1) * (energy[:, 1:] + energy[:, :-1]) / 2, axis=1)
     drift = noise**2 * abs(m - n) * runs.steps.values * d**0.5
-    random = np.median(np.sqrt(drift**2 + 2 * noise**2 * (d + 1) * walked))
-    return float(random), "≈"
+    moved = drift**2 + 2 * noise**2 * (d + 1) * walked
+    return float(np.median(np.sqrt(start**2 + moved))), "≈"
 
 
 def _triple(at: xr.Dataset) -> tuple[float, float, float]:
@@ -257,7 +263,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "notes": comparison.notes,
         "methods": [
             {
-                **{k: v for k, v in asdict(row).items() if k not in ("reached", "outcomes", "times")},
+                **{k: _finite(v) for k, v in asdict(row).items() if k not in ("reached", "outcomes", "times")},
                 "reached": {f"{level:g}": value for level, value in row.reached.items()},
                 "outcomes": row.outcomes,
                 "times": {f"{q:g}": value if np.isfinite(value) else None for q, value in row.times.items()},

@@ -271,6 +271,9 @@ class Engine:
 
     def _periods(self, shared: list[Array], lanes: Lane, found: Bool[Array, " lane"]) -> Int[Array, " lane"]:
         """Return the period of the runs found periodic, by stepping each until it meets itself again."""
+        nothing = jnp.zeros(self.rules.lanes, jnp.int32)
+        if not (self.rules.stops and self.rules.periodic):
+            return nothing
         longest = lanes.step - lanes.mark[1]
 
         def going(carry):
@@ -283,7 +286,6 @@ class Engine:
             again = jax.vmap(lambda new, old: _same(new, (old.factors, old.state)))(own, lanes.own)
             return count + 1, own, jnp.where((period == 0) & again, count + 1, period)
 
-        nothing = jnp.zeros(self.rules.lanes, jnp.int32)
         _, _, period = lax.while_loop(going, step, (jnp.zeros((), jnp.int32), lanes.own, nothing))
         return jnp.where(found, jnp.where(period > 0, period, longest), 0)
 

@@ -21,6 +21,7 @@ from jaxfact.inputs import problem_with
 from jaxfact.store import write_results
 
 RESULTS, PAGE, SUMMARY = "results.zarr", "report.html", "summary.json"
+_LEVELS_A_TABLE = 5  # what fits into 80 columns
 
 
 def figures(comparison: Comparison) -> dict[str, Figure]:
@@ -72,7 +73,9 @@ def print_tables(comparison: Comparison, console: Console) -> None:
     for line in heading(comparison):
         console.print(line, highlight=False, markup=False)
     for title, columns, rows in tables(comparison):
-        table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        for name in columns:
+            table.add_column(name, overflow="fold")
         for row in rows:
             table.add_row(*row)
         console.print(table, markup=False)
@@ -99,12 +102,17 @@ def heading(comparison: Comparison) -> list[str]:
 def tables(comparison: Comparison) -> list[tuple[str, list[str], list[list[str]]]]:
     """Return title, columns and rows of each table, one row a method."""
     rows = comparison.methods
-    return [
+    levels = list(rows[0].reached)
+    reached = [
         (
             "% of starts that reached each distance (95 % Wilson interval); – where a method was not run so far down",
-            ["method", *(f"{level:g}" for level in rows[0].reached)],
-            [[row.method, *(_percent(at) for at in row.reached.values())] for row in rows],
-        ),
+            ["method", *(f"{level:g}" for level in some)],
+            [[row.method, *(_percent(row.reached[level]) for level in some)] for row in rows],
+        )
+        for some in (levels[i : i + _LEVELS_A_TABLE] for i in range(0, len(levels), _LEVELS_A_TABLE))
+    ]
+    return [
+        *reached,
         (
             "% of starts by outcome, and steps by which 5, 50, 95 % had arrived (Kaplan-Meier; failures never do)",
             ["method", *rows[0].outcomes, "arrived at", *(f"{100 * q:g} %" for q in QUANTILES)],
@@ -197,7 +205,7 @@ def _percent(at: tuple[float, float, float] | None) -> str:
     if at is None:
         return "–"
     fraction, low, high = (100 * value for value in at)
-    return f"{fraction:.4g} ({low:.3g}–{high:.3g})"
+    return f"{fraction:.4g} ({low:.1f}–{high:.1f})"
 
 
 def _steps(time: float) -> str:

@@ -39,7 +39,7 @@ def sweep(
     becomes the dimension `method`. `seeds` is a count or an array of seed numbers; a run depends on its seed, its point
     and `base_seed` alone, so runs of one seed are paired along every axis and method.
 
-    Runs are looked at every `check_every` steps and end as design and docs define: `converged` (distance ≤ tolerance,
+    Runs are looked at every `check_every` steps and end as `converged` (distance ≤ tolerance,
     and ≤ 10·tolerance still after max(50, 10 %) further steps), `diverged`, `cycle`, or `budget` at `max_steps`, a
     multiple of `check_every`. `tolerance` is on the distance, relative and not squared; a mapping gives one for each
     method; with None a run ends only by divergence or at max_steps.
