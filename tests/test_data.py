@@ -99,10 +99,7 @@ BAD = {
     "binary.csv": (b"\xff\xfe1\x00,\x002\x00", "rows of numbers"),
     "empty.csv": (b"", r"shape \(0, 1\)"),
     "nan.csv": (b"1,nan\n2,inf\n", "2 NaN or infinite entries.*matrix completion"),
-    "nan.npy": (
-        written(np.save, np.where(MATRIX == MATRIX.max(), np.nan, MATRIX)),
-        "1 NaN or infinite .*matrix completion",
-    ),
+    "nan.npy": (written(np.save, np.where(MATRIX < 2, np.nan, MATRIX)), "NaN or infinite entries.*matrix completion"),
     "text.mtx": (b"1 2 3", "cannot be read as .mtx"),
     "short.mtx": (MARKET.encode() + b"2 2\n1\n2\n3\n", "cannot be read as .mtx .*Truncated"),
     "huge.mtx": (MARKET.encode() + b"100000000 100000000\n1\n", "huge.mtx"),
@@ -148,40 +145,45 @@ class Payload:
 
 
 @pytest.mark.parametrize(
-    ("name", "write"),
+    ("name", "write", "words"),
     [
-        ("object.npy", lambda payload: written(np.save, np.array([[payload]], object))),
-        ("object.npz", lambda payload: written(np.savez, x=np.array([[payload]], object))),
-        ("pickle.npy", pickle.dumps),
-        ("pickle.npz", pickle.dumps),
+        ("object.npy", lambda payload: written(np.save, np.array([[payload]], object)), "never unpickled"),
+        ("object.npz", lambda payload: written(np.savez, x=np.array([[payload]], object)), "never unpickled"),
+        ("pickle.npy", pickle.dumps, "pickle.npy"),
+        ("pickle.npz", pickle.dumps, "pickle.npz"),
     ],
 )
-def test_pickles_are_never_opened(tmp_path, name, write):
+def test_pickles_are_never_opened(tmp_path, name, write, words):
     mark = tmp_path / "mark"
     content = write(Payload(mark))
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match="never unpickled"):
+    with pytest.raises(ValueError, match=words):
         data.read(tmp_path / name)
     assert not mark.exists()
     pickle.loads(pickle.dumps(Payload(mark)))  # the payload does work
     assert mark.exists()
 
 
+def refusal(path: Path) -> str:
+    try:
+        data.read(path)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 @pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.csv", "deep.png", "grey.bmp"])
 def test_damage_is_never_a_crash(tmp_path, name):
-    """Files with random wrong bytes are read, or refused by the library itself."""
+    """Files with a random wrong byte are read, or refused by the library itself."""
     rng, content, path = np.random.default_rng(3), ROUND_TRIPS[name][0], tmp_path / name
-    refused = 0
+    messages = []
     for _ in range(300):
         broken = bytearray(content)
         broken[rng.integers(min(len(broken), 300))] = rng.integers(256)
         path.write_bytes(broken)
-        try:
-            data.read(path)
-        except ValueError as error:
-            assert name in str(error)
-            refused += 1
-    assert refused > 0
+        messages.append(refusal(path))
+    assert any(messages)
+    assert all(name in message for message in filter(None, messages))
 
 
 @pytest.mark.parametrize("end", [b"3.6E-", b"3\0\n"])

@@ -59,6 +59,11 @@ def ratios(invariant, steps):
     return defect.value / defect.bound
 
 
+@jax.jit
+def all_ratios(steps):
+    return {invariant.__name__: ratios(invariant, steps) for invariant in ALL}
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 @pytest.mark.parametrize(("m", "n", "rank", "width"), SIZES)
 def test_imbalance_changes_as_predicted_from_anywhere(m, n, rank, width, dtype):
@@ -82,7 +87,7 @@ def trajectory(problem, method, factors, num_steps):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-@pytest.mark.parametrize(("m", "n", "rank", "width"), [(10, 10, 2, 2), (10, 8, 3, 40), (6, 5, 5, 20)])
+@pytest.mark.parametrize(("m", "n", "rank", "width"), [(10, 10, 2, 2), (10, 8, 3, 40)])
 def test_every_step_of_descent_keeps_all_invariants(m, n, rank, width, dtype):
     """Over-parametrised, far above the stability edge and on the way to infinity."""
     problem = target(m, n, rank, dtype)
@@ -93,8 +98,8 @@ def test_every_step_of_descent_keeps_all_invariants(m, n, rank, width, dtype):
         # Until the numbers overflow: an energy of 10⁸ is 10¹⁶ in the loss, and more in the bounds.
         finite = np.asarray(steps.after.energy) < 1e8
         bounded.append(bool(finite.all()))
-        for invariant in ALL:
-            assert ratios(invariant, steps)[finite].max() < 1, (invariant.__name__, eta)
+        largest = {name: np.max(np.asarray(ratio)[finite]) for name, ratio in all_ratios(steps).items()}
+        assert all(ratio < 1 for ratio in largest.values()), (largest, eta)
     assert bounded[:3] == [True] * 3
     assert not bounded[-1]
 
@@ -109,12 +114,11 @@ def with_new_U(problem, factors, eta):
     return step._replace(after=jf.Factors(step.after.U, factors.V - eta * late.V))
 
 
-def with_regulariser(problem, factors, eta, weight=-1 / 8):
-    """The balancing term, by default with the wrong sign."""
+def with_regulariser(problem, factors, eta):
+    """The balancing term of weight 1/8 with the wrong sign."""
     step = simultaneous(problem, factors, eta)
-    D = factors.imbalance
-    U, V = step.after
-    return step._replace(after=jf.Factors(U - 4 * eta * weight * factors.U @ D, V + 4 * eta * weight * factors.V @ D))
+    D, (U, V) = factors.imbalance, step.after
+    return step._replace(after=jf.Factors(U + eta / 2 * factors.U @ D, V - eta / 2 * factors.V @ D))
 
 
 def without_a_term(problem, factors, eta):
@@ -157,13 +161,12 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 @pytest.mark.parametrize(("invariant", "broken"), BROKEN.values(), ids=BROKEN)
-def test_a_broken_step_is_noticed(invariant, broken, dtype):
-    """From every one of 50 random starts, by float32's bound as by float64's."""
-    problem = target(12, 9, 3, dtype)
+def test_a_broken_step_is_noticed(invariant, broken):
+    """From every one of 50 random starts, and even by the wide bounds of float32."""
+    problem = target(12, 9, 3, np.float32)
     rng = np.random.default_rng(8)
-    factors = as_jax(jf.Factors(*(0.2 * rng.normal(size=(50, size, 3)) for size in (12, 9))), dtype)
+    factors = as_jax(jf.Factors(*(0.2 * rng.normal(size=(50, size, 3)) for size in (12, 9))), jnp.float32)
     proper, wrong = (
         jax.jit(jax.vmap(lambda f, step=step: step(problem, f, 0.05), out_axes=BATCH))
         for step in (simultaneous, broken)
@@ -199,22 +202,28 @@ def test_invariants_stay_silent_outside_their_hypotheses():
         assert float(defect.value) < float(defect.bound)
 
 
-DESCENDING = ["gradient descent", "scheduled"]
-CLIPPED = optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.1))
+DESCENDING = ["gradient descent", "scheduled", "optax schedule"]
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in METHODS if name not in ("optax schedule", "balancing in a chain", "Gram in a chain")]
-)
+@pytest.mark.parametrize("name", METHODS)
 def test_only_simultaneous_descent_has_the_invariants_of_descent(name):
     """Momentum, alternation, the regulariser, noise, kicks and preconditioning move the imbalance otherwise."""
-    expected = OF_EVERY_STEP + OF_DESCENT if name in DESCENDING else OF_EVERY_STEP
+    expected = ALL if name in DESCENDING else OF_EVERY_STEP
     assert applying_to(METHODS[name](0.1)) == expected
 
 
-def test_any_multiple_of_the_gradient_is_descent():
-    assert applying_to(CLIPPED) == ALL
-    assert applying_to(optax.sgd(1e-6)) == ALL
+WEAK = {
+    "a small multiple": (optax.sgd(1e-6), ALL),
+    "clipped": (optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.1)), ALL),
+    "weak noise": (jf.perturbed(0.5, 1e-6), OF_EVERY_STEP),
+    "weak regulariser": (jf.balanced(0.5, 1e-6), OF_EVERY_STEP),
+}
+
+
+@pytest.mark.parametrize(("method", "expected"), WEAK.values(), ids=WEAK)
+def test_size_does_not_decide_what_is_descent(method, expected):
+    """A step may be small; what is added to it counts as soon as it exceeds rounding."""
+    assert applying_to(method) == expected
 
 
 def drift(problem, factors, eta_U, eta_V, num_steps=300):

@@ -93,12 +93,15 @@ def test_an_over_parametrised_run_reports_its_true_distance(dtype):
     problem = jf.Factorization(np.array([1.0, 0.7, 0.4], dtype), shape=(10, 8))
     start = as_jax(pair((10, 8), 12, scale=0.3), dtype)
     record = {"at": lambda problem, f: f, "loss": jf.measures.loss, "distance": jf.measures.distance}
-    run = jf.descend(problem, jf.gradient_descent(0.3), start, num_steps=600, every=100, record=record).records
+    run = jf.descend(problem, jf.gradient_descent(0.3), start, num_steps=1500, every=100, record=record).records
     product = np.asarray(run["at"].U, float) @ np.asarray(run["at"].V, float).transpose(0, 2, 1)
     true = np.linalg.norm(product - np.asarray(problem.target, float), axis=(1, 2))
-    values = np.asarray(problem.singular_values, float)
-    np.testing.assert_allclose(run["distance"], true / np.linalg.norm(values), rtol=0.01)
-    np.testing.assert_allclose(run["loss"], true**2 / 2, rtol=0.02)
+    resolved = true > 300 * np.finfo(dtype).eps
+    assert resolved.sum() >= 8
+    norm = np.linalg.norm([1.0, 0.7, 0.4])
+    np.testing.assert_allclose(run["distance"][resolved], true[resolved] / norm, rtol=0.02)
+    np.testing.assert_allclose(run["loss"][resolved], true[resolved] ** 2 / 2, rtol=0.04)
+    assert np.all(run["loss"] >= 0)
 
 
 def test_distance_near_zero_in_the_users_coordinates():

@@ -75,7 +75,7 @@ def test_ratio_is_that_of_the_factors_root_mean_squares(tall, ratio):
 @pytest.mark.parametrize("width", [2, 4, 7, 12])
 def test_orthogonal_frames_are_exact(tall, width):
     """Columns where they fit, rows where the width exceeds the size."""
-    U, V = jf.Orthogonal(width, 0.6).draw(KEYS[0], tall)
+    U, V = jax.jit(jf.Orthogonal(width, 0.6).draw)(KEYS[0], tall)
     for factor, size in ((U, 9), (V, 4)):
         gram = factor.T @ factor if width <= size else factor @ factor.T
         np.testing.assert_allclose(gram, 0.36 * np.eye(min(width, size)), atol=1e-15)
@@ -101,8 +101,8 @@ def test_orthogonal_is_haar():
 
 @pytest.mark.parametrize("width", [2, 4, 6, 12])
 def test_balanced_keeps_the_gaussian_product(tall, width):
-    gaussian = jf.Gaussian(width, scale=0.3).draw(KEYS[0], tall)
-    balanced = jf.Balanced(width, 0.3).draw(KEYS[0], tall)
+    starts = jf.Gaussian(width, scale=0.3), jf.Balanced(width, 0.3)
+    gaussian, balanced = jax.jit(lambda key: [start.draw(key, tall) for start in starts])(KEYS[0])
     np.testing.assert_allclose(balanced.product, gaussian.product, atol=1e-14)
     np.testing.assert_allclose(balanced.imbalance, 0, atol=1e-14)
     assert np.abs(gaussian.imbalance).max() > 0.1
