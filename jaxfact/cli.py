@@ -32,6 +32,8 @@ def main() -> None:
         _fail(error.format_message())
     except ValueError as error:
         _fail(str(error))
+    except OSError as error:
+        _fail(f"the results could not be written ({error}); nothing was left behind", 1)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted; nothing was written", 130)
     else:
@@ -111,14 +113,15 @@ def compare(
         problem = _measured(matrix)
     with _progress_bar() as progress:
         found = comparison.compare(problem, settings, progress)
-    report.write(found, folder)
+    # Printed before the folder is written, so that a full disk does not take the numbers along.
     if as_json:
         typer.echo(json.dumps(comparison.as_json(found), indent=2, ensure_ascii=False))
     else:
         from rich.console import Console
 
         report.print_tables(found, Console())
-        typer.echo(f"results: {folder / report.RESULTS}   page: {folder / report.PAGE}")
+    report.write(found, folder)
+    typer.echo(f"results: {folder / report.RESULTS}   page: {folder / report.PAGE}", err=as_json)
 
 
 @app.command()

@@ -69,6 +69,24 @@ def test_diverging_runs_never_arrive():
     assert np.isfinite(median.sel(step_size=0.5))
 
 
+def test_most_runs_diverging_means_never():
+    """Where 94 % of the runs diverge the median time is infinite, not the few steps that divergence took."""
+
+    def experiment(key):
+        step_size = jnp.where(jax.random.uniform(key) < 0.94, 2.5, 0.5)
+        return jf.Run(SMALL, jf.Gaussian(3, scale=0.3), jf.gradient_descent(step_size))
+
+    runs = jf.sweep(experiment, seeds=1_000, max_steps=5_000, tolerance=1e-6)
+    counts = outcomes(runs)
+    assert counts.keys() == {"converged", "diverged"}
+    assert counts["diverged"] == pytest.approx(940, abs=4 * np.sqrt(1000 * 0.94 * 0.06))
+    times = jf.stats.time_to(runs, 1e-6)
+    assert np.isinf(times.quantile([0.5])).all()
+    assert np.isfinite(times.quantile([0.02])).all()
+    assert np.median(runs.steps) < 100
+    assert np.median(runs.hit.values[np.isfinite(runs.hit.values)]) < 500
+
+
 def test_budget_is_censoring():
     """Runs cut off by the budget have no time, which is neither never nor the budget."""
     runs = jf.sweep(descent(), seeds=20, max_steps=60, tolerance=1e-10, step_size=[0.5])
