@@ -79,9 +79,8 @@ class Program:
         self.shared: list[Array] = jax.jit(known)()
         closed_over = traced.jaxpr.outvars[count:]
         # Each closed-over number is looked up among the shared arrays or among what the run owns.
-        owned = [i for i, var in enumerate(closed_over) if var not in kept]
-        self._owned = owned
-        self._places = [kept.index(var) if var in kept else ~owned.index(i) for i, var in enumerate(closed_over)]
+        self._owned = [i for i, var in enumerate(closed_over) if var not in kept]
+        self._places = [kept.index(v) if v in kept else ~self._owned.index(i) for i, v in enumerate(closed_over)]
 
     @property
     def uses_noise(self) -> bool:
@@ -146,6 +145,9 @@ class Program:
                 measures.imbalance(problem, factors),
             )
 
+        def record(factors):
+            return measure(problem, factors)
+
         def defects(before, after):
             step = invariants.Step(problem, before, problem.gradient(before), after)
             found = {check.__name__: check(step) for check in self._checks}
@@ -157,11 +159,10 @@ class Program:
         for function, arguments in (
             (advance, (factors, state, step, noise_key)),
             (glance, (factors,)),
-            (lambda factors: measure(problem, factors), (factors,)),
+            (record, (factors,)),
             (defects, (factors, factors)),
         ):
-            name = function.__name__ if function.__name__ != "<lambda>" else "record"
-            self._functions[name] = _Function(function, arguments, closed_over)
+            self._functions[function.__name__] = _Function(function, arguments, closed_over)
         return (factors, state, noise_key), closed_over.values
 
 

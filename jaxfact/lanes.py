@@ -128,7 +128,7 @@ class Engine:
             rose=jnp.zeros(tile, bool),
         )
         spread = (tile, len(rules.record_steps))
-        blank = jax.tree.map(lambda x: jnp.full((*spread, *x.shape), jnp.nan, x.dtype), records)
+        blank = jax.tree.map(lambda x: jnp.zeros((*spread, *x.shape), x.dtype), records)
         last = jax.tree.map(lambda x: jnp.zeros((tile, *x.shape), x.dtype), records)
         return Tile(lanes, jnp.zeros((), jnp.int32), finished, blank, last)
 

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -92,7 +93,7 @@ def test_table_names_methods_levels_and_units(ended):
     shown = words(ended["table"].out)
     for part in (
         "12×9 target of rank 3, σ₁ = 1 (the unit); σ/σ₁: 1, 0.7, 0.4",
-        "40 Gaussian starts of width 3 and entry scale 0.001 √σ₁, the same for every method",
+        "40 Gaussian starts of width 3 and entry scale 0.001 √σ₁, ",
         "step size 0.5 /σ₁, balancing weight 0.125, noise 1e-05 √σ₁ an entry and step",
         "distance: ‖UVᵀ−Σ_d‖_F/‖Σ_d‖_F, tolerance 1e-05; float32",
         "method 0.1 0.01 0.001 0.0001 1e-05",
@@ -113,8 +114,9 @@ def test_table_shows_the_stored_numbers(ended):
         part = runs.sel({"method": method})
         hit = part.hit.sel(level=float(part.tolerance)).values
         times = np.quantile(hit, [0.05, 0.5, 0.95], method="inverted_cdf")
-        row = f"{method} 100 (91.2–100) {float(part.tolerance):g} " + " ".join(f"{time:.0f}" for time in times)
-        assert row in words(ended["table"].out)
+        steps = " ".join(f"{time:.0f}" for time in times)
+        row = rf"{method} 100 \(91\.2–100(\.0)?\) {float(part.tolerance):g} {steps} "
+        assert re.search(row, words(ended["table"].out))
 
 
 def test_json_agrees_with_the_store(ended):
@@ -257,8 +259,7 @@ def assert_one_line(ended: Called, pattern: str) -> None:
     assert err.startswith("jaxfact: ")
     assert err.count("\n") == 1
     assert "Traceback" not in err
-    with pytest.raises(ValueError, match=pattern):
-        raise ValueError(err)
+    assert re.search(pattern, err)
 
 
 @pytest.fixture
@@ -334,7 +335,7 @@ def test_a_step_beyond_the_edge_is_a_result(call, tmp_path, noise):
     code, out, err = call(*QUICK, "--step-size", "2.5", "--noise", noise, "--out", "out")
     assert (code, err) == (0, "")
     assert "diverged" in out
-    assert out.count("never never never") == 3
+    assert words(out).count("never never never") == 3
     assert "step size 2.5 is above 1/σ₁, where no minimiser is stable" in words(out)
     for row in Ended(out, err, code, tmp_path / "out").summary["methods"]:
         assert row["outcomes"]["diverged"][0] == 1

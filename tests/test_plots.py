@@ -75,6 +75,14 @@ def quantile(path: xr.DataArray, fraction: float) -> np.ndarray:
     return np.where(found > 0, found, np.nan)
 
 
+def points(pairs: np.ndarray) -> set:
+    return {tuple(pair) for pair in pairs.tolist()}
+
+
+def band(figure: Figure, place: int) -> set:
+    return points(np.concatenate([path.vertices for path in figure.axes[0].collections[place].get_paths()]))
+
+
 def test_labels_carry_symbols_and_units(drawn):
     name, figure = drawn
     distance = r"$\|UV^\top-\Sigma_d\|_F \,/\, \|\Sigma_d\|_F$"
@@ -138,11 +146,10 @@ def test_bands_are_quantiles_of_the_runs(runs, name, path):
         steps = line.get_xdata()
         np.testing.assert_array_equal(line.get_ydata(), quantile(part, 0.5)[: len(steps)])
         assert steps[-1] >= runs.steps.sel({"method": method}).max()
-        corners = figure.axes[0].collections[place].get_paths()[0].vertices
-        for fraction in (0.05, 0.95):
-            edge = np.column_stack([steps, quantile(part, fraction)[: len(steps)]])
-            edge = edge[np.isfinite(edge[:, 1])]
-            assert {tuple(point) for point in edge} <= {tuple(point) for point in corners}
+        edges = [np.column_stack([steps, quantile(part, fraction)[: len(steps)]]) for fraction in (0.05, 0.95)]
+        shown = np.isfinite(edges).all(axis=(0, 2))
+        assert shown.sum() > 5
+        assert points(edges[0][shown]) | points(edges[1][shown]) <= band(figure, place)
 
 
 def with_diverged(runs: xr.Dataset, count: int) -> xr.Dataset:
@@ -151,17 +158,18 @@ def with_diverged(runs: xr.Dataset, count: int) -> xr.Dataset:
     return runs.assign(distance_path=runs.distance_path.where(~gone, np.inf))
 
 
-@pytest.mark.parametrize(("count", "median", "band"), [(0, True, True), (2, True, False), (12, False, False)])
-def test_a_diverged_run_counts_as_infinite(runs, count, median, band):
-    """With 10 % of the runs gone the upper quantile is infinite, with 60 % the median too: neither can be drawn."""
+@pytest.mark.parametrize(("count", "median", "upper"), [(0, True, True), (2, True, False), (12, False, False)])
+def test_a_diverged_run_counts_as_infinite(runs, count, median, upper):
+    """With 10 % of the runs gone the upper quantile is infinite, with 60 % the median too: no number shows it."""
     figure = plots.distance(with_diverged(runs, count))
-    line, patch = figure.axes[0].lines[0], figure.axes[0].collections[0]
+    line = figure.axes[0].lines[0]
     late = line.get_xdata() >= 50
     assert late.any()
     assert np.isfinite(line.get_ydata()[late]).all() == median
     assert np.isfinite(line.get_ydata()[~late]).all()
-    corners = np.concatenate([path.vertices for path in patch.get_paths()])
-    assert np.any(corners[:, 0] >= 50) == band
+    survivors = runs.distance_path.sel({"method": "plain", "seed": slice(count, None), "step": line.get_xdata()[late]})
+    edge = np.column_stack([line.get_xdata()[late], quantile(survivors, 0.95)])
+    assert (points(edge) <= band(figure, 0)) == upper
 
 
 def test_survival_is_the_fraction_not_yet_arrived(runs):
