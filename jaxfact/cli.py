@@ -37,6 +37,8 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted; nothing was written", 130)
     else:
+        if code == 130:  # Typer turns an interrupt into this code
+            _fail("interrupted; nothing was written", 130)
         sys.exit(code or 0)
 
 

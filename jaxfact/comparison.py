@@ -216,7 +216,7 @@ def _summarise(
         outcomes={str(name): _triple(outcomes.sel(outcome=name)) for name in outcomes.outcome.values},
         times={q: float(value) for q, value in zip(QUANTILES, times, strict=True)},
         imbalance_start=float(runs.imbalance_path.isel(step=0).median()),
-        imbalance=float(runs.imbalance.median()),
+        imbalance=float(np.median(np.where(runs.outcome == "diverged", np.inf, runs.imbalance))),
         predicted_imbalance=predicted,
         prediction=prediction,
         run_steps=int(runs.steps.sum()),
@@ -238,13 +238,14 @@ def _predicted_imbalance(problem: Factorization, settings: Settings, runs: xr.Da
     drop = float(problem.loss(problem.truncation(settings.width)))
     first = float(jnp.sum(problem.singular_values**2) / 2)
     bound = start + 2 * settings.step_size * (first - drop)
-    if runs.method != NOISY:
+    if runs.method != NOISY or not settings.noise:
         return bound, "≤"
     m, n = problem.shape
     d, noise = settings.width, settings.noise
     ends = runs.step.values[None, :].clip(max=runs.steps.values[:, None])
     energy = runs.energy_path.transpose("seed", "step").values
-    walked = np.sum(np.diff(ends, axis=1) * (energy[:, 1:] + energy[:, :-1]) / 2, axis=1)
+    stretch = np.diff(ends, axis=1)
+    walked = np.sum(stretch * np.where(stretch > 0, energy[:, 1:] + energy[:, :-1], 0) / 2, axis=1)
     drift = noise**2 * abs(m - n) * runs.steps.values * d**0.5
     moved = drift**2 + 2 * noise**2 * (d + 1) * walked
     return float(np.median(np.sqrt(start**2 + moved))), "≈"

@@ -1,5 +1,6 @@
 """Targets: a built-in real matrix, the user's own file, and made-up spectra."""
 
+import io
 import warnings
 import zipfile
 from pathlib import Path
@@ -34,7 +35,7 @@ def load(name: str) -> Matrix:
 def read(path: str | Path) -> Matrix:
     """Read a matrix from a .npy, .npz, .csv, .tsv, Matrix Market .mtx or image file, as it is stored.
 
-    An image becomes grey levels from 0 to 1. Pickled objects are never opened. Raises ValueError for a file that is
+    An image becomes grey levels from 0 to 1 (floating-point images stay as they are). Pickled objects are never opened. Raises ValueError for a file that is
     missing, of an unknown format, damaged, or no m×n matrix of finite real numbers.
     """
     path = Path(path)
@@ -51,9 +52,14 @@ def read(path: str | Path) -> Matrix:
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise problem_with("file", path, f"needs one of {_READABLE}", "convert it, for example with numpy.save")
-    matrix = reader(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what a parser only warns of is judged by the matrix that it returns
+            matrix = reader(path)
+    except Exception as error:  # damage surfaces as nearly anything: NumPy, zipfile, SciPy and Pillow parse these files
+        raise _unreadable(path, error) from None
     _check_matrix(path, matrix)
-    return matrix if matrix.dtype.kind == "f" else matrix.astype(float)
+    return matrix.astype(np.float32 if matrix.dtype.newbyteorder("=") == np.float32 else np.float64)
 
 
 def singular_values(rank: int, condition: float, spectrum: Spectrum = Spectrum.LINEAR) -> Float[np.ndarray, " r"]:
@@ -92,67 +98,51 @@ def _check_matrix(path: Path, matrix: np.ndarray) -> None:
 
 
 def _read_npy(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        if "pickle" in str(error).lower() and "allow_pickle" in str(error):
-            needed, instead = "holds Python objects, which are never unpickled", "save a plain numeric array"
-            raise problem_with("file", path, needed, instead) from None
-        raise _damaged(path, error) from None
+    with path.open("rb") as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _read_npz(path: Path) -> np.ndarray:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            names = list(archive)
-            if len(names) != 1:
-                raise problem_with(
-                    "file", path, f"holds {len(names)} arrays: {', '.join(names)}", "save just the matrix"
-                )
-            return archive[names[0]]
-    except (OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise _damaged(path, error) from None
-    except ValueError as error:
-        if "allow_pickle" not in str(error):
-            raise
-        needed, instead = "holds Python objects, which are never unpickled", "save a plain numeric array"
-        raise problem_with("file", path, needed, instead) from None
+    with zipfile.ZipFile(path), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        names = list(archive)
+        if len(names) != 1:
+            raise ValueError(f"holds {len(names)} arrays: {', '.join(names)}")
+        return archive[names[0]]
 
 
 def _read_text(path: Path) -> np.ndarray:
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # an empty file is refused below, by its shape
-            return np.loadtxt(path, delimiter=delimiter, ndmin=2, dtype=float)
-    except (ValueError, UnicodeDecodeError) as error:
-        detail = str(error).splitlines()[0].rstrip(".;")
-        needed = f"needs rows of numbers of one length ({detail})"
-        raise problem_with("file", path, needed, "drop headers and text, and fill short rows") from None
+    return np.loadtxt(path, delimiter=delimiter, ndmin=2, dtype=float, encoding="utf-8-sig")
 
 
 def _read_market(path: Path) -> np.ndarray:
     from scipy.io import mmread
 
-    try:
-        matrix = mmread(path)
-    except (ValueError, OSError, OverflowError) as error:
-        raise _damaged(path, error) from None
+    content = path.read_bytes()
+    # SciPy 1.17 crashes the interpreter on a zero byte, and on a last number that ends in its exponent's sign.
+    if b"\0" in content:
+        raise ValueError("a zero byte")
+    matrix = mmread(io.BytesIO(content + b"\n"))
     return matrix if isinstance(matrix, np.ndarray) else matrix.toarray()
 
 
 def _read_image(path: Path) -> np.ndarray:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
-    try:
-        with Image.open(path) as image:
-            deep = image.mode.startswith(("I", "F"))
-            grey = np.asarray(image if deep else image.convert("L"), float)
-    except (UnidentifiedImageError, OSError, ValueError) as error:
-        raise _damaged(path, error) from None
+    with Image.open(path) as image:
+        if image.mode == "F":
+            return np.asarray(image, float)
+        deep = image.mode.startswith("I")
+        grey = np.asarray(image if deep else image.convert("L"), float)
     return grey / (65535 if deep else 255)
 
 
-def _damaged(path: Path, error: Exception) -> ValueError:
+def _unreadable(path: Path, error: Exception) -> ValueError:
     detail = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".;")
-    return problem_with("file", path, f"cannot be read as {path.suffix} ({detail})", "check that it is complete")
+    if "allow_pickle" in detail:
+        return problem_with("file", path, "holds Python objects, which are never unpickled", "save plain numbers")
+    if path.suffix.lower() in (".csv", ".tsv"):
+        needed, instead = "needs rows of numbers of one length", "drop headers and text, and fill short rows"
+    else:
+        needed, instead = f"cannot be read as {path.suffix}", "check that it is complete and holds one array"
+    return problem_with("file", path, f"{needed} ({detail})", instead)

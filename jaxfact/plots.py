@@ -62,9 +62,8 @@ def distance(runs: xr.Dataset) -> Figure:
     """Plot the distance against steps: median and 5-95 % band over runs, a method a colour."""
     figure, (axes,) = _figure(2.5)
     _bands(axes, runs, "distance_path")
-    axes.set(yscale="log", xlabel="step $t$", ylabel=_DISTANCE)
+    axes.set(xlabel="step $t$", ylabel=_DISTANCE)
     axes.set_title(_count(runs, "median, band: 5–95 % of runs"))
-    axes.legend()
     return figure
 
 
@@ -92,9 +91,8 @@ def imbalance(runs: xr.Dataset) -> Figure:
     """Plot ‖UᵀU − VᵀV‖_F against steps: median and 5-95 % band over runs."""
     figure, (axes,) = _figure(2.5)
     _bands(axes, runs, "imbalance_path")
-    axes.set(yscale="log", xlabel="step $t$", ylabel=r"$\|U^\top U-V^\top V\|_F\;/\;\sigma_1$")
+    axes.set(xlabel="step $t$", ylabel=r"$\|U^\top U-V^\top V\|_F\;/\;\sigma_1$")
     axes.set_title(_count(runs, "median, band: 5–95 % of runs"))
-    axes.legend()
     return figure
 
 
@@ -130,23 +128,30 @@ def worst(runs: xr.Dataset, count: int = 10) -> Figure:
     methods = list(_methods(runs))
     seeds = worst_seeds(methods[0][1], count)
     rows = -(-len(seeds) // 2)
-    figure, panels = _figure(0.9 + 0.95 * rows, rows, 2)
+    figure, panels = _figure(1.4 + 0.95 * rows, rows, 2)
     for axes, seed in zip(panels, seeds, strict=False):
         for name, part, colour, line in methods:
             one = part.sel(seed=seed)
             steps = _shown_steps(part)
-            axes.plot(steps, one.distance_path.sel(step=steps), color=colour, linestyle=line, label=name)
+            axes.plot(
+                steps,
+                _on_axis(one.distance_path.sel(step=steps).values),
+                color=colour,
+                linestyle=line,
+                label=name or "run",
+            )
         first = methods[0][1]
         steps = _shown_steps(first)
-        axes.plot(steps, _quantiles(first.distance_path.sel(step=steps))[1], color="0.6", linewidth=0.8, zorder=0)
+        middle = _on_axis(_quantiles(first.distance_path.sel(step=steps))[1])
+        axes.plot(steps, middle, color="0.6", linewidth=0.8, zorder=0, label="median of all")
         axes.set_yscale("log")
         axes.set_title(f"seed {seed}: {first.outcome.sel(seed=seed).item()}", loc="left")
     for axes in panels[len(seeds) :]:
         axes.set_visible(False)
     figure.supxlabel("step $t$")
     figure.supylabel(_DISTANCE)
-    if methods[0][0]:
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    figure.suptitle(f"{len(seeds)} of {_count(runs, 'the slowest and the failed')}", x=0.01, ha="left")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
@@ -155,7 +160,7 @@ def worst_seeds(runs: xr.Dataset, count: int) -> list[int]:
     arrived = stats.time_to(runs, float(runs.level.values[runs.level.values >= runs.tolerance.values * (1 - 1e-9)][-1]))
     lateness = np.where(np.isnan(arrived.hit), np.inf, arrived.hit)
     failed = (runs.outcome != "converged").values
-    order = np.lexsort((-runs.distance.values, -lateness, ~failed))
+    order = np.lexsort((-np.nan_to_num(runs.distance.values, nan=np.inf, posinf=np.inf), -lateness, ~failed))
     return runs.seed.values[order[:count]].tolist()
 
 
@@ -165,7 +170,7 @@ def save(figure: Figure, path: str | Path) -> None:
     if path.suffix not in (".png", ".svg"):
         raise problem_with("path", path, "needs the suffix .png or .svg", "choose one of them")
     metadata = {"Date": None} if path.suffix == ".svg" else None
-    with mpl.rc_context(_STYLE):  # pyright: ignore[reportArgumentType]
+    with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE}):  # pyright: ignore[reportArgumentType]
         figure.savefig(path, dpi=300, metadata=metadata)
 
 
@@ -187,21 +192,31 @@ def _methods(runs: xr.Dataset) -> Iterator[tuple[str, xr.Dataset, str, object]]:
 
 
 def _bands(axes: Axes, runs: xr.Dataset, path: str) -> None:
-    """Draw median and band of every method, from where there is something to see on a logarithmic axis."""
-    for name, part, colour, line in _methods(runs):
-        steps = _shown_steps(part)
-        low, middle, high = _quantiles(part[path].sel(step=steps))
-        axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
-        axes.plot(steps, middle, color=colour, linestyle=line, label=name or None)
+    """Draw median and band of every method on a logarithmic axis; a band that leaves it reaches its edge."""
+    drawn = [(*method, _shown_steps(method[1])) for method in _methods(runs)]
+    curves = [_quantiles(part[path].sel(step=steps)) for _, part, _, _, steps in drawn]
+    shown = np.concatenate([curve[(curve > 0) & np.isfinite(curve)] for curve in curves])
+    bottom, top = (shown.min() / 2, shown.max() * 2) if shown.size else (0.1, 1.0)
+    for (name, _, colour, line, steps), (low, middle, high) in zip(drawn, curves, strict=True):
+        axes.fill_between(
+            steps, np.clip(low, bottom, top), np.clip(high, bottom, top), color=colour, alpha=0.2, linewidth=0
+        )
+        axes.plot(steps, _on_axis(middle), color=colour, linestyle=line, label=name or None)
+    axes.set(yscale="log", ylim=(bottom, top))
+    if "method" in runs.dims:
+        axes.legend()
 
 
 def _quantiles(path: xr.DataArray) -> Float[np.ndarray, "3 step"]:
-    """Return the quantiles over runs; exact zeros, which a logarithmic axis cannot show, become gaps."""
+    """Return the quantiles over runs, of observed values: between a number and inf there is none to interpolate."""
     values = path.transpose("seed", "step").values.astype(float)
-    levels = (_BAND[0], 0.5, _BAND[1])
-    # Interpolating between a number and inf would give NaN: take the observed value instead.
-    found = np.quantile(values, levels, axis=0, method="inverted_cdf")
-    return np.where((found > 0) & np.isfinite(found), found, np.nan)
+    values = np.where(np.isnan(values), np.inf, values)
+    return np.quantile(values, (_BAND[0], 0.5, _BAND[1]), axis=0, method="inverted_cdf")
+
+
+def _on_axis(values: np.ndarray) -> np.ndarray:
+    """Return the values with gaps where a logarithmic axis has no place for them."""
+    return np.where((values > 0) & np.isfinite(values), values, np.nan)
 
 
 def _shown_steps(runs: xr.Dataset) -> np.ndarray:

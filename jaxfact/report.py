@@ -4,6 +4,7 @@ import base64
 import html
 import json
 import math
+import shutil
 import tempfile
 from importlib.resources import files
 from pathlib import Path
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxfact import plots
-from jaxfact.comparison import QUANTILES, Comparison, as_json
+from jaxfact.comparison import QUANTILES, Comparison, MethodSummary, as_json
 from jaxfact.inputs import problem_with
 from jaxfact.store import write_results
 
@@ -63,9 +64,11 @@ def write(comparison: Comparison, folder: Path) -> None:
                 plots.save(figure, made / "figures" / f"{name}{suffix}")
         (made / SUMMARY).write_text(json.dumps(as_json(comparison), indent=2, ensure_ascii=False), encoding="utf-8")
         (made / PAGE).write_text(page(comparison, made / "figures"), encoding="utf-8")
-        if folder.exists():
-            folder.rmdir()
-        made.rename(folder)
+        if folder.exists():  # may be a mount, a link, or the folder one is in: fill it
+            for part in sorted(made.iterdir()):
+                shutil.move(part, folder / part.name)
+        else:
+            made.rename(folder)
 
 
 def print_tables(comparison: Comparison, console: Console) -> None:
@@ -121,7 +124,7 @@ def tables(comparison: Comparison) -> list[tuple[str, list[str], list[list[str]]
                     row.method,
                     *map(_percent, row.outcomes.values()),
                     f"{row.tolerance:g}",
-                    *map(_steps, row.times.values()),
+                    *(_steps(time, row, comparison.settings.max_steps) for time in row.times.values()),
                 ]
                 for row in rows
             ],
@@ -208,5 +211,8 @@ def _percent(at: tuple[float, float, float] | None) -> str:
     return f"{fraction:.4g} ({low:.1f}–{high:.1f})"
 
 
-def _steps(time: float) -> str:
-    return "never" if math.isinf(time) else f"{time:.0f}"
+def _steps(time: float, row: MethodSummary, max_steps: int) -> str:
+    """Return a time; where it is infinite, whether runs failed or the budget came first."""
+    if math.isfinite(time):
+        return f"{time:.0f}"
+    return f"> {max_steps}" if row.outcomes.get("budget", (0.0,))[0] else "never"

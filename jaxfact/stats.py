@@ -123,6 +123,9 @@ def paired_times(runs: xr.Dataset, first: str, second: str, level: float, margin
     left = [name for name in runs.outcome.dims if name not in ("method", "seed")]
     if left:
         raise problem_with("runs", f"axes {left}", "a comparison is made at one point", "select one with runs.sel(...)")
+    below = [name for name in (first, second) if level < float(runs.tolerance.sel({"method": name})) * (1 - 1e-9)]
+    if below:
+        raise problem_with("level", f"{level:g}", f"{', '.join(below)} was not run so far down", "choose a higher one")
     times = time_to(runs, level).hit
     one, two = times.sel({"method": first}).values, times.sel({"method": second}).values
     arrived = np.isfinite(one) & np.isfinite(two)
@@ -150,8 +153,8 @@ def _ratio_interval(one: np.ndarray, two: np.ndarray, resolution: float) -> tupl
     logarithms = np.log(one / two)
     draws = np.random.default_rng(0).integers(len(logarithms), size=(_RESAMPLES, len(logarithms)))
     low, high = np.quantile(logarithms[draws].mean(axis=1), [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
-    # Each time is the end of a block of `resolution` steps; averaging over seeds leaves a bias of at most half a block.
-    blur = resolution / 2 / float(np.median(two))
+    # Each time is known to one block; where times scatter by less, averaging over seeds does not help.
+    blur = resolution / float(np.median(two))
     ratio = float(np.exp(logarithms.mean()))
     return ratio, float(np.exp(low)) - blur, float(np.exp(high)) + blur
 

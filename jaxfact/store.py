@@ -23,9 +23,12 @@ def write_results(runs: xr.Dataset, path: str | Path) -> None:
     stored = runs.assign(outcome=(runs.outcome.dims, numbers, {**runs.outcome.attrs, **flags}))
     if "method" in stored.coords:
         # Zarr 3 has no settled type for strings, so the methods' names travel as a CF flag too.
-        names = [str(name) for name in stored.method.values]
-        flags = {"flag_values": list(range(len(names))), "flag_meanings": " ".join(names)}
-        stored = stored.assign_coords(method=("method", np.arange(len(names), dtype=np.int8), flags))
+        # Meanings are parted by blanks, so exact names stand beside them.
+        names = [str(name) for name in np.ravel(stored.method)]
+        meanings = " ".join("_".join(name.split()) for name in names)
+        flags = {"flag_values": list(range(len(names))), "flag_meanings": meanings, "flag_names": names}
+        numbers = np.arange(len(names), dtype=np.int16).reshape(stored.method.shape)
+        stored = stored.assign_coords(method=(stored.method.dims, numbers, flags))
     stored.to_zarr(path, zarr_format=3, consolidated=False)
 
 
@@ -42,6 +45,6 @@ def open_results(path: str | Path) -> xr.Dataset:
 
 
 def _named(flags: xr.DataArray) -> xr.DataArray:
-    names = np.asarray(flags.attrs["flag_meanings"].split())
+    names = np.asarray(flags.attrs.get("flag_names") or flags.attrs["flag_meanings"].split())
     attributes = {k: v for k, v in flags.attrs.items() if not k.startswith("flag_")}
     return xr.DataArray(names[flags.values], dims=flags.dims, attrs=attributes)

@@ -1,0 +1,212 @@
+"""The page: whole or absent, readable without a network, and nothing in it that was not meant to be code."""
+
+import base64
+import dataclasses
+import html
+import io
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+from rich.console import Console
+
+import jaxfact as jf
+from jaxfact import comparison, plots, report
+from jaxfact.settings import Settings
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FIGURES = ("distance", "survival", "imbalance", "singular_values", "worst")
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed to open the page")
+
+
+@pytest.fixture(scope="module")
+def found() -> comparison.Comparison:
+    problem = jf.Factorization([1.0, 0.5], shape=(6, 5))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "local_devices", lambda: jax.devices()[:1])  # a device more is a compilation more
+        return comparison.compare(problem, Settings(width=2, seeds=6, max_steps=400))
+
+
+@pytest.fixture(scope="module")
+def folder(found, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("report") / "out"
+    report.write(found, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(folder) -> str:
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+class Outline(HTMLParser):
+    """Collects tags, images and captions."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags, self.images, self.captions = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag == "img":
+            self.images.append(dict(attrs))
+        if tag == "figcaption":
+            self.captions.append("")
+
+    def handle_data(self, data):
+        if self.tags[-1:] == ["figcaption"]:
+            self.captions[-1] += data
+
+
+def pictures(page: str) -> list[str]:
+    """Return the SVG inside the page's images."""
+    sources = [image["src"].partition(";base64,") for image in Outline(page).images]
+    assert {kind for kind, _, _ in sources} == {"data:image/svg+xml"}
+    return [base64.b64decode(data, validate=True).decode() for _, _, data in sources]
+
+
+def outside_references(text: str) -> list[str]:
+    """Return addresses, but for those that name XML vocabularies and are never fetched."""
+    names = r'xmlns(:\w+)?="[^"]*"|<!DOCTYPE[^>]*>|<metadata>.*?</metadata>'
+    return re.findall(r"https?://[^\s\"'<)]*", re.sub(names, "", text, flags=re.DOTALL))
+
+
+def test_five_figures_with_caption_and_alternative_text(page, folder):
+    outline = Outline(page)
+    assert outline.tags.count("figure") == 5
+    assert [image["alt"] for image in outline.images] == [caption.strip() for caption in outline.captions]
+    assert min(len(caption) for caption in outline.captions) > 60
+    assert len(set(outline.captions)) == 5
+    stored = [path.read_text(encoding="utf-8") for path in (folder / "figures").glob("*.svg")]
+    assert sorted(pictures(page)) == sorted(stored)
+
+
+def test_page_needs_no_network(page):
+    assert outside_references(page) == []
+    for picture in pictures(page):
+        assert picture.startswith("<?xml")
+        assert outside_references(picture) == []
+        assert "<script" not in picture
+    assert outside_references('<img src="https://example.org/a.png">') == ["https://example.org/a.png"]
+    assert not set(Outline(page).tags) & {"script", "link", "iframe"}
+
+
+def test_page_says_what_the_terminal_says(page, found):
+    """Every line and every cell of the tables; brackets, which the terminal could take for markup, included."""
+    stream = io.StringIO()
+    report.print_tables(found, Console(file=stream, width=200))
+    printed, text = stream.getvalue(), html.unescape(re.sub(r"<[^>]*>", "\n", page))
+    for line in (*report.heading(found), *report.paired_lines(found), *found.notes):
+        assert line in printed
+        assert line in text
+    assert re.search(r"time ratio \d\.\d+ \[\d\.\d+, \d\.\d+\]", printed)
+    cells = {cell for _, columns, rows in report.tables(found) for row in [columns, *rows] for cell in row}
+    assert {"plain", "noisy", "–", "1e-05"} <= cells
+    assert all(cell in printed for cell in cells)
+    assert cells <= set(text.splitlines())
+    assert json.dumps(comparison.as_json(found), indent=2, ensure_ascii=False) in text
+
+
+def test_text_is_never_markup(found, folder):
+    evil = '<script>alert("1")</script> & <img src=x onerror=alert(1)>'
+    plain = Outline(report.page(found, folder / "figures")).tags
+    made = report.page(dataclasses.replace(found, notes=[*found.notes, evil]), folder / "figures")
+    assert f"<li>{html.escape(evil)}</li>" in made
+    assert sorted(Outline(made).tags) == sorted([*plain, "li"])
+
+
+def open_in_browser(path: Path, *options: str) -> str:
+    """Open a page in a browser that finds no host, and return what it prints."""
+    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"]
+    quiet += [f"--disable-{name}" for name in ("background-networking", "component-update", "sync")]
+    offline = ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={path.parent / 'profile'}"]
+    ended = subprocess.run(
+        [BROWSER, *quiet, *offline, *options, path.as_uri()], capture_output=True, encoding="utf-8", timeout=60
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+@needs_browser
+def test_every_figure_is_drawn(page, tmp_path):
+    """The browser reports the width of every image; a damaged one has none."""
+    script = "document.title = [...document.images].map(image => image.naturalWidth)"
+    watched = page.replace("</body>", f"<script>onload = () => {{ {script} }}</script></body>")
+    damaged = watched.replace("base64,PD94", "base64,AAAA", 1)
+    assert damaged != watched
+    widths = []
+    for name, text in (("whole", watched), ("damaged", damaged)):
+        (tmp_path / f"{name}.html").write_text(text, encoding="utf-8")
+        shown = open_in_browser(tmp_path / f"{name}.html", "--dump-dom")
+        widths.append([int(width) for width in re.search(r"<title>([\d,]*)</title>", shown)[1].split(",")])
+    assert widths[0] == [302] * 5  # 3.15 inches of 96 pixels
+    assert widths[1] == [0, *[302] * 4]
+
+
+@needs_browser
+def test_page_is_not_blank(page, tmp_path):
+    """Seen at desktop size: table and figures leave ink over the whole page, in the methods' colours."""
+    (tmp_path / "page.html").write_text(page, encoding="utf-8")
+    open_in_browser(tmp_path / "page.html", f"--screenshot={tmp_path / 'shot.png'}", "--window-size=1200,1800")
+    with Image.open(tmp_path / "shot.png") as shot:
+        pixels = np.asarray(shot.convert("RGB")).astype(int)
+    assert pixels.shape == (1800, 1200, 3)
+    inked = np.any(pixels < 200, axis=2)
+    assert 0.005 < inked.mean() < 0.5
+    assert all(band.any() for band in np.array_split(inked, 6))
+    for colour in ((0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)):
+        assert np.sum(np.abs(pixels - colour).max(axis=2) < 40) > 100
+
+
+def test_a_failure_half_way_leaves_nothing(found, tmp_path, monkeypatch):
+    saved, save = [], plots.save
+
+    def fail_at_the_third(figure, path):
+        if len(saved) == 2:
+            raise OSError("no space left")
+        save(figure, path)
+        saved.append(path)
+
+    monkeypatch.setattr(plots, "save", fail_at_the_third)
+    with pytest.raises(OSError, match="no space left"):
+        report.write(found, tmp_path / "out")
+    assert saved
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["empty", "here", "link"])
+def test_an_empty_folder_is_filled(found, tmp_path, monkeypatch, kind):
+    """Also where it cannot be replaced: as the folder one is in, or behind a link."""
+    target = tmp_path / "empty"
+    target.mkdir()
+    monkeypatch.chdir(target)
+    blank = {name: Figure(figsize=(1, 1)) for name in FIGURES}
+    monkeypatch.setattr(report, "figures", lambda _: blank)  # what they show is not the point here
+    (tmp_path / "link").symlink_to(target)
+    report.write(found, {"empty": target, "here": Path("."), "link": tmp_path / "link"}[kind])
+    assert {path.name for path in target.iterdir()} == {"results.zarr", "report.html", "summary.json", "figures"}
+    assert {path.name for path in tmp_path.iterdir()} == {"empty", "link"}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("full", "exists and holds something"), ("file", "exists and holds"), ("file/below", "cannot be written")],
+)
+def test_folders_that_will_not_do(tmp_path, name, words):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_text("")
+    (tmp_path / "file").write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=rf"{name}: {words}"):
+        report.check_folder(tmp_path / name)
+    report.check_folder(tmp_path / "new" / "deep")
+    assert sorted(tmp_path.rglob("*")) == before
