@@ -74,6 +74,22 @@ def test_sharpness_where_it_is_known(name):
     assert float(sharpness(problem, fit)) == pytest.approx(known, rel=1e-6)
 
 
+def test_sharpness_may_be_negative():
+    """On the hill −½‖(U, V)‖² the Hessian is −I, whose Krylov space is a single vector."""
+
+    class Hill(jf.Problem):
+        shape: tuple = (3, 2)
+        unit: float = 1.0
+
+        def loss(self, factors):
+            return -factors.energy / 2
+
+        def distance(self, factors):
+            return factors.energy
+
+    assert float(measures.sharpness(Hill(), as_jax(pair((3, 2), 2)))) == pytest.approx(-1.0, rel=1e-12)
+
+
 def test_stability_is_half_the_step_times_the_sharpness():
     problem = PROBLEMS["rank-deficient"].build()
     best = problem.truncation(2)
