@@ -36,7 +36,7 @@ def read(path: str | Path) -> Matrix:
     """Read a matrix from a .npy, .npz, .csv, .tsv, Matrix Market .mtx or image file, as it is stored.
 
     An image becomes grey levels from 0 to 1; one of floating point stays as it is. Pickled objects are never opened.
-    Raises ValueError for a file that is missing, of an unknown format, damaged, or no m×n matrix of finite real numbers.
+    Raises ValueError for a file that is missing, of an unknown format, damaged, or no m×n matrix of finite reals.
     """
     path = Path(path)
     readers = {

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxfact.decompositions import svd, triangle
+
 
 class Factors(NamedTuple):
     """A pair of factors, whose product is U Vᵀ.
@@ -43,8 +45,4 @@ def singular_values(factors: Factors) -> Float[Array, " k"]:
     eigenvalues of a Gram product would lose. There are min(m, n, d), in the problem's unit, NaN for factors that
     are not finite.
     """
-    triangle = jnp.linalg.qr(factors.U, mode="r") @ jnp.linalg.qr(factors.V, mode="r").T
-    # LAPACK complains on the terminal about numbers that are not finite, as a diverging run has them.
-    finite = jnp.all(jnp.isfinite(triangle))
-    values = jnp.linalg.svd(jnp.where(finite, triangle, 0), compute_uv=False)
-    return jnp.where(finite, values, jnp.nan)
+    return svd(triangle(factors.U) @ triangle(factors.V).T)[1]

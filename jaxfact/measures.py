@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, ScalarLike
 
+from jaxfact.decompositions import eigenvalues, svd
 from jaxfact.factors import Factors
 from jaxfact.factors import singular_values as product_singular_values
 from jaxfact.problems.base import Problem
@@ -102,7 +103,7 @@ def sharpness(problem: Problem, factors: Factors) -> Float[Array, ""]:
     # An invariant subspace met early leaves zero rows, whose eigenvalue 0 must not win over negative ones.
     missing = jnp.sum(basis**2, axis=1) < 0.5
     projected = (projected + projected.T) / 2 - jnp.diag(jnp.where(missing, 1e3 * jnp.abs(projected).max(), 0))
-    return jnp.linalg.eigvalsh(projected)[-1]
+    return eigenvalues(projected)[-1]
 
 
 def stability(step_size: ScalarLike) -> Measure:
@@ -119,21 +120,21 @@ def ye_du(problem: Factorization, factors: Factors) -> YeDu:
 
     U and V are the first q = min(r, d) rows in singular coordinates, J and K the others (Ye & Du 2021, §2.1).
     """
-    U, V, JJ, KK, _ = problem.coordinates(factors)
+    U, V, J, K, _ = problem.coordinates(factors)
     A, B = (U + V) / 2, (U - V) / 2
     P = jnp.diag(problem.singular_values[: len(U)]) - A @ A.T + B @ B.T
     Q = A @ B.T - B @ A.T
-    signal = jnp.linalg.svd(A, compute_uv=False)
-    spectrum = jnp.linalg.eigvalsh(P)
+    A_max, A_min = _ends(svd(A)[1]) if len(A) else (0.0, 0.0)
+    P_min, P_max = _ends(eigenvalues(P)) if len(P) else (0.0, 0.0)
     return YeDu(
-        A_min=signal[-1],
-        A_max=signal[0],
+        A_min=jnp.asarray(A_min),
+        A_max=jnp.asarray(A_max),
         B=jnp.linalg.norm(B),
-        P_min=spectrum[0],
-        P_max=spectrum[-1],
+        P_min=jnp.asarray(P_min),
+        P_max=jnp.asarray(P_max),
         Q=jnp.linalg.norm(Q),
-        J=_spectral_norm(JJ),
-        K=_spectral_norm(KK),
+        J=_spectral_norm(J),
+        K=_spectral_norm(K),
     )
 
 
@@ -158,5 +159,9 @@ def ye_du_constant(problem: Factorization, factors: Factors, scale: ScalarLike) 
     )
 
 
-def _spectral_norm(gram: Float[Array, "d d"]) -> Float[Array, ""]:
-    return jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(gram)[-1], 0))
+def _ends(values: Float[Array, " k"]) -> tuple[Array, Array]:
+    return values[0], values[-1]
+
+
+def _spectral_norm(matrix: Float[Array, "k d"]) -> Float[Array, ""]:
+    return jnp.sqrt(jnp.maximum(eigenvalues(matrix.T @ matrix)[-1], 0))

@@ -13,6 +13,7 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, Int, PRNGKeyArray, ScalarLike
 
+from jaxfact.decompositions import solve_right
 from jaxfact.factors import Factors
 from jaxfact.inputs import non_negative, positive, positive_integer
 
@@ -181,4 +182,4 @@ def _in_unit_ball(key: PRNGKeyArray, like):
 def _solve(gradient: Array, gram: Array, damping: ScalarLike) -> Array:
     """Return gradient (gram + damping·I)⁻¹."""
     regularised = gram + jnp.asarray(damping, gram.dtype) * jnp.eye(len(gram), dtype=gram.dtype)
-    return jax.scipy.linalg.solve(regularised, gradient.T, assume_a="pos").T
+    return solve_right(gradient, regularised)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray, ScalarLike
 
+from jaxfact.decompositions import qr, svd
 from jaxfact.factors import Factors
 from jaxfact.inputs import positive, positive_integer, problem_with
 from jaxfact.problems.base import Problem
@@ -97,12 +98,12 @@ class Balanced(Start):
     def draw(self, key: PRNGKeyArray, problem: Problem) -> Factors:
         """Draw the Gaussian pair and balance it."""
         gaussian = Gaussian(self.width, scale=self.scale).draw(key, problem)
-        frame_U, R_U = jnp.linalg.qr(gaussian.U)
-        frame_V, R_V = jnp.linalg.qr(gaussian.V)
-        left, values, right = jnp.linalg.svd(R_U @ R_V.T, full_matrices=False)
+        frame_U, R_U = qr(gaussian.U)
+        frame_V, R_V = qr(gaussian.V)
+        left, values, right = svd(R_U @ R_V.T)
         root = jnp.sqrt(values)
         unused = ((0, 0), (0, self.width - len(values)))
-        return Factors(jnp.pad(frame_U @ (left * root), unused), jnp.pad(frame_V @ (right.T * root), unused))
+        return Factors(jnp.pad(frame_U @ (left * root), unused), jnp.pad(frame_V @ (right * root), unused))
 
 
 class Spectral(Start):
@@ -158,6 +159,6 @@ def _check_width(width: int) -> None:
 def _frame(key: PRNGKeyArray, size: int, width: int, dtype: jnp.dtype) -> Float[Array, "k d"]:
     """Draw a size×width matrix with Haar-distributed orthonormal columns (rows, where width > size)."""
     tall = jr.normal(key, (max(size, width), min(size, width)), dtype)
-    frame, triangle = jnp.linalg.qr(tall)
+    frame, triangle = qr(tall)
     frame = frame * jnp.where(jnp.diag(triangle) < 0, -1, 1).astype(dtype)
     return frame if size >= width else frame.T

@@ -9,7 +9,7 @@ import jaxfact
 
 PACKAGE = Path(jaxfact.__file__).parent
 LAYERS = {
-    0: {"version", "inputs", "spectrum", "settings", "factors", "data"},
+    0: {"version", "inputs", "spectrum", "settings", "decompositions", "factors", "data"},
     1: {"problems.base", "problems.factorization", "problems"},
     2: {"methods", "starts", "measures", "invariants", "flow"},
     3: {"descent", "experiment", "lanes", "tiles"},

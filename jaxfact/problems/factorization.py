@@ -9,6 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
+from jaxfact.decompositions import svd, triangle
 from jaxfact.factors import Factors
 from jaxfact.inputs import problem_with
 from jaxfact.problems.base import Problem
@@ -17,14 +18,14 @@ from jaxfact.problems.base import Problem
 class SingularCoordinates(NamedTuple):
     """Factors in the target's singular coordinates, split after the first q = min(r, d) rows.
 
-    `U` and `V` are the first q rows (A₁ and B₁); of the rest (A₂, B₂) only what the loss and Ye & Du's J and K need
-    is kept: the Gram matrices A₂ᵀA₂ = JᵀJ and B₂ᵀB₂ = KᵀK, and tr(A₂ᵀ S_tail B₂).
+    `U` and `V` are the first q rows (A₁ and B₁ in the formulas below), `J` and `K` the others (A₂, B₂), up to a
+    rotation of their rows; `tail` is tr(A₂ᵀ S_tail B₂).
     """
 
     U: Float[Array, "q d"]
     V: Float[Array, "q d"]
-    JJ: Float[Array, "d d"]
-    KK: Float[Array, "d d"]
+    J: Float[Array, "j d"]
+    K: Float[Array, "k d"]
     tail: Float[Array, ""]
 
 
@@ -68,6 +69,8 @@ class Factorization(Problem):
         if np.ndim(target) == 1 and shape is not None:
             values, self.shape = target, (int(shape[0]), int(shape[1]))
             _check_parts(target, self.shape, left, right)
+            if not isinstance(values, Tracer):
+                values, left, right = _without_zeros(np.asarray(values), left, right)
         elif np.ndim(target) == 2 and shape is None and left is None and right is None:
             left, values, right = _decompose(target)
             self.shape = (target.shape[0], target.shape[1])
@@ -126,7 +129,7 @@ class Factorization(Problem):
         head = min(self.rank, factors.width)
         U, V = self._rotated(factors.U, self.left), self._rotated(factors.V, self.right)
         tail = jnp.sum(self.singular_values[head:, None] * U[head : self.rank] * V[head : self.rank])
-        return SingularCoordinates(U[:head], V[:head], U[head:].T @ U[head:], V[head:].T @ V[head:], tail)
+        return SingularCoordinates(U[:head], V[:head], U[head:], V[head:], tail)
 
     def distance(self, factors: Factors) -> Float[Array, ""]:
         """Return ‖UVᵀ − Σ_d‖_F / ‖Σ_d‖_F, never squared; absolute where Σ = 0.
@@ -164,10 +167,15 @@ class Factorization(Problem):
 
     def _residual(self, factors: Factors) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Return ‖UVᵀ − Σ_d‖² and the tail term that turns it into twice the excess."""
-        U, V, JJ, KK, tail = self.coordinates(factors)
-        UU, VV = U.T @ U, V.T @ V
-        core = U @ V.T - jnp.diag(self.singular_values[: len(U)])
-        return jnp.sum(core**2) + jnp.sum(UU * KK) + jnp.sum(JJ * VV) + jnp.sum(JJ * KK), tail
+        U, V, J, K, tail = self.coordinates(factors)
+        core = jnp.sum((U @ V.T - jnp.diag(self.singular_values[: len(U)])) ** 2)
+        if factors.width <= self.rank:
+            # At the optimum U and V have full rank, so J and K are small themselves: Gram products lose nothing.
+            UU, VV, JJ, KK = (X.T @ X for X in (U, V, J, K))
+            return core + jnp.sum(UU * KK) + jnp.sum(JJ * VV) + jnp.sum(JJ * KK), tail
+        # Beyond the rank large J and K may be orthogonal to V, U and each other; there Gram products cancel.
+        outer = triangle(J) @ triangle(K).T
+        return core + jnp.sum((U @ K.T) ** 2) + jnp.sum((J @ V.T) ** 2) + jnp.sum(outer**2), tail
 
     def _rotated(self, factor: Float[Array, "k d"], basis: Float[Array, "k r"] | None) -> Float[Array, "_ d"]:
         """Return the coordinates along the basis, and under them what is orthogonal to it."""
@@ -231,11 +239,16 @@ def _check_parts(values: np.ndarray | Array, shape: tuple[int, int], left: objec
             )
 
 
+def _without_zeros(values: np.ndarray, left: ArrayLike | None, right: ArrayLike | None) -> tuple:
+    """Drop the singular values that are zero: the rank decides which form of the distance is exact."""
+    rank = int(np.sum(values > 0))
+    return values[:rank], *(None if basis is None else jnp.asarray(basis)[:, :rank] for basis in (left, right))
+
+
 def _decompose(matrix: np.ndarray | Array) -> tuple[np.ndarray | Array, ...]:
     """Return P, s, Q with P diag(s) Qᵀ = matrix; on the host in float64 unless the matrix is traced."""
     if isinstance(matrix, Tracer):
-        left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
-        return left, values, right.T
+        return svd(matrix)
     given = np.asarray(matrix)
     precision = np.finfo(given.dtype).eps if given.dtype.kind == "f" else np.finfo(float).eps
     left, values, right = np.linalg.svd(given.astype(float), full_matrices=False)

@@ -1,0 +1,59 @@
+"""The loops that replace LAPACK, against LAPACK."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxfact import decompositions
+
+SHAPES = [(7, 3), (3, 7), (5, 5), (1, 1), (4, 1), (1, 4), (12, 6), (20, 20)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_decompositions_agree_with_lapack(shape):
+    """To 1e-12 of norms near 1 to 10: factors multiply back, are orthonormal, and have LAPACK's spectrum."""
+    X = np.random.default_rng(0).normal(size=shape)
+    k, identity = min(shape), np.eye(min(shape))
+    Q, R = jax.jit(decompositions.qr)(X)
+    np.testing.assert_allclose(Q @ R, X, atol=1e-12)
+    np.testing.assert_allclose(Q.T @ Q, identity, atol=1e-12)
+    np.testing.assert_allclose(R, np.triu(R))
+    P, s, Z = jax.jit(decompositions.svd)(X)
+    np.testing.assert_allclose(P * s @ Z.T, X, atol=1e-12)
+    np.testing.assert_allclose(Z.T @ Z, identity, atol=1e-12)
+    np.testing.assert_allclose(s, np.linalg.svd(X, compute_uv=False)[:k], rtol=1e-12)
+    symmetric = X.T @ X - np.eye(shape[1])
+    np.testing.assert_allclose(
+        jax.jit(decompositions.eigenvalues)(symmetric), np.linalg.eigvalsh(symmetric), atol=1e-11
+    )
+    gram = X.T @ X + np.eye(shape[1])
+    np.testing.assert_allclose(jax.jit(decompositions.solve_right)(X, gram), X @ np.linalg.inv(gram), atol=1e-12)
+
+
+def test_graded_values_keep_their_relative_precision():
+    """One-sided Jacobi resolves 1e-100 beside 1 on a rotated diagonal; a Gram matrix would end at 1e-8."""
+    graded = np.array([1.0, 1e-10, 1e-100])
+    Z = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
+    np.testing.assert_allclose(decompositions.svd(jnp.asarray(Z * graded))[1], graded, rtol=1e-12)
+    assert np.sqrt(abs(np.linalg.eigvalsh((Z * graded) @ (Z * graded).T)[0])) > 1e-12
+
+
+def test_an_antidiagonal_pair():
+    """Equal diagonal entries, where the rotation is by 45 degrees."""
+    np.testing.assert_allclose(decompositions.eigenvalues(jnp.array([[0, 1.0], [1, 0]])), [-1, 1], atol=1e-15)
+
+
+def test_batches_and_singles_agree():
+    X = jnp.asarray(np.random.default_rng(2).normal(size=(6, 4, 4)))
+    batch = jax.vmap(lambda x: decompositions.eigenvalues(x @ x.T))(X)
+    np.testing.assert_allclose(batch, [decompositions.eigenvalues(x @ x.T) for x in X], rtol=1e-12)
+
+
+def test_what_is_not_finite_passes_through():
+    assert np.all(np.isnan(decompositions.svd(jnp.full((3, 2), jnp.nan))[1]))
+    assert np.isnan(decompositions.solve_right(jnp.ones((1, 2)), -jnp.eye(2))).all()
+
+
+def test_empty_blocks():
+    assert decompositions.triangle(jnp.zeros((0, 3))).shape == (0, 3)
