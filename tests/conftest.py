@@ -3,4 +3,3 @@
 import jax
 
 jax.config.update("jax_enable_x64", True)
-jax.config.update("jax_num_cpu_devices", 2)

@@ -42,9 +42,14 @@ def compared(problem, **options):
     return comparison.compare(problem, Settings(**{"width": 3, "seeds": 60, "max_steps": 2_000, **options}))
 
 
-def test_predicted_imbalance():
+@pytest.fixture(scope="module")
+def with_noise():
+    return compared(EXACT, noise=1e-3, scale=1e-4)
+
+
+def test_predicted_imbalance(with_noise):
     """The noisy runs' final imbalance is the predicted random walk and drift; plain ones stay within their bound."""
-    rows = {row.method: row for row in compared(EXACT, noise=1e-3, scale=1e-4).methods}
+    rows = {row.method: row for row in with_noise.methods}
     noisy = rows["noisy"]
     assert noisy.imbalance == pytest.approx(noisy.predicted_imbalance, rel=0.15)
     plain = rows["plain"]
@@ -64,8 +69,8 @@ def test_unbalanced_start_is_where_the_regulariser_helps():
     assert even.verdict == "equivalent"
 
 
-def test_noisy_is_judged_above_its_floor():
-    found = compared(EXACT, noise=1e-3)
+def test_noisy_is_judged_above_its_floor(with_noise):
+    found = with_noise
     level, pair = found.pairs["noisy"]
     row = next(row for row in found.methods if row.method == "noisy")
     assert row.floor < level

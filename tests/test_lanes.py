@@ -184,8 +184,8 @@ def test_hits_are_first_checked_steps():
     np.testing.assert_array_equal(runs.distance_path[ran + 1 :], runs.distance.item())
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_identity_of_a_run(dtype):
+@pytest.mark.parametrize(("dtype", "count"), [("float32", 10_000), ("float64", 1_000)])
+def test_identity_of_a_run(dtype, count):
     """Run i is the same bits among 10 or 10,000 seeds, in any order, in any tile: after 1 step, and at the end."""
     problem = jf.Factorization(np.linspace(1, 0.2, 3).astype(dtype), shape=(12, 9))
 
@@ -193,10 +193,10 @@ def test_identity_of_a_run(dtype):
         method = optax.chain(jf.add_balancing(0.1), jf.perturbed(step_size, 1e-6))
         return jf.Run(problem, jf.Gaussian(3, scale=1e-1), method)
 
-    settings = {"max_steps": 90, "tolerance": 1e-1, "check_every": 1, "every": [1, 60], "step_size": [0.2, 0.5]}
+    settings = {"max_steps": 90, "tolerance": 1e-1, "check_every": 1, "every": [1, 60], "step_size": [0.4]}
     few = jf.sweep(experiment, seeds=10, **settings)
-    many = jf.sweep(experiment, seeds=10_000, **settings)
-    order = np.random.default_rng(0).permutation(3_000)
+    many = jf.sweep(experiment, seeds=count, **settings)
+    order = np.random.default_rng(0).permutation(count)[: count // 3]
     shuffled = jf.sweep(experiment, seeds=order, **settings)
     for name in ("loss_path", "distance_path", "loss", "distance", "imbalance", "hit", "steps", "outcome"):
         np.testing.assert_array_equal(many[name][:, :10], few[name], err_msg=name)
