@@ -207,8 +207,8 @@ def _html_table(title: str, columns: list[str], rows: list[list[str]]) -> str:
 def _percent(at: tuple[float, float, float] | None) -> str:
     if at is None:
         return "–"
-    fraction, low, high = (100 * value for value in at)
-    return f"{fraction:.4g} ({low:.1f}–{high:.1f})"
+    fraction, low, high = (f"{100 * value:.1f}".removesuffix(".0") for value in at)
+    return f"{fraction} ({low}–{high})"
 
 
 def _steps(time: float, row: MethodSummary, max_steps: int) -> str:
