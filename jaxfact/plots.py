@@ -148,7 +148,8 @@ def worst(runs: xr.Dataset, count: int = 10) -> Figure:
         axes.set_title(f"seed {seed}: {first.outcome.sel(seed=seed).item()}", loc="left")
     for axes in panels[len(seeds) :]:
         axes.set_visible(False)
-    figure.supxlabel("step $t$")
+    for axes in panels[-2:]:
+        axes.set_xlabel("step $t$")
     figure.supylabel(_DISTANCE)
     figure.suptitle(f"{len(seeds)} of {_count(runs, 'the slowest and the failed')}", x=0.01, ha="left")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
