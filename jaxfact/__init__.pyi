@@ -1,5 +1,6 @@
 from . import data, flow, invariants, measures, stats
 from .descent import Trajectory, descend, log_steps
+from .devices import use_cores
 from .experiment import Run
 from .factors import Factors
 from .methods import (
@@ -15,6 +16,7 @@ from .methods import (
     scaled,
 )
 from .problems.base import Problem
+from .problems.compression import compress, expand
 from .problems.factorization import Factorization
 from .starts import Balanced, Gaussian, Orthogonal, Spectral, Start, ye_du_scale, ye_du_step_size
 from .store import open_results, write_results
@@ -35,8 +37,10 @@ __all__ = [
     "add_noise",
     "alternating",
     "balanced",
+    "compress",
     "data",
     "descend",
+    "expand",
     "flow",
     "gradient_descent",
     "invariants",
@@ -50,6 +54,7 @@ __all__ = [
     "scaled",
     "stats",
     "sweep",
+    "use_cores",
     "write_results",
     "ye_du_scale",
     "ye_du_step_size",

@@ -1,7 +1,6 @@
 """The command line: reads arguments, calls the library, prints. Nothing heavy is imported before a command runs."""
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jaxfact.devices import use_cores
 from jaxfact.inputs import problem_with
 from jaxfact.settings import Settings
 from jaxfact.spectrum import Spectrum
@@ -70,7 +70,10 @@ def compare(
         int | None, typer.Option(help=f"Columns of the factors.  [default: {_DEFAULT.width}, or the made-up rank]")
     ] = None,
     seeds: Annotated[int, typer.Option(help="Number of random starts for each method.")] = _DEFAULT.seeds,
-    scale: Annotated[float, typer.Option(help="Standard deviation of the start's entries, in √σ₁.")] = _DEFAULT.scale,
+    scale: Annotated[
+        float | None,
+        typer.Option(help="Standard deviation of the start's entries, in √σ₁.  [default: 0.001, less for m+n > 1000]"),
+    ] = _DEFAULT.scale,
     unbalanced: Annotated[float | None, typer.Option(help="Start with ‖U‖/‖V‖ equal to this.")] = None,
     step_size: Annotated[float, typer.Option(help="Step size, in 1/σ₁.")] = _DEFAULT.step_size,
     weight: Annotated[float, typer.Option(help="Weight of ‖UᵀU−VᵀV‖²_F in the balanced loss.")] = _DEFAULT.weight,
@@ -79,6 +82,9 @@ def compare(
     tolerance: Annotated[float, typer.Option(help="Relative distance, not squared.")] = _DEFAULT.tolerance,
     check_every: Annotated[int, typer.Option(help="Steps between two looks at a run.")] = _DEFAULT.check_every,
     base_seed: Annotated[int, typer.Option(help="Number from which all random keys derive.")] = _DEFAULT.base_seed,
+    compress: Annotated[
+        bool, typer.Option("--compress/--no-compress", help="Run on the exactly compressed problem.")
+    ] = _DEFAULT.compress,
     out: Annotated[Path | None, typer.Option(help="New folder.  [default: jaxfact-compare, or the next free]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON instead of the table.")] = False,
     x64: Annotated[bool, typer.Option("--x64", help="Compute in float64.")] = False,
@@ -97,6 +103,7 @@ def compare(
         tolerance=tolerance,
         check_every=check_every,
         base_seed=base_seed,
+        compress=compress,
     )
     if matrix is not None and made_up:
         raise problem_with("--shape", shape, "a matrix is given too", "give one of the two")
@@ -148,10 +155,9 @@ def info() -> None:
 
 def _configure(x64: bool) -> None:
     """Let every core work, and choose the precision; before JAX is first used."""
+    use_cores()
     import jax
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    jax.config.update("jax_num_cpu_devices", cores)
     # On a GPU the default would round the factors of a product to ten bits.
     jax.config.update("jax_default_matmul_precision", "highest")
     if x64:

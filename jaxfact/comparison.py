@@ -1,6 +1,6 @@
 """The main job: plain, balanced and noise-injected descent on one matrix, from the same random starts."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -79,6 +79,8 @@ def compare(problem: Factorization, settings: Settings, progress: Progress | Non
     problem = problem.in_singular_coordinates()
     if problem.rank == 0:
         raise problem_with("matrix", "all zeros", "needs a non-zero entry", "a zero target is for the Python API")
+    if settings.scale is None:
+        settings = replace(settings, scale=min(1e-3, 0.1**1.5 / sum(problem.shape) ** 0.5))
     _check_tolerance(problem, settings)
     noise_floor = predicted_floor(problem, settings)
     judged = _judged_level(settings.tolerance, noise_floor)
@@ -92,6 +94,7 @@ def compare(problem: Factorization, settings: Settings, progress: Progress | Non
         every=log_steps(settings.max_steps, unit=settings.check_every),
         check_every=settings.check_every,
         base_seed=settings.base_seed,
+        compress=settings.compress,
         progress=progress,
     )
     floors = {PLAIN: 0.0, BALANCED: 0.0, NOISY: noise_floor}
@@ -104,7 +107,8 @@ def compare(problem: Factorization, settings: Settings, progress: Progress | Non
         name: (tolerances[name], stats.paired_times(runs, name, PLAIN, tolerances[name], MARGIN))
         for name in (BALANCED, NOISY)
     }
-    return Comparison(problem, settings, runs, methods, pairs, notes(problem, settings, noise_floor))
+    said = [*_compression_lines(runs), *notes(problem, settings, noise_floor)]
+    return Comparison(problem, settings, runs, methods, pairs, said)
 
 
 def experiments(problem: Factorization, settings: Settings) -> dict[str, Experiment]:
@@ -167,6 +171,17 @@ def notes(problem: Factorization, settings: Settings, noise_floor: float) -> lis
         "is √(2·excess)/‖Σ_d‖": not bool(problem.is_truncation_unique(settings.width)),
     }
     return [text for text, holds in said.items() if holds]
+
+
+def _compression_lines(runs: xr.Dataset) -> list[str]:
+    """Return a line that says how the runs were compressed, one for all methods."""
+    kinds = runs.attrs["compression"]
+    kinds = dict(
+        zip(runs.method.values, kinds if isinstance(kinds, list) else [kinds] * runs.sizes["method"], strict=True)
+    )
+    said = {"exact": "exactly", "in law": "exactly in law", "none": "not at all"}
+    text = ", ".join(f"{name} {said[kind]}" for name, kind in kinds.items())
+    return [f"runs compressed to the rows that move: {text}"] if set(kinds.values()) != {"none"} else []
 
 
 def _judged_level(tolerance: float, floor: float) -> float:

@@ -5,52 +5,96 @@ slow, print to the terminal where a number is not finite, and have been seen to 
 program is of constant size, batches like anything else, and lets NaN through.
 """
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxfact.products import is_long, keep, times
+
+_WRITTEN_OUT = 8  # steps; beyond that a loop keeps the program small
 _SWEEPS = 12  # Jacobi converges quadratically; rotations of a matrix that is already diagonal change nothing
 
 
+@partial(jax.jit, inline=True)
 def qr(matrix: Float[Array, "k d"]) -> tuple[Float[Array, "k p"], Float[Array, "p d"]]:
-    """Return Q with orthonormal columns and R upper trapezoidal, QR = matrix, p = min(k, d); by Householder."""
+    """Return Q with orthonormal columns and R upper trapezoidal, QR = matrix, p = min(k, d); by Householder.
+
+    The diagonal of R is not negative, which makes both unique where the matrix has full rank.
+    """
     reflectors, R = _reflect(matrix)
     Q = jnp.eye(len(matrix), len(R), dtype=matrix.dtype)
 
     def apply(step, Q):
         v = reflectors[:, len(R) - 1 - step]
-        return Q - 2 * jnp.outer(v, v @ Q)
+        return keep(Q - 2 * v[:, None] * times(v[None, :], Q))
 
-    return lax.fori_loop(0, len(R), apply, Q), R
+    return _loop(len(R), apply, Q, rows=len(Q)), R
 
 
+@partial(jax.jit, inline=True)
 def triangle(matrix: Float[Array, "k d"]) -> Float[Array, "p d"]:
     """Return R of QR = matrix alone: the same Gram matrix in min(k, d) rows, with no digit lost."""
     return _reflect(matrix)[1]
 
 
+@partial(jax.jit, inline=True)
+def beyond(basis: Float[Array, "m r"], matrix: Float[Array, "m d"]) -> Float[Array, "k d"]:
+    """Return the m − r coordinates of a matrix off the span of an orthonormal basis, in an orthonormal frame there."""
+    reflectors, _ = _reflect(basis)
+    rank = basis.shape[1]
+
+    def apply(step, X):
+        v = reflectors[:, step]
+        return X - 2 * v[:, None] * times(v[None, :], X)
+
+    return _loop(rank, apply, matrix, rows=len(matrix))[rank:]
+
+
 def _reflect(matrix: Float[Array, "k d"]) -> tuple[Float[Array, "k p"], Float[Array, "p d"]]:
-    """Return unit Householder vectors (zero where there is nothing to reflect) and the triangle."""
+    """Return unit Householder vectors (zero where there is nothing to reflect) and the triangle, its diagonal ≥ 0."""
     rows, columns = matrix.shape
     count = min(rows, columns)
     if count == 0:
         return jnp.zeros((rows, 0), matrix.dtype), matrix[:0]
-    index = jnp.arange(rows)
+    index = np.arange(rows)
 
     def reflect(step, carry):
         vectors, X = carry
-        x = jnp.where(index >= step, X[:, step], 0)
-        norm = jnp.sqrt(jnp.sum(x**2))
-        v = x + jnp.where(index == step, jnp.where(x[step] < 0, -norm, norm), 0)
-        length = jnp.sqrt(jnp.sum(v**2))
-        v = v / jnp.where(length > 0, length, 1)
-        return vectors.at[:, step].set(v), X - 2 * jnp.outer(v, v @ X)
+        below = jnp.where(index > step, X[:, step], 0)
+        rest, first = jnp.sum(below**2), X[step, step]
+        norm = _root(rest + first**2)
+        # first − norm cancels where the column points along its diagonal entry already.
+        head = jnp.where(first > 0, -rest / jnp.where(first > 0, first + norm, 1), first - norm)
+        length = _root(rest + head**2)
+        v = keep(jnp.where(index == step, head, below) / jnp.where(length > 0, length, 1))
+        X = keep(X - 2 * v[:, None] * times(v[None, :], X))
+        return jnp.where(np.arange(count) == step, v[:, None], vectors), X
 
-    vectors, X = lax.fori_loop(0, count, reflect, (jnp.zeros((rows, count), matrix.dtype), matrix))
+    vectors, X = _loop(count, reflect, (jnp.zeros((rows, count), matrix.dtype), matrix), rows=rows)
     return vectors, jnp.triu(X[:count])
 
 
+def _root(square: Array) -> Array:
+    """Return the square root, with derivative 0 at 0."""
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), jnp.where(square == 0, 0, jnp.nan))
+
+
+def _loop(count: int, body: Callable, carry: Any, *, rows: int) -> Any:
+    """Run body(step, carry) for every step; written out where the arrays are small, so that steps fuse."""
+    if count > _WRITTEN_OUT or is_long(rows):
+        return lax.fori_loop(0, count, body, carry)
+    for step in range(count):
+        carry = body(step, carry)
+    return carry
+
+
+@partial(jax.jit, inline=True)
 def svd(matrix: Float[Array, "m n"]) -> tuple[Float[Array, "m k"], Float[Array, " k"], Float[Array, "n k"]]:
     """Return P, s, Q with P diag(s) Qᵀ = matrix, s from the largest; one-sided Jacobi (Hestenes 1958).
 
@@ -83,6 +127,7 @@ def svd(matrix: Float[Array, "m n"]) -> tuple[Float[Array, "m k"], Float[Array, 
     return left, values, Z[:width, largest]
 
 
+@partial(jax.jit, inline=True)
 def eigenvalues(matrix: Float[Array, "d d"]) -> Float[Array, " d"]:
     """Return the eigenvalues of a symmetric matrix, from the smallest; two-sided Jacobi."""
     width = len(matrix)
@@ -104,25 +149,20 @@ def eigenvalues(matrix: Float[Array, "d d"]) -> Float[Array, " d"]:
     return jnp.sort(values)[:width]
 
 
-def solve_right(matrix: Float[Array, "k d"], gram: Float[Array, "d d"]) -> Float[Array, "k d"]:
-    """Return matrix·gram⁻¹ for a symmetric positive definite matrix, by Cholesky; NaN where it is not definite."""
-    index = jnp.arange(len(gram))
+@partial(jax.jit, inline=True)
+def inverse(gram: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    """Return the inverse of a symmetric positive definite matrix, by Gauss-Jordan; NaN where it is not definite."""
+    index = np.arange(len(gram))
 
-    def eliminate(step, carry):
-        L, rest = carry
-        column = jnp.where(index >= step, rest[:, step], 0) / jnp.sqrt(rest[step, step])
-        return L.at[:, step].set(column), rest - jnp.outer(column, column)
+    def eliminate(step, A):
+        row, column = index[:, None] == step, index == step
+        pivot = A[step, step]
+        scaled = A[step] * jnp.where(pivot > 0, 1 / pivot, jnp.nan)
+        crossed = jnp.where(column, jnp.where(pivot > 0, 1 / pivot, jnp.nan), scaled)
+        ahead = jnp.where(column, 0, A)
+        return keep(jnp.where(row, crossed, ahead - A[:, step][:, None] * crossed))
 
-    L, _ = lax.fori_loop(0, len(gram), eliminate, (jnp.zeros_like(gram), gram))
-
-    def forward(step, Y):
-        return Y.at[:, step].set((Y[:, step] - Y @ jnp.where(index < step, L[step], 0)) / L[step, step])
-
-    def backward(step, Y):
-        at = len(gram) - 1 - step
-        return Y.at[:, at].set((Y[:, at] - Y @ jnp.where(index > at, L[:, at], 0)) / L[at, at])
-
-    return lax.fori_loop(0, len(gram), backward, lax.fori_loop(0, len(gram), forward, matrix))
+    return _loop(len(gram), eliminate, gram, rows=len(gram))
 
 
 def _angles(alpha: Array, beta: Array, gamma: Array) -> tuple[Array, Array]:

@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from jaxfact import measures
+from jaxfact.draws import fold
 from jaxfact.factors import Factors
 from jaxfact.inputs import positive_integer, problem_with
 from jaxfact.measures import Measure
@@ -39,12 +40,16 @@ def descend(
     every: int | Sequence[int] | None = None,
     record: Records | None = None,
     key: PRNGKeyArray | None = None,
+    compensated: bool = False,
 ) -> Trajectory:
     """Run `num_steps` steps of a method; works under jit, vmap and grad.
 
     U_{t+1}, V_{t+1} = (U_t, V_t) + method.update(∇f(U_t, V_t)). `every` is a stride or the list of steps to record (see
     `log_steps`); None records nothing. `record` is a list of measures, or a mapping from names to them; loss, distance
     and imbalance unless given. A method that needs random numbers gets fold_in(key, t) at step t.
+
+    `compensated` carries the rounding error of every update into the next, so that float32 runs get below its rounding
+    floor; with noise it means nothing.
 
     Reverse-mode differentiation stores the factors at the records, or every √num_steps steps, and recomputes the rest.
 
@@ -55,8 +60,9 @@ def descend(
     if every is None and record is not None:
         raise problem_with("every", None, "records need steps", "say every=100, or every=log_steps(num_steps)")
     steps = recorded_steps(every, num_steps)
-    advance = stepper(problem, method, jax.random.key(0) if key is None else key)
-    start = (factors, optax.with_extra_args_support(method).init(factors))
+    key = jax.random.key(0, impl="threefry2x32") if key is None else key
+    advance = stepper(problem, method, key, compensated)
+    start = (factors, initial_state(method, factors, compensated))
 
     def segment(carry, length):
         def body(carry, index):
@@ -114,30 +120,67 @@ def recorded_steps(every: int | Sequence[int] | None, num_steps: int) -> list[in
 
 def as_measure(record: Records | None) -> Callable[[Problem, Factors], dict[str, PyTree]]:
     """Return one function that evaluates every record, as a dict by name."""
+    named = named_measures(record)
+    return lambda problem, factors: {name: function(problem, factors) for name, function in named.items()}
+
+
+def named_measures(record: Records | None) -> dict[str, Measure]:
+    """Return the records by name; the usual ones where none are given."""
     chosen = _USUAL_RECORDS if record is None else record
-    named = chosen if isinstance(chosen, Mapping) else {getattr(m, "__name__", repr(m)): m for m in chosen}
+    named = dict(chosen) if isinstance(chosen, Mapping) else {getattr(m, "__name__", repr(m)): m for m in chosen}
     if len(named) != len(chosen):
         raise problem_with("record", list(named), "needs distinct names", "give a mapping from names to measures")
     for name, function in named.items():
         if not callable(function):
             raise problem_with("record", name, "needs functions of (problem, factors)", "see jaxfact.measures")
-    return lambda problem, factors: {name: function(problem, factors) for name, function in named.items()}
+    return named
 
 
-def stepper(problem: Problem, method: optax.GradientTransformation, key: PRNGKeyArray) -> Callable:
-    """Return (factors, state, t) ↦ (factors, state) after step t; the noise of step t is fold_in(key, t)."""
+class Compensated(NamedTuple):
+    """A method's state and the low parts of the factors, what their roundings have left out so far."""
+
+    state: PyTree
+    low: Factors
+
+
+def initial_state(method: optax.GradientTransformation, factors: Factors, compensated: bool = False) -> PyTree:
+    """Return the state with which a run begins."""
+    state = optax.with_extra_args_support(method).init(factors)
+    return Compensated(state, jax.tree.map(jnp.zeros_like, factors)) if compensated else state
+
+
+def stepper(
+    problem: Problem, method: optax.GradientTransformation, key: PRNGKeyArray, compensated: bool = False
+) -> Callable:
+    """Return (factors, state, t) ↦ (factors, state) after step t; the noise of step t is fold_in(key, t).
+
+    A compensated step adds update and low part by a two-sum (Knuth 1969), whose rounding error is the next low part.
+    """
     update = optax.with_extra_args_support(method).update
 
     def advance(factors, state, t):
+        low = None
+        if compensated:
+            state, low = state
         gradient = problem.gradient(factors)
-        updates, changed = update(gradient, state, factors, problem=problem, key=jax.random.fold_in(key, t))
+        updates, changed = update(gradient, state, factors, problem=problem, key=fold(key, t))
         # A hyperparameter of a wider dtype must not widen what the loop carries.
         changed = jax.tree.map(
             lambda new, old: new if new.dtype == old.dtype else new.astype(old.dtype), changed, state
         )
-        return optax.apply_updates(factors, updates), changed
+        if low is None:
+            return problem.reframed((optax.apply_updates(factors, updates), changed))
+        added = jax.tree.map(lambda u, x: (u + x).astype(x.dtype), updates, low)
+        moved = jax.tree.map(jnp.add, factors, added)
+        return moved, Compensated(changed, jax.tree.map(_left_out, factors, added, moved))
 
     return advance
+
+
+def _left_out(a: Array, b: Array, total: Array) -> Array:
+    """Return a + b − total, exactly, for the rounded sum of a and b."""
+    kept = total - a
+    return (a - (total - kept)) + (b - kept)
 
 
 def _checkpoints(num_steps: int) -> list[int]:

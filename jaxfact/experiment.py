@@ -10,13 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.extend import core
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import Array, PRNGKeyArray, PyTree, UInt
 
 from jaxfact import invariants, measures
-from jaxfact.descent import Records, as_measure, stepper
+from jaxfact.compressibility import Compression
+from jaxfact.descent import Records, as_measure, initial_state, stepper
+from jaxfact.draws import fold
 from jaxfact.factors import Factors
 from jaxfact.inputs import problem_with
 from jaxfact.problems.base import Problem
+from jaxfact.problems.compression import Compressed, reduced
+from jaxfact.problems.factorization import Factorization
 from jaxfact.starts import Start
 
 _PROBLEM, _START, _NOISE = range(3)
@@ -43,11 +47,11 @@ class Glance(NamedTuple):
 
 
 class Own(NamedTuple):
-    """What one run owns: its factors, its method's state, its noise key, and the numbers its functions close over."""
+    """What one run owns: factors, method state, the words of its noise key, the numbers its functions close over."""
 
     factors: Factors
     state: PyTree
-    noise_key: PRNGKeyArray
+    noise_key: UInt[Array, "2"]
     numbers: list[Array]
 
 
@@ -65,8 +69,11 @@ class Program:
         point: Mapping[str, Array],
         record: Records | None,
         checks: Sequence[invariants.Invariant] = (),
+        compression: Compression | None = None,
+        compensated: bool = False,
     ):
         self._experiment, self._record, self._checks = experiment, record, checks
+        self._compression, self._compensated = compression, compensated
         self._takes_key = "key" in _parameters(experiment) and "key" not in point
         self._functions: dict[str, _Function] = {}
         self._quantities: list[str] = []
@@ -123,19 +130,18 @@ class Program:
 
     def _begin(self, key: PRNGKeyArray, point: dict[str, Array]):
         """Trace the experiment at one point: what the run owns first, then all that its functions close over."""
-        problem_key, start_key, noise_key = (jax.random.fold_in(key, name) for name in (_PROBLEM, _START, _NOISE))
+        problem_key, start_key, noise_key = (fold(key, name) for name in (_PROBLEM, _START, _NOISE))
         extra = {"key": problem_key} if self._takes_key else {}
         run = self._experiment(**point, **extra)
         check_run(run)
         problem, method = run.problem, optax.with_extra_args_support(run.method)
-        factors = run.start.draw(start_key, problem) if isinstance(run.start, Start) else run.start
-        factors = jax.tree.map(lambda x: jnp.asarray(x, problem.unit.dtype), factors)
-        _check_factors(factors, problem)
-        state = jax.tree.map(jnp.asarray, method.init(factors))  # pyright: ignore[reportArgumentType]
-        measure = as_measure(self._record)
+        problem, factors = self._at_start(problem, run.start, start_key)
+        state = jax.tree.map(jnp.asarray, initial_state(method, factors, self._compensated))
+        measure, noise_words = as_measure(self._record), jax.random.key_data(noise_key)
 
         def advance(factors, state, step, key):
-            return stepper(problem, method, key)(factors, state, step)
+            words = jax.random.wrap_key_data(key, impl="threefry2x32")
+            return stepper(problem, method, words, self._compensated)(factors, state, step)
 
         def glance(factors):
             return Glance(
@@ -157,13 +163,31 @@ class Program:
         closed_over = _ByIdentity()
         step = jnp.zeros((), jnp.int32)
         for function, arguments in (
-            (advance, (factors, state, step, noise_key)),
+            (advance, (factors, state, step, noise_words)),
             (glance, (factors,)),
             (record, (factors,)),
             (defects, (factors, factors)),
         ):
             self._functions[function.__name__] = _Function(function, arguments, closed_over)
-        return (factors, state, noise_key), closed_over.values
+        return (factors, state, noise_words), closed_over.values
+
+    def _at_start(self, problem: Problem, start: Start | Factors, key: PRNGKeyArray) -> tuple[Problem, Factors]:
+        """Return the problem that is run, compressed or not, and the factors a run begins from."""
+        if isinstance(problem, Factorization) and (used := getattr(start, "used", None)) is not None:
+            problem = problem.at_width(used)
+        small = None
+        if self._compression is not None and isinstance(problem, Factorization):
+            small = Compressed(problem, _columns(start, key, problem), **self._compression._asdict())
+        if isinstance(start, Start):
+            drawn_on = small if small is not None and start.compresses else problem
+            factors = start.draw(key, drawn_on)
+        else:
+            drawn_on, factors = problem, start
+        factors = jax.tree.map(lambda x: jnp.asarray(x, problem.unit.dtype), factors)
+        _check_factors(factors, drawn_on)
+        if small is not None and drawn_on is problem:
+            factors = reduced(small, problem, factors)
+        return (problem if small is None else small), factors
 
 
 class _ByIdentity:
@@ -285,8 +309,15 @@ def check_run(run: object) -> None:
             )
 
 
+def _columns(start: Start | Factors, key: PRNGKeyArray, problem: Problem) -> int:
+    """Return the number of columns of a start's factors."""
+    if isinstance(start, Factors) or start.compresses:
+        return start.width  # pyright: ignore[reportAttributeAccessIssue]
+    return jax.eval_shape(lambda: start.draw(key, problem)).width
+
+
 def _check_factors(factors: Factors, problem: Problem) -> None:
-    m, n = problem.shape
+    m, n = problem.rows
     try:
         chex.assert_shape([factors.U, factors.V], [(m, None), (n, None)])
         chex.assert_equal(factors.U.shape[1], factors.V.shape[1])

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from jaxfact import lanes
+from jaxfact.compressibility import Compression
 from jaxfact.experiment import Experiment, Run
 from jaxfact.lanes import OUTCOMES, Rules
 from jaxfact.version import __version__
@@ -41,10 +42,12 @@ def label(
     """Return the results of all runs along the axes and `seed`; `found` holds finished runs, records, last records."""
     finished, records, last = found
     grid = [*axes, "seed"]
-    shape = [len(values) for values in axes.values()] + [len(seeds)]
+    shape = [len(seeds)] + [len(values) for values in axes.values()]
 
     def spread(values, *extra):
-        return ([*grid, *extra], np.reshape(values, (*shape, *np.shape(values)[1:])))
+        # The engine runs through the points of one seed before it takes the next.
+        by_seed = np.reshape(values, (*shape, *np.shape(values)[1:]))
+        return ([*grid, *extra], np.moveaxis(by_seed, 0, len(axes)))
 
     never = np.where(finished.outcome == lanes.BUDGET, np.nan, np.inf)
     variables = {
@@ -94,7 +97,9 @@ def join(parts: Sequence[xr.Dataset], methods: Sequence[str]) -> xr.Dataset:
     return describe(joined)
 
 
-def provenance(experiment: Experiment, rules: Rules, base_seed: int, first: Run) -> dict[str, Any]:
+def provenance(
+    experiment: Experiment, rules: Rules, base_seed: int, first: Run, compression: Compression | None
+) -> dict[str, Any]:
     """Return what is needed to run a sweep again."""
     return {
         "jaxfact": __version__,
@@ -113,6 +118,7 @@ def provenance(experiment: Experiment, rules: Rules, base_seed: int, first: Run)
         "max_steps": rules.max_steps,
         "check_every": rules.check_every,
         "lanes_per_block": rules.lanes,
+        "compression": "none" if compression is None else "in law" if compression.noisy else "exact",
     }
 
 

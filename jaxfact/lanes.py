@@ -6,16 +6,19 @@ constants, never on its neighbours; so its numbers are the same bits among ten r
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.experimental import checkify
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt
 
+from jaxfact.draws import fold
 from jaxfact.experiment import Glance, Own, Program
+from jaxfact.products import pinned
 
 OUTCOMES = ("budget", "converged", "fitted", "diverged", "cycle")
 BUDGET, CONVERGED, FITTED, DIVERGED, CYCLE = range(len(OUTCOMES))
@@ -23,6 +26,8 @@ BUDGET, CONVERGED, FITTED, DIVERGED, CYCLE = range(len(OUTCOMES))
 _EXPLOSION = 1e8
 _SAME = 8
 _STAY = 50
+_CPU_ENTRIES, _GPU_ENTRIES = 1600, 2**26
+_REFILL = 8  # lanes wait until one in eight has ended
 
 
 class Rules(NamedTuple):
@@ -43,10 +48,14 @@ class Rules(NamedTuple):
 
 
 class Lane(NamedTuple):
-    """One run in flight: what it owns, and what is remembered of it. `run` is −1 where the lane is idle."""
+    """One run in flight: what it owns, and what is remembered of it.
+
+    `run` is −1 where the lane is idle, `outcome` −1 as long as the run goes on, `step` −1 before its first look.
+    """
 
     run: Int[Array, ""]
     step: Int[Array, ""]
+    outcome: Int[Array, ""]
     own: Own
     mark: tuple[PyTree, Int[Array, ""]]
     hit: Int[Array, " level"]
@@ -84,53 +93,55 @@ class Tile(NamedTuple):
 
 
 class Work(NamedTuple):
-    """The runs of a tile: their keys and points, of which the first `count` are wanted."""
+    """The runs of a tile: a base key's words, seeds and points, of which the first `count` are wanted."""
 
-    keys: Array
+    base: UInt[Array, "2"]
+    seeds: UInt[Array, " run"]
     points: Mapping[str, Array]
     count: Int[Array, ""]
 
 
 def lanes_per_block(program: Program, work: Work) -> int:
-    """Return how many lanes advance together: about 32,768 numbers of factors and state, from 8 to 128 lanes.
+    """Return how many lanes advance together; chosen from shapes only, because the last bits may depend on it.
 
-    Chosen from shapes only, never from the number of runs, because the last bits may depend on it.
+    On a CPU the largest block at which no kernel of a step is split over threads, which would cost more than it brings:
+    about 1600 numbers in the largest array, from 8 to 128 lanes. Elsewhere as many as fill the device.
     """
-    own = jax.eval_shape(program.start, program.shared, work.keys[0], jax.tree.map(lambda x: x[0], work.points))
-    size = sum(leaf.size for leaf in jax.tree.leaves((own.factors, own.state)))
-    return int(np.clip(32768 // size // 8 * 8, 8, 128))
+    own = jax.eval_shape(partial(_start, program), program.shared, work, 0)
+    sizes = [leaf.size for leaf in jax.tree.leaves((own.factors, own.state))]
+    if jax.default_backend() == "cpu":
+        return int(np.clip(_CPU_ENTRIES // max(sizes) // 8 * 8, 8, 128))
+    return int(np.clip(_GPU_ENTRIES // sum(sizes) // 128 * 128, 128, 65536))
+
+
+def _start(program: Program, shared: list[Array], work: Work, run: Int[Array, ""] | int) -> Own:
+    """Begin one run of a tile; its key is fold_in(base, seed)."""
+    key = fold(jax.random.wrap_key_data(work.base, impl="threefry2x32"), work.seeds[run])
+    return program.start(shared, key, jax.tree.map(lambda x: x[run], work.points))
 
 
 class Engine:
-    """The compiled loop of one program under one set of rules, for tiles of a fixed size."""
+    """The compiled loop of one program under one set of rules, for tiles of a fixed size.
+
+    Every array of a `Lane` has the lanes along its last axis, which is innermost in memory: one vector instruction
+    advances several runs.
+    """
 
     def __init__(self, program: Program, rules: Rules, tile: int):
         self.program, self.rules, self.tile = program, rules, tile
-        self._levels = jnp.asarray(rules.levels)
-        self._record_steps = jnp.asarray(rules.record_steps, jnp.int32)
+        self._levels = np.asarray(rules.levels)
+        self._record_steps = np.asarray(rules.record_steps, np.int32)
 
-    def empty(self, shared: list[Array], work: Work) -> Tile:
-        """Return a tile that has not begun: idle lanes and blank results."""
+    def empty(self, fresh: Lane, records: PyTree) -> Any:
+        """Return a `Tile` that has not begun, on the host: idle lanes and blank results."""
         rules, tile = self.rules, self.tile
-        fresh, records = jax.eval_shape(lambda s, w: self._begin(s, w, jnp.zeros((), jnp.int32)), shared, work)
-        lanes = jax.tree.map(lambda x: _blank((rules.lanes, *x.shape), x.dtype), fresh)
-        lanes = lanes._replace(run=jnp.full(rules.lanes, -1, jnp.int32))
-        number = fresh.loss.dtype
-        finished = Finished(
-            outcome=jnp.zeros(tile, jnp.int32),
-            steps=jnp.zeros(tile, jnp.int32),
-            period=jnp.zeros(tile, jnp.int32),
-            hit=jnp.full((tile, len(rules.levels)), -1, jnp.int32),
-            loss=jnp.zeros(tile, number),
-            distance=jnp.zeros(tile, number),
-            imbalance=jnp.zeros(tile, number),
-            best=jnp.zeros(tile, number),
-            rose=jnp.zeros(tile, bool),
-        )
+        lanes = jax.tree.map(lambda x: _blank((*x.shape, rules.lanes), x.dtype), fresh)
+        lanes = lanes._replace(run=np.full(rules.lanes, -1, np.int32))
+        finished = Finished(*(np.zeros((tile, *x.shape), x.dtype) for x in _result(fresh, fresh.step)))
         spread = (tile, len(rules.record_steps))
-        blank = jax.tree.map(lambda x: jnp.zeros((*spread, *x.shape), x.dtype), records)
-        last = jax.tree.map(lambda x: jnp.zeros((tile, *x.shape), x.dtype), records)
-        return Tile(lanes, jnp.zeros((), jnp.int32), finished, blank, last)
+        blank = jax.tree.map(lambda x: np.zeros((*spread, *x.shape), x.dtype), records)
+        last = jax.tree.map(lambda x: np.zeros((tile, *x.shape), x.dtype), records)
+        return Tile(lanes, np.zeros((), np.int32), finished, blank, last)
 
     def advance(self, shared: list[Array], work: Work, tile: Tile, blocks: Array) -> Tile:
         """Run at most `blocks` blocks of the tile; call again until no lane is busy and the queue is empty."""
@@ -139,44 +150,58 @@ class Engine:
             done, tile = carry
             return (done < blocks) & (jnp.any(tile.lanes.run >= 0) | (tile.next_run < work.count))
 
-        def block(carry):
+        def stretch(carry):
             done, tile = carry
             tile = self._refill(shared, work, tile)
-            before = tile.lanes
-            lanes = self._step_block(shared, before)
-            glances = jax.vmap(self.program.glance, (None, 0))(shared, lanes.own)
-            lanes = jax.vmap(self._note)(lanes, glances)
-            outcome = jax.vmap(self._judge)(lanes, glances, before.loss)
-            lanes = lanes._replace(rose=lanes.loss > before.loss)
-            period = self._periods(shared, lanes, outcome == CYCLE)
-            tile = self._store(shared, tile._replace(lanes=lanes), outcome, period)
-            lanes = jax.vmap(self._remember)(tile.lanes)
-            return done + 1, tile._replace(lanes=lanes)
+            done, lanes = self._blocks(shared, tile.lanes, done, blocks, tile.next_run < work.count)
+            return done, self._store(shared, tile._replace(lanes=lanes))
 
-        return lax.while_loop(going, block, (jnp.zeros((), jnp.int32), tile))[1]
+        return lax.while_loop(going, stretch, (jnp.zeros((), jnp.int32), tile))[1]
 
-    def _begin(self, shared: list[Array], work: Work, run: Int[Array, ""]) -> tuple[Lane, PyTree]:
-        """Start one run and look at it before its first step."""
-        point = jax.tree.map(lambda x: x[run], work.points)
-        own = self.program.start(shared, work.keys[run], point)
-        glance = self.program.glance(shared, own)
-        zero, never = jnp.zeros((), jnp.int32), jnp.full((), -1, jnp.int32)
-        lane = Lane(
-            run=run,
-            step=zero,
+    def _blocks(
+        self, shared: list[Array], lanes: Lane, done: Array, blocks: Array, more: Bool[Array, ""]
+    ) -> tuple[Array, Lane]:
+        """Advance all lanes until enough of them have ended to be worth a refill, or a record is due."""
+        enough = jnp.where(more, max(1, self.rules.lanes // _REFILL), self.rules.lanes)
+
+        def going(carry):
+            done, first, lanes = carry
+            ended = jnp.sum(lanes.outcome >= 0, dtype=jnp.int32)
+            busy = jnp.any((lanes.run >= 0) & (lanes.outcome < 0))
+            # The records of lanes that were due at the beginning have been stored.
+            return first | (done < blocks) & busy & (ended < enough) & ~jnp.any(self._due(lanes)[0])
+
+        def block(carry):
+            done, _, lanes = carry
+            return done + 1, jnp.zeros((), bool), self._block(shared, lanes)
+
+        done, _, lanes = lax.while_loop(going, block, (done, jnp.ones((), bool), lanes))
+        return done, lanes
+
+    def _block(self, shared: list[Array], lanes: Lane) -> Lane:
+        """Take a block of steps and look at all runs; where some are fresh, take no step and look at those alone."""
+        fresh = (lanes.run >= 0) & (lanes.step < 0)
+        look = jnp.any(fresh)
+        own = self._steps(shared, lanes, jnp.where(look, 0, self.rules.check_every))
+        glance = jax.vmap(self.program.glance, (None, -1), -1)(shared, own)
+        moved = lanes._replace(
             own=own,
-            mark=((own.factors, own.state), zero),
-            hit=jnp.full(len(self.rules.levels), -1, jnp.int32),
-            arrived=never,
-            first_energy=glance.energy,
-            loss=glance.loss,
-            distance=glance.distance,
-            imbalance=glance.imbalance,
-            best=glance.distance,
-            rose=jnp.zeros((), bool),
+            step=jnp.where(fresh, 0, lanes.step + self.rules.check_every),
+            first_energy=jnp.where(fresh, glance.energy, lanes.first_energy),
         )
-        records = self.program.record(shared, own) if self.rules.record_steps else {}
-        return self._note(lane, glance), records
+        moved = self._note(moved, glance)
+        moved = self._judge(moved._replace(rose=(moved.loss > lanes.loss) & ~fresh), glance)
+        return _choose(jnp.where(look, fresh, lanes.outcome < 0), self._remember(moved), lanes)
+
+    def one(self, shared: list[Array], work: Work) -> tuple[Lane, PyTree]:
+        """Return a lane and its records, for their shapes."""
+        own = _start(self.program, shared, work, 0)
+        glance = self.program.glance(shared, own)
+        never, energy = jnp.full((), -1, jnp.int32), glance.energy
+        mark, hit = ((own.factors, own.state), never), jnp.full(len(self._levels), -1, jnp.int32)
+        seen = (energy, glance.loss, glance.distance, glance.imbalance, glance.distance, never > 0)
+        lane = Lane(never, never, never, own, mark, hit, never, *seen)
+        return lane, self.program.record(shared, own) if self.rules.record_steps else {}
 
     def _refill(self, shared: list[Array], work: Work, tile: Tile) -> Tile:
         """Give idle lanes the next runs of the queue."""
@@ -184,40 +209,42 @@ class Engine:
         claimed = tile.next_run + jnp.cumsum(idle) - 1
         fed = idle & (claimed < work.count)
 
+        run = jnp.minimum(claimed, self.tile - 1).astype(jnp.int32)
+
         def draw(lanes):
-            run = jnp.minimum(claimed, self.tile - 1).astype(jnp.int32)
-            fresh, records = jax.vmap(self._begin, (None, None, 0))(shared, work, run)
-            return _choose(fed, fresh, lanes), records
+            own = jax.vmap(partial(_start, self.program), (None, None, 0), -1)(shared, work, run)
+            fresh = lanes._replace(
+                run=run,
+                step=jnp.full_like(run, -1),
+                outcome=jnp.full_like(run, -1),
+                own=own,
+                hit=jnp.full_like(lanes.hit, -1),
+                arrived=jnp.full_like(run, -1),
+                best=jnp.full_like(lanes.best, jnp.inf),
+            )
+            return _choose(fed, fresh, lanes)
 
-        def keep(lanes):
-            records = jax.tree.map(lambda x: jnp.zeros((self.rules.lanes, *x.shape[2:]), x.dtype), tile.records)
-            return lanes, records
+        lanes = lax.cond(jnp.any(fed), draw, lambda lanes: lanes, tile.lanes)
+        return tile._replace(lanes=lanes, next_run=tile.next_run + jnp.sum(fed, dtype=jnp.int32))
 
-        lanes, records = lax.cond(jnp.any(fed), draw, keep, tile.lanes)
-        stored = tile.records
-        if 0 in self.rules.record_steps:
-            rows = jnp.where(fed, lanes.run, self.tile)
-            stored = jax.tree.map(lambda all_, new: all_.at[rows, 0].set(new, mode="drop"), stored, records)
-        return tile._replace(lanes=lanes, next_run=tile.next_run + jnp.sum(fed, dtype=jnp.int32), records=stored)
-
-    def _step_block(self, shared: list[Array], lanes: Lane) -> Lane:
-        """Advance every lane by `check_every` steps; idle lanes move too, and nobody looks."""
+    def _steps(self, shared: list[Array], lanes: Lane, count: Int[Array, ""]) -> Own:
+        """Advance every lane by some steps; idle lanes move too, and nobody looks."""
 
         def step(index, own):
-            moved = jax.vmap(self.program.advance, (None, 0, 0))(shared, own, lanes.step + index)
+            moved = jax.vmap(self.program.advance, (None, -1, 0), -1)(shared, own, lanes.step + index)
             if self.rules.checked:
                 self._check(shared, own, moved, lanes, lanes.step + index)
-            return moved
+            return pinned(moved)
 
-        own = lax.fori_loop(0, self.rules.check_every, step, lanes.own)
-        return lanes._replace(own=own, step=lanes.step + self.rules.check_every)
+        return lax.fori_loop(0, count, step, lanes.own)
 
     def _check(self, shared: list[Array], before: Own, after: Own, lanes: Lane, steps: Array) -> None:
         """Fail, naming run, step and quantity, where an invariant's defect exceeds its bound."""
-        defects = jax.vmap(self.program.defects, (None, 0, 0))(shared, before, after)
-        bounded = after.factors.energy <= _EXPLOSION * jnp.maximum(1, lanes.first_energy)
+        defects = jax.vmap(self.program.defects, (None, -1, -1), -1)(shared, before, after)
+        energy = jnp.sum(after.factors.U**2, axis=(0, 1)) + jnp.sum(after.factors.V**2, axis=(0, 1))
+        watched = (lanes.run >= 0) & (lanes.outcome < 0) & (energy <= _EXPLOSION * jnp.maximum(1, lanes.first_energy))
         for name, (value, bound) in zip(self.program.quantities, defects, strict=True):
-            broken = (lanes.run >= 0) & bounded & ~(value <= bound)
+            broken = watched & ~(value <= bound)
             worst = jnp.argmax(broken)
             checkify.check(
                 ~jnp.any(broken),
@@ -229,51 +256,54 @@ class Engine:
                 bound=bound[worst],
             )
 
-    def _note(self, lane: Lane, glance: Glance) -> Lane:
-        """Remember what a run has reached."""
-        met = glance.distance <= self._levels.astype(glance.distance.dtype)
-        at_goal = met[-1] & (lane.arrived < 0)
-        return lane._replace(
-            hit=jnp.where((lane.hit < 0) & met, lane.step, lane.hit),
-            arrived=jnp.where(at_goal, lane.step, lane.arrived),
+    def _note(self, lanes: Lane, glance: Glance) -> Lane:
+        """Remember what the runs have reached; works for one lane and for all."""
+        levels = jnp.asarray(self._levels, glance.distance.dtype)
+        met = glance.distance <= jnp.reshape(levels, (-1, *[1] * glance.distance.ndim))
+        at_goal = met[-1] & (lanes.arrived < 0)
+        return lanes._replace(
+            hit=jnp.where((lanes.hit < 0) & met, lanes.step, lanes.hit),
+            arrived=jnp.where(at_goal, lanes.step, lanes.arrived),
             loss=glance.loss,
             distance=glance.distance,
             imbalance=glance.imbalance,
-            best=jnp.fmin(lane.best, glance.distance),
+            best=jnp.fmin(lanes.best, glance.distance),
         )
 
-    def _judge(self, lane: Lane, glance: Glance, previous_loss: Array) -> Int[Array, ""]:
-        """Return how a run ends here, or −1 where it goes on; no rule looks at how flat the loss is."""
+    def _judge(self, lanes: Lane, glance: Glance) -> Lane:
+        """Say how the runs that end here have ended; no rule looks at how flat the loss is."""
         rules = self.rules
         finite = jnp.isfinite(glance.energy) & jnp.isfinite(glance.loss)
-        diverged = ~finite | (glance.energy > _EXPLOSION * jnp.maximum(1, lane.first_energy))
-        due = (lane.arrived >= 0) & (lane.step >= lane.arrived + _stay(lane.arrived))
-        converged = rules.stops & due & self._stayed(glance.distance)
-        repeats = rules.stops & rules.periodic & (lane.arrived < 0) & _same(lane.own, lane.mark[0])
-        exhausted = lane.step >= rules.max_steps
-        outcome = jnp.where(exhausted, BUDGET, -1)
-        outcome = jnp.where(repeats, CYCLE, outcome)
-        outcome = jnp.where(converged, CONVERGED, outcome)
-        return jnp.where((lane.run >= 0), jnp.where(diverged, DIVERGED, outcome), -1).astype(jnp.int32)
+        diverged = ~finite | (glance.energy > _EXPLOSION * jnp.maximum(1, lanes.first_energy))
+        outcome = jnp.where(lanes.step >= rules.max_steps, BUDGET, -1)
+        if rules.stops and rules.periodic:
+            moving = (lanes.arrived < 0) & (lanes.step > 0)
+            outcome = jnp.where(moving & _same(lanes.own, lanes.mark[0]), CYCLE, outcome)
+        if rules.stops:
+            outcome = jnp.where(_due(lanes) & self._stayed(glance.distance), CONVERGED, outcome)
+        outcome = jnp.where(diverged, DIVERGED, outcome)
+        return lanes._replace(outcome=jnp.where(lanes.run >= 0, outcome, -1).astype(jnp.int32))
 
     def _stayed(self, distance: Array) -> Array:
         return distance <= jnp.asarray(10 * self.rules.levels[-1], distance.dtype)
 
-    def _remember(self, lane: Lane) -> Lane:
+    def _remember(self, lanes: Lane) -> Lane:
         """Take a new snapshot at powers of two of the block count (Brent), and forget an arrival that did not last."""
-        block = lane.step // self.rules.check_every
-        power = (block & (block - 1)) == 0
-        state = (lane.own.factors, lane.own.state)
-        mark = _choose(power, (state, lane.step), lane.mark)
-        due = (lane.arrived >= 0) & (lane.step >= lane.arrived + _stay(lane.arrived))
-        left = due & ~self._stayed(lane.distance)
-        return lane._replace(mark=mark, arrived=jnp.where(left, -1, lane.arrived))
+        left = _due(lanes) & ~self._stayed(lanes.distance)
+        lanes = lanes._replace(arrived=jnp.where(left, -1, lanes.arrived))
+        if not (self.rules.stops and self.rules.periodic):
+            return lanes
+        block = lanes.step // self.rules.check_every
+        power = ((block & (block - 1)) == 0) & (lanes.outcome < 0)
+        state = (lanes.own.factors, lanes.own.state)
+        return lanes._replace(mark=_choose(power, (state, lanes.step), lanes.mark))
 
-    def _periods(self, shared: list[Array], lanes: Lane, found: Bool[Array, " lane"]) -> Int[Array, " lane"]:
+    def _periods(self, shared: list[Array], lanes: Lane) -> Int[Array, " lane"]:
         """Return the period of the runs found periodic, by stepping each until it meets itself again."""
         nothing = jnp.zeros(self.rules.lanes, jnp.int32)
         if not (self.rules.stops and self.rules.periodic):
             return nothing
+        found = lanes.outcome == CYCLE
         longest = lanes.step - lanes.mark[1]
 
         def going(carry):
@@ -282,69 +312,82 @@ class Engine:
 
         def step(carry):
             count, own, period = carry
-            own = jax.vmap(self.program.advance, (None, 0, 0))(shared, own, lanes.step + count)
-            again = jax.vmap(lambda new, old: _same(new, (old.factors, old.state)))(own, lanes.own)
+            own = jax.vmap(self.program.advance, (None, -1, 0), -1)(shared, own, lanes.step + count)
+            again = _same(own, (lanes.own.factors, lanes.own.state))
             return count + 1, own, jnp.where((period == 0) & again, count + 1, period)
 
         _, _, period = lax.while_loop(going, step, (jnp.zeros((), jnp.int32), lanes.own, nothing))
         return jnp.where(found, jnp.where(period > 0, period, longest), 0)
 
-    def _store(self, shared: list[Array], tile: Tile, outcome: Array, period: Array) -> Tile:
+    def _due(self, lanes: Lane) -> tuple[Bool[Array, " lane"], Int[Array, " lane"]]:
+        """Tell which lanes are at a step to be recorded, and its place among those steps."""
+        if not self.rules.record_steps:
+            return jnp.zeros(self.rules.lanes, bool), jnp.zeros(self.rules.lanes, jnp.int32)
+        steps = jnp.asarray(self._record_steps)
+        slot = jnp.minimum(jnp.searchsorted(steps, lanes.step).astype(jnp.int32), len(steps) - 1)
+        return (lanes.run >= 0) & (steps[slot] == lanes.step), slot
+
+    def _store(self, shared: list[Array], tile: Tile) -> Tile:
         """Write the records that are due and the results of finished runs, and free their lanes."""
-        lanes, ended = tile.lanes, outcome >= 0
+        lanes, ended = tile.lanes, tile.lanes.outcome >= 0
         rows = jnp.where(ended, lanes.run, self.tile)
-        result = Finished(outcome, lanes.step, period, *(getattr(lanes, name) for name in Finished._fields[3:]))
-        finished = jax.tree.map(lambda all_, new: all_.at[rows].set(new, mode="drop"), tile.finished, result)
-        tile = tile._replace(finished=finished, lanes=lanes._replace(run=jnp.where(ended, -1, lanes.run)))
+        result = Finished(*_result(lanes, self._periods(shared, lanes)))
+        free = lanes._replace(run=jnp.where(ended, -1, lanes.run), outcome=jnp.full_like(lanes.outcome, -1))
+        finished = _scatter(tile.finished, result, rows)
+        tile = tile._replace(finished=finished, lanes=free)
         if not self.rules.record_steps:
             return tile
-        slot = jnp.searchsorted(self._record_steps, lanes.step).astype(jnp.int32)
-        slot = jnp.minimum(slot, len(self.rules.record_steps) - 1)
-        due = (lanes.run >= 0) & (self._record_steps[slot] == lanes.step)
+        due, slot = self._due(lanes)
 
         def measure(own):
-            return jax.vmap(self.program.record, (None, 0))(shared, own)
+            return jax.vmap(self.program.record, (None, -1), -1)(shared, own)
 
         def skip(own):
             return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measure, own))
 
         records = lax.cond(jnp.any(due | ended), measure, skip, lanes.own)
-        at = jnp.where(due, lanes.run, self.tile)
         return tile._replace(
-            records=jax.tree.map(lambda all_, new: all_.at[at, slot].set(new, mode="drop"), tile.records, records),
-            last=jax.tree.map(lambda all_, new: all_.at[rows].set(new, mode="drop"), tile.last, records),
+            records=_scatter(tile.records, records, jnp.where(due, lanes.run, self.tile), slot),
+            last=_scatter(tile.last, records, rows),
         )
 
 
-def _stay(arrived: Array) -> Array:
-    """Return how long a run must stay near its goal after it first arrived there."""
-    return jnp.maximum(_STAY, (arrived + 9) // 10)
+def _result(lanes: Lane, period: Array) -> tuple[Array, ...]:
+    """Return the fields of `Finished`."""
+    return lanes.outcome, lanes.step, period, *(getattr(lanes, name) for name in Finished._fields[3:])
 
 
-def _same(own: Own, mark: PyTree) -> Bool[Array, ""]:
+def _scatter(into: PyTree, values: PyTree, *at: Array | int) -> PyTree:
+    """Write values, whose last axis is that of the lanes, at rows of the results; rows beyond the end are dropped."""
+    return jax.tree.map(lambda all_, new: all_.at[at].set(jnp.moveaxis(new, -1, 0), mode="drop"), into, values)
+
+
+def _due(lanes: Lane) -> Bool[Array, " lane"]:
+    """Tell which runs have been near their goal for as long as it takes: max(50, 10 %) further steps."""
+    return (lanes.arrived >= 0) & (lanes.step >= lanes.arrived + jnp.maximum(_STAY, (lanes.arrived + 9) // 10))
+
+
+def _same(own: Own, mark: PyTree) -> Bool[Array, " lane"]:
     """Tell whether factors and method state equal the mark's, entry by entry within 8 machine epsilons."""
 
     def equal(new, old):
         if jnp.issubdtype(new.dtype, jax.dtypes.prng_key):
-            return jnp.all(jax.random.key_data(new) == jax.random.key_data(old))
-        if not jnp.issubdtype(new.dtype, jnp.floating):
-            return jnp.all(new == old)
-        return jnp.all(jnp.abs(new - old) <= _SAME * jnp.finfo(new.dtype).eps * jnp.abs(new))
+            new, old = (jnp.moveaxis(jax.random.key_data(x), -2, -1) for x in (new, old))
+        close = new == old
+        if jnp.issubdtype(new.dtype, jnp.floating):
+            close = jnp.abs(new - old) <= _SAME * jnp.finfo(new.dtype).eps * jnp.abs(new)
+        return jnp.all(close, axis=range(close.ndim - 1))
 
     leaves = jax.tree.leaves(jax.tree.map(equal, (own.factors, own.state), mark))
-    return jnp.all(jnp.stack(leaves))
+    return jnp.all(jnp.stack(leaves), axis=0)
 
 
-def _choose(condition: Array, new: PyTree, old: PyTree) -> PyTree:
+def _choose(condition: Bool[Array, " lane"], new: PyTree, old: PyTree) -> PyTree:
     """Take the new value of every leaf where the condition holds, lane by lane."""
-
-    def choose(x, y):
-        return jnp.where(jnp.reshape(condition, condition.shape + (1,) * (x.ndim - condition.ndim)), x, y)
-
-    return jax.tree.map(choose, new, old)
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), new, old)
 
 
-def _blank(shape: Sequence[int], dtype: jnp.dtype) -> Array:
+def _blank(shape: Sequence[int], dtype: jnp.dtype) -> Array | np.ndarray:
     if jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        return jax.random.split(jax.random.key(0, impl="threefry2x32"), tuple(shape))
-    return jnp.zeros(shape, dtype)
+        return jax.random.wrap_key_data(jnp.zeros((*shape, 2), jnp.uint32), impl="threefry2x32")
+    return np.zeros(shape, dtype)

@@ -16,6 +16,7 @@ from jaxfact.factors import Factors
 from jaxfact.factors import singular_values as product_singular_values
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factorization import Factorization
+from jaxfact.products import gram
 
 Measure = Callable[[Problem, Factors], PyTree]
 
@@ -59,7 +60,7 @@ def energy(problem: Problem, factors: Factors) -> Float[Array, ""]:
 
 def imbalance(problem: Problem, factors: Factors) -> Float[Array, ""]:
     """Return ‖UᵀU − VᵀV‖_F, in σ₁; conserved by gradient flow (Du, Hu & Lee 2018)."""
-    return jnp.linalg.norm(factors.imbalance)
+    return jnp.linalg.norm(gram(factors.U) - gram(factors.V))
 
 
 def singular_values(problem: Problem, factors: Factors) -> Float[Array, " k"]:

@@ -9,13 +9,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import optax
 from jaxtyping import Array, Int, PRNGKeyArray, ScalarLike
 
-from jaxfact.decompositions import solve_right
+from jaxfact.decompositions import inverse
+from jaxfact.draws import fold, normal, uniform
 from jaxfact.factors import Factors
 from jaxfact.inputs import non_negative, positive, positive_integer
+from jaxfact.problems.base import Problem
+from jaxfact.products import gram, keep, times
 
 Method = optax.GradientTransformationExtraArgs
 
@@ -43,8 +45,9 @@ def add_balancing(weight: ScalarLike) -> Method:
     non_negative("weight", weight, "1/8 and 1/16 are the published choices")
 
     def update(gradient: Factors, state: optax.EmptyState, factors: Factors, **_):
-        D = factors.imbalance
-        return Factors(gradient.U + 4 * weight * factors.U @ D, gradient.V - 4 * weight * factors.V @ D), state
+        D = keep(gram(factors.U) - gram(factors.V))
+        pull = 4 * jnp.asarray(weight, D.dtype)
+        return Factors(gradient.U + pull * times(factors.U, D), gradient.V - pull * times(factors.V, D)), state
 
     return Method(_stateless, update)  # pyright: ignore[reportArgumentType]
 
@@ -61,8 +64,8 @@ def add_noise(noise: ScalarLike) -> Method:
     """Add independent normal entries of standard deviation `noise` (in √σ₁) to the update of the factors."""
     non_negative("noise", noise, "the standard deviation per entry and step, for example 1e-5")
 
-    def update(updates: Factors, state: optax.EmptyState, factors: Factors | None = None, *, key: PRNGKeyArray, **_):
-        return _add(updates, _scale(noise, _normal(key, updates))), state
+    def update(updates: Factors, state, factors: Factors | None = None, *, key: PRNGKeyArray, problem=None, **_):
+        return _add(updates, _scale(noise, _normal(key, updates, problem))), state
 
     return Method(_stateless, update)  # pyright: ignore[reportArgumentType]
 
@@ -82,8 +85,8 @@ def perturbed_on_sphere(step_size: ScalarLike, radius: ScalarLike) -> Method:
     """
     non_negative("radius", radius, "1 is the published choice, for a problem of unit scale")
 
-    def update(gradient: Factors, state: optax.EmptyState, factors: Factors | None = None, *, key: PRNGKeyArray, **_):
-        direction = _normal(key, gradient)
+    def update(gradient: Factors, state, factors: Factors | None = None, *, key: PRNGKeyArray, problem=None, **_):
+        direction = _normal(key, gradient, problem)
         return _add(gradient, _scale(radius / optax.tree.norm(direction), direction)), state
 
     return optax.chain(Method(_stateless, update), gradient_descent(step_size))  # pyright: ignore[reportArgumentType]
@@ -106,7 +109,7 @@ def perturbed_in_ball(step_size: ScalarLike, *, radius: ScalarLike, threshold: S
 
     def update(gradient: Factors, state: PerturbationState, factors: Factors, *, problem, key: PRNGKeyArray, **_):
         kicked = (optax.tree.norm(gradient) <= threshold) & (state.waited >= interval)
-        kick = jax.tree.map(lambda x: jnp.where(kicked, x, 0), _scale(radius, _in_unit_ball(key, factors)))
+        kick = jax.tree.map(lambda x: jnp.where(kicked, x, 0), _scale(radius, _in_unit_ball(key, factors, problem)))
         descent = _descent(step_size, problem.gradient(_add(factors, kick)))
         return _add(kick, descent), PerturbationState(jnp.where(kicked, 1, state.waited + 1))
 
@@ -120,9 +123,12 @@ def scale_by_gram(damping: ScalarLike = 0.0) -> Method:
     """
     non_negative("damping", damping, "0 is ScaledGD; about σ_r² of the target suits over-parametrised runs")
 
-    def update(gradient: Factors, state: optax.EmptyState, factors: Factors, **_):
-        U, V = factors
-        return Factors(_solve(gradient.U, V.T @ V, damping), _solve(gradient.V, U.T @ U, damping)), state
+    def update(gradient: Factors, state: optax.EmptyState, factors: Factors, *, problem=None, **_):
+        used = None if problem is None else problem.used_columns(factors.width)
+        for_U, for_V = keep(
+            (_regularised(gram(factors.V), damping, used), _regularised(gram(factors.U), damping, used))
+        )
+        return Factors(times(gradient.U, inverse(for_U)), times(gradient.V, inverse(for_V))), state
 
     return Method(_stateless, update)  # pyright: ignore[reportArgumentType]
 
@@ -163,23 +169,24 @@ def _descent(step_size: ScalarLike, gradient):
     return jax.tree.map(lambda x: -jnp.asarray(step_size, x.dtype) * x, gradient)
 
 
-def _normal(key: PRNGKeyArray, like):
-    """Draw standard normals in the shape of a pytree, one key a leaf."""
-    leaves, treedef = jax.tree.flatten(like)
-    keys = jr.split(key, len(leaves))
-    return jax.tree.unflatten(treedef, [jr.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)])
+def _normal(key: PRNGKeyArray, like: Factors, problem: Problem | None) -> Factors:
+    """Draw standard normals for a pair of factors, as the problem represents them."""
+    if problem is not None:
+        return problem.noise(key, like)
+    return Factors(*(normal(fold(key, side), x.shape, x.dtype) for side, x in enumerate(like)))
 
 
-def _in_unit_ball(key: PRNGKeyArray, like):
+def _in_unit_ball(key: PRNGKeyArray, like: Factors, problem: Problem) -> Factors:
     """Draw a point uniform in the unit ball of the joint space: a direction times u^{1/dimension}."""
-    key_direction, key_radius = jr.split(key)
-    direction = _normal(key_direction, like)
-    dimension = sum(x.size for x in jax.tree.leaves(like))
-    radius = jr.uniform(key_radius, dtype=jax.tree.leaves(like)[0].dtype) ** (1 / dimension)
+    direction = _normal(fold(key, 0), like, problem)
+    used = problem.used_columns(like.width)
+    m, n = problem.shape
+    dimension = (m + n) * (like.width if used is None else jnp.sum(used))
+    radius = uniform(fold(key, 1), (), like.U.dtype) ** (1 / dimension)
     return _scale(radius / optax.tree.norm(direction), direction)
 
 
-def _solve(gradient: Array, gram: Array, damping: ScalarLike) -> Array:
-    """Return gradient (gram + damping·I)⁻¹."""
-    regularised = gram + jnp.asarray(damping, gram.dtype) * jnp.eye(len(gram), dtype=gram.dtype)
-    return solve_right(gradient, regularised)
+def _regularised(gram: Array, damping: ScalarLike, used: Array | None) -> Array:
+    """Return the Gram matrix with damping on its diagonal, and ones where columns are padding."""
+    added = jnp.full(len(gram), damping, gram.dtype)
+    return gram + jnp.diag(added if used is None else jnp.where(used, added, 1))

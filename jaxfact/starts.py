@@ -1,21 +1,30 @@
 """Where a run begins: random and spectral starts, and the published scales."""
 
 import abc
+from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
-import jax.random as jr
+from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray, ScalarLike
 
 from jaxfact.decompositions import qr, svd
+from jaxfact.draws import fold, normal
 from jaxfact.factors import Factors
 from jaxfact.inputs import positive, positive_integer, problem_with
 from jaxfact.problems.base import Problem
+from jaxfact.problems.compression import standard_normal
 from jaxfact.problems.factorization import Factorization
 
 
 class Start(eqx.Module):
-    """A rule that draws the first pair of factors of a run; explicit `Factors` serve as a start too."""
+    """A rule that draws the first pair of factors of a run; explicit `Factors` serve as a start too.
+
+    `compresses` says that `draw` may be called with the compressed problem and returns the compressed form of the same
+    factors there. Where it is False the full factors are drawn and then compressed.
+    """
+
+    compresses: ClassVar[bool] = False
 
     @abc.abstractmethod
     def draw(self, key: PRNGKeyArray, problem: Problem) -> Factors:
@@ -24,6 +33,9 @@ class Start(eqx.Module):
 
 class Gaussian(Start):
     """Independent normal entries (Ye & Du 2021, Theorem 1.1).
+
+    On the compressed problem the compressed form is drawn, at a cost that does not depend on m and n. `width` may be an
+    axis of a sweep; then `padded_to` is its largest value, and the columns beyond the width are zero and stay so.
 
     Give either `scale`, the standard deviation per entry in √σ₁, or `norm`, which sets scale = norm/√(m+n) and so means
     the same at every size. `ratio` unbalances the start: the root mean squares of ‖U‖_F and ‖V‖_F have that ratio while
@@ -34,29 +46,40 @@ class Gaussian(Start):
     """
 
     width: int = eqx.field(static=True)
-    scale: ScalarLike | None = None
-    norm: ScalarLike | None = None
-    ratio: ScalarLike | None = None
+    scale: ScalarLike | None
+    norm: ScalarLike | None
+    ratio: ScalarLike | None
+    used: ScalarLike | None
 
-    def __check_init__(self):
-        _check_width(self.width)
-        if (self.scale is None) == (self.norm is None):
-            given = "neither" if self.scale is None else "both"
+    compresses: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        width: ScalarLike,
+        scale: ScalarLike | None = None,
+        norm: ScalarLike | None = None,
+        ratio: ScalarLike | None = None,
+        *,
+        padded_to: int | None = None,
+    ):
+        _check_padding(width, padded_to)
+        if (scale is None) == (norm is None):
+            given = "neither" if scale is None else "both"
             raise problem_with("scale, norm", given, "needs one of the two", "say scale= per entry or norm= in all")
-        for name, value in (("scale", self.scale), ("norm", self.norm), ("ratio", self.ratio)):
+        for name, value in (("scale", scale), ("norm", norm), ("ratio", ratio)):
             if value is not None:
                 positive(name, value, "try 1e-3 for a small start" if name != "ratio" else "1 is balanced")
+        self.width, self.used = (width, None) if padded_to is None else (padded_to, width)
+        self.scale, self.norm, self.ratio = scale, norm, ratio
 
     def draw(self, key: PRNGKeyArray, problem: Problem) -> Factors:
-        """Draw both factors, each from a key of its own."""
+        """Draw both factors, each from keys of its own."""
         m, n = problem.shape
         dtype = problem.unit.dtype
         scale = jnp.asarray(self.scale if self.norm is None else self.norm / (m + n) ** 0.5, dtype)
         tilt = jnp.asarray(1.0 if self.ratio is None else (self.ratio * (n / m) ** 0.5) ** 0.5, dtype)
-        key_U, key_V = jr.split(key)
-        U = jr.normal(key_U, (m, self.width), dtype) * (scale * tilt)
-        V = jr.normal(key_V, (n, self.width), dtype) * (scale / tilt)
-        return Factors(U, V)
+        U, V = _standard_normal(key, problem, self.width)
+        return Factors(U * (scale * tilt), V * (scale / tilt))
 
 
 class Orthogonal(Start):
@@ -68,17 +91,15 @@ class Orthogonal(Start):
     width: int = eqx.field(static=True)
     scale: ScalarLike
 
+    compresses: ClassVar[bool] = True
+
     def __check_init__(self):
         _check_width(self.width)
         positive("scale", self.scale, "try 1e-3 for a small start")
 
     def draw(self, key: PRNGKeyArray, problem: Problem) -> Factors:
-        """Draw both frames, each from a key of its own."""
-        scale = jnp.asarray(self.scale, problem.unit.dtype)
-        keys = jr.split(key)
-        return Factors(
-            *(scale * _frame(k, size, self.width, scale.dtype) for k, size in zip(keys, problem.shape, strict=True))
-        )
+        """Orthonormalise the factors of the `Gaussian` start of the same key."""
+        return Factors(*(self.scale * _frame(x) for x in _standard_normal(key, problem, self.width)))
 
 
 class Balanced(Start):
@@ -90,6 +111,8 @@ class Balanced(Start):
 
     width: int = eqx.field(static=True)
     scale: ScalarLike
+
+    compresses: ClassVar[bool] = True
 
     def __check_init__(self):
         _check_width(self.width)
@@ -111,6 +134,8 @@ class Spectral(Start):
 
     width: int = eqx.field(static=True)
     scale: ScalarLike = 1.0
+
+    compresses: ClassVar[bool] = True
 
     def __check_init__(self):
         _check_width(self.width)
@@ -156,9 +181,28 @@ def _check_width(width: int) -> None:
     positive_integer("width", width, "the rank of the target is the usual choice; above min(m, n) is allowed")
 
 
-def _frame(key: PRNGKeyArray, size: int, width: int, dtype: jnp.dtype) -> Float[Array, "k d"]:
-    """Draw a size×width matrix with Haar-distributed orthonormal columns (rows, where width > size)."""
-    tall = jr.normal(key, (max(size, width), min(size, width)), dtype)
-    frame, triangle = qr(tall)
-    frame = frame * jnp.where(jnp.diag(triangle) < 0, -1, 1).astype(dtype)
-    return frame if size >= width else frame.T
+def _check_padding(width: ScalarLike, padded_to: int | None) -> None:
+    if padded_to is None:
+        if isinstance(width, Tracer):
+            raise problem_with("width", "a traced number", "needs a bound", "say padded_to=, its largest value")
+        return _check_width(width)  # pyright: ignore[reportArgumentType]
+    positive_integer("padded_to", padded_to, "give the largest width of the axis")
+    if not isinstance(width, Tracer) and not 1 <= int(width) <= padded_to:
+        raise problem_with("width", int(width), f"needs a number from 1 to padded_to={padded_to}", "raise padded_to")
+    return None
+
+
+def _standard_normal(key: PRNGKeyArray, problem: Problem, width: int) -> Factors:
+    """Draw standard normals in the shape of the problem's factors, on a factorisation through their compressed form."""
+    if isinstance(problem, Factorization):
+        return standard_normal(key, problem, width)
+    m, n = problem.shape
+    return Factors(*(normal(fold(key, side), (size, width), problem.unit.dtype) for side, size in enumerate((m, n))))
+
+
+def _frame(matrix: Float[Array, "k d"]) -> Float[Array, "k d"]:
+    """Return orthonormal columns (rows, where there are more columns) from normal entries: Haar-distributed."""
+    if len(matrix) >= matrix.shape[1]:
+        return qr(matrix)[0]
+    left, _, right = svd(matrix)
+    return left @ right.T

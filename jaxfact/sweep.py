@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +11,14 @@ import optax
 import xarray as xr
 
 from jaxfact import invariants
+from jaxfact.compressibility import compression_of
 from jaxfact.descent import Records, recorded_steps
 from jaxfact.experiment import Experiment, Program, check_experiment
 from jaxfact.inputs import positive, positive_integer, problem_with
 from jaxfact.labels import join, label, provenance
 from jaxfact.lanes import Rules, Work, lanes_per_block
 from jaxfact.problems.base import rounding_floor
+from jaxfact.problems.factorization import Factorization
 from jaxfact.tiles import Progress, Tiles
 
 
@@ -30,6 +33,8 @@ def sweep(
     check_every: int = 10,
     base_seed: int = 0,
     checked: bool = False,
+    compress: bool = True,
+    compensated: bool = False,
     progress: Progress | None = None,
     **axes: Sequence[float] | np.ndarray,
 ) -> xr.Dataset:
@@ -46,8 +51,11 @@ def sweep(
 
     `record` and `every` are as in `descend`, `every` in multiples of `check_every`; every record is found along `step`
     as its name with `_path` behind it, where a finished run keeps its last value and a diverged one counts as inf.
-    `checked` evaluates the invariants after every step and stops at the first that is
-    broken. All local devices work; on a CPU there is one unless `jax_num_cpu_devices` says more.
+    `compress` lets runs take place on the exactly compressed problem where a probe of method and records finds that to
+    be exact (with iterate noise: exact in law); the attribute `compression` says what was done. `compensated` carries
+    the rounding error of each update into the next, which lowers the rounding floor of small steps to about ε/2.
+    `checked` evaluates the invariants after every step and stops at the first that is broken. All local devices work;
+    on a CPU there is one unless `jax_num_cpu_devices` says more.
 
     The dataset holds, along the axes and `seed`: `outcome`, `steps`, `period` (of a cycle, else 0), `hit` along `level`
     (the first checked step at or below it; inf if never, NaN if max_steps came first or the level lies below the
@@ -65,6 +73,8 @@ def sweep(
         "check_every": check_every,
         "base_seed": base_seed,
         "checked": checked,
+        "compress": compress,
+        "compensated": compensated,
         "axes": {name: _axis(name, values) for name, values in axes.items()},
     }
     _check_counts(max_steps, check_every, every)
@@ -100,14 +110,21 @@ def _sweep_one(
     check_every: int,
     base_seed: int,
     checked: bool,
+    compress: bool,
+    compensated: bool,
     axes: dict[str, np.ndarray],
 ) -> xr.Dataset:
     first = check_experiment(experiment, axes)
     _check_tolerance(tolerance, first.problem.unit.dtype)
     checks = invariants.applying_to(optax.with_extra_args_support(first.method)) if checked else ()
     points = {name: jnp.asarray(values) for name, values in axes.items()}
-    program = Program(experiment, {name: values[0] for name, values in points.items()}, record, checks)
-    runs = _all_runs(points, seeds, base_seed)
+    can = compress and type(first.problem) is Factorization
+    compression = compression_of(first.method, record) if can else None
+    point = {name: values[0] for name, values in points.items()}
+    program = Program(experiment, point, record, checks, compression, compensated)
+    if compensated and program.uses_noise:
+        raise problem_with("compensated", True, "noise hides what rounding does", "leave it out for noisy methods")
+    runs = _all_runs({name: np.asarray(values) for name, values in points.items()}, seeds, base_seed)
     rules = Rules(
         max_steps=max_steps,
         check_every=check_every,
@@ -119,17 +136,20 @@ def _sweep_one(
         lanes=lanes_per_block(program, runs),
     )
     found, timing = Tiles(program, rules, runs, progress).run()
-    return label(found, rules, axes, seeds).assign(timing).assign_attrs(provenance(experiment, rules, base_seed, first))
+    return (
+        label(found, rules, axes, seeds)
+        .assign(timing)
+        .assign_attrs(provenance(experiment, rules, base_seed, first, compression))
+    )
 
 
-def _all_runs(points: Mapping[str, jax.Array], seeds: np.ndarray, base_seed: int) -> Work:
-    """Return keys and points of every run, the seed running fastest."""
-    base = jax.random.key(base_seed, impl="threefry2x32")
-    keys = jax.vmap(partial(jax.random.fold_in, base))(jnp.asarray(seeds, jnp.uint32))
-    grid = jnp.meshgrid(*points.values(), indexing="ij")
-    flat = {name: jnp.repeat(values.ravel(), len(seeds)) for name, values in zip(points, grid, strict=True)}
+def _all_runs(points: Mapping[str, np.ndarray], seeds: np.ndarray, base_seed: int) -> Any:
+    """Return seeds and points of every run, on the host; the points run fastest, so that tiles are alike."""
+    base = np.asarray(jax.random.key_data(jax.random.key(base_seed, impl="threefry2x32")))
+    grid = np.meshgrid(*points.values(), indexing="ij")
+    flat = {name: np.tile(values.ravel(), len(seeds)) for name, values in zip(points, grid, strict=True)}
     count = max(1, int(np.prod([len(values) for values in points.values()])))
-    return Work(keys[jnp.tile(jnp.arange(len(seeds)), count)], flat, jnp.asarray(count * len(seeds)))
+    return Work(base, np.repeat(seeds.astype(np.uint32), count), flat, np.asarray(count * len(seeds), np.int32))
 
 
 def _levels(tolerance: float | None) -> list[float]:

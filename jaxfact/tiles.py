@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
 
@@ -22,6 +21,9 @@ from jaxfact.lanes import Engine, Rules, Tile, Work
 
 _LARGEST = 4096
 _CALL_SECONDS = 0.1
+# On a CPU XLA would split larger kernels of a step over threads, at many times what they cost on one; the other cores
+# have tiles of their own.
+_ONE_THREAD = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
 
 Progress = Callable[[int, int], None]
 """Called with the number of runs finished so far and the number of all runs."""
@@ -36,6 +38,8 @@ class Tiles:
         self._devices = jax.local_devices()
         size = min(_LARGEST, max(rules.lanes, -(-self._total // len(self._devices))))
         self._engine = Engine(program, rules, size)
+        self._shapes = jax.eval_shape(self._engine.one, program.shared, runs)
+        self._traced = self._trace()
         self._waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._done = dict.fromkeys(range(0, self._total, size), 0)
         for begin in self._done:
@@ -66,9 +70,8 @@ class Tiles:
                 shared = jax.device_put(self._engine.program.shared, device)
                 advance: Callable | None = None
                 while not self._stop.is_set() and (begin := self._next()) is not None:
-                    work = jax.device_put(self._work(begin), device)
-                    tile = jax.jit(self._engine.empty)(shared, work)
-                    advance = advance or self._compile(shared, work, tile)
+                    work, tile = jax.device_put((self._work(begin), self._engine.empty(*self._shapes)), device)
+                    advance = advance or self._compile(device)
                     self._finish(begin, partial(advance, shared, work), tile)
         except BaseException:
             self._stop.set()
@@ -80,18 +83,29 @@ class Tiles:
         except queue.Empty:
             return None
 
-    def _work(self, begin: int) -> Work:
-        index = jnp.minimum(jnp.arange(begin, begin + self._engine.tile), self._total - 1)
+    def _work(self, begin: int) -> Any:
+        index = np.minimum(np.arange(begin, begin + self._engine.tile), self._total - 1)
         count = min(self._engine.tile, self._total - begin)
         points = {name: values[index] for name, values in self._runs.points.items()}
-        return Work(self._runs.keys[index], points, jnp.asarray(count, jnp.int32))
+        return Work(self._runs.base, self._runs.seeds[index], points, np.asarray(count, np.int32))
 
-    def _compile(self, shared: list[jax.Array], work: Work, tile: Tile) -> Callable:
-        started = time.perf_counter()
+    def _trace(self) -> Any:
+        """Trace the engine's loop, once for all devices."""
         checks = checkify.checkify(self._engine.advance, errors=checkify.user_checks)
         function = checks if self._engine.rules.checked else self._engine.advance
-        blocks = jnp.ones((), jnp.int32)
-        compiled = jax.jit(function, donate_argnums=2).lower(shared, work, tile, blocks).compile()
+        arguments = (
+            self._engine.program.shared,
+            self._work(0),
+            self._engine.empty(*self._shapes),
+            np.ones((), np.int32),
+        )
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
+        return jax.jit(function, donate_argnums=2).trace(*shapes)
+
+    def _compile(self, device: Any) -> Callable:
+        """Compile the loop for the device of this thread."""
+        started = time.perf_counter()
+        compiled = self._traced.lower().compile(_ONE_THREAD if device.platform == "cpu" else None)
         self._compiling.append(time.perf_counter() - started)
         return partial(_throwing, compiled) if self._engine.rules.checked else compiled
 
@@ -100,7 +114,7 @@ class Tiles:
         count, blocks = min(self._engine.tile, self._total - begin), 16
         while not self._stop.is_set():
             started = time.perf_counter()
-            tile = advance(tile, jnp.asarray(blocks, jnp.int32))
+            tile = advance(tile, np.asarray(blocks, np.int32))
             busy = int(np.sum(np.asarray(tile.lanes.run) >= 0))
             self._done[begin] = int(tile.next_run) - busy
             if self._progress:

@@ -9,10 +9,21 @@ import jaxfact
 
 PACKAGE = Path(jaxfact.__file__).parent
 LAYERS = {
-    0: {"version", "inputs", "spectrum", "settings", "decompositions", "factors", "data"},
-    1: {"problems.base", "problems.factorization", "problems"},
+    0: {
+        "version",
+        "inputs",
+        "spectrum",
+        "settings",
+        "devices",
+        "products",
+        "draws",
+        "decompositions",
+        "factors",
+        "data",
+    },
+    1: {"problems", "problems.base", "problems.targets", "problems.factorization", "problems.compression"},
     2: {"methods", "starts", "measures", "invariants", "flow"},
-    3: {"descent", "experiment", "lanes", "tiles"},
+    3: {"descent", "compressibility", "experiment", "lanes", "tiles"},
     4: {"labels", "sweep", "store", "stats"},
     5: {"comparison"},
     6: {"plots", "report", "cli"},

@@ -4,8 +4,9 @@ import abc
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Float, ScalarLike
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, ScalarLike
 
+from jaxfact.draws import fold, normal
 from jaxfact.factors import Factors
 
 
@@ -16,8 +17,13 @@ class Problem(eqx.Module):
     differentiating the loss. It is an immutable pytree: its arrays are data, its shape is static.
     """
 
-    shape: eqx.AbstractVar[tuple[int, int]]
+    shape: eqx.AbstractVar[tuple[ScalarLike, ScalarLike]]
     unit: eqx.AbstractVar[Float[Array, ""]]
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """The numbers of rows that factors have: m and n, unless the problem represents them by fewer."""
+        return self.shape
 
     @abc.abstractmethod
     def loss(self, factors: Factors) -> Float[Array, ""]:
@@ -30,6 +36,19 @@ class Problem(eqx.Module):
     def gradient(self, factors: Factors) -> Factors:
         """Return ∂loss/∂U and ∂loss/∂V, both from the given factors, in unit^{3/2}."""
         return jax.grad(self.loss)(factors)
+
+    def noise(self, key: PRNGKeyArray, factors: Factors) -> Factors:
+        """Draw independent standard normal entries in the shape of the factors."""
+        draws = (normal(fold(key, i), x.shape, x.dtype) for i, x in enumerate(factors))
+        return Factors(*draws)
+
+    def reframed(self, tree: PyTree) -> PyTree:
+        """Return factors and method state after a step in the coordinates in which the next one begins."""
+        return tree
+
+    def used_columns(self, width: int) -> Bool[Array, " d"] | None:
+        """Tell which columns of factors of this width are not padding; None where all of them are used."""
+        return None
 
 
 def rounding_floor(epsilon: ScalarLike, step_size: ScalarLike) -> Float[Array, ""]:

@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Bool, Float, ScalarLike
 
-from jaxfact.decompositions import svd, triangle
+from jaxfact.decompositions import triangle
 from jaxfact.factors import Factors
 from jaxfact.inputs import problem_with
 from jaxfact.problems.base import Problem
+from jaxfact.problems.targets import check_numbers, check_parts, decompose, without_zeros
+from jaxfact.products import gram, keep, times
 
 
 class SingularCoordinates(NamedTuple):
@@ -37,6 +39,9 @@ class Factorization(Problem):
     coordinates are its singular ones. The target is divided by its unit σ₁, so that steps are in 1/σ₁, factors in √σ₁,
     the loss in σ₁²; a zero target keeps the unit 1. Its dtype is that of the data (integers become the default float).
 
+    The sizes in `shape` may be traced numbers, and singular values may be padded with zeros: then m, n and the rank are
+    axes of a sweep, and the problem exists in compressed form only (see `compress`).
+
     A matrix is decomposed in float64 on the host, whatever the dtype, and singular values at rounding level are
     dropped; a traced matrix is decomposed by JAX in its own dtype and keeps min(m, n) of them.
 
@@ -51,7 +56,10 @@ class Factorization(Problem):
     left: Float[Array, "m r"] | None
     right: Float[Array, "n r"] | None
     unit: Float[Array, ""]
-    shape: tuple[int, int] = eqx.field(static=True)
+    stored: tuple[int, int] | None = eqx.field(static=True)
+    sizes: tuple[ScalarLike, ScalarLike] | None
+    padded_rank: bool = eqx.field(static=True)
+    used: ScalarLike | None
 
     def __init__(
         self,
@@ -63,17 +71,17 @@ class Factorization(Problem):
     ):
         if not isinstance(target, jax.Array):
             target = np.asarray(target)
-        _check_numbers(target)
+        check_numbers(target)
         floating = float if target.dtype.kind in "iub" else jnp.promote_types(target.dtype, "f4")
         dtype = jax.dtypes.canonicalize_dtype(floating)
         if np.ndim(target) == 1 and shape is not None:
-            values, self.shape = target, (int(shape[0]), int(shape[1]))
-            _check_parts(target, self.shape, left, right)
+            values, (self.stored, self.sizes) = target, _sizes(shape)
+            check_parts(target, self.stored, left, right)
             if not isinstance(values, Tracer):
-                values, left, right = _without_zeros(np.asarray(values), left, right)
+                values, left, right = without_zeros(np.asarray(values), left, right)
         elif np.ndim(target) == 2 and shape is None and left is None and right is None:
-            left, values, right = _decompose(target)
-            self.shape = (target.shape[0], target.shape[1])
+            left, values, right = decompose(target)
+            self.stored, self.sizes = (target.shape[0], target.shape[1]), None
         else:
             raise problem_with(
                 "target",
@@ -87,8 +95,28 @@ class Factorization(Problem):
         unit = library.where(largest > 0, largest, 1)
         self.singular_values = jnp.asarray(values / unit, dtype)
         self.unit = jnp.asarray(unit, dtype)
+        # Singular values that are computed along the way may be zero from some place on.
+        self.padded_rank = np.ndim(target) == 1 and isinstance(values, Tracer)
+        self.used = None
         self.left = None if left is None else jnp.asarray(left, dtype)
         self.right = None if right is None else jnp.asarray(right, dtype)
+
+    @property
+    def shape(self) -> tuple[ScalarLike, ScalarLike]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The sizes m and n of the matrix: traced numbers where they are axes of a sweep."""
+        return self.rows if self.sizes is None else self.sizes
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """The numbers of rows that factors have."""
+        if self.stored is None:
+            raise problem_with(
+                "shape",
+                "traced sizes",
+                "factors of a size that is not known cannot be formed",
+                "use a method, start and records that can be compressed, and do not switch compression off",
+            )
+        return self.stored
 
     @property
     def rank(self) -> int:
@@ -98,7 +126,7 @@ class Factorization(Problem):
     @property
     def target(self) -> Float[Array, "m n"]:
         """The matrix Σ, in its unit: its largest singular value is 1."""
-        m, n = self.shape
+        m, n = self.rows
         left = jnp.eye(m, self.rank, dtype=self.unit.dtype) if self.left is None else self.left
         right = jnp.eye(n, self.rank, dtype=self.unit.dtype) if self.right is None else self.right
         return left @ (self.singular_values[:, None] * right.T)
@@ -111,6 +139,14 @@ class Factorization(Problem):
         """
         return eqx.tree_at(lambda p: (p.left, p.right), self, (None, None), is_leaf=lambda x: x is None)
 
+    def at_width(self, width: ScalarLike) -> "Factorization":
+        """Return the problem for factors of which only the first `width` columns are used and the others are zero."""
+        return eqx.tree_at(lambda p: p.used, self, jnp.asarray(width), is_leaf=lambda x: x is None)
+
+    def used_columns(self, width: int) -> Bool[Array, " d"] | None:
+        """Tell which columns of factors of this width are not padding; None where all of them are used."""
+        return None if self.used is None else jnp.arange(width) < self.used
+
     def truncation(self, width: int) -> Factors:
         """Return the balanced factors of Σ_d, the best approximation of rank `width` (Eckart & Young 1936).
 
@@ -119,7 +155,7 @@ class Factorization(Problem):
         kept = min(width, self.rank)
         root = jnp.sqrt(self.singular_values[:kept])
         sides = []
-        for size, basis in zip(self.shape, (self.left, self.right), strict=True):
+        for size, basis in zip(self.rows, (self.left, self.right), strict=True):
             vectors = jnp.eye(size, kept, dtype=self.unit.dtype) if basis is None else basis[:, :kept]
             sides.append(jnp.pad(vectors * root, ((0, 0), (0, width - kept))))
         return Factors(*sides)
@@ -128,7 +164,7 @@ class Factorization(Problem):
         """Return the factors in singular coordinates (Ye & Du 2021, §2), split after min(r, d) rows."""
         head = min(self.rank, factors.width)
         U, V = self._rotated(factors.U, self.left), self._rotated(factors.V, self.right)
-        tail = jnp.sum(self.singular_values[head:, None] * U[head : self.rank] * V[head : self.rank])
+        tail = jnp.sum(self._beyond(factors.width)[:, None] * U[: self.rank] * V[: self.rank])
         return SingularCoordinates(U[:head], V[:head], U[head:], V[head:], tail)
 
     def distance(self, factors: Factors) -> Float[Array, ""]:
@@ -139,7 +175,7 @@ class Factorization(Problem):
         """
         squared, tail = self._residual(factors)
         squared = jnp.where(self.is_truncation_unique(factors.width), squared, squared - 2 * tail)
-        norm = jnp.linalg.norm(self.singular_values[: factors.width])
+        norm = jnp.linalg.norm(self._best(factors.width))
         return jnp.sqrt(jnp.maximum(squared, 0)) / jnp.where(norm > 0, norm, 1)
 
     def excess(self, factors: Factors) -> Float[Array, ""]:
@@ -149,33 +185,46 @@ class Factorization(Problem):
 
     def loss(self, factors: Factors) -> Float[Array, ""]:
         """Return ½‖UVᵀ − Σ‖²_F in σ₁², from the blocks of the residual."""
-        return self.excess(factors) + jnp.sum(self.singular_values[factors.width :] ** 2) / 2
+        return self.excess(factors) + jnp.sum(self._beyond(factors.width) ** 2) / 2
 
     def gradient(self, factors: Factors) -> Factors:
         """Return U(VᵀV) − ΣV and V(UᵀU) − ΣᵀU, without forming the m×n residual."""
         U, V = factors
+        VV, UU = keep((gram(V), gram(U)))
         return Factors(
-            U @ (V.T @ V) - self._scaled(V, self.right, self.left, self.shape[0]),
-            V @ (U.T @ U) - self._scaled(U, self.left, self.right, self.shape[1]),
+            times(U, VV) - self._scaled(V, self.right, self.left, self.rows[0]),
+            times(V, UU) - self._scaled(U, self.left, self.right, self.rows[1]),
         )
 
     def is_truncation_unique(self, width: int) -> Array:
         """Tell whether σ_d − σ_{d+1} > 1e-6·σ₁, so that one best approximation of rank `width` exists."""
         values = jnp.pad(self.singular_values, (0, 1))
-        gap = values[min(width, self.rank) - 1] - values[min(width, self.rank)]
-        return (gap > 1e-6) | (width >= self.rank)
+        last = jnp.minimum(width if self.used is None else self.used, self.rank)
+        return (values[last - 1] - values[last] > 1e-6) | (last >= self.rank) | (values[last] == 0)
+
+    def _is_kept(self, width: int) -> np.ndarray | Array:
+        """Tell which singular values belong to Σ_d."""
+        return np.arange(self.rank) < (width if self.used is None else self.used)
+
+    def _best(self, width: int) -> Float[Array, " r"]:
+        """Return the singular values of Σ_d, followed by zeros."""
+        return jnp.where(self._is_kept(width), self.singular_values, 0)
+
+    def _beyond(self, width: int) -> Float[Array, " r"]:
+        """Return the singular values that Σ_d leaves out, after zeros."""
+        return jnp.where(self._is_kept(width), 0, self.singular_values)
 
     def _residual(self, factors: Factors) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Return ‖UVᵀ − Σ_d‖² and the tail term that turns it into twice the excess."""
         U, V, J, K, tail = self.coordinates(factors)
-        core = jnp.sum((U @ V.T - jnp.diag(self.singular_values[: len(U)])) ** 2)
-        if factors.width <= self.rank:
+        core = jnp.sum((times(U, V.T) - jnp.diag(self._best(factors.width)[: len(U)])) ** 2)
+        if factors.width <= self.rank and self.used is None and not self.padded_rank:
             # At the optimum U and V have full rank, so J and K are small themselves: Gram products lose nothing.
-            UU, VV, JJ, KK = (X.T @ X for X in (U, V, J, K))
+            UU, VV, JJ, KK = keep(tuple(gram(X) for X in (U, V, J, K)))
             return core + jnp.sum(UU * KK) + jnp.sum(JJ * VV) + jnp.sum(JJ * KK), tail
         # Beyond the rank large J and K may be orthogonal to V, U and each other; there Gram products cancel.
-        outer = triangle(J) @ triangle(K).T
-        return core + jnp.sum((U @ K.T) ** 2) + jnp.sum((J @ V.T) ** 2) + jnp.sum(outer**2), tail
+        outer = times(triangle(J), triangle(K).T)
+        return core + jnp.sum(times(U, K.T) ** 2) + jnp.sum(times(J, V.T) ** 2) + jnp.sum(outer**2), tail
 
     def _rotated(self, factor: Float[Array, "k d"], basis: Float[Array, "k r"] | None) -> Float[Array, "_ d"]:
         """Return the coordinates along the basis, and under them what is orthogonal to it."""
@@ -192,65 +241,8 @@ class Factorization(Problem):
         return into @ (self.singular_values[:, None] * (basis.T @ factor))
 
 
-def _check_numbers(target: ArrayLike) -> None:
-    """Refuse a target that is empty, not numeric, complex or not finite."""
-    array = target if isinstance(target, jax.Array) else np.asarray(target)
-    given = f"array of shape {array.shape} and dtype {array.dtype}"
-    if array.ndim == 2 and array.size == 0:
-        raise problem_with("target", given, "needs at least one entry", "give a matrix with rows and columns")
-    if array.dtype.kind == "c":
-        raise problem_with("target", given, "needs real numbers", "take the real part or the modulus first")
-    if array.dtype.kind not in "iubf" and not jnp.issubdtype(array.dtype, jnp.floating):
-        raise problem_with("target", given, "needs numbers", "convert the array to a floating dtype first")
-    if isinstance(array, Tracer):
-        return
-    missing = int(np.sum(~np.isfinite(np.asarray(array, float))))
-    if missing:
-        raise problem_with(
-            "target",
-            f"array with {missing} NaN or infinite entries",
-            "a factorisation needs every entry",
-            "fill or drop them: missing entries are the job of matrix completion",
-        )
-
-
-def _check_parts(values: np.ndarray | Array, shape: tuple[int, int], left: object, right: object) -> None:
-    """Refuse singular values and bases that do not make a matrix of this shape."""
-    rank = len(values)
-    if min(shape) < max(rank, 1):
-        raise problem_with("shape", shape, f"needs at least {max(rank, 1)} rows and columns", "give fewer values")
-    if (left is None) != (right is None):
-        raise problem_with("left, right", "only one of them", "needs both or none", "give the other basis too")
-    if isinstance(values, Tracer):
-        return
-    numbers = np.asarray(values, float)
-    if np.any(numbers < 0) or np.any(np.diff(numbers) > 0):
-        raise problem_with("target", numbers.tolist(), "needs singular values ≥ 0, largest first", "sort them")
-    for name, basis, size in (("left", left, shape[0]), ("right", right, shape[1])):
-        if basis is None or isinstance(basis, Tracer):
-            continue
-        array = np.asarray(basis, float)
-        given = f"array of shape {array.shape}"
-        if array.shape != (size, rank):
-            raise problem_with(name, given, f"needs shape {(size, rank)}", "give one column per singular value")
-        if np.abs(array.T @ array - np.eye(rank)).max(initial=0) > 1e-5:
-            raise problem_with(
-                name, given, "needs orthonormal columns", "take them from a singular value decomposition"
-            )
-
-
-def _without_zeros(values: np.ndarray, left: ArrayLike | None, right: ArrayLike | None) -> tuple:
-    """Drop the singular values that are zero: the rank decides which form of the distance is exact."""
-    rank = int(np.sum(values > 0))
-    return values[:rank], *(None if basis is None else jnp.asarray(basis)[:, :rank] for basis in (left, right))
-
-
-def _decompose(matrix: np.ndarray | Array) -> tuple[np.ndarray | Array, ...]:
-    """Return P, s, Q with P diag(s) Qᵀ = matrix; on the host in float64 unless the matrix is traced."""
-    if isinstance(matrix, Tracer):
-        return svd(matrix)
-    given = np.asarray(matrix)
-    precision = np.finfo(given.dtype).eps if given.dtype.kind == "f" else np.finfo(float).eps
-    left, values, right = np.linalg.svd(given.astype(float), full_matrices=False)
-    rank = int(np.sum(values > max(given.shape) * precision * values[0]))
-    return left[:, :rank], values[:rank], right[:rank].T
+def _sizes(shape: tuple[ScalarLike, ScalarLike]) -> tuple[tuple[int, int] | None, tuple[ScalarLike, ScalarLike] | None]:
+    """Return the sizes as static rows, or as numbers where they are traced."""
+    if any(isinstance(size, Tracer) for size in shape):
+        return None, (shape[0], shape[1])
+    return (int(shape[0]), int(shape[1])), None

@@ -1,0 +1,301 @@
+"""Compile the step and the engine for an H100 without one, and count what would run there.
+
+    python benchmarks/gpu_readiness.py [--json]
+
+The wheels jax-cuda13-plugin and jax-cuda13-pjrt hold the compiler; no GPU, driver or cuDNN is needed. Without a device
+nothing is tuned, so lowering, kernel counts and memory are real, and speeds cannot be read from them.
+
+Exits 0 when no program has a collective or a TF32 product and both controls have theirs, 1 otherwise, 2 without wheels.
+"""
+
+import os
+
+# An absent GPU would make JAX drop the plugin, and its compiler with it.
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import argparse
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import jaxfact as jf
+from jaxfact.compressibility import compression_of
+from jaxfact.experiment import Program
+from jaxfact.lanes import Engine, Rules, Work
+
+WHEELS = ("jax-cuda13-plugin", "jax-cuda13-pjrt")
+MISSING = f"install {' and '.join(WHEELS)} of the same version as jax"
+
+# XLA's GpuTargetConfigProto, from published specifications of the SXM card rather than dumped from one.
+H100 = """
+platform_name: "CUDA"
+device_description_str: "NVIDIA H100 80GB HBM3"
+runtime_version { major: 13 }
+dnn_version_info { major: 9 minor: 10 }
+gpu_device_info {
+  cuda_compute_capability { major: 9 }
+  core_count: 132
+  fpus_per_core: 128
+  clock_rate_ghz: 1.98
+  threads_per_warp: 32
+  threads_per_block_limit: 1024
+  threads_per_core_limit: 2048
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472
+  l2_cache_size: 52428800
+  memory_bandwidth: 3352000000000
+  device_memory_size: 85899345920
+}
+"""
+
+LANES = 4096
+STEPS = 100
+CHECK_EVERY = 10
+
+METHODS: dict[str, Callable] = {
+    "gradient_descent": jf.gradient_descent,
+    "balanced": lambda step_size: jf.balanced(step_size, 1 / 8),
+    "momentum": lambda step_size: optax.sgd(step_size, momentum=0.9),
+    "scaled": lambda step_size: jf.scaled(step_size, 0.01),
+    "perturbed": lambda step_size: jf.perturbed(step_size, 1e-5),
+}
+
+_SILENT = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "opt-barrier", "after-all"}
+_COLLECTIVE = r"\s(all-reduce|all-gather|all-to-all|ragged-all-to-all|reduce-scatter|collective-\w+)(?:-start)?\("
+
+
+class Compiled(NamedTuple):
+    """What the compiler made: optimised HLO, the text of all kernels, and temporary bytes."""
+
+    hlo: str
+    ptx: str
+    temporary_bytes: int
+
+
+def compressed() -> jf.Factorization:
+    """Return a target of rank 5, whose runs are compressed to ten rows, or fifteen with noise."""
+    return jf.Factorization(np.linspace(1, 0.2, 5, dtype=np.float32), shape=(100, 100))
+
+
+def steps(method: Callable, problem: jf.Factorization, lanes: int) -> tuple[Callable, tuple]:
+    """Return the loop of `STEPS` steps over all lanes, and the shapes of its arguments."""
+    program, work = _program(method, problem), _work(lanes)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0, impl="threefry2x32"), lanes))
+    own = jax.eval_shape(jax.vmap(program.start, (None, 0, 0), -1), program.shared, keys, work.points)
+
+    def loop(shared, own, begin):
+        def step(index, own):
+            return jax.vmap(program.advance, (None, -1, 0), -1)(shared, own, begin + index)
+
+        return lax.fori_loop(0, STEPS, step, own)
+
+    return loop, _shapes((program.shared, own, jnp.zeros(lanes, jnp.int32)))
+
+
+def engine(method: Callable, problem: jf.Factorization, lanes: int) -> tuple[Callable, tuple]:
+    """Return the whole compiled loop of a sweep, for one tile of as many runs as lanes, and its arguments' shapes."""
+    program, work = _program(method, problem), _work(lanes)
+    rules = Rules(
+        max_steps=10_000,
+        check_every=CHECK_EVERY,
+        levels=(1e-1, 1e-2, 1e-3, 1e-4, 1e-5),
+        stops=True,
+        record_steps=(),
+        periodic=not program.uses_noise,
+        checked=False,
+        lanes=lanes,
+    )
+    made = Engine(program, rules, lanes)
+    tile = made.empty(*jax.eval_shape(made.one, program.shared, work))
+    return made.advance, _shapes((program.shared, work, tile, jnp.ones((), jnp.int32)))
+
+
+def compile_for_h100(function: Callable, arguments: tuple, devices: int = 1) -> Compiled:
+    """Compile for absent H100s; with several, the first axis of every argument is cut among them."""
+    topology = topologies.get_topology_desc(platform="cuda", target_config=H100, topology=f"1x1x{devices}")
+    spec = PartitionSpec("device") if devices > 1 else PartitionSpec()
+    sharding = NamedSharding(Mesh(np.array(topology.devices), ("device",)), spec)
+    placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        compiled = jax.jit(function).lower(*placed).compile(compiler_options={"xla_dump_to": folder})
+        ptx = "\n".join(path.read_text() for path in sorted(Path(folder).glob("*.ptx")))
+    if not ptx:
+        raise RuntimeError("the compiler wrote no PTX, so that TF32 cannot be looked for")
+    return Compiled(compiled.as_text(), ptx, compiled.memory_analysis().temp_size_in_bytes)
+
+
+def collectives(hlo: str) -> int:
+    """Count the instructions that talk to other devices."""
+    return len(re.findall(_COLLECTIVE, hlo))
+
+
+def tf32(hlo: str, ptx: str) -> int:
+    """Count TF32 products: tensor-core instructions, and library calls allowed to use them, whose code is not here."""
+    library = [line for line in hlo.splitlines() if 'custom_call_target="__cublas' in line and " = (f32[" in line]
+    allowed = [line for line in library if '"operand_precision":["HIGHEST","HIGHEST"]' not in line]
+    return len(re.findall(r"mma\S*tf32", ptx)) + len(allowed)
+
+
+def launches(hlo: str, trips: int) -> tuple[int, int]:
+    """Count kernels and copies that one pass of the only loop with this trip count launches, its counter included."""
+    computations = _computations(hlo)
+    loops = [line for body in computations.values() for op, line in body if op == "while" and _trips(line) == trips]
+    if len(loops) != 1:
+        raise ValueError(f"found {len(loops)} loops of {trips} trips, not one")
+    found = _launched(computations, _called(loops[0], "body")[0])
+    copies = sum(op.startswith("copy") for op in found)
+    return len(found) - copies, copies
+
+
+def report() -> dict:
+    """Compile every method's step and engine at highest precision, and the controls."""
+    rows = []
+    with jax.default_matmul_precision("highest"):
+        for name, method in METHODS.items():
+            for build, trips in ((steps, STEPS), (engine, None)):
+                row = {"program": build.__name__, "method": name}
+                rows.append(row | _measured(*build(method, compressed(), LANES), trips))
+    return {"jax": jax.__version__, "lanes": LANES, "rows": rows, "controls": controls()}
+
+
+def controls() -> dict[str, int]:
+    """Count what must be found, in two programs that have it: TF32 by default, and a sum over eight devices."""
+
+    def gradient(U, V):
+        residual = U @ V.T - jnp.eye(32, dtype=U.dtype)
+        return residual @ V, residual.T @ U
+
+    pair = (jax.ShapeDtypeStruct((1024, 32, 4), jnp.float32),) * 2
+    with jax.default_matmul_precision("default"):
+        products = compile_for_h100(jax.vmap(gradient), pair)
+    total = compile_for_h100(jnp.sum, pair[:1], devices=8)
+    return {"tf32": tf32(products.hlo, products.ptx), "collectives": collectives(total.hlo)}
+
+
+def is_ready(found: dict) -> bool:
+    """Tell whether all programs are free of what the controls show can be seen."""
+    clean = not any(row["collectives"] or row["tf32"] for row in found["rows"])
+    return clean and all(found["controls"].values())
+
+
+def has_wheels() -> bool:
+    """Tell whether the compiler is installed in the version of this JAX."""
+    try:
+        return all(metadata.version(wheel) == jax.__version__ for wheel in WHEELS)
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def _program(method: Callable, problem: jf.Factorization) -> Program:
+    def experiment(step_size):
+        return jf.Run(problem, jf.Gaussian(5, scale=0.01), method(step_size))
+
+    point = {"step_size": jnp.asarray(0.1, problem.unit.dtype)}
+    return Program(experiment, point, None, compression=compression_of(method(0.1), None))
+
+
+def _work(lanes: int) -> Work:
+    points = {"step_size": jnp.full(lanes, 0.1, jnp.float32)}
+    return Work(jnp.zeros(2, jnp.uint32), jnp.arange(lanes, dtype=jnp.uint32), points, jnp.asarray(lanes, jnp.int32))
+
+
+def _shapes(tree: tuple) -> tuple:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
+def _measured(function: Callable, arguments: tuple, trips: int | None) -> dict:
+    compiled = compile_for_h100(function, arguments)
+    # The engine chooses how often its loop runs as it goes, so that the loop cannot be told by its count.
+    kernels, copies = launches(compiled.hlo, trips) if trips else ("-", "-")
+    return {
+        "kernels_per_step": kernels,
+        "copies_per_step": copies,
+        "temporary_bytes_per_run": round(compiled.temporary_bytes / LANES),
+        "collectives": collectives(compiled.hlo),
+        "tf32": tf32(compiled.hlo, compiled.ptx),
+    }
+
+
+def _computations(hlo: str) -> dict[str, list[tuple[str, str]]]:
+    """Return the instructions of each computation as pairs of opcode and line."""
+    found, body = {}, []
+    for line in hlo.splitlines():
+        if opening := re.match(r"(?:ENTRY )?%?([\w.-]+) \(.*\{$", line):
+            body = found[opening[1]] = []
+        elif instruction := re.match(r"\s+(?:ROOT )?%?[\w.-]+ = .*?\s([a-z][a-z0-9-]*)\(", line):
+            body.append((instruction[1], line))
+    return found
+
+
+def _launched(computations: dict[str, list[tuple[str, str]]], name: str) -> list[str]:
+    """Return the opcodes of all that a computation launches; all branches of a conditional count."""
+    found = []
+    for op, line in computations[name]:
+        if op == "while":
+            found += _launched(computations, _called(line, "body")[0]) * _trips(line)
+        elif op in ("call", "conditional"):
+            for called in _called(line, "to_apply|true_computation|false_computation|branch_computations"):
+                found += _launched(computations, called)
+        elif op not in _SILENT and not op.endswith("-done"):
+            found.append(op)
+    return found
+
+
+def _called(line: str, roles: str) -> list[str]:
+    groups = re.findall(rf"\b(?:{roles})=(\{{[^}}]*\}}|[%\w.-]+)", line)
+    return [name for group in groups for name in re.findall(r"[\w.-]+", group)]
+
+
+def _trips(line: str) -> int:
+    """Return how often a loop runs; 1 where the compiler does not know."""
+    known = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line)
+    return int(known[1]) if known else 1
+
+
+def _print(found: dict) -> None:
+    columns = list(found["rows"][0])
+    print(f"jax {found['jax']}, {found['lanes']} lanes, compiled for one H100 at highest precision")
+    for row in [dict(zip(columns, columns, strict=True)), *found["rows"]]:
+        print("  ".join(f"{row[name]!s:<{max(16, len(name))}}" for name in columns).rstrip())
+    print("controls, which must not be 0:", ", ".join(f"{name} {n}" for name, n in found["controls"].items()))
+
+
+def main() -> int:
+    """Print what was found and return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    as_json = parser.parse_args().json
+    if not has_wheels():
+        print(MISSING, file=sys.stderr)
+        return 2
+    # A program from the cache would come without its PTX.
+    jax.config.update("jax_enable_compilation_cache", False)
+    found = report()
+    if as_json:
+        print(json.dumps(found))
+    else:
+        _print(found)
+    return 0 if is_ready(found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

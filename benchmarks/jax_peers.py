@@ -1,0 +1,137 @@
+"""The JAX contenders of `factorization.py`: the plain program and optax, and jaxfact itself."""
+
+import math
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from peers import CHECKED, ENTRIES, Case, Contender, Timed, losses
+
+import jaxfact as jf
+
+LONG = "jaxfact, ten times the steps"
+
+_held: list[Case] = []
+
+
+def hold(case: Case) -> None:
+    """Prepare a process of its own for the JAX peers: with one device, all cores serve that device."""
+    os.environ.pop("XLA_FLAGS", None)  # the peers run with XLA's own settings
+    jax.config.update("jax_num_cpu_devices", 1)
+    _held.append(case)
+
+
+def run_jax(kind: str, starts: int, steps: int) -> Timed:
+    """Run a JAX peer in the process that `hold` prepared."""
+    case, began = _held[0], time.perf_counter()
+    program, setup = _compiled_jax(kind, starts)
+    U, V = jax.device_put((case.U[:starts], case.V[:starts]))
+    started = time.perf_counter()
+    U, V = jax.block_until_ready(program(U, V, steps))
+    ended = time.perf_counter()
+    return Timed(losses(case.values, np.asarray(U), np.asarray(V)), ended - started, setup, ended - began)
+
+
+@cache
+def _compiled_jax(kind: str, starts: int) -> tuple[Callable, float]:
+    case, began = _held[0], time.perf_counter()
+    function = {"plain": _plain_jax, "optax": _optax}[kind]
+    arguments = case.U[:starts], case.V[:starts], 1
+    program = jax.jit(partial(function, case)).lower(*arguments).compile()
+    return program, time.perf_counter() - began
+
+
+def _loss(case: Case):
+    diagonal = np.arange(len(case.values))
+    target = jnp.zeros(case.shape, jnp.float32).at[diagonal, diagonal].set(case.values)
+    return lambda factors: jnp.sum((factors[0] @ factors[1].T - target) ** 2) / 2
+
+
+def _plain_jax(case: Case, U, V, steps):
+    gradient = jax.vmap(jax.grad(_loss(case)))
+
+    def step(_, factors):
+        return jax.tree.map(lambda x, g: x - case.step_size * g, factors, gradient(factors))
+
+    return jax.lax.fori_loop(0, steps, step, (U, V))
+
+
+def _optax(case: Case, U, V, steps):
+    method, gradient = optax.sgd(case.step_size), jax.grad(_loss(case))
+
+    def step(_, carry):
+        factors, state = carry
+        updates, state = method.update(gradient(factors), state, factors)
+        return optax.apply_updates(factors, updates), state
+
+    def run(factors):
+        return jax.lax.fori_loop(0, steps, step, (factors, method.init(factors)))[0]
+
+    return jax.vmap(run)((U, V))
+
+
+def problem_of(case: Case):
+    """Return jaxfact's problem."""
+    return jf.Factorization(case.values, shape=case.shape)
+
+
+def drawn(problem, width: int, scale: float, seeds: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the starts that `jaxfact.sweep` draws for its first seeds."""
+
+    @jax.jit
+    @jax.vmap
+    def draw(seed):
+        key = jax.random.fold_in(jax.random.key(0, impl="threefry2x32"), seed)
+        return jf.Gaussian(width, scale=scale).draw(jax.random.fold_in(key, 1), problem)
+
+    U, V = draw(jnp.arange(seeds, dtype=jnp.uint32))
+    return np.array(U), np.array(V)
+
+
+def jax_contenders(case: Case, process: Executor) -> list[Contender]:
+    """Return plain JAX and optax, which run in a process of their own."""
+
+    def run(kind, starts, steps):
+        return process.submit(run_jax, kind, starts, steps).result()
+
+    starts = min(case.starts, max(8, ENTRIES // math.prod(case.shape)))
+    labels = {"plain": "JAX, vmap(grad) in fori_loop", "optax": "optax.sgd under vmap"}
+    return [Contender(label, "residual", partial(run, kind), starts) for kind, label in labels.items()]
+
+
+def jaxfact_contenders(case: Case, scale: float) -> list[Contender]:
+    """Return `jaxfact.sweep` on all cores: not compressed, as it comes, and so long that only the steps count."""
+
+    def contender(label, form, compress):
+        return Contender(label, form, partial(_sweep, case, scale, compress), case.starts, (case.steps, case.steps))
+
+    plain = contender("jaxfact, not compressed", "gram", False)
+    whole = contender("jaxfact", "compressed", True)
+    return [plain, whole, whole._replace(label=LONG, steps=(10 * case.steps, 10 * case.steps))]
+
+
+def _sweep(case: Case, scale: float, compress: bool, starts: int, steps: int) -> Timed:
+    problem, width = problem_of(case), case.U.shape[2]
+
+    def experiment(step_size):
+        return jf.Run(problem, jf.Gaussian(width, scale=scale), jf.gradient_descent(step_size))
+
+    began = time.perf_counter()
+    runs = jf.sweep(
+        experiment,
+        seeds=starts,
+        max_steps=steps,
+        tolerance=None,
+        check_every=math.gcd(steps, 1000),
+        compress=compress,
+        step_size=[case.step_size],
+    )
+    wall = time.perf_counter() - began
+    found = runs.loss.values.ravel()[:CHECKED].astype(float)
+    return Timed(found, float(runs.run_seconds), float(runs.compile_seconds), wall)

@@ -1,0 +1,209 @@
+"""Whether a method and its records can run on the compressed problem: measured, not declared.
+
+Compression is exact for what commutes with rotations of the rows of U and of V and does not use m and n. Gradient
+descent, momentum, balancing and ScaledGD do; Adam and sign descent do not. Some are in between: clipping by block RMS
+commutes with rotations, but divides by the number of entries. So the engine tries it.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from jaxfact import measures
+from jaxfact.descent import Records, as_measure, named_measures, stepper
+from jaxfact.draws import fold
+from jaxfact.factors import Factors
+from jaxfact.problems.compression import Compressed
+from jaxfact.problems.factorization import Factorization
+
+_WIDTH, _VALUES, _STEPS = 2, (1.0, 0.6), 3
+_EXACT = 1e-9
+
+
+_known: dict[str, float] = {}
+
+
+class Compression(NamedTuple):
+    """How a run is compressed: how many pairs share its frame (iterate and buffers), and whether noise leaves it."""
+
+    frames: int
+    noisy: bool
+
+
+class _Small(Compressed):
+    """The compressed problem, with given noise, counting how often it is drawn."""
+
+    drawn: Factors
+    draws: Iterator[int] = eqx.field(static=True)
+
+    def __init__(self, problem: Factorization, frames: int, drawn: Factors, draws: Iterator[int]):
+        super().__init__(problem, _WIDTH, frames=frames, noisy=True)
+        self.drawn, self.draws = drawn, draws
+
+    def noise(self, key: PRNGKeyArray, factors: Factors) -> Factors:
+        next(self.draws)
+        return self.drawn
+
+
+class _Full(Factorization):
+    """The full problem that the compressed one stands for, with the same noise in its own frame."""
+
+    drawn: Factors
+
+    def __init__(self, problem: Factorization, drawn: Factors):
+        super().__init__(problem.singular_values, shape=problem.rows)
+        self.drawn = drawn
+
+    def noise(self, key: PRNGKeyArray, factors: Factors) -> Factors:
+        return self.drawn
+
+
+def compression_of(method: optax.GradientTransformation, record: Records | None) -> Compression | None:
+    """Return how runs of a method with these records are compressed, or None where that would not be exact.
+
+    Three steps, each from generic factors and buffers in a frame of its own, on a small problem of rank 2 in full and
+    in compressed form, in float64: factors, state and records must agree. Noise must be drawn at most once a step.
+    """
+    method, draws = optax.with_extra_args_support(method), itertools.count()
+    with jax.enable_x64(True):
+        try:
+            pairs = 1 + _count_pairs(jax.eval_shape(method.init, Factors(jnp.ones((3, 1)), jnp.ones((2, 1)))))
+            steps = _generic_steps(pairs)
+            compare = jax.jit(lambda steps: _gap(method, _unknown(record), pairs, steps, draws)).lower(steps)
+            gap = _evaluated(compare, steps)
+        except (TypeError, ValueError, IndexError):
+            # What is made for one shape alone cannot be evaluated on another, compressed or not.
+            return None
+    drawn = next(draws)
+    # A second draw in one step would need spare rows of its own.
+    if not gap <= _EXACT or drawn > 1:
+        return None
+    return Compression(pairs, noisy=True) if drawn else Compression(1, noisy=False)
+
+
+def _unknown(record: Records | None) -> Callable:
+    """Return the records that are the user's own; those of `measures` are known to be functions of what is kept."""
+    named = named_measures(record)
+    return as_measure({name: f for name, f in named.items() if getattr(f, "__module__", "") != measures.__name__})
+
+
+def _evaluated(program: jax.stages.Lowered, steps: "_Setting") -> float:
+    """Return the program's one number; a program that was met before is not compiled again."""
+    text = program.as_text()
+    if text not in _known:
+        _known[text] = float(program.compile()(steps))
+    return _known[text]
+
+
+class _Setting(NamedTuple):
+    """One step's setting: orthonormal frames, the pairs that stand in them (iterate, then buffers), and noise."""
+
+    frames: Factors
+    pairs: list[Factors]
+    noise: Factors
+
+
+def _problem(pairs: int) -> Factorization:
+    """Return the full problem, large enough that noise leaves the frame of its compressed form."""
+    beyond = (pairs + 1) * _WIDTH
+    return Factorization(np.array(_VALUES), shape=(len(_VALUES) + beyond + 3, len(_VALUES) + beyond + 2))
+
+
+def _generic_steps(pairs: int) -> _Setting:
+    """Return settings of all steps, stacked."""
+    rng = np.random.default_rng(0)
+    problem = _problem(pairs)
+    small = Compressed(problem, _WIDTH, frames=pairs, noisy=True)
+
+    def frame(size, rows):
+        off = np.linalg.qr(rng.normal(size=(size - problem.rank, rows - problem.rank)))[0]
+        stood = np.zeros((size, rows))
+        stood[: problem.rank, : problem.rank], stood[problem.rank :, problem.rank :] = np.eye(problem.rank), off
+        return stood
+
+    def pair(full):
+        drawn = [0.4 * rng.normal(size=(rows, _WIDTH)) for rows in small.rows]
+        for x, spare in zip(drawn, small.spare, strict=True):
+            x[len(x) - (0 if full else spare) :] = 0
+        return Factors(*drawn)
+
+    settings = [
+        _Setting(Factors(*map(frame, problem.rows, small.rows)), [pair(False) for _ in range(pairs)], pair(full=True))
+        for _ in range(_STEPS)
+    ]
+    return jax.tree.map(lambda *xs: np.stack(xs), *settings)
+
+
+def _gap(method: optax.GradientTransformationExtraArgs, measure: Callable, pairs: int, steps: _Setting, draws) -> Array:
+    """Return the largest difference, in factors, state and records, between compressed and full steps."""
+    problem, key = _problem(pairs), jax.random.key(0, impl="threefry2x32")
+
+    def step(carry, setting: _Setting):
+        t, state, worst = carry
+        small = _Small(problem, pairs, setting.noise, draws)
+        full = _Full(problem, _stood(setting.frames, setting.noise))
+        fresh = method.init(setting.pairs[0])
+        began = _difference(_stood_tree(setting.frames, fresh), method.init(_stood(setting.frames, setting.pairs[0])))
+        state = _with_pairs(state, setting.pairs[1:])
+        moved = _step(small, method, key, setting.pairs[0], state, t)
+        standing = _stood_tree(setting.frames, (setting.pairs[0], state))
+        there = stepper(full, method, key)(*standing, t)
+        gaps = (
+            began,
+            _difference(_stood_tree(setting.frames, moved), there),
+            _difference(measure(small, moved[0]), measure(full, there[0])),
+        )
+        state = jax.tree.map(lambda new, old: new.astype(old.dtype), moved[1], state)
+        return (t + 1, state, jnp.maximum(worst, jnp.max(jnp.stack(gaps)))), None
+
+    first = jax.tree.map(jnp.asarray, method.init(jax.tree.map(lambda x: x[0], steps.pairs[0])))
+    return jax.lax.scan(step, (jnp.zeros((), jnp.int32), first, jnp.zeros(())), steps)[0][2]
+
+
+def _step(small: Compressed, method, key: PRNGKeyArray, factors: Factors, state: PyTree, t: Array):
+    """Take a step on the compressed problem and stay in its frame."""
+    gradient = small.gradient(factors)
+    updates, state = method.update(gradient, state, factors, problem=small, key=fold(key, t))
+    return optax.apply_updates(factors, updates), state
+
+
+def _stood(frames: Factors, pair: Factors) -> Factors:
+    """Return compressed factors as full ones, in given frames."""
+    return Factors(*(frame @ x for frame, x in zip(frames, pair, strict=True)))
+
+
+def _stood_tree(frames: Factors, tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: _stood(frames, leaf) if _is_pair(leaf) else leaf, tree, is_leaf=_is_pair)
+
+
+def _with_pairs(state: PyTree, pairs: list[Factors]) -> PyTree:
+    """Return a method's state with other buffers."""
+    fresh = iter(pairs)
+    return jax.tree.map(lambda leaf: next(fresh) if _is_pair(leaf) else leaf, state, is_leaf=_is_pair)
+
+
+def _difference(left: PyTree, right: PyTree) -> Float[Array, ""]:
+    """Return the largest difference between two trees, relative to the larger entries."""
+    pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
+    gaps = []
+    for a, b in pairs:
+        if jnp.issubdtype(jnp.asarray(a).dtype, jax.dtypes.prng_key):
+            continue
+        a, b = jnp.asarray(a, float), jnp.asarray(b, float)
+        gaps.append(jnp.max(jnp.abs(a - b), initial=0) / (1 + jnp.max(jnp.abs(b), initial=0)))
+    return jnp.max(jnp.stack(gaps)) if gaps else jnp.zeros(())
+
+
+def _count_pairs(state: PyTree) -> int:
+    return sum(map(_is_pair, jax.tree.leaves(state, is_leaf=_is_pair)))
+
+
+def _is_pair(leaf: object) -> bool:
+    return isinstance(leaf, Factors)

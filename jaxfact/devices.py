@@ -1,0 +1,33 @@
+"""Letting JAX use the cores of this machine; light enough for the command line to call before JAX is loaded."""
+
+import os
+
+from jaxfact.inputs import positive_integer, problem_with
+
+# XLA runs a loop as a chain of kernels, each started by a scheduler, unless its arrays are small: then the loop is one
+# function. A step is many kernels on small arrays, so small is raised from 1024 bytes to ten million.
+_WHOLE_LOOPS = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=10000000"
+
+
+def use_cores(count: int | None = None) -> None:
+    """Let sweeps work on this many cores, all of them by default; call it before the first computation of JAX.
+
+    One CPU device a core, and XLA's option that compiles a run's loop as one function, which makes methods of several
+    kernels a step two to eight times faster. It changes no result beyond the last bits.
+
+    Raises ValueError for a count below 1, and where JAX has computed already.
+    """
+    if count is None:
+        count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    positive_integer("count", count, "give the number of cores, or nothing for all")
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_backend_extra_options" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {_WHOLE_LOOPS}".strip()
+    import jax
+
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError:
+        if jax.local_device_count() != count:
+            instead = "call use_cores first, right after the imports"
+            raise problem_with("count", count, "JAX has chosen its devices already", instead) from None
