@@ -45,33 +45,34 @@ class Tiles:
         for begin in self._done:
             self._waiting.put(begin)
         self._results: dict[int, Any] = {}
-        self._compiling: list[float] = []
         self._stop = threading.Event()
 
     def run(self) -> tuple[Any, dict[str, float]]:
         """Run everything; return finished runs, records and last records in order, and the seconds it took."""
         used = self._devices[: len(self._done)]
+        # CPU devices are all the same cores: one program serves them, called from as many threads.
+        homes = [used[0]] * len(used) if used[0].platform == "cpu" else used
         began = time.perf_counter()
         with ThreadPoolExecutor(len(used)) as threads:
+            distinct = list(dict.fromkeys(homes))
+            programs = dict(zip(distinct, threads.map(self._compile, distinct), strict=True))
+            compiling = time.perf_counter() - began
             try:
-                for future in [threads.submit(self._serve, device) for device in used]:
+                for future in [threads.submit(self._serve, home, programs[home]) for home in homes]:
                     future.result()
             except BaseException:
                 self._stop.set()
                 raise
-        compiling = max(self._compiling)
         timing = {"compile_seconds": compiling, "run_seconds": time.perf_counter() - began - compiling}
         return jax.tree.map(lambda *parts: np.concatenate(parts), *map(self._results.get, self._done)), timing
 
-    def _serve(self, device: Any) -> None:
-        """Take tiles from the queue until it is empty, or until another device failed."""
+    def _serve(self, device: Any, advance: Callable) -> None:
+        """Take tiles from the queue until it is empty, or until another thread failed."""
         try:
             with jax.default_device(device):
                 shared = jax.device_put(self._engine.program.shared, device)
-                advance: Callable | None = None
                 while not self._stop.is_set() and (begin := self._next()) is not None:
                     work, tile = jax.device_put((self._work(begin), self._engine.empty(*self._shapes)), device)
-                    advance = advance or self._compile(device)
                     self._finish(begin, partial(advance, shared, work), tile)
         except BaseException:
             self._stop.set()
@@ -103,10 +104,9 @@ class Tiles:
         return jax.jit(function, donate_argnums=2).trace(*shapes)
 
     def _compile(self, device: Any) -> Callable:
-        """Compile the loop for the device of this thread."""
-        started = time.perf_counter()
-        compiled = self._traced.lower().compile(_ONE_THREAD if device.platform == "cpu" else None)
-        self._compiling.append(time.perf_counter() - started)
+        """Compile the loop for a device."""
+        with jax.default_device(device):
+            compiled = self._traced.lower().compile(_ONE_THREAD if device.platform == "cpu" else None)
         return partial(_throwing, compiled) if self._engine.rules.checked else compiled
 
     def _finish(self, begin: int, advance: Callable, tile: Tile) -> None:

@@ -249,3 +249,24 @@ def test_progress_counts_every_run():
     run({"a": lambda: plain(0.3), "b": lambda: plain(0.5)}, seeds=50, progress=lambda *state: seen.append(state))
     assert seen[-1] == (100, 100)
     assert all(a[0] <= b[0] for a, b in zip(seen, seen[1:], strict=False))
+
+
+def test_compensated_steps_get_below_the_rounding_floor():
+    """At η = 0.05 float32 stops near 4e-8/η = 8e-7; with the rounding errors carried on, near 6e-8 at any step size."""
+    problem = jf.Factorization(np.array([1, 0.8, 0.6], np.float32), shape=(20, 15))
+    options = {"seeds": 50, "max_steps": 3000, "tolerance": None}
+    medians = {}
+    for compensated in (False, True):
+        runs = jf.sweep(
+            lambda: jf.Run(problem, jf.Gaussian(3, scale=0.05), jf.gradient_descent(0.05)),
+            compensated=compensated,
+            **options,
+        )
+        medians[compensated] = float(runs.distance.median())
+    assert 2e-7 < medians[False] < 2e-6
+    assert medians[True] < 1.2e-7
+
+
+def test_compensation_is_refused_where_noise_is():
+    with pytest.raises(ValueError, match="noise hides what rounding does"):
+        run(lambda: jf.Run(SMALL, START, jf.perturbed(0.1, 1e-3)), tolerance=None, compensated=True)
