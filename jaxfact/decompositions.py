@@ -87,7 +87,7 @@ def _root(square: Array) -> Array:
 
 def _loop(count: int, body: Callable, carry: Any, *, rows: int) -> Any:
     """Run body(step, carry) for every step; written out where the arrays are small, so that steps fuse."""
-    if count > _WRITTEN_OUT or is_long(rows):
+    if count > _WRITTEN_OUT or (count > 0 and is_long(rows)):
         return lax.fori_loop(0, count, body, carry)
     for step in range(count):
         carry = body(step, carry)

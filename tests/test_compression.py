@@ -38,7 +38,7 @@ METHODS = {
     "clipped": optax.chain(optax.clip_by_global_norm(0.5), jf.gradient_descent(0.5)),
     "decayed": optax.chain(optax.add_decayed_weights(1e-3), jf.gradient_descent(0.5)),
 }
-RECORDS = [measures.loss, measures.distance, measures.imbalance, measures.singular_values]
+RECORDS = [measures.loss, measures.distance, measures.imbalance, measures.energy]
 
 
 def build(name: str, dense: bool = False) -> tuple[jf.Factorization, int]:

@@ -7,6 +7,8 @@ import nbclient
 import nbformat
 import pytest
 
+import jaxfact as jf
+
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -24,12 +26,18 @@ def test_notebook_runs(path, tmp_path):
     assert "image/png" in str(shown)
 
 
-def test_readme_snippet_runs():
-    """The snippet is what a reader tries first; it ends in quantiles that are finite at every point."""
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    *lines, last = block.strip().splitlines()
+def test_readme_snippets_run(monkeypatch):
+    """The first is what a reader tries first; it ends in quantiles that are finite at every point."""
+    # JAX has chosen its devices already in this process.
+    monkeypatch.setattr(jf, "use_cores", lambda: None)
+    first, sizes = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    *lines, last = first.strip().splitlines()
     names: dict = {}
     exec("\n".join(lines) + f"\nresult = {last.split('  #')[0]}", names)
     assert names["result"].sizes == {"step_size": 4, "scale": 2, "quantile": 3}
     assert (names["result"] > 0).all()
     assert names["result"].sel(quantile=0.5).min() < 2_000
+    *lines, last = sizes.strip().splitlines()
+    exec("\n".join(lines) + f"\nruns = {last}", names)
+    assert names["runs"].outcome.sizes == {"m": 3, "rank": 3, "seed": 100}
+    assert (names["runs"].outcome == "converged").all()
