@@ -132,10 +132,10 @@ def _generic_steps(pairs: int) -> _Setting:
         drawn = [0.4 * rng.normal(size=(rows, _WIDTH)) for rows in small.rows]
         for x, spare in zip(drawn, small.spare, strict=True):
             x[len(x) - (0 if full else spare) :] = 0
-        return Factors(*drawn)
+        return Factors(*drawn)  # pyright: ignore[reportArgumentType]
 
     settings = [
-        _Setting(Factors(*map(frame, problem.rows, small.rows)), [pair(False) for _ in range(pairs)], pair(full=True))
+        _Setting(Factors(*map(frame, problem.rows, small.rows)), [pair(False) for _ in range(pairs)], pair(full=True))  # pyright: ignore[reportArgumentType]
         for _ in range(_STEPS)
     ]
     return jax.tree.map(lambda *xs: np.stack(xs), *settings)

@@ -115,7 +115,7 @@ def _from_uniform(unit: Float[Array, "..."]) -> Float[Array, "..."]:
     dtype = unit.dtype
     lowest = np.nextafter(np.array(-1, dtype), np.array(0, dtype))
     symmetric = jnp.maximum(lowest, unit * (np.array(1, dtype) - lowest) + lowest)
-    return np.array(np.sqrt(2), dtype) * lax.erf_inv(symmetric)
+    return np.array(np.sqrt(2), dtype) * lax.erf_inv(symmetric)  # pyright: ignore[reportReturnType]
 
 
 def _words(key: PRNGKeyArray) -> Array:

@@ -186,7 +186,7 @@ class Program:
         factors = jax.tree.map(lambda x: jnp.asarray(x, problem.unit.dtype), factors)
         _check_factors(factors, drawn_on)
         if small is not None and drawn_on is problem:
-            factors = reduced(small, problem, factors)
+            factors = reduced(small, problem, factors)  # pyright: ignore[reportArgumentType]
         return (problem if small is None else small), factors
 
 

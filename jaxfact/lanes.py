@@ -137,11 +137,11 @@ class Engine:
         rules, tile = self.rules, self.tile
         lanes = jax.tree.map(lambda x: _blank((*x.shape, rules.lanes), x.dtype), fresh)
         lanes = lanes._replace(run=np.full(rules.lanes, -1, np.int32))
-        finished = Finished(*(np.zeros((tile, *x.shape), x.dtype) for x in _result(fresh, fresh.step)))
+        finished = Finished(*(np.zeros((tile, *x.shape), x.dtype) for x in _result(fresh, fresh.step)))  # pyright: ignore[reportArgumentType]
         spread = (tile, len(rules.record_steps))
         blank = jax.tree.map(lambda x: np.zeros((*spread, *x.shape), x.dtype), records)
         last = jax.tree.map(lambda x: np.zeros((tile, *x.shape), x.dtype), records)
-        return Tile(lanes, np.zeros((), np.int32), finished, blank, last)
+        return Tile(lanes, np.zeros((), np.int32), finished, blank, last)  # pyright: ignore[reportArgumentType]
 
     def advance(self, shared: list[Array], work: Work, tile: Tile, blocks: Array) -> Tile:
         """Run at most `blocks` blocks of the tile; call again until no lane is busy and the queue is empty."""

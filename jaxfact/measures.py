@@ -153,8 +153,8 @@ def ye_du_constant(problem: Factorization, factors: Factors, scale: ScalarLike) 
                 scale / (d**0.5 * size.A_min),
                 size.A_max / (scale * d**0.5),
                 size.B / (d * scale),
-                size.J / (scale * max(m - d, d) ** 0.5),
-                size.K / (scale * max(n - d, d) ** 0.5),
+                size.J / (scale * jnp.maximum(m - d, d) ** 0.5),
+                size.K / (scale * jnp.maximum(n - d, d) ** 0.5),
             ]
         )
     )

@@ -1,7 +1,7 @@
 """Where a run begins: random and spectral starts, and the published scales."""
 
 import abc
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -55,7 +55,7 @@ class Gaussian(Start):
 
     def __init__(
         self,
-        width: ScalarLike,
+        width: Any,
         scale: ScalarLike | None = None,
         norm: ScalarLike | None = None,
         ratio: ScalarLike | None = None,
@@ -99,7 +99,7 @@ class Orthogonal(Start):
 
     def draw(self, key: PRNGKeyArray, problem: Problem) -> Factors:
         """Orthonormalise the factors of the `Gaussian` start of the same key."""
-        return Factors(*(self.scale * _frame(x) for x in _standard_normal(key, problem, self.width)))
+        return Factors(*(self.scale * _frame(x) for x in _standard_normal(key, problem, self.width)))  # pyright: ignore[reportArgumentType]
 
 
 class Balanced(Start):
@@ -181,7 +181,7 @@ def _check_width(width: int) -> None:
     positive_integer("width", width, "the rank of the target is the usual choice; above min(m, n) is allowed")
 
 
-def _check_padding(width: ScalarLike, padded_to: int | None) -> None:
+def _check_padding(width: Any, padded_to: int | None) -> None:
     if padded_to is None:
         if isinstance(width, Tracer):
             raise problem_with("width", "a traced number", "needs a bound", "say padded_to=, its largest value")

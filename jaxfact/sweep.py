@@ -149,7 +149,7 @@ def _all_runs(points: Mapping[str, np.ndarray], seeds: np.ndarray, base_seed: in
     grid = np.meshgrid(*points.values(), indexing="ij")
     flat = {name: np.tile(values.ravel(), len(seeds)) for name, values in zip(points, grid, strict=True)}
     count = max(1, int(np.prod([len(values) for values in points.values()])))
-    return Work(base, np.repeat(seeds.astype(np.uint32), count), flat, np.asarray(count * len(seeds), np.int32))
+    return Work(base, np.repeat(seeds.astype(np.uint32), count), flat, np.asarray(count * len(seeds), np.int32))  # pyright: ignore[reportArgumentType]
 
 
 def _levels(tolerance: float | None) -> list[float]:

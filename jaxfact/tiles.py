@@ -88,7 +88,7 @@ class Tiles:
         index = np.minimum(np.arange(begin, begin + self._engine.tile), self._total - 1)
         count = min(self._engine.tile, self._total - begin)
         points = {name: values[index] for name, values in self._runs.points.items()}
-        return Work(self._runs.base, self._runs.seeds[index], points, np.asarray(count, np.int32))
+        return Work(self._runs.base, self._runs.seeds[index], points, np.asarray(count, np.int32))  # pyright: ignore[reportArgumentType]
 
     def _trace(self) -> Any:
         """Trace the engine's loop, once for all devices."""

@@ -1,6 +1,7 @@
 """The contract of a problem."""
 
 import abc
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -17,7 +18,7 @@ class Problem(eqx.Module):
     differentiating the loss. It is an immutable pytree: its arrays are data, its shape is static.
     """
 
-    shape: eqx.AbstractVar[tuple[ScalarLike, ScalarLike]]
+    shape: eqx.AbstractVar[tuple[Any, Any]]
     unit: eqx.AbstractVar[Float[Array, ""]]
 
     @property

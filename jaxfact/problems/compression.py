@@ -7,11 +7,12 @@ the small run, to rounding.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, ScalarLike
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from jaxfact.decompositions import beyond, qr, triangle
 from jaxfact.draws import bartlett, fold, normal
@@ -144,7 +145,7 @@ def standard_normal(key: PRNGKeyArray, problem: Factorization, width: int) -> Fa
     return expand(problem, Compressed(problem, width).standard_normal(key, width), key)
 
 
-def _rows_off(size: ScalarLike, rank: int, width: int, frames: int, noisy: bool) -> tuple[int, int]:
+def _rows_off(size: Any, rank: int, width: int, frames: int, noisy: bool) -> tuple[int, int]:
     """Return how many rows stand for those off the singular vectors, and how many of them are spare."""
     frame, spare = (frames * width, width) if noisy else (width, 0)
     if isinstance(size, Tracer):

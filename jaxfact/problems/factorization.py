@@ -1,6 +1,6 @@
 """The fully observed problem of Ye & Du (2021): ½‖U Vᵀ − Σ‖²_F."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -57,7 +57,7 @@ class Factorization(Problem):
     right: Float[Array, "n r"] | None
     unit: Float[Array, ""]
     stored: tuple[int, int] | None = eqx.field(static=True)
-    sizes: tuple[ScalarLike, ScalarLike] | None
+    sizes: tuple[Any, Any] | None
     padded_rank: bool = eqx.field(static=True)
     used: ScalarLike | None
 
@@ -102,7 +102,7 @@ class Factorization(Problem):
         self.right = None if right is None else jnp.asarray(right, dtype)
 
     @property
-    def shape(self) -> tuple[ScalarLike, ScalarLike]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def shape(self) -> tuple[Any, Any]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The sizes m and n of the matrix: traced numbers where they are axes of a sweep."""
         return self.rows if self.sizes is None else self.sizes
 
@@ -241,7 +241,7 @@ class Factorization(Problem):
         return into @ (self.singular_values[:, None] * (basis.T @ factor))
 
 
-def _sizes(shape: tuple[ScalarLike, ScalarLike]) -> tuple[tuple[int, int] | None, tuple[ScalarLike, ScalarLike] | None]:
+def _sizes(shape: tuple[Any, Any]) -> tuple[tuple[int, int] | None, tuple[Any, Any] | None]:
     """Return the sizes as static rows, or as numbers where they are traced."""
     if any(isinstance(size, Tracer) for size in shape):
         return None, (shape[0], shape[1])
