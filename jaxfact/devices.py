@@ -13,7 +13,7 @@ def use_cores(count: int | None = None) -> None:
     """Let sweeps work on this many cores, all of them by default; call it before the first computation of JAX.
 
     One CPU device a core, and XLA's option that compiles a run's loop as one function, which makes methods of several
-    kernels a step two to eight times faster. It changes no result beyond the last bits.
+    kernels a step up to eight times faster. The last bits may differ from those without it.
 
     Raises ValueError for a count below 1, and where JAX has computed already.
     """

@@ -1,7 +1,7 @@
 """A queue of tiles of runs, and one thread a device that works on it.
 
-Every device runs the same single-device program, so no collective can appear, a slow tile holds up nobody, and a run's
-bits are the same on any number of devices.
+Every thread calls the same single-device program, on a CPU even the same executable. So no collective can appear, a
+slow tile holds up nobody, and a run's bits are the same on any number of devices.
 """
 
 import queue

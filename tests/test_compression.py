@@ -11,7 +11,7 @@ from scipy import stats
 
 import jaxfact as jf
 from jaxfact import measures
-from jaxfact.compressibility import Compression, compression_of
+from jaxfact.compressibility import KNOWN, Compression, compression_of
 from jaxfact.draws import bartlett, fold
 from jaxfact.problems.compression import Compressed, reduced
 
@@ -105,7 +105,10 @@ def test_records_are_probed():
         return jnp.linalg.norm(factors.U - jnp.ones((12, 3)))
 
     plain = jf.gradient_descent(0.1)
-    assert compression_of(plain, [measures.ye_du, measures.energy, measures.gradient_norm]) is not None
+    for record in KNOWN:
+        # A name of its own, so that it is probed like a user's record.
+        probed = {"probed": lambda problem, factors, record=record: record(problem, factors)}
+        assert compression_of(plain, probed) is not None, record.__name__
     assert compression_of(plain, [measures.loss, largest_row]) is None
     assert compression_of(plain, [to_a_fixed_matrix]) is None
 
