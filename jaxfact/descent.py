@@ -16,6 +16,7 @@ from jaxfact.factors import Factors
 from jaxfact.inputs import positive_integer, problem_with
 from jaxfact.measures import Measure
 from jaxfact.problems.base import Problem
+from jaxfact.products import is_long, keep
 
 Records = Sequence[Measure] | Mapping[str, Measure]
 
@@ -163,6 +164,9 @@ def stepper(
         if compensated:
             state, low = state
         gradient = problem.gradient(factors)
+        if jax.tree.leaves(state) and not is_long(len(factors.U)):
+            # It goes into the state and into the update, and would be computed for each.
+            gradient = keep(gradient)
         updates, changed = update(gradient, state, factors, problem=problem, key=fold(key, t))
         # A hyperparameter of a wider dtype must not widen what the loop carries.
         changed = jax.tree.map(

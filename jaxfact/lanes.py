@@ -5,7 +5,7 @@ compiled loop, so that no run waits for another. What happens to a run depends o
 constants, never on its neighbours; so its numbers are the same bits among ten runs or a million.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt
 from jaxfact.draws import fold
 from jaxfact.experiment import Glance, Own, Program
 from jaxfact.products import pinned
+from jaxfact.recording import Recording, blank, measured, nothing_recorded, scattered, set_aside
 
 OUTCOMES = ("budget", "converged", "fitted", "diverged", "cycle")
 BUDGET, CONVERGED, FITTED, DIVERGED, CYCLE = range(len(OUTCOMES))
@@ -83,13 +84,12 @@ class Finished(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """The loop's state: lanes, the queue's head, results, and records at their steps and at the end of each run."""
+    """The loop's state: lanes, the queue's head, results and records."""
 
     lanes: Lane
     next_run: Int[Array, ""]
     finished: Finished
-    records: PyTree
-    last: PyTree
+    recording: Recording
 
 
 class Work(NamedTuple):
@@ -135,13 +135,11 @@ class Engine:
     def empty(self, fresh: Lane, records: PyTree) -> Any:
         """Return a `Tile` that has not begun, on the host: idle lanes and blank results."""
         rules, tile = self.rules, self.tile
-        lanes = jax.tree.map(lambda x: _blank((*x.shape, rules.lanes), x.dtype), fresh)
+        lanes = jax.tree.map(lambda x: blank((*x.shape, rules.lanes), x.dtype), fresh)
         lanes = lanes._replace(run=np.full(rules.lanes, -1, np.int32))
         finished = Finished(*(np.zeros((tile, *x.shape), x.dtype) for x in _result(fresh, fresh.step)))  # pyright: ignore[reportArgumentType]
-        spread = (tile, len(rules.record_steps))
-        blank = jax.tree.map(lambda x: np.zeros((*spread, *x.shape), x.dtype), records)
-        last = jax.tree.map(lambda x: np.zeros((tile, *x.shape), x.dtype), records)
-        return Tile(lanes, np.zeros((), np.int32), finished, blank, last)  # pyright: ignore[reportArgumentType]
+        recording = nothing_recorded(_recorded(fresh.own), records, tile, len(rules.record_steps), rules.lanes)
+        return Tile(lanes, np.zeros((), np.int32), finished, recording)  # pyright: ignore[reportArgumentType]
 
     def advance(self, shared: list[Array], work: Work, tile: Tile, blocks: Array) -> Tile:
         """Run at most `blocks` blocks of the tile; call again until no lane is busy and the queue is empty."""
@@ -156,7 +154,8 @@ class Engine:
             done, lanes = self._blocks(shared, tile.lanes, done, blocks, tile.next_run < work.count)
             return done, self._store(shared, tile._replace(lanes=lanes))
 
-        return lax.while_loop(going, stretch, (jnp.zeros((), jnp.int32), tile))[1]
+        tile = lax.while_loop(going, stretch, (jnp.zeros((), jnp.int32), tile))[1]
+        return tile._replace(recording=measured(partial(self._measure, shared), tile.recording))
 
     def _blocks(
         self, shared: list[Array], lanes: Lane, done: Array, blocks: Array, more: Bool[Array, ""]
@@ -333,33 +332,26 @@ class Engine:
         rows = jnp.where(ended, lanes.run, self.tile)
         result = Finished(*_result(lanes, self._periods(shared, lanes)))
         free = lanes._replace(run=jnp.where(ended, -1, lanes.run), outcome=jnp.full_like(lanes.outcome, -1))
-        finished = _scatter(tile.finished, result, rows)
-        tile = tile._replace(finished=finished, lanes=free)
-        if not self.rules.record_steps:
-            return tile
         due, slot = self._due(lanes)
-
-        def measure(own):
-            return jax.vmap(self.program.record, (None, -1), -1)(shared, own)
-
-        def skip(own):
-            return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measure, own))
-
-        records = lax.cond(jnp.any(due | ended), measure, skip, lanes.own)
+        measure, own = partial(self._measure, shared), _recorded(lanes.own)
         return tile._replace(
-            records=_scatter(tile.records, records, jnp.where(due, lanes.run, self.tile), slot),
-            last=_scatter(tile.last, records, rows),
+            finished=scattered(tile.finished, result, rows),
+            lanes=free,
+            recording=set_aside(measure, tile.recording, own, due, ended, lanes.run, slot),
         )
+
+    def _measure(self, shared: list[Array], own: Own) -> PyTree:
+        return jax.vmap(self.program.record, (None, -1), -1)(shared, own)
+
+
+def _recorded(own: Own) -> Own:
+    """Return what records depend on."""
+    return own._replace(state=None, noise_key=None)
 
 
 def _result(lanes: Lane, period: Array) -> tuple[Array, ...]:
     """Return the fields of `Finished`."""
     return lanes.outcome, lanes.step, period, *(getattr(lanes, name) for name in Finished._fields[3:])
-
-
-def _scatter(into: PyTree, values: PyTree, *at: Array | int) -> PyTree:
-    """Write values, whose last axis is that of the lanes, at rows of the results; rows beyond the end are dropped."""
-    return jax.tree.map(lambda all_, new: all_.at[at].set(jnp.moveaxis(new, -1, 0), mode="drop"), into, values)
 
 
 def _due(lanes: Lane) -> Bool[Array, " lane"]:
@@ -385,9 +377,3 @@ def _same(own: Own, mark: PyTree) -> Bool[Array, " lane"]:
 def _choose(condition: Bool[Array, " lane"], new: PyTree, old: PyTree) -> PyTree:
     """Take the new value of every leaf where the condition holds, lane by lane."""
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), new, old)
-
-
-def _blank(shape: Sequence[int], dtype: jnp.dtype) -> Array | np.ndarray:
-    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(jnp.zeros((*shape, 2), jnp.uint32), impl="threefry2x32")
-    return np.zeros(shape, dtype)

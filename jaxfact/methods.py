@@ -125,8 +125,9 @@ def scale_by_gram(damping: ScalarLike = 0.0) -> Method:
 
     def update(gradient: Factors, state: optax.EmptyState, factors: Factors, *, problem=None, **_):
         used = None if problem is None else problem.used_columns(factors.width)
-        for_U, for_V = keep(
-            (_regularised(gram(factors.V), damping, used), _regularised(gram(factors.U), damping, used))
+        # Every entry of the gradient is used d times.
+        gradient, for_U, for_V = keep(
+            (gradient, _regularised(gram(factors.V), damping, used), _regularised(gram(factors.U), damping, used))
         )
         return Factors(times(gradient.U, inverse(for_U)), times(gradient.V, inverse(for_V))), state
 

@@ -173,6 +173,8 @@ def save(figure: Figure, path: str | Path) -> None:
     metadata = {"Date": None} if path.suffix == ".svg" else None
     with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE}):  # pyright: ignore[reportArgumentType]
         figure.savefig(path, dpi=300, metadata=metadata)
+    # The layout is settled now, and would take a third of the time of the next format.
+    figure.set_layout_engine("none")
 
 
 def _figure(height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:

@@ -23,7 +23,7 @@ _LARGEST = 4096
 _CALL_SECONDS = 0.1
 # On a CPU XLA would split larger kernels of a step over threads, at many times what they cost on one; the other cores
 # have tiles of their own.
-_ONE_THREAD = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
+_ONE_THREAD = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner", "xla_cpu_prefer_vector_width": 512}
 
 Progress = Callable[[int, int], None]
 """Called with the number of runs finished so far and the number of all runs."""
@@ -120,7 +120,7 @@ class Tiles:
             if self._progress:
                 self._progress(sum(self._done.values()), self._total)
             if self._done[begin] == count:
-                found = (tile.finished, tile.records, tile.last)
+                found = (tile.finished, tile.recording.at_steps, tile.recording.last)
                 self._results[begin] = jax.tree.map(lambda x: np.asarray(x)[:count], found)
                 return
             # Long calls hide progress and delay an interrupt; short ones cost their overhead.

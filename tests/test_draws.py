@@ -1,23 +1,48 @@
-"""Written-out random numbers have the bits of `jax.random`."""
+"""Written-out random numbers are those of the library's generator, and their normals are exact."""
 
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from scipy import special
 
 from jaxfact import draws
 
 KEY = jr.key(3, impl="threefry2x32")
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def expected_uniform(key, shape, dtype):
+    """Both words of every counter are used: in float32 each makes a number, in float64 they make one together."""
+    count = int(np.prod(shape))
+    words = np.asarray(jr.bits(key, (count,), "uint64"))
+    if dtype == np.float64:
+        bits = (words >> np.uint64(12)) | np.float64(1).view("u8")
+    else:
+        half = words[: (count + 1) // 2]
+        bits = np.concatenate([half >> np.uint64(32), half & np.uint64(2**32 - 1)])[:count].astype("u4")
+        bits = (bits >> np.uint32(9)) | np.float32(1).view("u4")
+    return (bits.view(dtype) - dtype.type(1)).reshape(shape)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", [(), (5,), (100, 5), (3, 4, 5)])
-def test_same_bits(shape, dtype):
-    dtype = jnp.dtype(dtype)
-    np.testing.assert_array_equal(draws.normal(KEY, shape, dtype), jr.normal(KEY, shape, dtype))
-    np.testing.assert_array_equal(draws.uniform(KEY, shape, dtype), jr.uniform(KEY, shape, dtype))
-    assert not np.array_equal(draws.normal(draws.fold(KEY, 1), shape, dtype), jr.normal(KEY, shape, dtype))
+def test_bits_are_those_of_the_library(shape, dtype):
+    dtype = np.dtype(dtype)
+    found = draws.uniform(KEY, shape, dtype)
+    np.testing.assert_array_equal(found, expected_uniform(KEY, shape, dtype))
+    assert not np.array_equal(draws.uniform(draws.fold(KEY, 1), shape, dtype), found)
+    if dtype == np.float64:
+        np.testing.assert_array_equal(draws.normal(KEY, shape, dtype), jr.normal(KEY, shape, dtype))
+
+
+def test_normals_are_the_quantiles_of_the_uniforms():
+    unit = np.asarray(draws.uniform(KEY, (200_000,), jnp.dtype("f4")))
+    lowest = np.nextafter(np.float32(-1), np.float32(0))
+    expected = np.sqrt(2) * special.erfinv((2 * unit + lowest).astype(float))
+    found = np.asarray(draws.normal(KEY, (200_000,), jnp.dtype("f4")))
+    np.testing.assert_allclose(found, expected, rtol=2e-6, atol=2e-7)
+    assert np.abs(found).max() > 4
 
 
 def test_same_keys():
@@ -28,8 +53,8 @@ def test_same_keys():
 
 def test_batches_of_keys():
     keys = jr.split(KEY, 7)
-    batch = jax.jit(jax.vmap(lambda key: draws.normal(key, (3,), jnp.dtype("f4"))))(keys)
-    np.testing.assert_array_equal(batch, jax.vmap(lambda key: jr.normal(key, (3,), "f4"))(keys))
+    batch = jax.jit(jax.vmap(lambda key: draws.uniform(key, (3,), jnp.dtype("f4"))))(keys)
+    np.testing.assert_array_equal(batch, [expected_uniform(key, (3,), np.dtype("f4")) for key in keys])
     alone = [draws.chi(key, jnp.array([2.0, 7.0])) for key in keys]
     np.testing.assert_allclose(jax.vmap(lambda key: draws.chi(key, jnp.array([2.0, 7.0])))(keys), alone, rtol=1e-12)
 

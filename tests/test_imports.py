@@ -23,7 +23,7 @@ LAYERS = {
     },
     1: {"problems", "problems.base", "problems.targets", "problems.factorization", "problems.compression"},
     2: {"methods", "starts", "measures", "invariants", "flow"},
-    3: {"descent", "compressibility", "experiment", "lanes", "tiles"},
+    3: {"descent", "compressibility", "experiment", "recording", "lanes", "tiles"},
     4: {"labels", "sweep", "store", "stats"},
     5: {"comparison"},
     6: {"plots", "report", "cli"},

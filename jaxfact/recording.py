@@ -1,0 +1,102 @@
+"""Records of runs that are due at different times, evaluated many at once.
+
+A record may cost more than a hundred steps, and lanes that share a block of steps are seldom due together. So what is
+due is set aside, as many runs as there are lanes, and measured when there is no more room.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Int, PyTree
+
+
+class Waiting(NamedTuple):
+    """Runs set aside, along the last axis, and where their records go: a row beyond the end is nowhere."""
+
+    own: PyTree
+    row: Int[Array, " lane"]
+    slot: Int[Array, " lane"]
+    last_row: Int[Array, " lane"]
+    count: Int[Array, ""]
+
+
+class Recording(NamedTuple):
+    """Records of a tile's runs at their steps (run, slot, …) and at their end (run, …), and what is still to measure."""
+
+    at_steps: PyTree
+    last: PyTree
+    waiting: Waiting | None
+
+
+def nothing_recorded(own: PyTree, record: PyTree, runs: int, slots: int, lanes: int) -> Recording:
+    """Return zeros on the host, from the shapes of what one run owns and of its record; no record, nothing waiting."""
+    at_steps = jax.tree.map(lambda x: np.zeros((runs, slots, *x.shape), x.dtype), record)
+    last = jax.tree.map(lambda x: np.zeros((runs, *x.shape), x.dtype), record)
+    if not record:
+        return Recording(at_steps, last, None)
+    empty = jax.tree.map(lambda x: blank((*x.shape, lanes), x.dtype), own)
+    nowhere = np.full(lanes, runs, np.int32)
+    return Recording(at_steps, last, Waiting(empty, nowhere, nowhere, nowhere, np.zeros((), np.int32)))  # pyright: ignore[reportArgumentType]
+
+
+def set_aside(
+    measure: Callable[[PyTree], PyTree],
+    recording: Recording,
+    own: PyTree,
+    due: Bool[Array, " lane"],
+    ended: Bool[Array, " lane"],
+    run: Int[Array, " lane"],
+    slot: Int[Array, " lane"],
+) -> Recording:
+    """Set aside the runs that are due at a slot or have ended, after measuring all that wait if room is needed."""
+    if recording.waiting is None:
+        return recording
+    wanted = due | ended
+    more = jnp.sum(wanted, dtype=jnp.int32)
+
+    def insert(recording: Recording) -> Recording:
+        waiting: Waiting = recording.waiting  # pyright: ignore[reportAssignmentType]
+        lanes = len(waiting.row)
+        place = jnp.where(wanted, waiting.count + jnp.cumsum(wanted) - 1, lanes)
+        nowhere = len(jax.tree.leaves(recording.last)[0])
+        rows = jnp.where(due, run, nowhere), slot, jnp.where(ended, run, nowhere)
+        inserted = jax.tree.map(
+            lambda old, new: old.at[..., place].set(new, mode="drop"),
+            (waiting.own, waiting.row, waiting.slot, waiting.last_row),
+            (own, *rows),
+        )
+        return recording._replace(waiting=Waiting(*inserted, waiting.count + more))
+
+    full = recording.waiting.count + more > len(recording.waiting.row)
+    recording = lax.cond(full, lambda recording: measured(measure, recording), lambda recording: recording, recording)
+    return lax.cond(more > 0, insert, lambda recording: recording, recording)
+
+
+def measured(measure: Callable[[PyTree], PyTree], recording: Recording) -> Recording:
+    """Measure all that waits, and write it where it belongs."""
+    waiting = recording.waiting
+    if waiting is None:
+        return recording
+    found = measure(waiting.own)
+    nowhere = jnp.full_like(waiting.row, len(jax.tree.leaves(recording.last)[0]))
+    return Recording(
+        scattered(recording.at_steps, found, waiting.row, waiting.slot),
+        scattered(recording.last, found, waiting.last_row),
+        waiting._replace(row=nowhere, last_row=nowhere, count=jnp.zeros_like(waiting.count)),
+    )
+
+
+def scattered(into: PyTree, values: PyTree, *at: Array) -> PyTree:
+    """Write values, whose last axis is that of the lanes, at rows of the results; rows beyond the end are dropped."""
+    return jax.tree.map(lambda all_, new: all_.at[at].set(jnp.moveaxis(new, -1, 0), mode="drop"), into, values)
+
+
+def blank(shape: Sequence[int], dtype: jnp.dtype) -> Array | np.ndarray:
+    """Return zeros on the host; random keys of zeros where the dtype is that of keys."""
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(jnp.zeros((*shape, 2), jnp.uint32), impl="threefry2x32")
+    return np.zeros(shape, dtype)
