@@ -174,7 +174,7 @@ def _angles(alpha: Array, beta: Array, gamma: Array) -> tuple[Array, Array]:
 
 
 def _rounds(width: int) -> int:
-    """Return how many rounds of rotations diagonalise: in 2 + width sweeps even badly graded matrices have converged."""
+    """Return how many rounds of rotations diagonalise: 2 + width sweeps do for badly graded matrices too."""
     return (2 + width) * (2 * ((width + 1) // 2) - 1)
 
 

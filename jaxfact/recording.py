@@ -25,7 +25,7 @@ class Waiting(NamedTuple):
 
 
 class Recording(NamedTuple):
-    """Records of a tile's runs at their steps (run, slot, …) and at their end (run, …), and what is still to measure."""
+    """Records of a tile's runs at their steps (run, slot, …) and at their end (run, …), and what is yet to measure."""
 
     at_steps: PyTree
     last: PyTree

@@ -57,3 +57,18 @@ def test_what_is_not_finite_passes_through():
 
 def test_empty_blocks():
     assert decompositions.triangle(jnp.zeros((0, 3))).shape == (0, 3)
+
+
+@pytest.mark.parametrize("width", [2, 5, 8, 16, 24])
+def test_badly_graded_matrices_converge(width):
+    """Columns and rows of norms from 1e-10 to 1: a fixed count of twelve sweeps was too few from width 16 on."""
+    rng = np.random.default_rng(width)
+    X = rng.normal(size=(40, width, width))
+    grades = 10.0 ** rng.uniform(-10, 0, (40, width))
+    X[:20] *= grades[:20, None, :]
+    X[20:] *= grades[20:, :, None]
+    left, values, right = jax.jit(jax.vmap(decompositions.svd))(X)
+    expected = np.linalg.svd(X, compute_uv=False)
+    assert np.max(np.abs(values - expected) / expected[:, :1]) < 1e-13
+    assert np.max(np.abs(right.mT @ right - np.eye(width))) < 1e-12
+    assert np.max(np.abs(left.mT @ left - np.eye(width))) < 1e-11
