@@ -1,8 +1,8 @@
 """Tests the claim that a queue of runs beats lockstep where runs differ in length: many step sizes in one sweep.
 
 The opponents run on the same compressed problem, from the same starts, on all cores, and stop a run at the first check
-where it has arrived: one batch of all runs, which lasts as long as its slowest, and one batch for each step size. Each is
-written twice: as a `while_loop` of one run under `vmap`, as usual, and with jaxfact's own step in small blocks of
+where it has arrived: one batch of all runs, which lasts as long as its slowest, and one batch for each step size. Each
+is written twice: as a `while_loop` of one run under `vmap`, as usual, and with jaxfact's own step in small blocks of
 lanes, so that only the queue differs. jaxfact also watches each run for some steps after its arrival, and draws its
 starts.
 """

@@ -66,10 +66,10 @@ def set_aside(
         rows = jnp.where(due, run, nowhere), slot, jnp.where(ended, run, nowhere)
         inserted = jax.tree.map(
             lambda old, new: old.at[..., place].set(new, mode="drop"),
-            (waiting.own, waiting.row, waiting.slot, waiting.last_row),
-            (own, *rows),
+            waiting._replace(count=()),  # pyright: ignore[reportArgumentType]
+            Waiting(own, *rows, count=()),  # pyright: ignore[reportArgumentType]
         )
-        return recording._replace(waiting=Waiting(*inserted, waiting.count + more))
+        return recording._replace(waiting=inserted._replace(count=waiting.count + more))
 
     full = recording.waiting.count + more > len(recording.waiting.row)
     recording = lax.cond(full, lambda recording: measured(measure, recording), lambda recording: recording, recording)

@@ -23,7 +23,7 @@ _LARGEST = 4096
 _CALL_SECONDS = 0.1
 # On a CPU XLA would split larger kernels of a step over threads, at many times what they cost on one; the other cores
 # have tiles of their own.
-_ONE_THREAD = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner", "xla_cpu_prefer_vector_width": 512}
+ON_CPU = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner", "xla_cpu_prefer_vector_width": 512}
 
 Progress = Callable[[int, int], None]
 """Called with the number of runs finished so far and the number of all runs."""
@@ -106,7 +106,7 @@ class Tiles:
     def _compile(self, device: Any) -> Callable:
         """Compile the loop for a device."""
         with jax.default_device(device):
-            compiled = self._traced.lower().compile(_ONE_THREAD if device.platform == "cpu" else None)
+            compiled = self._traced.lower().compile(ON_CPU if device.platform == "cpu" else None)
         return partial(_throwing, compiled) if self._engine.rules.checked else compiled
 
     def _finish(self, begin: int, advance: Callable, tile: Tile) -> None:

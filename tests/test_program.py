@@ -1,0 +1,80 @@
+"""What the compiler makes of a step, and what a big shared problem costs in memory."""
+
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+import jaxfact as jf
+from jaxfact import tiles
+from jaxfact.descent import stepper
+from jaxfact.problems import compression, factorization
+from jaxfact.products import pinned
+
+LANES = 32
+
+
+def compiled_steps(options=None):
+    """Compile a loop of steps for a block of lanes, as the engine does."""
+    small, factors = compression.compress(
+        jf.Factorization(np.linspace(1, 0.5, 5, dtype=np.float32), shape=(100, 100)),
+        jf.Factors(jnp.ones((100, 5), "f4"), jnp.ones((100, 5), "f4")),
+    )
+    advance = stepper(small, jf.gradient_descent(0.3), jax.random.key(0, impl="threefry2x32"))
+    batch = jax.tree.map(lambda x: jnp.repeat(x[..., None], LANES, -1), factors)
+
+    def step(t, batch):
+        moved = jax.vmap(lambda own: advance(own, (jf.gradient_descent(0.3).init(own)), t)[0], -1, -1)(batch)
+        return pinned(moved)
+
+    return jax.jit(lambda batch: lax.fori_loop(0, 100, step, batch)).lower(batch).compile(options)
+
+
+def kernels_with_a_gram(compiled) -> int:
+    """Count the kernels of a new factor that make a Gram matrix themselves: they make it again for every entry."""
+    kernels = re.findall(r"^%(?:copy_)?\w*fus\w+[^{]*{\n.*?^}", compiled.as_text(), re.MULTILINE | re.DOTALL)
+    of_factors = [kernel for kernel in kernels if re.search(rf"ROOT [^=]+= f32\[10,5,{LANES}\]", kernel)]
+    assert len(of_factors) == 2
+    product = re.compile(rf"= f32\[(?:{LANES},5,5|5,5,{LANES})\]\S* multiply\(")
+    # Σ times the first five rows has that shape too; a Gram matrix takes ten.
+    return sum(len(product.findall(kernel)) >= 10 for kernel in of_factors)
+
+
+def test_gram_matrices_are_computed_once(monkeypatch):
+    """The control takes the barrier away, and both Grams go into the kernels that use them."""
+    assert kernels_with_a_gram(compiled_steps(tiles.ON_CPU)) == 0
+    monkeypatch.setattr(factorization, "keep", lambda tree: tree)
+    assert kernels_with_a_gram(compiled_steps(tiles.ON_CPU)) == 2
+
+
+def test_no_kernel_is_split_over_threads():
+    """The other cores have tiles of their own; without the option XLA splits large kernels of a step."""
+    assert "outer_dimension_partitions" not in compiled_steps(tiles.ON_CPU).as_text()
+
+
+PEAK = """
+import resource, sys
+import jax, numpy as np
+import jaxfact as jf
+
+target = np.random.default_rng(0).standard_normal((8000, 4000), dtype=np.float32)
+left, right = np.eye(8000, 4000, dtype=np.float32), np.eye(4000, dtype=np.float32)
+problem = jf.Factorization(np.linspace(1, 0.5, 4000, dtype=np.float32), shape=(8000, 4000), left=left, right=right)
+del target, left, right
+run = lambda: jf.Run(problem, jf.Gaussian(1, scale=1e-2), jf.gradient_descent(0.1))
+jf.sweep(run, seeds=int(sys.argv[1]), max_steps=1, tolerance=None, check_every=1, compress=False)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def test_a_shared_problem_is_in_memory_once():
+    """192 MB of singular vectors: with 64 runs instead of 8 the peak grows by the runs' own numbers alone."""
+    few, many = (
+        int(subprocess.run([sys.executable, "-c", PEAK, str(n)], capture_output=True, text=True, check=True).stdout)
+        for n in (8, 64)
+    )
+    assert many - few < 100, (few, many)
