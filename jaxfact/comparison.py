@@ -250,9 +250,9 @@ def _predicted_imbalance(problem: Factorization, settings: Settings, runs: xr.Da
     start = float(runs.imbalance_path.isel(step=0).median())
     if runs.method == BALANCED and settings.weight:
         return 0.0, "→"
-    drop = float(problem.loss(problem.truncation(settings.width)))
-    first = float(jnp.sum(problem.singular_values**2) / 2)
-    bound = start + 2 * settings.step_size * (first - drop)
+    # From nothing to the best approximation the loss falls by half the sum of its squared singular values.
+    fall = float(jnp.sum(problem.singular_values[: settings.width] ** 2) / 2)
+    bound = start + 2 * settings.step_size * fall
     if runs.method != NOISY or not settings.noise:
         return bound, "≤"
     m, n = problem.shape

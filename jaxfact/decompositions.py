@@ -20,7 +20,7 @@ from jaxfact.products import is_long, keep, times
 _WRITTEN_OUT = 8  # steps; beyond that a loop keeps the program small
 
 
-@partial(jax.jit, inline=True)
+@partial(jax.jit, inline=False)
 def qr(matrix: Float[Array, "k d"]) -> tuple[Float[Array, "k p"], Float[Array, "p d"]]:
     """Return Q with orthonormal columns and R upper trapezoidal, QR = matrix, p = min(k, d); by Householder.
 
@@ -36,13 +36,13 @@ def qr(matrix: Float[Array, "k d"]) -> tuple[Float[Array, "k p"], Float[Array, "
     return _loop(len(R), apply, Q, rows=len(Q)), R
 
 
-@partial(jax.jit, inline=True)
+@partial(jax.jit, inline=False)
 def triangle(matrix: Float[Array, "k d"]) -> Float[Array, "p d"]:
     """Return R of QR = matrix alone: the same Gram matrix in min(k, d) rows, with no digit lost."""
     return _reflect(matrix)[1]
 
 
-@partial(jax.jit, inline=True)
+@partial(jax.jit, inline=False)
 def beyond(basis: Float[Array, "m r"], matrix: Float[Array, "m d"]) -> Float[Array, "k d"]:
     """Return the m − r coordinates of a matrix off the span of an orthonormal basis, in an orthonormal frame there."""
     reflectors, _ = _reflect(basis)
@@ -93,7 +93,7 @@ def _loop(count: int, body: Callable, carry: Any, *, rows: int) -> Any:
     return carry
 
 
-@partial(jax.jit, inline=True)
+@partial(jax.jit, inline=False)
 def svd(matrix: Float[Array, "m n"]) -> tuple[Float[Array, "m k"], Float[Array, " k"], Float[Array, "n k"]]:
     """Return P, s, Q with P diag(s) Qᵀ = matrix, s from the largest; one-sided Jacobi (Hestenes 1958).
 
@@ -126,7 +126,7 @@ def svd(matrix: Float[Array, "m n"]) -> tuple[Float[Array, "m k"], Float[Array, 
     return left, values, Z[:width, largest]
 
 
-@partial(jax.jit, inline=True)
+@partial(jax.jit, inline=False)
 def eigenvalues(matrix: Float[Array, "d d"]) -> Float[Array, " d"]:
     """Return the eigenvalues of a symmetric matrix, from the smallest; two-sided Jacobi."""
     width = len(matrix)
@@ -147,7 +147,7 @@ def eigenvalues(matrix: Float[Array, "d d"]) -> Float[Array, " d"]:
     return jnp.sort(values)[:width]
 
 
-@partial(jax.jit, inline=True)
+@partial(jax.jit, inline=False)
 def inverse(gram: Float[Array, "d d"]) -> Float[Array, "d d"]:
     """Return the inverse of a symmetric positive definite matrix, by Gauss-Jordan; NaN where it is not definite."""
     index = np.arange(len(gram))

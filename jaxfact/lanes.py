@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt
 from jaxfact.draws import fold
 from jaxfact.experiment import Glance, Own, Program
 from jaxfact.products import pinned
-from jaxfact.recording import Recording, blank, measured, nothing_recorded, scattered, set_aside
+from jaxfact.recording import Recording, blank, nothing_recorded, scattered, set_aside
 
 OUTCOMES = ("budget", "converged", "fitted", "diverged", "cycle")
 BUDGET, CONVERGED, FITTED, DIVERGED, CYCLE = range(len(OUTCOMES))
@@ -110,7 +110,7 @@ def lanes_per_block(program: Program, work: Work) -> int:
     own = jax.eval_shape(partial(_start, program), program.shared, work, 0)
     sizes = [leaf.size for leaf in jax.tree.leaves((own.factors, own.state))]
     if jax.default_backend() == "cpu":
-        return int(np.clip(_CPU_ENTRIES // max(sizes) // 8 * 8, 8, 128))
+        return int(np.clip(_CPU_ENTRIES // max(sizes) // 16 * 16, 16, 128))
     return int(np.clip(_GPU_ENTRIES // sum(sizes) // 128 * 128, 128, 65536))
 
 
@@ -142,11 +142,11 @@ class Engine:
         return Tile(lanes, np.zeros((), np.int32), finished, recording)  # pyright: ignore[reportArgumentType]
 
     def advance(self, shared: list[Array], work: Work, tile: Tile, blocks: Array) -> Tile:
-        """Run at most `blocks` blocks of the tile; call again until no lane is busy and the queue is empty."""
+        """Run at most `blocks` blocks of the tile; call again until it is finished."""
 
         def going(carry):
             done, tile = carry
-            return (done < blocks) & (jnp.any(tile.lanes.run >= 0) | (tile.next_run < work.count))
+            return (done < blocks) & ~is_finished(tile, work.count)
 
         def stretch(carry):
             done, tile = carry
@@ -154,8 +154,7 @@ class Engine:
             done, lanes = self._blocks(shared, tile.lanes, done, blocks, tile.next_run < work.count)
             return done, self._store(shared, tile._replace(lanes=lanes))
 
-        tile = lax.while_loop(going, stretch, (jnp.zeros((), jnp.int32), tile))[1]
-        return tile._replace(recording=measured(partial(self._measure, shared), tile.recording))
+        return lax.while_loop(going, stretch, (jnp.zeros((), jnp.int32), tile))[1]
 
     def _blocks(
         self, shared: list[Array], lanes: Lane, done: Array, blocks: Array, more: Bool[Array, ""]
@@ -174,7 +173,8 @@ class Engine:
             done, _, lanes = carry
             return done + 1, jnp.zeros((), bool), self._block(shared, lanes)
 
-        done, _, lanes = lax.while_loop(going, block, (done, jnp.ones((), bool), lanes))
+        # With no lane busy there is nothing to do here: the tile is visited once more for records that wait.
+        done, _, lanes = lax.while_loop(going, block, (done, jnp.any(lanes.run >= 0), lanes))
         return done, lanes
 
     def _block(self, shared: list[Array], lanes: Lane) -> Lane:
@@ -342,6 +342,13 @@ class Engine:
 
     def _measure(self, shared: list[Array], own: Own) -> PyTree:
         return jax.vmap(self.program.record, (None, -1), -1)(shared, own)
+
+
+def is_finished(tile: Tile, count: Int[Array, ""] | int) -> Bool[Array, ""]:
+    """Tell whether all runs of a tile have ended and all records are measured."""
+    ended = ~jnp.any(tile.lanes.run >= 0) & (tile.next_run >= count)
+    waiting = tile.recording.waiting
+    return ended if waiting is None else ended & (waiting.count == 0)
 
 
 def _recorded(own: Own) -> Own:

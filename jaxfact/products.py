@@ -15,25 +15,32 @@ from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, PyTree
 
+_NARROW = 8
 _SHORT = 32  # terms that are written out; a longer contraction is a matrix product
 
 
-@partial(jax.jit, inline=True)
+@partial(jax.jit, inline=False)
 def gram(X: Float[Array, "k d"]) -> Float[Array, "d d"]:
     """Return XᵀX."""
     return cross(X, X)
 
 
-@partial(jax.jit, inline=True)
+@partial(jax.jit, inline=False)
 def cross(X: Float[Array, "k d"], Y: Float[Array, "k e"]) -> Float[Array, "d e"]:
     """Return XᵀY."""
     (k, d), e = X.shape, Y.shape[1]
-    if k == 0 or is_long(k):
-        return _contiguous(X.T) @ _contiguous(Y.T).T
+    if k == 0:
+        return jnp.zeros((d, e), X.dtype)
+    if is_long(k):
+        if max(d, e) > _NARROW:
+            return _contiguous(X.T) @ _contiguous(Y.T).T
+        part = k // _SHORT
+        parts = keep(_total(X[i : i + part, :, None] * Y[i : i + part, None, :] for i in range(0, part * _SHORT, part)))
+        return jnp.sum(parts, axis=0) + cross(X[part * _SHORT :], Y[part * _SHORT :])
     return _total(lax.slice(X, (i, 0), (i + 1, d)).reshape(d, 1) * lax.slice(Y, (i, 0), (i + 1, e)) for i in range(k))
 
 
-@partial(jax.jit, inline=True)
+@partial(jax.jit, inline=False)
 def times(X: Float[Array, "k d"], G: Float[Array, "d e"]) -> Float[Array, "k e"]:
     """Return XG."""
     (k, d), e = X.shape, G.shape[1]
@@ -57,7 +64,7 @@ def pinned(tree: PyTree) -> PyTree:
 
 
 def _has_long(shape: tuple[int, ...]) -> bool:
-    return len(shape) == 2 and is_long(shape[0])
+    return len(shape) == 2 and is_long(shape[0]) and shape[1] > _NARROW
 
 
 def _by_columns(x: Array) -> Array:

@@ -52,7 +52,10 @@ def set_aside(
     run: Int[Array, " lane"],
     slot: Int[Array, " lane"],
 ) -> Recording:
-    """Set aside the runs that are due at a slot or have ended, after measuring all that wait if room is needed."""
+    """Set aside the runs that are due at a slot or have ended.
+
+    All that wait are measured first where room is needed, or where nobody is left to wait for.
+    """
     if recording.waiting is None:
         return recording
     wanted = due | ended
@@ -71,12 +74,12 @@ def set_aside(
         )
         return recording._replace(waiting=inserted._replace(count=waiting.count + more))
 
-    full = recording.waiting.count + more > len(recording.waiting.row)
-    recording = lax.cond(full, lambda recording: measured(measure, recording), lambda recording: recording, recording)
+    full = (recording.waiting.count + more > len(recording.waiting.row)) | ~jnp.any(run >= 0)
+    recording = lax.cond(full, lambda recording: _measured(measure, recording), lambda recording: recording, recording)
     return lax.cond(more > 0, insert, lambda recording: recording, recording)
 
 
-def measured(measure: Callable[[PyTree], PyTree], recording: Recording) -> Recording:
+def _measured(measure: Callable[[PyTree], PyTree], recording: Recording) -> Recording:
     """Measure all that waits, and write it where it belongs."""
     waiting = recording.waiting
     if waiting is None:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -17,9 +17,10 @@ import numpy as np
 from jax.experimental import checkify
 
 from jaxfact.experiment import Program
-from jaxfact.lanes import Engine, Rules, Tile, Work
+from jaxfact.lanes import Engine, Rules, Tile, Work, is_finished
 
 _LARGEST = 4096
+_PROGRAMS = 16  # compiled programs that are kept, a few megabytes each
 _CALL_SECONDS = 0.1
 # On a CPU XLA would split larger kernels of a step over threads, at many times what they cost on one; the other cores
 # have tiles of their own.
@@ -106,7 +107,7 @@ class Tiles:
     def _compile(self, device: Any) -> Callable:
         """Compile the loop for a device."""
         with jax.default_device(device):
-            compiled = self._traced.lower().compile(ON_CPU if device.platform == "cpu" else None)
+            compiled = _compiled(_Lowered(self._traced.lower()), device)
         return partial(_throwing, compiled) if self._engine.rules.checked else compiled
 
     def _finish(self, begin: int, advance: Callable, tile: Tile) -> None:
@@ -119,13 +120,32 @@ class Tiles:
             self._done[begin] = int(tile.next_run) - busy
             if self._progress:
                 self._progress(sum(self._done.values()), self._total)
-            if self._done[begin] == count:
+            if is_finished(tile, count):
                 found = (tile.finished, tile.recording.at_steps, tile.recording.last)
                 self._results[begin] = jax.tree.map(lambda x: np.asarray(x)[:count], found)
                 return
             # Long calls hide progress and delay an interrupt; short ones cost their overhead.
             if time.perf_counter() - started < _CALL_SECONDS:
                 blocks *= 2
+
+
+class _Lowered:
+    """A program before compilation, equal to every other of the same text."""
+
+    def __init__(self, lowered: jax.stages.Lowered):
+        self.lowered, self.text = lowered, lowered.as_text()
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Lowered) and self.text == other.text
+
+
+@lru_cache(_PROGRAMS)
+def _compiled(program: _Lowered, device: Any) -> Callable:
+    """Compile a program, unless a sweep before has: other seeds, points and targets of one shape need no other."""
+    return program.lowered.compile(ON_CPU if device.platform == "cpu" else None)
 
 
 def _throwing(advance: Callable, *arguments: Any) -> Tile:
