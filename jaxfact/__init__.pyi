@@ -2,7 +2,7 @@ from . import data, flow, invariants, measures, stats
 from .descent import Trajectory, descend, log_steps
 from .devices import use_cores
 from .experiment import Run
-from .factors import Factors
+from .factors import Factors, TiedFactor
 from .methods import (
     add_balancing,
     add_noise,
@@ -18,6 +18,7 @@ from .methods import (
 from .problems.base import Problem
 from .problems.compression import compress, expand
 from .problems.factorization import Factorization
+from .problems.tied import Tied
 from .starts import Balanced, Gaussian, Orthogonal, Spectral, Start, ye_du_scale, ye_du_step_size
 from .store import open_results, write_results
 from .sweep import sweep
@@ -32,6 +33,8 @@ __all__ = [
     "Run",
     "Spectral",
     "Start",
+    "Tied",
+    "TiedFactor",
     "Trajectory",
     "add_balancing",
     "add_noise",

@@ -12,7 +12,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from jaxfact import measures
 from jaxfact.draws import fold
-from jaxfact.factors import Factors
+from jaxfact.factors import AnyFactors, TiedFactor
 from jaxfact.inputs import positive_integer, problem_with
 from jaxfact.measures import Measure
 from jaxfact.problems.base import Problem
@@ -26,7 +26,7 @@ _USUAL_RECORDS = (measures.loss, measures.distance, measures.imbalance)
 class Trajectory(NamedTuple):
     """What a run leaves: last factors and method state, and the records at `steps`, along their first axis."""
 
-    factors: Factors
+    factors: AnyFactors
     state: PyTree
     steps: Int[Array, " record"]
     records: dict[str, PyTree]
@@ -35,7 +35,7 @@ class Trajectory(NamedTuple):
 def descend(
     problem: Problem,
     method: optax.GradientTransformation,
-    factors: Factors,
+    factors: AnyFactors,
     *,
     num_steps: int,
     every: int | Sequence[int] | None = None,
@@ -119,10 +119,15 @@ def recorded_steps(every: int | Sequence[int] | None, num_steps: int) -> list[in
     return steps
 
 
-def as_measure(record: Records | None) -> Callable[[Problem, Factors], dict[str, PyTree]]:
-    """Return one function that evaluates every record, as a dict by name."""
+def as_measure(record: Records | None) -> Callable[[Problem, AnyFactors], dict[str, PyTree]]:
+    """Return one function that evaluates every record, as a dict by name; tied factors have no usual imbalance."""
     named = named_measures(record)
-    return lambda problem, factors: {name: function(problem, factors) for name, function in named.items()}
+
+    def measure(problem: Problem, factors: AnyFactors) -> dict[str, PyTree]:
+        absent = measures.imbalance if record is None and isinstance(factors, TiedFactor) else None
+        return {name: function(problem, factors) for name, function in named.items() if function is not absent}
+
+    return measure
 
 
 def named_measures(record: Records | None) -> dict[str, Measure]:
@@ -141,10 +146,10 @@ class Compensated(NamedTuple):
     """A method's state and the low parts of the factors, what their roundings have left out so far."""
 
     state: PyTree
-    low: Factors
+    low: AnyFactors
 
 
-def initial_state(method: optax.GradientTransformation, factors: Factors, compensated: bool = False) -> PyTree:
+def initial_state(method: optax.GradientTransformation, factors: AnyFactors, compensated: bool = False) -> PyTree:
     """Return the state with which a run begins."""
     state = optax.with_extra_args_support(method).init(factors)
     return Compensated(state, jax.tree.map(jnp.zeros_like, factors)) if compensated else state
@@ -164,7 +169,7 @@ def stepper(
         if compensated:
             state, low = state
         gradient = problem.gradient(factors)
-        if jax.tree.leaves(state) and not is_long(len(factors.U)):
+        if jax.tree.leaves(state) and not is_long(len(jax.tree.leaves(factors)[0])):
             # It goes into the state and into the update, and would be computed for each.
             gradient = keep(gradient)
         updates, changed = update(gradient, state, factors, problem=problem, key=fold(key, t))

@@ -16,7 +16,7 @@ from jaxfact import invariants, measures
 from jaxfact.compressibility import Compression
 from jaxfact.descent import Records, as_measure, initial_state, stepper
 from jaxfact.draws import fold
-from jaxfact.factors import Factors
+from jaxfact.factors import AnyFactors, Factors, TiedFactor
 from jaxfact.inputs import problem_with
 from jaxfact.problems.base import Problem
 from jaxfact.problems.compression import Compressed, reduced
@@ -30,7 +30,7 @@ class Run(NamedTuple):
     """What an experiment returns: a problem, a start (or explicit factors) and a method."""
 
     problem: Problem
-    start: Start | Factors
+    start: Start | AnyFactors
     method: optax.GradientTransformation
 
 
@@ -38,10 +38,11 @@ Experiment = Callable[..., Run]
 
 
 class Glance(NamedTuple):
-    """What the engine looks at between blocks of steps."""
+    """What the engine looks at between blocks of steps; tied factors count as balanced."""
 
     loss: Array
     distance: Array
+    misfit: Array
     energy: Array
     imbalance: Array
 
@@ -49,7 +50,7 @@ class Glance(NamedTuple):
 class Own(NamedTuple):
     """What one run owns: factors, method state, the words of its noise key, the numbers its functions close over."""
 
-    factors: Factors
+    factors: AnyFactors
     state: PyTree
     noise_key: UInt[Array, "2"]
     numbers: list[Array]
@@ -137,6 +138,7 @@ class Program:
         problem, method = run.problem, optax.with_extra_args_support(run.method)
         problem, factors = self._at_start(problem, run.start, start_key)
         state = jax.tree.map(jnp.asarray, initial_state(method, factors, self._compensated))
+        self.misfits, self.lanes, self.is_pair = problem.misfits, problem.lanes, isinstance(factors, Factors)
         measure, noise_words = as_measure(self._record), jax.random.key_data(noise_key)
 
         def advance(factors, state, step, key):
@@ -144,11 +146,13 @@ class Program:
             return stepper(problem, method, words, self._compensated)(factors, state, step)
 
         def glance(factors):
+            is_pair = isinstance(factors, Factors)
             return Glance(
                 problem.loss(factors),
                 problem.distance(factors),
+                problem.misfit(factors) if problem.misfits else jnp.zeros((), problem.unit.dtype),
                 factors.energy,
-                measures.imbalance(problem, factors),
+                measures.imbalance(problem, factors) if is_pair else jnp.zeros((), problem.unit.dtype),
             )
 
         def record(factors):
@@ -171,7 +175,7 @@ class Program:
             self._functions[function.__name__] = _Function(function, arguments, closed_over)
         return (factors, state, noise_words), closed_over.values
 
-    def _at_start(self, problem: Problem, start: Start | Factors, key: PRNGKeyArray) -> tuple[Problem, Factors]:
+    def _at_start(self, problem: Problem, start: Start | AnyFactors, key: PRNGKeyArray) -> tuple[Problem, AnyFactors]:
         """Return the problem that is run, compressed or not, and the factors a run begins from."""
         if isinstance(problem, Factorization) and (used := getattr(start, "used", None)) is not None:
             problem = problem.at_width(used)
@@ -295,13 +299,13 @@ def check_run(run: object) -> None:
         )
     for name, value, kinds in (
         ("problem", run.problem, Problem),
-        ("start", run.start, Start | Factors),
+        ("start", run.start, Start | Factors | TiedFactor),
         ("method", run.method, optax.GradientTransformation),
     ):
         if not isinstance(value, kinds):
             wanted = {
                 "problem": "a Problem",
-                "start": "a Start or Factors",
+                "start": "a Start or factors",
                 "method": "an optax transformation",
             }[name]
             raise problem_with(
@@ -309,21 +313,21 @@ def check_run(run: object) -> None:
             )
 
 
-def _columns(start: Start | Factors, key: PRNGKeyArray, problem: Problem) -> int:
+def _columns(start: Start | AnyFactors, key: PRNGKeyArray, problem: Problem) -> int:
     """Return the number of columns of a start's factors."""
-    if isinstance(start, Factors) or start.compresses:
+    if not isinstance(start, Start) or start.compresses:
         return start.width  # pyright: ignore[reportAttributeAccessIssue]
     return jax.eval_shape(lambda: start.draw(key, problem)).width
 
 
-def _check_factors(factors: Factors, problem: Problem) -> None:
-    m, n = problem.rows
+def _check_factors(factors: AnyFactors, problem: Problem) -> None:
+    key = jax.random.key(0, impl="threefry2x32")
+    wanted = jax.eval_shape(lambda: problem.standard_normal(key, factors.width))
     try:
-        chex.assert_shape([factors.U, factors.V], [(m, None), (n, None)])
-        chex.assert_equal(factors.U.shape[1], factors.V.shape[1])
+        chex.assert_trees_all_equal_shapes(factors, wanted)
     except AssertionError:
-        given = f"U {factors.U.shape}, V {factors.V.shape}"
-        raise problem_with("factors", given, f"needs ({m}, d) and ({n}, d)", "match the target's shape") from None
+        sizes = [", ".join(f"{k} {x.shape}" for k, x in tree._asdict().items()) for tree in (factors, wanted)]
+        raise problem_with("factors", sizes[0], f"needs {sizes[1]}", "match the problem's shape") from None
 
 
 def _parameters(experiment: Experiment) -> Mapping[str, inspect.Parameter]:

@@ -1,6 +1,6 @@
-"""The pair of factors and its small dense algebra."""
+"""The pair of factors, the one factor of a tied problem, and their small dense algebra."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -38,11 +38,42 @@ class Factors(NamedTuple):
         return jnp.sum(self.U**2, axis=(-2, -1)) + jnp.sum(self.V**2, axis=(-2, -1))
 
 
-def singular_values(factors: Factors) -> Float[Array, " k"]:
+class TiedFactor(NamedTuple):
+    """The one factor X of a symmetric product X Xᵀ, in √unit."""
+
+    X: Float[Array, "*batch n d"]
+
+    @property
+    def width(self) -> int:
+        """The number of columns d."""
+        return self.X.shape[-1]
+
+    @property
+    def product(self) -> Float[Array, "*batch n n"]:
+        """The matrix X Xᵀ, in the problem's unit."""
+        return self.X @ self.X.mT
+
+    @property
+    def energy(self) -> Float[Array, "*batch"]:
+        """‖X‖²_F, in the problem's unit: the trace of the product."""
+        return jnp.sum(self.X**2, axis=(-2, -1))
+
+
+# Any pytree of factors works where a problem and a start agree on it; these two are the usual ones.
+AnyFactors = Any
+
+
+def as_pair(factors: AnyFactors) -> Factors:
+    """Return the pair of factors of the product: (X, X) where they are tied."""
+    return Factors(factors.X, factors.X) if isinstance(factors, TiedFactor) else factors
+
+
+def singular_values(factors: AnyFactors) -> Float[Array, " k"]:
     """Return the singular values of U Vᵀ, largest first, without forming the product.
 
     They are those of R_U R_Vᵀ, the triangles of U = Q_U R_U and V = Q_V R_V: small ones keep the precision that the
     eigenvalues of a Gram product would lose. There are min(m, n, d), in the problem's unit, NaN for factors that
     are not finite.
     """
-    return svd(triangle(factors.U) @ triangle(factors.V).T)[1]
+    U, V = as_pair(factors)
+    return svd(triangle(U) @ triangle(V).T)[1]

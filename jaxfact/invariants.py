@@ -14,7 +14,7 @@ import jax.random as jr
 from jaxtyping import Array, Float
 
 from jaxfact.decompositions import eigenvalues, qr
-from jaxfact.factors import Factors
+from jaxfact.factors import AnyFactors, Factors
 from jaxfact.methods import Method
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factorization import Factorization
@@ -24,9 +24,9 @@ class Step(NamedTuple):
     """One step of a method: the factors before and after it, and the gradient before it."""
 
     problem: Problem
-    before: Factors
-    gradient: Factors
-    after: Factors
+    before: AnyFactors
+    gradient: AnyFactors
+    after: AnyFactors
 
 
 class Defect(NamedTuple):
@@ -39,12 +39,14 @@ class Defect(NamedTuple):
 Invariant = Callable[[Step], Defect | None]
 
 
-def imbalance_change(step: Step) -> Defect:
+def imbalance_change(step: Step) -> Defect | None:
     """Simultaneous descent moves D = UᵀU − VᵀV by a known amount, for every problem.
 
     ΔD = −(η_U−η_V)(Uᵀ∇_U + ∇_UᵀU) + η_U²∇_Uᵀ∇_U − η_V²∇_Vᵀ∇_V; with one step size the first-order part vanishes.
     The step sizes are read off the step itself. The bound is 50·ε·(‖U‖² + ‖V‖²), the larger of before and after.
     """
+    if not isinstance(step.before, Factors):
+        return None
     U, (dU, dV) = step.before.U, step.gradient
     eta_U, eta_V = _step_size(step.before.U, dU, step.after.U), _step_size(step.before.V, dV, step.after.V)
     cross = U.T @ dU
@@ -75,11 +77,12 @@ def descent(step: Step) -> Defect | None:
 def rotation(step: Step) -> Defect:
     """The gradient at (UO, VO) is (∇_U O, ∇_V O) for every orthogonal d×d matrix O; checked at one fixed O."""
     width = step.before.width
-    O, _ = qr(jr.normal(jr.key(0, impl="threefry2x32"), (width, width), step.before.U.dtype))
-    turned = step.problem.gradient(Factors(step.before.U @ O, step.before.V @ O))
-    difference = Factors(turned.U - step.gradient.U @ O, turned.V - step.gradient.V @ O)
+    dtype = jax.tree.leaves(step.before)[0].dtype
+    O, _ = qr(jr.normal(jr.key(0, impl="threefry2x32"), (width, width), dtype))
+    turned = step.problem.gradient(jax.tree.map(lambda x: x @ O, step.before))
+    difference = jax.tree.map(lambda x, y: x - y @ O, turned, step.gradient)
     scale = step.before.energy
-    epsilon = jnp.finfo(step.before.U.dtype).eps
+    epsilon = jnp.finfo(dtype).eps
     return Defect(jnp.sqrt(difference.energy), 50 * epsilon * jnp.sqrt(scale) * (1 + scale) * width)
 
 

@@ -37,9 +37,16 @@ _TEXTS = {
 
 
 def label(
-    found: tuple[lanes.Finished, Any, Any], rules: Rules, axes: Mapping[str, np.ndarray], seeds: np.ndarray
+    found: tuple[lanes.Finished, Any, Any],
+    rules: Rules,
+    axes: Mapping[str, np.ndarray],
+    seeds: np.ndarray,
+    is_pair: bool = True,
 ) -> xr.Dataset:
-    """Return the results of all runs along the axes and `seed`; `found` holds finished runs, records, last records."""
+    """Return the results of all runs along the axes and `seed`; `found` holds finished runs, records, last records.
+
+    Tied factors, which are no pair, have no imbalance.
+    """
     finished, records, last = found
     grid = [*axes, "seed"]
     shape = [len(seeds)] + [len(values) for values in axes.values()]
@@ -57,7 +64,8 @@ def label(
         "hit": spread(np.where(finished.hit >= 0, finished.hit, never[:, None]), "level"),
         "loss": spread(finished.loss),
         "distance": spread(finished.distance),
-        "imbalance": spread(finished.imbalance),
+        **({"misfit": spread(finished.misfit)} if rules.misfits else {}),
+        **({"imbalance": spread(finished.imbalance)} if is_pair else {}),
         "best_distance": spread(finished.best),
         "loss_rose": spread(finished.rose),
         "tolerance": rules.levels[-1] if rules.stops else float("nan"),
@@ -114,6 +122,7 @@ def provenance(
         "problem": type(first.problem).__name__,
         "shape": list(first.problem.shape),
         "unit": float(first.problem.unit),
+        "unit_name": first.problem.unit_name,
         "base_seed": base_seed,
         "max_steps": rules.max_steps,
         "check_every": rules.check_every,

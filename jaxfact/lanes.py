@@ -35,7 +35,8 @@ class Rules(NamedTuple):
     """When to look at a run, and when it ends; the engine's constants, recorded with the results.
 
     `levels` are distances, the last being the tolerance where `stops` is true; `record_steps` are multiples of
-    `check_every`; `periodic` says that a state met twice repeats for ever.
+    `check_every`; `periodic` says that a state met twice repeats for ever, `misfits` that the data may be fitted where
+    the truth is not found.
     """
 
     max_steps: int
@@ -44,6 +45,7 @@ class Rules(NamedTuple):
     stops: bool
     record_steps: tuple[int, ...]
     periodic: bool
+    misfits: bool
     checked: bool
     lanes: int
 
@@ -61,9 +63,11 @@ class Lane(NamedTuple):
     mark: tuple[PyTree, Int[Array, ""]]
     hit: Int[Array, " level"]
     arrived: Int[Array, ""]
+    fitted: Int[Array, ""]
     first_energy: Float[Array, ""]
     loss: Float[Array, ""]
     distance: Float[Array, ""]
+    misfit: Float[Array, ""]
     imbalance: Float[Array, ""]
     best: Float[Array, ""]
     rose: Bool[Array, ""]
@@ -78,6 +82,7 @@ class Finished(NamedTuple):
     hit: Int[Array, "run level"]
     loss: Float[Array, " run"]
     distance: Float[Array, " run"]
+    misfit: Float[Array, " run"]
     imbalance: Float[Array, " run"]
     best: Float[Array, " run"]
     rose: Bool[Array, " run"]
@@ -110,6 +115,8 @@ def lanes_per_block(program: Program, work: Work) -> int:
     own = jax.eval_shape(partial(_start, program), program.shared, work, 0)
     sizes = [leaf.size for leaf in jax.tree.leaves((own.factors, own.state))]
     if jax.default_backend() == "cpu":
+        if program.lanes is not None:
+            return program.lanes
         return int(np.clip(_CPU_ENTRIES // max(sizes) // 16 * 16, 16, 128))
     return int(np.clip(_GPU_ENTRIES // sum(sizes) // 128 * 128, 128, 65536))
 
@@ -198,8 +205,8 @@ class Engine:
         glance = self.program.glance(shared, own)
         never, energy = jnp.full((), -1, jnp.int32), glance.energy
         mark, hit = ((own.factors, own.state), never), jnp.full(len(self._levels), -1, jnp.int32)
-        seen = (energy, glance.loss, glance.distance, glance.imbalance, glance.distance, never > 0)
-        lane = Lane(never, never, never, own, mark, hit, never, *seen)
+        seen = (energy, glance.loss, glance.distance, glance.misfit, glance.imbalance, glance.distance, never > 0)
+        lane = Lane(never, never, never, own, mark, hit, never, never, *seen)
         return lane, self.program.record(shared, own) if self.rules.record_steps else {}
 
     def _refill(self, shared: list[Array], work: Work, tile: Tile) -> Tile:
@@ -219,6 +226,7 @@ class Engine:
                 own=own,
                 hit=jnp.full_like(lanes.hit, -1),
                 arrived=jnp.full_like(run, -1),
+                fitted=jnp.full_like(run, -1),
                 best=jnp.full_like(lanes.best, jnp.inf),
             )
             return _choose(fed, fresh, lanes)
@@ -240,7 +248,7 @@ class Engine:
     def _check(self, shared: list[Array], before: Own, after: Own, lanes: Lane, steps: Array) -> None:
         """Fail, naming run, step and quantity, where an invariant's defect exceeds its bound."""
         defects = jax.vmap(self.program.defects, (None, -1, -1), -1)(shared, before, after)
-        energy = jnp.sum(after.factors.U**2, axis=(0, 1)) + jnp.sum(after.factors.V**2, axis=(0, 1))
+        energy = sum(jnp.sum(x**2, axis=(0, 1)) for x in after.factors)
         watched = (lanes.run >= 0) & (lanes.outcome < 0) & (energy <= _EXPLOSION * jnp.maximum(1, lanes.first_energy))
         for name, (value, bound) in zip(self.program.quantities, defects, strict=True):
             broken = watched & ~(value <= bound)
@@ -260,9 +268,12 @@ class Engine:
         levels = jnp.asarray(self._levels, glance.distance.dtype)
         met = glance.distance <= jnp.reshape(levels, (-1, *[1] * glance.distance.ndim))
         at_goal = met[-1] & (lanes.arrived < 0)
+        fits = self._fits(glance.misfit)
         return lanes._replace(
             hit=jnp.where((lanes.hit < 0) & met, lanes.step, lanes.hit),
             arrived=jnp.where(at_goal, lanes.step, lanes.arrived),
+            fitted=jnp.where(fits, jnp.where(lanes.fitted < 0, lanes.step, lanes.fitted), -1),
+            misfit=glance.misfit,
             loss=glance.loss,
             distance=glance.distance,
             imbalance=glance.imbalance,
@@ -274,14 +285,25 @@ class Engine:
         rules = self.rules
         finite = jnp.isfinite(glance.energy) & jnp.isfinite(glance.loss)
         diverged = ~finite | (glance.energy > _EXPLOSION * jnp.maximum(1, lanes.first_energy))
-        outcome = jnp.where(lanes.step >= rules.max_steps, BUDGET, -1)
+        last = lanes.step >= rules.max_steps
+        outcome = jnp.where(last, BUDGET, -1)
         if rules.stops and rules.periodic:
             moving = (lanes.arrived < 0) & (lanes.step > 0)
             outcome = jnp.where(moving & _same(lanes.own, lanes.mark[0]), CYCLE, outcome)
+        if rules.stops and rules.misfits:
+            # A run that finds the truth fits the data a little earlier: it gets as long again to do so.
+            waited = lanes.step >= 2 * lanes.fitted + _STAY
+            outcome = jnp.where((lanes.fitted >= 0) & (lanes.arrived < 0) & (waited | last), FITTED, outcome)
         if rules.stops:
             outcome = jnp.where(_due(lanes) & self._stayed(glance.distance), CONVERGED, outcome)
         outcome = jnp.where(diverged, DIVERGED, outcome)
         return lanes._replace(outcome=jnp.where(lanes.run >= 0, outcome, -1).astype(jnp.int32))
+
+    def _fits(self, misfit: Array) -> Array:
+        """Tell whether the data are fitted to the tolerance."""
+        if not (self.rules.stops and self.rules.misfits):
+            return jnp.zeros(misfit.shape, bool)
+        return misfit <= jnp.asarray(self.rules.levels[-1], misfit.dtype)
 
     def _stayed(self, distance: Array) -> Array:
         return distance <= jnp.asarray(10 * self.rules.levels[-1], distance.dtype)

@@ -4,7 +4,7 @@ Any such function serves as a record of `descend` and `sweep`; its name labels t
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +12,14 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, ScalarLike
 
 from jaxfact.decompositions import eigenvalues, svd
-from jaxfact.factors import Factors
+from jaxfact.factors import AnyFactors, Factors, TiedFactor
 from jaxfact.factors import singular_values as product_singular_values
+from jaxfact.inputs import problem_with
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factorization import Factorization
 from jaxfact.products import gram
 
-Measure = Callable[[Problem, Factors], PyTree]
+Measure = Callable[[Any, Any], PyTree]
 
 
 class YeDu(NamedTuple):
@@ -38,12 +39,12 @@ class YeDu(NamedTuple):
     K: Float[Array, ""]
 
 
-def loss(problem: Problem, factors: Factors) -> Float[Array, ""]:
+def loss(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
     """Return the problem's loss; ½‖UVᵀ − Σ‖²_F in σ₁² for a factorisation."""
     return problem.loss(factors)
 
 
-def distance(problem: Problem, factors: Factors) -> Float[Array, ""]:
+def distance(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
     """Return ‖UVᵀ − Σ_d‖_F/‖Σ_d‖_F, not squared; a pure number."""
     return problem.distance(factors)
 
@@ -53,27 +54,37 @@ def excess(problem: Factorization, factors: Factors) -> Float[Array, ""]:
     return problem.excess(factors)
 
 
-def energy(problem: Problem, factors: Factors) -> Float[Array, ""]:
+def energy(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
     """Return ‖U‖²_F + ‖V‖²_F, in σ₁; twice the nuclear norm of UVᵀ where the factors are balanced."""
     return factors.energy
 
 
+def misfit(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
+    """Return ‖𝒜(UVᵀ) − y‖/‖y‖, the relative residual on the observed data, not squared; a pure number."""
+    return problem.misfit(factors)
+
+
 def imbalance(problem: Problem, factors: Factors) -> Float[Array, ""]:
-    """Return ‖UᵀU − VᵀV‖_F, in σ₁; conserved by gradient flow (Du, Hu & Lee 2018)."""
+    """Return ‖UᵀU − VᵀV‖_F, in σ₁; conserved by gradient flow (Du, Hu & Lee 2018).
+
+    Raises ValueError for the one factor of a tied problem, which has none.
+    """
+    if isinstance(factors, TiedFactor):
+        raise problem_with("imbalance", "one factor", "needs a pair of factors", "leave it out of the records")
     return jnp.linalg.norm(gram(factors.U) - gram(factors.V))
 
 
-def singular_values(problem: Problem, factors: Factors) -> Float[Array, " k"]:
+def singular_values(problem: Problem, factors: AnyFactors) -> Float[Array, " k"]:
     """Return the min(m, n, d) singular values of UVᵀ, largest first, in σ₁."""
     return product_singular_values(factors)
 
 
-def gradient_norm(problem: Problem, factors: Factors) -> Float[Array, ""]:
+def gradient_norm(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
     """Return √(‖∇_U f‖²_F + ‖∇_V f‖²_F), in σ₁^{3/2}."""
     return jnp.sqrt(problem.gradient(factors).energy)
 
 
-def sharpness(problem: Problem, factors: Factors) -> Float[Array, ""]:
+def sharpness(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
     """Return the largest eigenvalue of the loss's Hessian, in σ₁, by 20 Lanczos steps from a fixed start.
 
     At an exact fit it is σ₁²(U) + σ₁²(V) ≥ 2σ₁(Σ), so gradient descent can only settle where η·sharpness ≤ 2. Lanczos

@@ -14,8 +14,8 @@ from jaxtyping import Array, Int, PRNGKeyArray, ScalarLike
 
 from jaxfact.decompositions import inverse
 from jaxfact.draws import fold, normal, uniform
-from jaxfact.factors import Factors
-from jaxfact.inputs import non_negative, positive, positive_integer
+from jaxfact.factors import AnyFactors, Factors, TiedFactor
+from jaxfact.inputs import non_negative, positive, positive_integer, problem_with
 from jaxfact.problems.base import Problem
 from jaxfact.products import gram, keep, times
 
@@ -45,6 +45,7 @@ def add_balancing(weight: ScalarLike) -> Method:
     non_negative("weight", weight, "1/8 and 1/16 are the published choices")
 
     def update(gradient: Factors, state: optax.EmptyState, factors: Factors, **_):
+        _need_pair("balancing", factors)
         D = keep(gram(factors.U) - gram(factors.V))
         pull = 4 * jnp.asarray(weight, D.dtype)
         return Factors(gradient.U + pull * times(factors.U, D), gradient.V - pull * times(factors.V, D)), state
@@ -125,6 +126,9 @@ def scale_by_gram(damping: ScalarLike = 0.0) -> Method:
 
     def update(gradient: Factors, state: optax.EmptyState, factors: Factors, *, problem=None, **_):
         used = None if problem is None else problem.used_columns(factors.width)
+        if isinstance(factors, TiedFactor):
+            X, for_X = keep((gradient.X, _regularised(gram(factors.X), damping, used)))  # pyright: ignore[reportAttributeAccessIssue]
+            return TiedFactor(times(X, inverse(for_X))), state
         # Every entry of the gradient is used d times.
         gradient, for_U, for_V = keep(
             (gradient, _regularised(gram(factors.V), damping, used), _regularised(gram(factors.U), damping, used))
@@ -147,11 +151,19 @@ def alternating(step_size: ScalarLike) -> Method:
     positive("step_size", step_size, "below 1 (in 1/σ₁) minimisers are stable")
 
     def update(gradient: Factors, state: optax.EmptyState, factors: Factors, *, problem, **_):
+        _need_pair("alternation", factors)
         step_U = _descent(step_size, gradient.U)
         moved = Factors(factors.U + step_U, factors.V)
         return Factors(step_U, _descent(step_size, problem.gradient(moved).V)), state
 
     return Method(_stateless, update)  # pyright: ignore[reportArgumentType]
+
+
+def _need_pair(what: str, factors: AnyFactors) -> None:
+    if not isinstance(factors, Factors):
+        raise problem_with(
+            what, "one factor", "needs the two factors of a pair", "use gradient_descent, or leave Tied out"
+        )
 
 
 def _stateless(factors: Factors) -> optax.EmptyState:
@@ -174,16 +186,16 @@ def _normal(key: PRNGKeyArray, like: Factors, problem: Problem | None) -> Factor
     """Draw standard normals for a pair of factors, as the problem represents them."""
     if problem is not None:
         return problem.noise(key, like)
-    return Factors(*(normal(fold(key, side), x.shape, x.dtype) for side, x in enumerate(like)))
+    return type(like)(*(normal(fold(key, side), x.shape, x.dtype) for side, x in enumerate(like)))
 
 
 def _in_unit_ball(key: PRNGKeyArray, like: Factors, problem: Problem) -> Factors:
     """Draw a point uniform in the unit ball of the joint space: a direction times u^{1/dimension}."""
     direction = _normal(fold(key, 0), like, problem)
     used = problem.used_columns(like.width)
-    m, n = problem.shape
-    dimension = (m + n) * (like.width if used is None else jnp.sum(used))
-    radius = uniform(fold(key, 1), (), like.U.dtype) ** (1 / dimension)
+    rows = problem.shape if isinstance(like, Factors) else problem.shape[:1]
+    dimension = sum(rows) * (like.width if used is None else jnp.sum(used))
+    radius = uniform(fold(key, 1), (), problem.unit.dtype) ** (1 / dimension)
     return _scale(radius / optax.tree.norm(direction), direction)
 
 

@@ -4,13 +4,13 @@ import abc
 from typing import Any, ClassVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray, ScalarLike
 
 from jaxfact.decompositions import qr, svd
-from jaxfact.draws import fold, normal
-from jaxfact.factors import Factors
+from jaxfact.factors import AnyFactors, Factors, TiedFactor
 from jaxfact.inputs import positive, positive_integer, problem_with
 from jaxfact.problems.base import Problem
 from jaxfact.problems.compression import standard_normal
@@ -18,7 +18,7 @@ from jaxfact.problems.factorization import Factorization
 
 
 class Start(eqx.Module):
-    """A rule that draws the first pair of factors of a run; explicit `Factors` serve as a start too.
+    """A rule that draws the first factors of a run; explicit `Factors` serve as a start too.
 
     `compresses` says that `draw` may be called with the compressed problem and returns the compressed form of the same
     factors there. Where it is False the full factors are drawn and then compressed.
@@ -27,7 +27,7 @@ class Start(eqx.Module):
     compresses: ClassVar[bool] = False
 
     @abc.abstractmethod
-    def draw(self, key: PRNGKeyArray, problem: Problem) -> Factors:
+    def draw(self, key: PRNGKeyArray, problem: Problem) -> AnyFactors:
         """Draw the factors, in √σ₁; the same key and problem give the same factors."""
 
 
@@ -72,14 +72,18 @@ class Gaussian(Start):
         self.width, self.used = (width, None) if padded_to is None else (padded_to, width)
         self.scale, self.norm, self.ratio = scale, norm, ratio
 
-    def draw(self, key: PRNGKeyArray, problem: Problem) -> Factors:
+    def draw(self, key: PRNGKeyArray, problem: Problem) -> AnyFactors:
         """Draw both factors, each from keys of its own."""
         m, n = problem.shape
         dtype = problem.unit.dtype
         scale = jnp.asarray(self.scale if self.norm is None else self.norm / (m + n) ** 0.5, dtype)
         tilt = jnp.asarray(1.0 if self.ratio is None else (self.ratio * (n / m) ** 0.5) ** 0.5, dtype)
-        U, V = _standard_normal(key, problem, self.width)
-        return Factors(U * (scale * tilt), V * (scale / tilt))
+        drawn = _standard_normal(key, problem, self.width)
+        if isinstance(drawn, TiedFactor):
+            if self.ratio is not None:
+                raise problem_with("ratio", self.ratio, "one factor cannot be unbalanced", "leave it out")
+            return TiedFactor(drawn.X * scale)
+        return Factors(drawn.U * (scale * tilt), drawn.V * (scale / tilt))
 
 
 class Orthogonal(Start):
@@ -97,9 +101,9 @@ class Orthogonal(Start):
         _check_width(self.width)
         positive("scale", self.scale, "try 1e-3 for a small start")
 
-    def draw(self, key: PRNGKeyArray, problem: Problem) -> Factors:
+    def draw(self, key: PRNGKeyArray, problem: Problem) -> AnyFactors:
         """Orthonormalise the factors of the `Gaussian` start of the same key."""
-        return Factors(*(self.scale * _frame(x) for x in _standard_normal(key, problem, self.width)))  # pyright: ignore[reportArgumentType]
+        return jax.tree.map(lambda x: self.scale * _frame(x), _standard_normal(key, problem, self.width))
 
 
 class Balanced(Start):
@@ -118,9 +122,11 @@ class Balanced(Start):
         _check_width(self.width)
         positive("scale", self.scale, "try 1e-3 for a small start")
 
-    def draw(self, key: PRNGKeyArray, problem: Problem) -> Factors:
+    def draw(self, key: PRNGKeyArray, problem: Problem) -> AnyFactors:
         """Draw the Gaussian pair and balance it."""
         gaussian = Gaussian(self.width, scale=self.scale).draw(key, problem)
+        if isinstance(gaussian, TiedFactor):
+            return gaussian
         frame_U, R_U = qr(gaussian.U)
         frame_V, R_V = qr(gaussian.V)
         left, values, right = svd(R_U @ R_V.T)
@@ -141,18 +147,10 @@ class Spectral(Start):
         _check_width(self.width)
         positive("scale", self.scale, "1 starts at the truncated decomposition")
 
-    def draw(self, key: PRNGKeyArray, problem: Problem) -> Factors:
+    def draw(self, key: PRNGKeyArray, problem: Problem) -> AnyFactors:
         """Return the scaled truncation; the key is not used."""
-        if not isinstance(problem, Factorization):
-            raise problem_with(
-                "problem",
-                type(problem).__name__,
-                "Spectral needs a Factorization",
-                "start from Gaussian instead",
-            )
-        U, V = problem.truncation(self.width)
-        scale = jnp.asarray(self.scale, U.dtype)
-        return Factors(scale * U, scale * V)
+        scale = jnp.asarray(self.scale, problem.unit.dtype)
+        return jax.tree.map(lambda x: scale * x, problem.truncation(self.width))
 
 
 def ye_du_scale(problem: Factorization, width: int, exponent: int = 1) -> Float[Array, ""]:
@@ -192,12 +190,11 @@ def _check_padding(width: Any, padded_to: int | None) -> None:
     return None
 
 
-def _standard_normal(key: PRNGKeyArray, problem: Problem, width: int) -> Factors:
+def _standard_normal(key: PRNGKeyArray, problem: Problem, width: int) -> AnyFactors:
     """Draw standard normals in the shape of the problem's factors, on a factorisation through their compressed form."""
     if isinstance(problem, Factorization):
         return standard_normal(key, problem, width)
-    m, n = problem.shape
-    return Factors(*(normal(fold(key, side), (size, width), problem.unit.dtype) for side, size in enumerate((m, n))))
+    return problem.standard_normal(key, width)
 
 
 def _frame(matrix: Float[Array, "k d"]) -> Float[Array, "k d"]:

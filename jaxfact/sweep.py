@@ -45,7 +45,8 @@ def sweep(
     and `base_seed` alone, so runs of one seed are paired along every axis and method.
 
     Runs are looked at every `check_every` steps and end as `converged` (distance ≤ tolerance,
-    and ≤ 10·tolerance still after max(50, 10 %) further steps), `diverged`, `cycle`, or `budget` at `max_steps`, a
+    and ≤ 10·tolerance still after max(50, 10 %) further steps), `fitted` (the data are fitted to the tolerance, and
+    after as many steps again and 50 more the truth is not found), `diverged`, `cycle`, or `budget` at `max_steps`, a
     multiple of `check_every`. `tolerance` is on the distance, relative and not squared; a mapping gives one for each
     method; with None a run ends only by divergence or at max_steps.
 
@@ -132,12 +133,13 @@ def _sweep_one(
         stops=tolerance is not None,
         record_steps=tuple(recorded_steps(every, max_steps)),
         periodic=not program.uses_noise,
+        misfits=program.misfits,
         checked=checked,
         lanes=lanes_per_block(program, runs),
     )
     found, timing = Tiles(program, rules, runs, progress).run()
     return (
-        label(found, rules, axes, seeds)
+        label(found, rules, axes, seeds, program.is_pair)
         .assign(timing)
         .assign_attrs(provenance(experiment, rules, base_seed, first, compression))
     )

@@ -1,14 +1,15 @@
 """The contract of a problem."""
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, ScalarLike
 
 from jaxfact.draws import fold, normal
-from jaxfact.factors import Factors
+from jaxfact.factors import AnyFactors, Factors
+from jaxfact.inputs import problem_with
 
 
 class Problem(eqx.Module):
@@ -21,27 +22,53 @@ class Problem(eqx.Module):
     shape: eqx.AbstractVar[tuple[Any, Any]]
     unit: eqx.AbstractVar[Float[Array, ""]]
 
+    unit_name: ClassVar[str] = "σ₁"
+    """What the unit is, for the axes of figures."""
+
     @property
     def rows(self) -> tuple[int, int]:
         """The numbers of rows that factors have: m and n, unless the problem represents them by fewer."""
         return self.shape
 
     @abc.abstractmethod
-    def loss(self, factors: Factors) -> Float[Array, ""]:
+    def loss(self, factors: AnyFactors) -> Float[Array, ""]:
         """Return the loss, in unit²; accurate near zero."""
 
     @abc.abstractmethod
-    def distance(self, factors: Factors) -> Float[Array, ""]:
+    def distance(self, factors: AnyFactors) -> Float[Array, ""]:
         """Return ‖UVᵀ − Σ_d‖_F / ‖Σ_d‖_F, Σ_d the best approximation of the factors' width; never squared."""
 
-    def gradient(self, factors: Factors) -> Factors:
+    def gradient(self, factors: AnyFactors) -> AnyFactors:
         """Return ∂loss/∂U and ∂loss/∂V, both from the given factors, in unit^{3/2}."""
         return jax.grad(self.loss)(factors)
 
-    def noise(self, key: PRNGKeyArray, factors: Factors) -> Factors:
+    @property
+    def misfits(self) -> bool:
+        """Whether the data can be fitted without the truth being found; then `misfit` tells how well they are."""
+        return False
+
+    def misfit(self, factors: AnyFactors) -> Float[Array, ""]:
+        """Return the norm of the residual on the observed data relative to that of the data, not squared."""
+        return self.distance(factors)
+
+    @property
+    def lanes(self) -> int | None:
+        """How many runs should advance together on a CPU, None where the sizes of the factors decide."""
+        return None
+
+    def standard_normal(self, key: PRNGKeyArray, width: int) -> AnyFactors:
+        """Draw factors of independent standard normal entries."""
+        m, n = self.rows
+        return Factors(*(normal(fold(key, i), (k, width), self.unit.dtype) for i, k in enumerate((m, n))))
+
+    def truncation(self, width: int) -> AnyFactors:
+        """Return balanced factors of the best approximation of rank `width` that the data give: where spectral
+        starts begin."""
+        raise problem_with("problem", type(self).__name__, "has no spectral start", "start from Gaussian instead")
+
+    def noise(self, key: PRNGKeyArray, factors: AnyFactors) -> AnyFactors:
         """Draw independent standard normal entries in the shape of the factors."""
-        draws = (normal(fold(key, i), x.shape, x.dtype) for i, x in enumerate(factors))
-        return Factors(*draws)
+        return type(factors)(*(normal(fold(key, i), x.shape, x.dtype) for i, x in enumerate(factors)))
 
     def reframed(self, tree: PyTree) -> PyTree:
         """Return factors and method state after a step in the coordinates in which the next one begins."""

@@ -1,0 +1,69 @@
+"""What problems have in common that see the matrix through fewer numbers than it has: sensing and completion."""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float
+
+from jaxfact.decompositions import svd
+from jaxfact.factors import Factors
+from jaxfact.problems.base import Problem
+from jaxfact.problems.factorization import Factorization
+
+
+class PartiallyObserved(Problem):
+    """A problem ½‖𝒜(UVᵀ) − y‖² with E 𝒜*𝒜 = I, whose data may be fitted without the matrix being found.
+
+    `truth` is the matrix that is looked for, where it is known; then the unit is its σ₁ and `distance` is to it.
+    Elsewhere the unit is ‖𝒜*y‖₂, a different number, and the distance is NaN: such a run can fit its data, not converge.
+    """
+
+    truth: eqx.AbstractVar[Factorization | None]
+
+    @property
+    def misfits(self) -> bool:
+        """Whether the data can be fitted without the truth being found."""
+        return True
+
+    @property
+    def unit_name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What the unit is."""
+        return "‖𝒜*y‖₂" if self.truth is None else "σ₁"
+
+    @abc.abstractmethod
+    def misfit(self, factors: Factors) -> Float[Array, ""]:
+        """Return ‖𝒜(UVᵀ) − y‖/‖y‖, not squared."""
+
+    @abc.abstractmethod
+    def back_projection(self) -> Float[Array, "m n"]:
+        """Return 𝒜*(y), whose mean over the measurements is the matrix; in unit."""
+
+    def distance(self, factors: Factors) -> Float[Array, ""]:
+        """Return ‖UVᵀ − Σ_d‖_F/‖Σ_d‖_F, NaN where the truth is not known."""
+        if self.truth is None:
+            return jnp.full((), jnp.nan, self.unit.dtype)
+        return self.truth.distance(factors)
+
+    def truncation(self, width: int) -> Factors:
+        """Return the balanced factors of the best approximation of 𝒜*(y) of rank `width` (Ma, Li & Chi 2021, Alg. 1)."""
+        left, values, right = leading(self.back_projection(), width)
+        root = jnp.sqrt(values)
+        return Factors(left * root, right * root)
+
+
+def leading(matrix: Float[Array, "m n"], width: int) -> tuple[Array, Array, Array]:
+    """Return the first `width` singular vectors and values, zeros beyond min(m, n); on the host unless traced."""
+    kept = min(width, *matrix.shape)
+    if isinstance(matrix, Tracer):
+        left, values, right = svd(matrix)
+    else:
+        left, values, transposed = np.linalg.svd(np.asarray(matrix, float), full_matrices=False)
+        right = transposed.T
+    unused = ((0, 0), (0, width - kept))
+    parts: Any = (left[:, :kept], values[:kept], right[:, :kept])
+    left, values, right = (jnp.asarray(x, matrix.dtype) for x in parts)
+    return jnp.pad(left, unused), jnp.pad(values, unused[1]), jnp.pad(right, unused)

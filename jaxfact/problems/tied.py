@@ -1,0 +1,117 @@
+"""Problems in one symmetric factor, X Xᵀ: the setting of the papers on positive semidefinite matrices."""
+
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from jaxfact.draws import fold, normal
+from jaxfact.factors import TiedFactor, as_pair
+from jaxfact.inputs import problem_with
+from jaxfact.problems.base import Problem
+from jaxfact.problems.factorization import Factorization
+
+_SYMMETRIC = 1e-5
+
+
+class Tied(Problem):
+    """A square problem with V = U = X: half the loss of `problem` at (X, X).
+
+    The gradient is the mean of the two blocks of the problem's gradient. So ½‖UVᵀ − Σ‖²_F becomes ¼‖XXᵀ − Σ‖²_F with
+    gradient (XXᵀ − Σ)X (Stöger & Soltanolkotabi 2021; Chen et al. 2024; Ma & Fattahi 2024), and a step size means what
+    it means there. Factors are a `TiedFactor`. There is no imbalance: that record is absent, and balanced and
+    alternating descent are refused.
+
+    Raises ValueError where the problem is not square, or its truth is known and not symmetric positive semidefinite.
+    """
+
+    problem: Problem
+
+    def __init__(self, problem: Problem):
+        m, n = problem.shape
+        if not isinstance(problem, Problem) or isinstance(problem, Tied):
+            raise problem_with("problem", type(problem).__name__, "needs a problem in two factors", "give that one")
+        if problem.rows[0] != problem.rows[1]:
+            raise problem_with("problem", f"{m}×{n}", "one factor needs a square matrix", "leave Tied out")
+        truth = problem if isinstance(problem, Factorization) else getattr(problem, "truth", None)
+        if isinstance(truth, Factorization):
+            _check_semidefinite(truth)
+        self.problem = problem
+
+    @property
+    def shape(self) -> tuple[int, int]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The sizes of the matrix."""
+        return self.problem.shape
+
+    @property
+    def unit(self) -> Float[Array, ""]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The unit of the problem in two factors."""
+        return self.problem.unit
+
+    @property
+    def unit_name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What the unit is."""
+        return self.problem.unit_name
+
+    @property
+    def misfits(self) -> bool:
+        """Whether the data can be fitted without the truth being found."""
+        return self.problem.misfits
+
+    @property
+    def lanes(self) -> int | None:
+        """How many runs should advance together on a CPU."""
+        return self.problem.lanes
+
+    @property
+    def truth(self) -> Factorization | None:
+        """The matrix that is looked for, where it is known."""
+        return self.problem if isinstance(self.problem, Factorization) else getattr(self.problem, "truth", None)
+
+    def loss(self, factors: TiedFactor) -> Float[Array, ""]:
+        """Return ½·loss(X, X), in unit²."""
+        return self.problem.loss(as_pair(factors)) / 2
+
+    def gradient(self, factors: TiedFactor) -> TiedFactor:
+        """Return (∇_U + ∇_V)/2 at (X, X), in unit^{3/2}."""
+        blocks = as_pair(self.problem.gradient(as_pair(factors)))
+        return TiedFactor((blocks.U + blocks.V) / 2)
+
+    def distance(self, factors: TiedFactor) -> Float[Array, ""]:
+        """Return the distance of X Xᵀ, as of U Vᵀ."""
+        return self.problem.distance(as_pair(factors))
+
+    def misfit(self, factors: TiedFactor) -> Float[Array, ""]:
+        """Return the relative residual of X Xᵀ on the data."""
+        return self.problem.misfit(as_pair(factors))
+
+    def standard_normal(self, key: PRNGKeyArray, width: int) -> TiedFactor:
+        """Draw one factor of independent standard normal entries."""
+        return TiedFactor(normal(fold(key, 0), (self.problem.rows[0], width), self.unit.dtype))
+
+    def truncation(self, width: int) -> TiedFactor:
+        """Return X with X Xᵀ the positive part of the symmetrised best approximation that the data give."""
+        U, V = self.problem.truncation(width)
+        # On a symmetric matrix V is U but for the sign of columns with a negative eigenvalue, which X Xᵀ cannot have.
+        return TiedFactor(jnp.where(jnp.sum(U * V, axis=0) > 0, (U + V) / 2, 0))
+
+    def used_columns(self, width: int) -> Bool[Array, " d"] | None:
+        """Tell which columns of factors of this width are not padding."""
+        return self.problem.used_columns(width)
+
+
+def _check_semidefinite(truth: Factorization) -> None:
+    """Refuse a target that is not symmetric positive semidefinite; traced ones pass."""
+    left, right = truth.left, truth.right
+    if left is None or right is None or isinstance(left, Tracer) or isinstance(right, Tracer):
+        return
+    values, P, Q = (np.asarray(x, float) for x in (truth.singular_values, left, right))
+    matrix = (P * values) @ Q.T
+    skew = float(np.abs(matrix - matrix.T).max(initial=0))
+    if skew > _SYMMETRIC:
+        given = f"a target with ‖Σ − Σᵀ‖_max = {skew:.1e}"
+        raise problem_with("target", given, "one factor needs a symmetric matrix", "leave Tied out, or symmetrise it")
+    least = float(np.linalg.eigvalsh(Q.T @ matrix @ Q).min(initial=0))
+    if least < -_SYMMETRIC:
+        given = f"a target with the eigenvalue {least:.1e} (in {truth.unit_name})"
+        raise problem_with("target", given, "X Xᵀ has none below 0", "leave Tied out, or drop the negative part")
