@@ -19,7 +19,7 @@ class PartiallyObserved(Problem):
     """A problem ½‖𝒜(UVᵀ) − y‖² with E 𝒜*𝒜 = I, whose data may be fitted without the matrix being found.
 
     `truth` is the matrix that is looked for, where it is known; then the unit is its σ₁ and `distance` is to it.
-    Elsewhere the unit is ‖𝒜*y‖₂, a different number, and the distance is NaN: such a run can fit its data, not converge.
+    Elsewhere the unit is ‖𝒜*y‖₂, a different number, and the distance is NaN: a run can fit, not converge.
     """
 
     truth: eqx.AbstractVar[Factorization | None]
@@ -49,7 +49,7 @@ class PartiallyObserved(Problem):
         return self.truth.distance(factors)
 
     def truncation(self, width: int) -> Factors:
-        """Return the balanced factors of the best approximation of 𝒜*(y) of rank `width` (Ma, Li & Chi 2021, Alg. 1)."""
+        """Return balanced factors of the best approximation of 𝒜*(y) of this rank (Ma, Li & Chi 2021, Alg. 1)."""
         left, values, right = leading(self.back_projection(), width)
         root = jnp.sqrt(values)
         return Factors(left * root, right * root)
