@@ -15,6 +15,7 @@ from .methods import (
     scale_by_gram,
     scaled,
 )
+from .phase import phase_diagram
 from .problems.base import Problem
 from .problems.compression import compress, expand
 from .problems.factorization import Factorization
@@ -53,6 +54,7 @@ __all__ = [
     "perturbed",
     "perturbed_in_ball",
     "perturbed_on_sphere",
+    "phase_diagram",
     "scale_by_gram",
     "scaled",
     "stats",

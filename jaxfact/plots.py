@@ -156,6 +156,27 @@ def worst(runs: xr.Dataset, count: int = 10) -> Figure:
     return figure
 
 
+@_styled
+def phase_diagram(diagram: xr.Dataset, outcome: str = "converged") -> Figure:
+    """Plot how often runs had an outcome over the two axes of a phase diagram, with the threshold and its interval."""
+    along, across = diagram.attrs["along"], diagram.attrs["across"]
+    figure, (axes,) = _figure(2.7)
+    values = diagram[outcome].transpose(across, along).values
+    columns, rows = (_cell_edges(diagram[name].values) for name in (along, across))
+    mesh = axes.pcolormesh(columns, rows, values, cmap="cividis", vmin=0, vmax=1)
+    if outcome == "converged":
+        height, at = diagram[across].values, diagram.threshold.values
+        low, high = (diagram[f"threshold_{side}"].clip(columns[0], columns[-1]).values for side in ("low", "high"))
+        axes.fill_betweenx(height, low, high, color="#D55E00", alpha=0.3, linewidth=0)  # pyright: ignore[reportArgumentType]
+        axes.plot(at, height, color="#D55E00", marker=".", markersize=4)
+    axes.set(xlabel=along.replace("_", " "), ylabel=across.replace("_", " "))
+    axes.set(xscale=_scale(diagram[along].values), yscale=_scale(diagram[across].values))
+    axes.set(xlim=(columns[0], columns[-1]), ylim=(rows[0], rows[-1]))
+    figure.colorbar(mesh, ax=axes, label=f"fraction {outcome}")
+    axes.set_title(f"{diagram.attrs['seeds']} runs a cell\nline: threshold, band: 95 % interval")
+    return figure
+
+
 def worst_seeds(runs: xr.Dataset, count: int) -> list[int]:
     """Return the seeds of one method's worst runs: outcomes other than converged first, then the latest to arrive."""
     arrived = stats.time_to(runs, float(runs.level.values[runs.level.values >= runs.tolerance.values * (1 - 1e-9)][-1]))
@@ -220,6 +241,24 @@ def _quantiles(path: xr.DataArray) -> Float[np.ndarray, "3 step"]:
 def _on_axis(values: np.ndarray) -> np.ndarray:
     """Return the values with gaps where a logarithmic axis has no place for them."""
     return np.where((values > 0) & np.isfinite(values), values, np.nan)
+
+
+def _is_geometric(values: np.ndarray) -> bool:
+    """Tell whether values are spaced by a ratio rather than a difference."""
+    return bool(len(values) > 2 and np.all(values > 0) and np.ptp(np.diff(np.log(values))) < np.ptp(np.diff(values)))
+
+
+def _scale(values: np.ndarray) -> str:
+    return "log" if _is_geometric(values) else "linear"
+
+
+def _cell_edges(values: np.ndarray) -> np.ndarray:
+    """Return the borders of cells around the values, midway between neighbours on their axis."""
+    scaled = np.log(values) if _is_geometric(values) else np.asarray(values, float)
+    steps = np.diff(scaled) if len(scaled) > 1 else np.ones(1)
+    middle = (scaled[1:] + scaled[:-1]) / 2
+    edges = np.concatenate([[scaled[0] - steps[0] / 2], middle, [scaled[-1] + steps[-1] / 2]])
+    return np.exp(edges) if _is_geometric(values) else edges
 
 
 def _shown_steps(runs: xr.Dataset) -> np.ndarray:

@@ -32,7 +32,7 @@ LAYERS = {
     },
     2: {"methods", "starts", "measures", "invariants", "flow"},
     3: {"descent", "compressibility", "experiment", "recording", "lanes", "tiles"},
-    4: {"labels", "sweep", "store", "stats"},
+    4: {"labels", "sweep", "store", "stats", "phase"},
     5: {"comparison"},
     6: {"plots", "report", "cli"},
 }

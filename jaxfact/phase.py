@@ -1,0 +1,105 @@
+"""Phase diagrams: how often runs find the truth over two axes, and where that changes."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import scipy.special
+import xarray as xr
+from jaxtyping import Float, Int
+
+from jaxfact import stats
+from jaxfact.experiment import Experiment
+from jaxfact.inputs import problem_with
+from jaxfact.sweep import sweep
+from jaxfact.tiles import Progress
+
+_DEVIANCE = 3.841  # 95 % of χ² with one degree of freedom
+_PLACES, _WIDTHS = 1201, 80
+
+
+class Threshold(NamedTuple):
+    """Where a logistic curve passes ½, with its 95 % profile-likelihood interval; NaN where it never does."""
+
+    at: float
+    low: float
+    high: float
+
+
+def phase_diagram(
+    experiment: Experiment,
+    *,
+    seeds: int | Sequence[int] | np.ndarray,
+    max_steps: int,
+    tolerance: float,
+    check_every: int = 10,
+    base_seed: int = 0,
+    progress: Progress | None = None,
+    **axes: Sequence[float] | np.ndarray,
+) -> xr.Dataset:
+    """Run an experiment over two axes and return how often its runs converge and fit, and where that changes.
+
+    The experiment and the options are those of `sweep`; the axes are given in the order (along, across), for example
+    fraction and rank, or step size and scale. The dataset holds `converged`, `fitted` and `diverged`, fractions of
+    seeds over both axes, each with Wilson's 95 % interval as `converged_low`, `converged_high` and so on; and along the
+    second axis `threshold`, where a logistic curve in the logarithm of the first axis gives converging a chance of ½,
+    with the profile-likelihood interval `threshold_low`, `threshold_high` (see `threshold`).
+
+    Raises ValueError unless there are two axes, the first of positive numbers.
+    """
+    if len(axes) != 2:
+        raise problem_with("axes", sorted(axes), "a phase diagram has two", "say fraction=[...], rank=[...]")
+    along, across = axes
+    places = np.asarray(axes[along], float)
+    if not np.all(places > 0):
+        raise problem_with(along, places.tolist(), "the curve is fitted in its logarithm", "give numbers above 0")
+    runs = sweep(
+        experiment,
+        seeds=seeds,
+        max_steps=max_steps,
+        tolerance=tolerance,
+        check_every=check_every,
+        base_seed=base_seed,
+        progress=progress,
+        **axes,
+    )
+    found = {}
+    for outcome in ("converged", "fitted", "diverged"):
+        number = (runs.outcome == outcome).sum("seed")
+        low, high = stats.wilson(number, runs.sizes["seed"])
+        found[outcome] = number / runs.sizes["seed"]
+        found |= {f"{outcome}_low": (number.dims, low), f"{outcome}_high": (number.dims, high)}
+    converged = (runs.outcome == "converged").sum("seed").transpose(across, along).values
+    fits = [threshold(places, successes, runs.sizes["seed"]) for successes in converged]
+    for field, name in (("at", "threshold"), ("low", "threshold_low"), ("high", "threshold_high")):
+        found[name] = (across, [getattr(fit, field) for fit in fits])
+    return xr.Dataset(found, attrs=runs.attrs | {"along": along, "across": across, "seeds": runs.sizes["seed"]})
+
+
+def threshold(places: Float[np.ndarray, " k"], successes: Int[np.ndarray, " k"], count: int) -> Threshold:
+    """Fit P(success) = expit(±(ln x − ln x₀)/w) by maximum likelihood and return x₀ with its 95 % interval.
+
+    `successes` out of `count` at each of the positive `places`. The likelihood is profiled over w on a grid. Where all
+    runs of a place fail and all of the next succeed, every x₀ between is equally likely: the middle is returned and the
+    interval spans the gap. Where no run, or every run, succeeds there is no crossing: NaN, with an interval that is
+    open towards the side where it may lie.
+    """
+    logarithms = np.log(np.asarray(places, float))
+    order = np.argsort(logarithms)
+    x, k = logarithms[order], np.asarray(successes, float)[order]
+    if k.sum() in (0, count * len(k)):
+        # The curve may rise or fall; the side is not known, only that it is none of these places.
+        return Threshold(float("nan"), 0.0, float("inf"))
+    span = max(x[-1] - x[0], 1e-9)
+    centres = np.linspace(x[0] - span / 2, x[-1] + span / 2, _PLACES)
+    widths = span * np.geomspace(1e-3, 3, _WIDTHS)
+    rising = np.sum((x - x.mean()) * (k - k.mean())) >= 0
+    slope = (x - centres[:, None, None]) / widths[:, None] * (1 if rising else -1)
+    likelihood = np.sum(k * scipy.special.log_expit(slope) + (count - k) * scipy.special.log_expit(-slope), axis=-1)
+    profile = likelihood.max(axis=1)
+    best = profile.max()
+    middle = centres[profile >= best - 1e-6 * max(1.0, abs(best))].mean()
+    inside = centres[2 * (best - profile) <= _DEVIANCE]
+    low = 0.0 if inside[0] == centres[0] else float(np.exp(inside[0]))
+    high = float("inf") if inside[-1] == centres[-1] else float(np.exp(inside[-1]))
+    return Threshold(float(np.exp(middle)), low, high)

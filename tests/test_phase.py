@@ -1,0 +1,77 @@
+"""Phase diagrams and their thresholds."""
+
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+
+import jaxfact as jf
+from jaxfact import plots
+from jaxfact.phase import threshold
+
+
+def test_threshold_covers_the_truth_as_often_as_it_says():
+    # 95 % intervals of 400 simulated curves: fewer than 360 hits has probability below 1e-4 at 95 %, and a 90 %
+    # interval would have 40 misses on average.
+    rng, x, truth = np.random.default_rng(0), np.geomspace(0.1, 1, 12), 0.33
+    chance = scipy.special.expit((np.log(x) - np.log(truth)) / 0.2)
+    fits = [threshold(x, rng.binomial(40, chance), 40) for _ in range(400)]
+    covered = sum(fit.low <= truth <= fit.high for fit in fits)
+    assert scipy.stats.binom(400, 0.95).cdf(covered) > 1e-4
+    assert abs(np.median([fit.at for fit in fits]) / truth - 1) < 0.02
+    assert sum(fit.low <= 1.3 * truth <= fit.high for fit in fits) < 200  # a wrong place is seen
+
+
+def test_threshold_of_a_sudden_change_is_in_the_gap():
+    at, low, high = threshold(np.array([1.0, 2.0, 4.0, 8.0]), np.array([0, 0, 50, 50]), 50)
+    assert at == pytest.approx(8**0.5, rel=0.02)
+    assert 1.8 < low < 2.2
+    assert 3.6 < high < 4.4
+
+
+def test_threshold_falls_as_well_as_rises():
+    x, k = np.array([1.0, 2.0, 4.0, 8.0]), np.array([3, 20, 38, 40])
+    assert threshold(x, k, 40).at == pytest.approx(threshold(x, 40 - k, 40).at, rel=1e-9)
+
+
+@pytest.mark.parametrize("successes", [0, 20])
+def test_no_crossing_has_no_threshold(successes):
+    at, low, high = threshold(np.array([1.0, 2.0]), np.array([successes, successes]), 20)
+    assert np.isnan(at)
+    assert (low, high) == (0, np.inf)
+
+
+@pytest.fixture(scope="module")
+def diagram():
+    problem = jf.Factorization(np.array([1.0, 0.7, 0.4]), shape=(12, 9))
+
+    def experiment(step_size, scale):
+        return jf.Run(problem, jf.Gaussian(3, scale=scale), jf.gradient_descent(step_size))
+
+    sizes = np.array([0.4, 0.7, 0.9, 0.97, 1.04, 1.15, 1.6])
+    return jf.phase_diagram(experiment, seeds=20, max_steps=4000, tolerance=1e-6, step_size=sizes, scale=[1e-3, 1e-2])
+
+
+def test_the_edge_of_stability_is_found(diagram):
+    # No minimiser is stable above 1/σ₁, and from small starts all runs below it converge.
+    assert np.all((diagram.threshold_low > 0.9) & (diagram.threshold_high < 1.1))
+    assert np.all((diagram.threshold > 0.97) & (diagram.threshold < 1.04))
+    assert np.all(diagram.converged.sel(step_size=0.4) == 1)
+    assert np.all(diagram.diverged.sel(step_size=1.6) > 0.9)
+    assert np.all(diagram.fitted == 0)
+
+
+def test_the_figure_draws_every_cell(diagram):
+    figure = plots.phase_diagram(diagram)
+    mesh = figure.axes[0].collections[0]
+    np.testing.assert_array_equal(np.ravel(mesh.get_array()), np.ravel(diagram.converged.values.T))
+
+
+def test_two_axes_are_needed():
+    with pytest.raises(ValueError, match="a phase diagram has two"):
+        jf.phase_diagram(lambda step_size: None, seeds=2, max_steps=10, tolerance=1e-3, step_size=[0.1])
+
+
+def test_the_first_axis_is_positive():
+    with pytest.raises(ValueError, match="fitted in its logarithm"):
+        jf.phase_diagram(lambda a, b: None, seeds=2, max_steps=10, tolerance=1e-3, a=[0.0, 1.0], b=[1.0])
