@@ -61,7 +61,7 @@ def phase_diagram(
         check_every=check_every,
         base_seed=base_seed,
         progress=progress,
-        **axes,
+        **axes,  # pyright: ignore[reportArgumentType]
     )
     found = {}
     for outcome in ("converged", "fitted", "diverged"):

@@ -165,15 +165,15 @@ def phase_diagram(diagram: xr.Dataset, outcome: str = "converged") -> Figure:
     columns, rows = (_cell_edges(diagram[name].values) for name in (along, across))
     mesh = axes.pcolormesh(columns, rows, values, cmap="cividis", vmin=0, vmax=1)
     if outcome == "converged":
-        height, at = diagram[across].values, diagram.threshold.values
-        low, high = (diagram[f"threshold_{side}"].clip(columns[0], columns[-1]).values for side in ("low", "high"))
-        axes.fill_betweenx(height, low, high, color="#D55E00", alpha=0.3, linewidth=0)  # pyright: ignore[reportArgumentType]
-        axes.plot(at, height, color="#D55E00", marker=".", markersize=4)
+        met = np.isfinite(diagram.threshold.values)
+        at, low, high = (diagram[name].values[met] for name in ("threshold", "threshold_low", "threshold_high"))
+        reach = [at - np.maximum(low, columns[0]), np.minimum(high, columns[-1]) - at]
+        axes.errorbar(at, diagram[across].values[met], xerr=reach, fmt=".", color="#D55E00", markersize=4)
     axes.set(xlabel=along.replace("_", " "), ylabel=across.replace("_", " "))
     axes.set(xscale=_scale(diagram[along].values), yscale=_scale(diagram[across].values))
     axes.set(xlim=(columns[0], columns[-1]), ylim=(rows[0], rows[-1]))
     figure.colorbar(mesh, ax=axes, label=f"fraction {outcome}")
-    axes.set_title(f"{diagram.attrs['seeds']} runs a cell\nline: threshold, band: 95 % interval")
+    axes.set_title(f"{diagram.attrs['seeds']} runs a cell\ndot and bar: threshold and its 95 % interval")
     return figure
 
 
