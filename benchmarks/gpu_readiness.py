@@ -96,9 +96,9 @@ def compressed() -> jf.Factorization:
     return jf.Factorization(np.linspace(1, 0.2, 5, dtype=np.float32), shape=(100, 100))
 
 
-def steps(method: Callable, problem: jf.Factorization, lanes: int) -> tuple[Callable, tuple]:
+def steps(method: Callable, problem: jf.Factorization, lanes: int, width: int = 5) -> tuple[Callable, tuple]:
     """Return the loop of `STEPS` steps over all lanes, and the shapes of its arguments."""
-    program, work = _program(method, problem), _work(lanes)
+    program, work = _program(method, problem, width), _work(lanes)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0, impl="threefry2x32"), lanes))
     own = jax.eval_shape(jax.vmap(program.start, (None, 0, 0), -1), program.shared, keys, work.points)
 
@@ -205,9 +205,9 @@ def has_wheels() -> bool:
         return False
 
 
-def _program(method: Callable, problem: jf.Factorization) -> Program:
+def _program(method: Callable, problem: jf.Factorization, width: int = 5) -> Program:
     def experiment(step_size):
-        return jf.Run(problem, jf.Gaussian(5, scale=0.01), method(step_size))
+        return jf.Run(problem, jf.Gaussian(width, scale=0.01), method(step_size))
 
     point = {"step_size": jnp.asarray(0.1, problem.unit.dtype)}
     return Program(experiment, point, None, compression=compression_of(method(0.1), None))

@@ -107,10 +107,10 @@ def test_lowering_for_cuda(readiness, build, method):
 
 @pytest.mark.parametrize(("precision", "all_highest"), [("highest", True), (None, False)])
 def test_products_take_the_precision_asked_for(readiness, precision, all_highest):
-    """A target kept as a matrix has real products: at highest precision all of them, by default none."""
+    """Wide factors of a full-rank target have real products: at highest precision all of them, by default none."""
     problem = jf.Factorization(np.random.default_rng(0).normal(size=(40, 36)).astype(np.float32))
     with jax.default_matmul_precision(precision):
-        function, arguments = readiness.steps(jf.gradient_descent, problem, lanes=8)
+        function, arguments = readiness.steps(jf.gradient_descent, problem, lanes=8, width=12)
         text = lowered(function, *arguments)
     assert dots(text)
     assert at_highest(text) == (dots(text) if all_highest else [])
