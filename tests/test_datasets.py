@@ -2,6 +2,7 @@
 
 import gzip
 import importlib.util
+import os
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -109,6 +110,8 @@ def test_r_without_spacetime(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets, "find_spec", lambda package: Spec(tmp_path))
     monkeypatch.setattr(datasets, "_R_FOLDERS", ())
     monkeypatch.setenv("R_LIBS", str(tmp_path))
+    monkeypatch.delenv("R_LIBS_USER", raising=False)
+    monkeypatch.delenv("R_LIBS_SITE", raising=False)
     with pytest.raises(ValueError, match=rf"name='pm10': .*spacetime.* {tmp_path}.*r-cran-spacetime, or give path="):
         data.load("pm10")
 
@@ -117,7 +120,7 @@ def test_r_library_is_found_by_its_variable(monkeypatch, tmp_path):
     file = tmp_path / "spacetime" / "data" / "air.rda"
     file.parent.mkdir(parents=True)
     file.touch()
-    monkeypatch.setenv("R_LIBS", f"nowhere:{tmp_path}")
+    monkeypatch.setenv("R_LIBS", f"nowhere{os.pathsep}{tmp_path}")
     assert datasets._installed_air() == file
 
 
