@@ -1,4 +1,4 @@
-"""Targets: a built-in real matrix, the user's own file, and made-up spectra."""
+"""Targets: real matrices by name, the user's own file, and made-up spectra."""
 
 import io
 import warnings
@@ -11,6 +11,9 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from jaxfact.centring import Centred as Centred
+from jaxfact.centring import remove_biases as remove_biases
+from jaxfact.centring import remove_mean as remove_mean
 from jaxfact.inputs import positive, positive_integer, problem_with
 from jaxfact.spectrum import Spectrum
 
@@ -20,19 +23,19 @@ _READABLE = f".npy, .npz, .csv, .tsv, .mtx and images ({', '.join(_IMAGES)})"
 Matrix = Float[np.ndarray, "m n"]
 
 
-def load(name: str) -> Matrix:
-    """Return a built-in real matrix: "elevation", 344×403 metres of a fault scarp, mean removed.
+def load(name: str, *, path: str | Path | None = None) -> Matrix:
+    """Return a real m×n matrix by its name, in double precision, with NaN where an entry is missing.
 
-    The elevation model (US Geological Survey, public domain) travels inside matplotlib. Raises ValueError for other
-    names; `read` takes files.
+    "elevation" is built in: 344×403 metres of a fault scarp (US Geological Survey, public domain, inside matplotlib),
+    its mean removed. The others come out of optional packages, as they are stored there, neither centred nor scaled:
+    "movielens" (671×9066, 1.6 % observed), "pm10" (70×4383, 49 %), "indian_pines" (21025×200), "faces" (400×10304),
+    "digits" (1797×64) and "camera" (512×512); docs/data.md has units, terms of use and packages. `path` is the
+    air.rda of "pm10" where R does not hold it. Raises ValueError for other names, a missing package and a wrong path;
+    `read` takes files.
     """
-    if name != "elevation":
-        raise problem_with("name", repr(name), 'the built-in matrix is "elevation"', "read a file with data.read(path)")
-    from matplotlib import get_data_path
+    from jaxfact import datasets
 
-    with np.load(Path(get_data_path(), "sample_data", "jacksboro_fault_dem.npz"), allow_pickle=False) as file:
-        elevation = np.asarray(file["elevation"], float)
-    return elevation - elevation.mean()
+    return datasets.load(name, path)
 
 
 def read(path: str | Path) -> Matrix:

@@ -19,6 +19,8 @@ LAYERS = {
         "draws",
         "decompositions",
         "factors",
+        "centring",
+        "datasets",
         "data",
     },
     1: {
