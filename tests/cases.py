@@ -104,7 +104,7 @@ STARTS: dict[str, Callable[[jf.Problem, int], jf.Start | jf.Factors]] = {
     "balanced": lambda problem, width: jf.Balanced(width, 0.3),
     "spectral": lambda problem, width: jf.Spectral(width, 0.9),
     "projected gradient": lambda problem, width: jf.ProjectedGradient(width, 3),
-    "column space": lambda problem, width: jf.ColumnSpace(width, left=2.0),
+    "column space": lambda problem, width: jf.ColumnSpace(width, left=2.0, right=0.5),
     "Ward & Kolda": lambda problem, width: jf.ward_kolda(width, 9 / 16),
     "explicit factors": lambda problem, width: as_jax(pair(problem.shape, width), problem.unit.dtype),
 }
