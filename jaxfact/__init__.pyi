@@ -1,4 +1,4 @@
-from . import data, flow, invariants, measures, stats
+from . import alignment, data, flow, invariants, measures, stats, subspaces
 from .descent import Trajectory, descend, log_steps
 from .devices import use_cores
 from .experiment import Run
@@ -13,24 +13,29 @@ from .methods import (
     perturbed_in_ball,
     perturbed_on_sphere,
     scale_by_gram,
+    scale_by_start,
     scaled,
+    scaled_by_start,
 )
 from .phase import phase_diagram
 from .problems.base import Problem
 from .problems.compression import compress, expand
 from .problems.factorization import Factorization
 from .problems.tied import Tied
+from .spectral import ColumnSpace, ProjectedGradient, ward_kolda
 from .starts import Balanced, Gaussian, Orthogonal, Spectral, Start, ye_du_scale, ye_du_step_size
 from .store import open_results, write_results
 from .sweep import sweep
 
 __all__ = [
     "Balanced",
+    "ColumnSpace",
     "Factorization",
     "Factors",
     "Gaussian",
     "Orthogonal",
     "Problem",
+    "ProjectedGradient",
     "Run",
     "Spectral",
     "Start",
@@ -39,6 +44,7 @@ __all__ = [
     "Trajectory",
     "add_balancing",
     "add_noise",
+    "alignment",
     "alternating",
     "balanced",
     "compress",
@@ -56,10 +62,14 @@ __all__ = [
     "perturbed_on_sphere",
     "phase_diagram",
     "scale_by_gram",
+    "scale_by_start",
     "scaled",
+    "scaled_by_start",
     "stats",
+    "subspaces",
     "sweep",
     "use_cores",
+    "ward_kolda",
     "write_results",
     "ye_du_scale",
     "ye_du_step_size",

@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, ScalarLike
 
 from jaxfact.decompositions import eigenvalues, svd
-from jaxfact.factors import AnyFactors, Factors, TiedFactor
+from jaxfact.factors import AnyFactors, Factors, TiedFactor, as_pair
 from jaxfact.factors import singular_values as product_singular_values
 from jaxfact.inputs import problem_with
 from jaxfact.problems.base import Problem
@@ -116,6 +116,16 @@ def sharpness(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
     missing = jnp.sum(basis**2, axis=1) < 0.5
     projected = (projected + projected.T) / 2 - jnp.diag(jnp.where(missing, 1e3 * jnp.abs(projected).max(), 0))
     return eigenvalues(projected)[-1]
+
+
+def relative_sharpness(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
+    """Return sharpness/(σ₁²(U) + σ₁²(V)), a pure number: how much smaller steps must be than on the observed matrix.
+
+    It is 1 at an exact fit of a fully observed target, tied or not, and near 1 at a fit where 𝒜*𝒜 is near the identity
+    on low-rank matrices; away from a fit it means nothing.
+    """
+    U, V = as_pair(factors)
+    return sharpness(problem, factors) / (eigenvalues(gram(U))[-1] + eigenvalues(gram(V))[-1])
 
 
 def stability(step_size: ScalarLike) -> Measure:

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, PRNGKeyArray, ScalarLike
+from jaxtyping import Array, Float, Int, PRNGKeyArray, ScalarLike
 
-from jaxfact.decompositions import inverse
+from jaxfact.decompositions import eigenvalues, inverse
 from jaxfact.draws import fold, normal, uniform
 from jaxfact.factors import AnyFactors, Factors, TiedFactor
 from jaxfact.inputs import non_negative, positive, positive_integer, problem_with
@@ -26,6 +26,13 @@ class PerturbationState(NamedTuple):
     """The number of steps since the last perturbation."""
 
     waited: Int[Array, ""]
+
+
+class StartScales(NamedTuple):
+    """What multiplies the gradient in each factor, in 1/σ₁; tied factors have one."""
+
+    U: Float[Array, ""]
+    V: Float[Array, ""] | None = None
 
 
 def gradient_descent(step_size: optax.ScalarOrSchedule) -> Method:
@@ -144,6 +151,32 @@ def scaled(step_size: optax.ScalarOrSchedule, damping: ScalarLike = 0.0) -> Meth
     Here the step size is a pure number (½ is usual); `damping` (in σ₁) gives ScaledGD(λ) of Xu et al. (2023).
     """
     return optax.chain(scale_by_gram(damping), gradient_descent(step_size))
+
+
+def scale_by_start() -> Method:
+    """Divide ∇_U by ‖V₀‖² and ∇_V by ‖U₀‖², spectral norms of the factors a run starts from; ∇ by ‖X₀‖² if tied.
+
+    What follows in the chain then takes a step size that is a pure number. A start with a zero factor has no such
+    scale: the first step is not finite (Ma, Li & Chi 2021, Alg. 1; at a balanced start also Tu et al. 2016).
+    """
+
+    def init(factors: AnyFactors) -> StartScales:
+        squares = [eigenvalues(gram(x))[-1] for x in factors]
+        return StartScales(*(1 / square for square in squares[::-1]))
+
+    def update(gradient: AnyFactors, state: StartScales, factors=None, **_):
+        scales = (scale for scale in state if scale is not None)
+        return type(gradient)(*(x * scale for x, scale in zip(gradient, scales, strict=True))), state
+
+    return Method(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def scaled_by_start(step_size: optax.ScalarOrSchedule) -> Method:
+    """Return U⁺ = U − (η/‖V₀‖²)∇_U f, V⁺ = V − (η/‖U₀‖²)∇_V f, norms spectral (Ma, Li & Chi 2021, Alg. 1).
+
+    The step size η is a pure number.
+    """
+    return optax.chain(scale_by_start(), gradient_descent(step_size))
 
 
 def alternating(step_size: ScalarLike) -> Method:

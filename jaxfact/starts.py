@@ -38,8 +38,9 @@ class Gaussian(Start):
     axis of a sweep; then `padded_to` is its largest value, and the columns beyond the width are zero and stay so.
 
     Give either `scale`, the standard deviation per entry in √σ₁, or `norm`, which sets scale = norm/√(m+n) and so means
-    the same at every size. `ratio` unbalances the start: the root mean squares of ‖U‖_F and ‖V‖_F have that ratio while
-    the product of the two entry scales stays scale²; without it both factors have the same entry scale.
+    the same at every size. In one factor of n rows, entries of variance ϖ²/n (Chen et al. 2024, where ϖ of about 1 is a
+    large start) are norm = √2·ϖ. `ratio` unbalances the start: the root mean squares of ‖U‖_F and ‖V‖_F have that ratio
+    while the product of the two entry scales stays scale²; without it both factors have the same entry scale.
 
     Raises ValueError for a width below 1, a scale, norm or ratio that is not above 0, and for both or neither of scale
     and norm.
@@ -78,7 +79,7 @@ class Gaussian(Start):
         dtype = problem.unit.dtype
         scale = jnp.asarray(self.scale if self.norm is None else self.norm / (m + n) ** 0.5, dtype)
         tilt = jnp.asarray(1.0 if self.ratio is None else (self.ratio * (n / m) ** 0.5) ** 0.5, dtype)
-        drawn = _standard_normal(key, problem, self.width)
+        drawn = standard_factors(key, problem, self.width)
         if isinstance(drawn, TiedFactor):
             if self.ratio is not None:
                 raise problem_with("ratio", self.ratio, "one factor cannot be unbalanced", "leave it out")
@@ -103,7 +104,7 @@ class Orthogonal(Start):
 
     def draw(self, key: PRNGKeyArray, problem: Problem) -> AnyFactors:
         """Orthonormalise the factors of the `Gaussian` start of the same key."""
-        return jax.tree.map(lambda x: self.scale * _frame(x), _standard_normal(key, problem, self.width))
+        return jax.tree.map(lambda x: self.scale * _frame(x), standard_factors(key, problem, self.width))
 
 
 class Balanced(Start):
@@ -190,7 +191,7 @@ def _check_padding(width: Any, padded_to: int | None) -> None:
     return None
 
 
-def _standard_normal(key: PRNGKeyArray, problem: Problem, width: int) -> AnyFactors:
+def standard_factors(key: PRNGKeyArray, problem: Problem, width: int) -> AnyFactors:
     """Draw standard normals in the shape of the problem's factors, on a factorisation through their compressed form."""
     if isinstance(problem, Factorization):
         return standard_normal(key, problem, width)

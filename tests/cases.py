@@ -83,6 +83,8 @@ METHODS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "perturbed in ball": lambda step: jf.perturbed_in_ball(step, radius=1e-3, threshold=2.0, interval=2),
     "scaled": lambda step: jf.scaled(step),
     "scaled, damped": lambda step: jf.scaled(step, 0.1),
+    "scaled by start": lambda step: jf.scaled_by_start(step),
+    "start in a chain": lambda step: optax.chain(jf.scale_by_start(), optax.sgd(step)),
     "alternating": lambda step: jf.alternating(step),
     "balancing in a chain": lambda step: optax.chain(jf.add_balancing(1 / 16), optax.sgd(step)),
     "noise in a chain": lambda step: optax.chain(optax.sgd(step), jf.add_noise(1e-5)),
@@ -101,6 +103,9 @@ STARTS: dict[str, Callable[[jf.Problem, int], jf.Start | jf.Factors]] = {
     "orthogonal": lambda problem, width: jf.Orthogonal(width, 0.5),
     "balanced": lambda problem, width: jf.Balanced(width, 0.3),
     "spectral": lambda problem, width: jf.Spectral(width, 0.9),
+    "projected gradient": lambda problem, width: jf.ProjectedGradient(width, 3),
+    "column space": lambda problem, width: jf.ColumnSpace(width, left=2.0, right=0.5),
+    "Ward & Kolda": lambda problem, width: jf.ward_kolda(width, 9 / 16),
     "explicit factors": lambda problem, width: as_jax(pair(problem.shape, width), problem.unit.dtype),
 }
 

@@ -32,7 +32,7 @@ LAYERS = {
         "problems.partial",
         "problems.tied",
     },
-    2: {"methods", "starts", "measures", "invariants", "flow"},
+    2: {"methods", "starts", "spectral", "measures", "alignment", "subspaces", "invariants", "flow"},
     3: {"descent", "compressibility", "experiment", "recording", "lanes", "tiles"},
     4: {"labels", "sweep", "store", "stats", "phase"},
     5: {"comparison"},

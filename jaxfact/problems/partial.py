@@ -4,13 +4,14 @@ import abc
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from jaxfact.decompositions import svd
-from jaxfact.factors import Factors
+from jaxfact.factors import Factors, TiedFactor
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factorization import Factorization
 
@@ -48,11 +49,44 @@ class PartiallyObserved(Problem):
             return jnp.full((), jnp.nan, self.unit.dtype)
         return self.truth.distance(factors)
 
+    def residual_matrix(self, factors: Factors) -> Float[Array, "m n"]:
+        """Return 𝒜*(𝒜(UVᵀ) − y), the gradient of the loss in the product; in unit.
+
+        It is ∇_U at the identity: the loss's ∇_U is this matrix times V, whatever stands beside V in further columns.
+        """
+        m, n = self.shape
+        U = jnp.concatenate([factors.U, jnp.zeros((m, n), factors.U.dtype)], axis=1)
+        V = jnp.concatenate([factors.V, jnp.eye(n, dtype=factors.V.dtype)], axis=1)
+        return self.gradient(Factors(U, V)).U[:, factors.width :]
+
     def truncation(self, width: int) -> Factors:
         """Return balanced factors of the best approximation of 𝒜*(y) of this rank (Ma, Li & Chi 2021, Alg. 1)."""
-        left, values, right = leading(self.back_projection(), width)
-        root = jnp.sqrt(values)
-        return Factors(left * root, right * root)
+        with jax.ensure_compile_time_eval():  # inside a trace known arrays would be traced, and decomposed by loops
+            return balanced_pair(self.back_projection(), width)
+
+
+def balanced_pair(matrix: Float[Array, "m n"], width: int) -> Factors:
+    """Return P√S and Q√S for the best approximation P S Qᵀ of rank `width`; on the host unless traced."""
+    left, values, right = leading(matrix, width)
+    root = jnp.sqrt(values)
+    return Factors(left * root, right * root)
+
+
+def semidefinite_factor(matrix: Float[Array, "n n"], width: int) -> TiedFactor:
+    """Return X with X Xᵀ the positive semidefinite matrix of rank `width` nearest to one, or to its symmetric part.
+
+    Its columns are those of the largest eigenvalues, the negative ones replaced by zero; on the host unless traced.
+    """
+    symmetric, kept = (matrix + matrix.T) / 2, min(width, len(matrix))
+    if isinstance(symmetric, Tracer):
+        # A shift makes the largest eigenvalues the largest singular values: pairs ±λ share theirs, and would mix.
+        shift = jnp.linalg.norm(symmetric)
+        vectors, shifted, _ = svd(symmetric + shift * jnp.eye(len(matrix), dtype=matrix.dtype))
+        values = shifted - shift
+    else:
+        values, vectors = (x[..., ::-1] for x in np.linalg.eigh(np.asarray(symmetric, float)))
+    factor = jnp.asarray(vectors[:, :kept] * jnp.sqrt(jnp.maximum(values[:kept], 0)), matrix.dtype)
+    return TiedFactor(jnp.pad(factor, ((0, 0), (0, width - kept))))
 
 
 def leading(matrix: Float[Array, "m n"], width: int) -> tuple[Array, Array, Array]:

@@ -1,5 +1,6 @@
 """Problems in one symmetric factor, X Xᵀ: the setting of the papers on positive semidefinite matrices."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -10,6 +11,7 @@ from jaxfact.factors import TiedFactor, as_pair
 from jaxfact.inputs import problem_with
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factorization import Factorization
+from jaxfact.problems.partial import PartiallyObserved, semidefinite_factor
 
 _SYMMETRIC = 1e-5
 
@@ -90,7 +92,13 @@ class Tied(Problem):
         return TiedFactor(normal(fold(key, 0), (self.problem.rows[0], width), self.unit.dtype))
 
     def truncation(self, width: int) -> TiedFactor:
-        """Return X with X Xᵀ the positive part of the symmetrised best approximation that the data give."""
+        """Return X with X Xᵀ the best positive semidefinite approximation of rank `width` that the data give.
+
+        Of a partly observed matrix that of the symmetric part of 𝒜*(y), as in Ma & Fattahi (2024, Lemma 1).
+        """
+        if isinstance(self.problem, PartiallyObserved):
+            with jax.ensure_compile_time_eval():  # inside a trace known arrays would be traced, and decomposed by loops
+                return semidefinite_factor(self.problem.back_projection(), width)
         U, V = self.problem.truncation(width)
         # On a symmetric matrix V is U but for the sign of columns with a negative eigenvalue, which X Xᵀ cannot have.
         return TiedFactor(jnp.where(jnp.sum(U * V, axis=0) > 0, (U + V) / 2, 0))
