@@ -34,7 +34,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import jaxfact as jf
 from jaxfact.compressibility import compression_of
 from jaxfact.experiment import Program
-from jaxfact.lanes import Engine, Rules, Work
+from jaxfact.lanes import Engine, Work
+from jaxfact.outcomes import Rules
 
 WHEELS = ("jax-cuda13-plugin", "jax-cuda13-pjrt")
 MISSING = f"install {' and '.join(WHEELS)} of the same version as jax"
@@ -121,6 +122,7 @@ def engine(method: Callable, problem: jf.Factorization, lanes: int) -> tuple[Cal
         stops=True,
         record_steps=(),
         periodic=not program.uses_noise,
+        misfits=program.misfits,
         checked=False,
         lanes=lanes,
     )

@@ -12,7 +12,7 @@ import xarray as xr
 from jaxfact import lanes
 from jaxfact.compressibility import Compression
 from jaxfact.experiment import Experiment, Run
-from jaxfact.lanes import OUTCOMES, Rules
+from jaxfact.outcomes import BUDGET, DIVERGED, OUTCOMES, Rules
 from jaxfact.version import __version__
 
 _TEXTS = {
@@ -56,7 +56,7 @@ def label(
         by_seed = np.reshape(values, (*shape, *np.shape(values)[1:]))
         return ([*grid, *extra], np.moveaxis(by_seed, 0, len(axes)))
 
-    never = np.where(finished.outcome == lanes.BUDGET, np.nan, np.inf)
+    never = np.where(finished.outcome == BUDGET, np.nan, np.inf)
     variables = {
         "outcome": spread(np.asarray(OUTCOMES)[finished.outcome]),
         "steps": spread(finished.steps),
@@ -70,7 +70,7 @@ def label(
         "loss_rose": spread(finished.rose),
         "tolerance": rules.levels[-1] if rules.stops else float("nan"),
     }
-    diverged = np.asarray(finished.outcome == lanes.DIVERGED)
+    diverged = np.asarray(finished.outcome == DIVERGED)
     for name, values, final in _named_leaves(records, last):
         filled = _fill(values, final, rules.record_steps, np.asarray(finished.steps), diverged)
         extra = [f"{name}_{place}" for place in range(values.ndim - 2)]

@@ -17,60 +17,13 @@ from jax.experimental import checkify
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt
 
 from jaxfact.draws import fold
-from jaxfact.experiment import Glance, Own, Program
+from jaxfact.experiment import Own, Program
+from jaxfact.outcomes import CYCLE, EXPLOSION, Lane, Rules, choose, judge, note, remember, same
 from jaxfact.products import pinned
 from jaxfact.recording import Recording, blank, nothing_recorded, scattered, set_aside
 
-OUTCOMES = ("budget", "converged", "fitted", "diverged", "cycle")
-BUDGET, CONVERGED, FITTED, DIVERGED, CYCLE = range(len(OUTCOMES))
-
-_EXPLOSION = 1e8
-_SAME = 8
-_STAY = 50
 _CPU_ENTRIES, _GPU_ENTRIES = 1600, 2**26
 _REFILL = 8  # lanes wait until one in eight has ended
-
-
-class Rules(NamedTuple):
-    """When to look at a run, and when it ends; the engine's constants, recorded with the results.
-
-    `levels` are distances, the last being the tolerance where `stops` is true; `record_steps` are multiples of
-    `check_every`; `periodic` says that a state met twice repeats for ever, `misfits` that the data may be fitted where
-    the truth is not found.
-    """
-
-    max_steps: int
-    check_every: int
-    levels: tuple[float, ...]
-    stops: bool
-    record_steps: tuple[int, ...]
-    periodic: bool
-    misfits: bool
-    checked: bool
-    lanes: int
-
-
-class Lane(NamedTuple):
-    """One run in flight: what it owns, and what is remembered of it.
-
-    `run` is −1 where the lane is idle, `outcome` −1 as long as the run goes on, `step` −1 before its first look.
-    """
-
-    run: Int[Array, ""]
-    step: Int[Array, ""]
-    outcome: Int[Array, ""]
-    own: Own
-    mark: tuple[PyTree, Int[Array, ""]]
-    hit: Int[Array, " level"]
-    arrived: Int[Array, ""]
-    fitted: Int[Array, ""]
-    first_energy: Float[Array, ""]
-    loss: Float[Array, ""]
-    distance: Float[Array, ""]
-    misfit: Float[Array, ""]
-    imbalance: Float[Array, ""]
-    best: Float[Array, ""]
-    rose: Bool[Array, ""]
 
 
 class Finished(NamedTuple):
@@ -195,9 +148,9 @@ class Engine:
             step=jnp.where(fresh, 0, lanes.step + self.rules.check_every),
             first_energy=jnp.where(fresh, glance.energy, lanes.first_energy),
         )
-        moved = self._note(moved, glance)
-        moved = self._judge(moved._replace(rose=(moved.loss > lanes.loss) & ~fresh), glance)
-        return _choose(jnp.where(look, fresh, lanes.outcome < 0), self._remember(moved), lanes)
+        moved = note(self.rules, moved, glance)
+        moved = judge(self.rules, moved._replace(rose=(moved.loss > lanes.loss) & ~fresh), glance)
+        return choose(jnp.where(look, fresh, lanes.outcome < 0), remember(self.rules, moved), lanes)
 
     def one(self, shared: list[Array], work: Work) -> tuple[Lane, PyTree]:
         """Return a lane and its records, for their shapes."""
@@ -229,7 +182,7 @@ class Engine:
                 fitted=jnp.full_like(run, -1),
                 best=jnp.full_like(lanes.best, jnp.inf),
             )
-            return _choose(fed, fresh, lanes)
+            return choose(fed, fresh, lanes)
 
         lanes = lax.cond(jnp.any(fed), draw, lambda lanes: lanes, tile.lanes)
         return tile._replace(lanes=lanes, next_run=tile.next_run + jnp.sum(fed, dtype=jnp.int32))
@@ -249,7 +202,7 @@ class Engine:
         """Fail, naming run, step and quantity, where an invariant's defect exceeds its bound."""
         defects = jax.vmap(self.program.defects, (None, -1, -1), -1)(shared, before, after)
         energy = sum(jnp.sum(x**2, axis=(0, 1)) for x in after.factors)
-        watched = (lanes.run >= 0) & (lanes.outcome < 0) & (energy <= _EXPLOSION * jnp.maximum(1, lanes.first_energy))
+        watched = (lanes.run >= 0) & (lanes.outcome < 0) & (energy <= EXPLOSION * jnp.maximum(1, lanes.first_energy))
         for name, (value, bound) in zip(self.program.quantities, defects, strict=True):
             broken = watched & ~(value <= bound)
             worst = jnp.argmax(broken)
@@ -262,62 +215,6 @@ class Engine:
                 value=value[worst],
                 bound=bound[worst],
             )
-
-    def _note(self, lanes: Lane, glance: Glance) -> Lane:
-        """Remember what the runs have reached; works for one lane and for all."""
-        levels = jnp.asarray(self._levels, glance.distance.dtype)
-        met = glance.distance <= jnp.reshape(levels, (-1, *[1] * glance.distance.ndim))
-        at_goal = met[-1] & (lanes.arrived < 0)
-        fits = self._fits(glance.misfit)
-        return lanes._replace(
-            hit=jnp.where((lanes.hit < 0) & met, lanes.step, lanes.hit),
-            arrived=jnp.where(at_goal, lanes.step, lanes.arrived),
-            fitted=jnp.where(fits, jnp.where(lanes.fitted < 0, lanes.step, lanes.fitted), -1),
-            misfit=glance.misfit,
-            loss=glance.loss,
-            distance=glance.distance,
-            imbalance=glance.imbalance,
-            best=jnp.fmin(lanes.best, glance.distance),
-        )
-
-    def _judge(self, lanes: Lane, glance: Glance) -> Lane:
-        """Say how the runs that end here have ended; no rule looks at how flat the loss is."""
-        rules = self.rules
-        finite = jnp.isfinite(glance.energy) & jnp.isfinite(glance.loss)
-        diverged = ~finite | (glance.energy > _EXPLOSION * jnp.maximum(1, lanes.first_energy))
-        last = lanes.step >= rules.max_steps
-        outcome = jnp.where(last, BUDGET, -1)
-        if rules.stops and rules.periodic:
-            moving = (lanes.arrived < 0) & (lanes.step > 0)
-            outcome = jnp.where(moving & _same(lanes.own, lanes.mark[0]), CYCLE, outcome)
-        if rules.stops and rules.misfits:
-            # A run that finds the truth fits the data a little earlier: it gets as long again to do so.
-            waited = lanes.step >= 2 * lanes.fitted + _STAY
-            outcome = jnp.where((lanes.fitted >= 0) & (lanes.arrived < 0) & (waited | last), FITTED, outcome)
-        if rules.stops:
-            outcome = jnp.where(_due(lanes) & self._stayed(glance.distance), CONVERGED, outcome)
-        outcome = jnp.where(diverged, DIVERGED, outcome)
-        return lanes._replace(outcome=jnp.where(lanes.run >= 0, outcome, -1).astype(jnp.int32))
-
-    def _fits(self, misfit: Array) -> Array:
-        """Tell whether the data are fitted to the tolerance."""
-        if not (self.rules.stops and self.rules.misfits):
-            return jnp.zeros(misfit.shape, bool)
-        return misfit <= jnp.asarray(self.rules.levels[-1], misfit.dtype)
-
-    def _stayed(self, distance: Array) -> Array:
-        return distance <= jnp.asarray(10 * self.rules.levels[-1], distance.dtype)
-
-    def _remember(self, lanes: Lane) -> Lane:
-        """Take a new snapshot at powers of two of the block count (Brent), and forget an arrival that did not last."""
-        left = _due(lanes) & ~self._stayed(lanes.distance)
-        lanes = lanes._replace(arrived=jnp.where(left, -1, lanes.arrived))
-        if not (self.rules.stops and self.rules.periodic):
-            return lanes
-        block = lanes.step // self.rules.check_every
-        power = ((block & (block - 1)) == 0) & (lanes.outcome < 0)
-        state = (lanes.own.factors, lanes.own.state)
-        return lanes._replace(mark=_choose(power, (state, lanes.step), lanes.mark))
 
     def _periods(self, shared: list[Array], lanes: Lane) -> Int[Array, " lane"]:
         """Return the period of the runs found periodic, by stepping each until it meets itself again."""
@@ -334,7 +231,7 @@ class Engine:
         def step(carry):
             count, own, period = carry
             own = jax.vmap(self.program.advance, (None, -1, 0), -1)(shared, own, lanes.step + count)
-            again = _same(own, (lanes.own.factors, lanes.own.state))
+            again = same(own, (lanes.own.factors, lanes.own.state))
             return count + 1, own, jnp.where((period == 0) & again, count + 1, period)
 
         _, _, period = lax.while_loop(going, step, (jnp.zeros((), jnp.int32), lanes.own, nothing))
@@ -381,28 +278,3 @@ def _recorded(own: Own) -> Own:
 def _result(lanes: Lane, period: Array) -> tuple[Array, ...]:
     """Return the fields of `Finished`."""
     return lanes.outcome, lanes.step, period, *(getattr(lanes, name) for name in Finished._fields[3:])
-
-
-def _due(lanes: Lane) -> Bool[Array, " lane"]:
-    """Tell which runs have been near their goal for as long as it takes: max(50, 10 %) further steps."""
-    return (lanes.arrived >= 0) & (lanes.step >= lanes.arrived + jnp.maximum(_STAY, (lanes.arrived + 9) // 10))
-
-
-def _same(own: Own, mark: PyTree) -> Bool[Array, " lane"]:
-    """Tell whether factors and method state equal the mark's, entry by entry within 8 machine epsilons."""
-
-    def equal(new, old):
-        if jnp.issubdtype(new.dtype, jax.dtypes.prng_key):
-            new, old = (jnp.moveaxis(jax.random.key_data(x), -2, -1) for x in (new, old))
-        close = new == old
-        if jnp.issubdtype(new.dtype, jnp.floating):
-            close = jnp.abs(new - old) <= _SAME * jnp.finfo(new.dtype).eps * jnp.abs(new)
-        return jnp.all(close, axis=range(close.ndim - 1))
-
-    leaves = jax.tree.leaves(jax.tree.map(equal, (own.factors, own.state), mark))
-    return jnp.all(jnp.stack(leaves), axis=0)
-
-
-def _choose(condition: Bool[Array, " lane"], new: PyTree, old: PyTree) -> PyTree:
-    """Take the new value of every leaf where the condition holds, lane by lane."""
-    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), new, old)

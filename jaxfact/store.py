@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 from jaxfact.inputs import problem_with
-from jaxfact.lanes import OUTCOMES
+from jaxfact.outcomes import OUTCOMES
 
 
 def write_results(runs: xr.Dataset, path: str | Path) -> None:

@@ -16,7 +16,8 @@ from jaxfact.descent import Records, recorded_steps
 from jaxfact.experiment import Experiment, Program, check_experiment
 from jaxfact.inputs import positive, positive_integer, problem_with
 from jaxfact.labels import join, label, provenance
-from jaxfact.lanes import Rules, Work, lanes_per_block
+from jaxfact.lanes import Work, lanes_per_block
+from jaxfact.outcomes import Rules
 from jaxfact.problems.base import rounding_floor
 from jaxfact.problems.factorization import Factorization
 from jaxfact.tiles import Progress, Tiles

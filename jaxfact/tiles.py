@@ -17,7 +17,8 @@ import numpy as np
 from jax.experimental import checkify
 
 from jaxfact.experiment import Program
-from jaxfact.lanes import Engine, Rules, Tile, Work, is_finished
+from jaxfact.lanes import Engine, Tile, Work, is_finished
+from jaxfact.outcomes import Rules
 
 _LARGEST = 4096
 _PROGRAMS = 16  # compiled programs that are kept, a few megabytes each

@@ -33,7 +33,7 @@ LAYERS = {
         "problems.tied",
     },
     2: {"methods", "starts", "spectral", "measures", "alignment", "subspaces", "invariants", "flow"},
-    3: {"descent", "compressibility", "experiment", "recording", "lanes", "tiles"},
+    3: {"descent", "compressibility", "experiment", "recording", "outcomes", "lanes", "tiles"},
     4: {"labels", "sweep", "store", "stats", "phase"},
     5: {"comparison"},
     6: {"plots", "report", "cli"},

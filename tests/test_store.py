@@ -9,7 +9,7 @@ import xarray as xr
 
 import jaxfact as jf
 from jaxfact import measures
-from jaxfact.lanes import OUTCOMES
+from jaxfact.outcomes import OUTCOMES
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,143 @@
+"""How runs end: what is remembered of each, and the rules by which it has converged, fitted, diverged or repeats."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from jaxfact.experiment import Glance, Own
+
+OUTCOMES = ("budget", "converged", "fitted", "diverged", "cycle")
+BUDGET, CONVERGED, FITTED, DIVERGED, CYCLE = range(len(OUTCOMES))
+
+EXPLOSION = 1e8
+_SAME = 8
+_STAY = 50
+
+
+class Rules(NamedTuple):
+    """When to look at a run, and when it ends; the engine's constants, recorded with the results.
+
+    `levels` are distances, the last being the tolerance where `stops` is true; `record_steps` are multiples of
+    `check_every`; `periodic` says that a state met twice repeats for ever, `misfits` that the data may be fitted where
+    the truth is not found.
+    """
+
+    max_steps: int
+    check_every: int
+    levels: tuple[float, ...]
+    stops: bool
+    record_steps: tuple[int, ...]
+    periodic: bool
+    misfits: bool
+    checked: bool
+    lanes: int
+
+
+class Lane(NamedTuple):
+    """One run in flight: what it owns, and what is remembered of it.
+
+    `run` is −1 where the lane is idle, `outcome` −1 as long as the run goes on, `step` −1 before its first look.
+    """
+
+    run: Int[Array, ""]
+    step: Int[Array, ""]
+    outcome: Int[Array, ""]
+    own: Own
+    mark: tuple[PyTree, Int[Array, ""]]
+    hit: Int[Array, " level"]
+    arrived: Int[Array, ""]
+    fitted: Int[Array, ""]
+    first_energy: Float[Array, ""]
+    loss: Float[Array, ""]
+    distance: Float[Array, ""]
+    misfit: Float[Array, ""]
+    imbalance: Float[Array, ""]
+    best: Float[Array, ""]
+    rose: Bool[Array, ""]
+
+
+def note(rules: Rules, lanes: Lane, glance: Glance) -> Lane:
+    """Remember what the runs have reached; works for one lane and for all."""
+    levels = jnp.asarray(rules.levels, glance.distance.dtype)
+    met = glance.distance <= jnp.reshape(levels, (-1, *[1] * glance.distance.ndim))
+    at_goal = met[-1] & (lanes.arrived < 0)
+    fits = _fits(rules, glance.misfit)
+    return lanes._replace(
+        hit=jnp.where((lanes.hit < 0) & met, lanes.step, lanes.hit),
+        arrived=jnp.where(at_goal, lanes.step, lanes.arrived),
+        fitted=jnp.where(fits, jnp.where(lanes.fitted < 0, lanes.step, lanes.fitted), -1),
+        misfit=glance.misfit,
+        loss=glance.loss,
+        distance=glance.distance,
+        imbalance=glance.imbalance,
+        best=jnp.fmin(lanes.best, glance.distance),
+    )
+
+
+def judge(rules: Rules, lanes: Lane, glance: Glance) -> Lane:
+    """Say how the runs that end here have ended; no rule looks at how flat the loss is."""
+    finite = jnp.isfinite(glance.energy) & jnp.isfinite(glance.loss)
+    diverged = ~finite | (glance.energy > EXPLOSION * jnp.maximum(1, lanes.first_energy))
+    last = lanes.step >= rules.max_steps
+    outcome = jnp.where(last, BUDGET, -1)
+    if rules.stops and rules.periodic:
+        moving = (lanes.arrived < 0) & (lanes.fitted < 0) & (lanes.step > 0)
+        outcome = jnp.where(moving & same(lanes.own, lanes.mark[0]), CYCLE, outcome)
+    if rules.stops and rules.misfits:
+        # A run that finds the truth fits the data a little earlier: it gets as long again to do so.
+        waited = lanes.step >= 2 * lanes.fitted + _STAY
+        outcome = jnp.where((lanes.fitted >= 0) & (lanes.arrived < 0) & (waited | last), FITTED, outcome)
+    if rules.stops:
+        outcome = jnp.where(_due(lanes) & _stayed(rules, glance.distance), CONVERGED, outcome)
+    outcome = jnp.where(diverged, DIVERGED, outcome)
+    return lanes._replace(outcome=jnp.where(lanes.run >= 0, outcome, -1).astype(jnp.int32))
+
+
+def remember(rules: Rules, lanes: Lane) -> Lane:
+    """Take a new snapshot at powers of two of the block count (Brent), and forget an arrival that did not last."""
+    left = _due(lanes) & ~_stayed(rules, lanes.distance)
+    lanes = lanes._replace(arrived=jnp.where(left, -1, lanes.arrived))
+    if not (rules.stops and rules.periodic):
+        return lanes
+    block = lanes.step // rules.check_every
+    power = ((block & (block - 1)) == 0) & (lanes.outcome < 0)
+    state = (lanes.own.factors, lanes.own.state)
+    return lanes._replace(mark=choose(power, (state, lanes.step), lanes.mark))
+
+
+def _fits(rules: Rules, misfit: Array) -> Array:
+    """Tell whether the data are fitted to the tolerance."""
+    if not (rules.stops and rules.misfits):
+        return jnp.zeros(misfit.shape, bool)
+    return misfit <= jnp.asarray(rules.levels[-1], misfit.dtype)
+
+
+def _stayed(rules: Rules, distance: Array) -> Array:
+    return distance <= jnp.asarray(10 * rules.levels[-1], distance.dtype)
+
+
+def _due(lanes: Lane) -> Bool[Array, " lane"]:
+    """Tell which runs have been near their goal for as long as it takes: max(50, 10 %) further steps."""
+    return (lanes.arrived >= 0) & (lanes.step >= lanes.arrived + jnp.maximum(_STAY, (lanes.arrived + 9) // 10))
+
+
+def same(own: Own, mark: PyTree) -> Bool[Array, " lane"]:
+    """Tell whether factors and method state equal the mark's, entry by entry within 8 machine epsilons."""
+
+    def equal(new, old):
+        if jnp.issubdtype(new.dtype, jax.dtypes.prng_key):
+            new, old = (jnp.moveaxis(jax.random.key_data(x), -2, -1) for x in (new, old))
+        close = new == old
+        if jnp.issubdtype(new.dtype, jnp.floating):
+            close = jnp.abs(new - old) <= _SAME * jnp.finfo(new.dtype).eps * jnp.abs(new)
+        return jnp.all(close, axis=range(close.ndim - 1))
+
+    leaves = jax.tree.leaves(jax.tree.map(equal, (own.factors, own.state), mark))
+    return jnp.all(jnp.stack(leaves), axis=0)
+
+
+def choose(condition: Bool[Array, " lane"], new: PyTree, old: PyTree) -> PyTree:
+    """Take the new value of every leaf where the condition holds, lane by lane."""
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), new, old)
