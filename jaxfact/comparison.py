@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
@@ -10,10 +11,12 @@ import xarray as xr
 from jaxfact import measures, stats
 from jaxfact.descent import log_steps
 from jaxfact.experiment import Experiment, Run
+from jaxfact.factors import TiedFactor
 from jaxfact.inputs import problem_with
 from jaxfact.methods import balanced, gradient_descent, perturbed
-from jaxfact.problems.base import rounding_floor
+from jaxfact.problems.base import Problem, rounding_floor
 from jaxfact.problems.factorization import Factorization
+from jaxfact.problems.tied import Tied
 from jaxfact.settings import Settings
 from jaxfact.starts import Gaussian
 from jaxfact.sweep import sweep
@@ -32,7 +35,7 @@ class MethodSummary:
     `reached` maps each level to (fraction, low, high), or None below the method's own tolerance; `outcomes` likewise;
     `times` maps each of the `QUANTILES` to a step, inf for never. `imbalance` is the median at the end of the runs,
     `imbalance_start` at their beginning, `predicted_imbalance` what the step's identities predict: `prediction` says
-    whether as a bound (≤), a limit (→) or a root mean square (≈).
+    whether as a bound (≤), a limit (→) or a root mean square (≈); all None for the one factor of a tied problem.
     """
 
     method: str
@@ -41,9 +44,9 @@ class MethodSummary:
     reached: dict[float, tuple[float, float, float] | None]
     outcomes: dict[str, tuple[float, float, float]]
     times: dict[float, float]
-    imbalance_start: float
-    imbalance: float
-    predicted_imbalance: float
+    imbalance_start: float | None
+    imbalance: float | None
+    predicted_imbalance: float | None
     prediction: str
     run_steps: int
     run_seconds: float
@@ -57,9 +60,13 @@ class MethodSummary:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison that has run: its settings, the labelled results, and what they say."""
+    """A comparison that has run: its settings, the labelled results, and what they say.
 
-    problem: Factorization
+    `truth` is the matrix that is looked for; it is the problem itself where every entry is observed.
+    """
+
+    problem: Problem
+    truth: Factorization
     settings: Settings
     runs: xr.Dataset
     methods: list[MethodSummary]
@@ -67,30 +74,35 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
 
 
-def compare(problem: Factorization, settings: Settings, progress: Progress | None = None) -> Comparison:
-    """Run the three methods from the same Gaussian starts and summarise them.
+def compare(problem: Problem, settings: Settings, progress: Progress | None = None) -> Comparison:
+    """Run the three methods from the same Gaussian starts and summarise them; a tied problem has no balanced one.
 
-    The runs take place in the target's singular coordinates, which changes neither the methods nor the law of the
-    starts. Every method is judged at `tolerance`, the noisy one at the first level above its predicted floor.
+    The runs on a fully observed target take place in its singular coordinates, which changes neither the methods nor
+    the law of the starts. Every method is judged at `tolerance`, the noisy one at the first level above its predicted
+    floor.
 
-    Raises ValueError where a setting cannot work on this target: see `Settings`; a zero target, a tolerance below three
-    times the rounding floor of the dtype at this step size, and noise whose floor lies above every level.
+    Raises ValueError where a setting cannot work on this target: see `Settings`; a zero or unknown target, a tolerance
+    below three times the rounding floor of the dtype at this step size, and noise whose floor lies above every level.
     """
-    problem = problem.in_singular_coordinates()
-    if problem.rank == 0:
+    problem, truth = _rotated(problem)
+    if truth.rank == 0:
         raise problem_with("matrix", "all zeros", "needs a non-zero entry", "a zero target is for the Python API")
     if settings.scale is None:
         settings = replace(settings, scale=min(1e-3, 0.1**1.5 / sum(problem.shape) ** 0.5))
     _check_tolerance(problem, settings)
-    noise_floor = predicted_floor(problem, settings)
+    # What is seen through few numbers is held back less along some directions than the whole matrix is.
+    noise_floor = predicted_floor(truth, settings) * (2 if problem.misfits else 1)
     judged = _judged_level(settings.tolerance, noise_floor)
-    tolerances = {PLAIN: settings.tolerance, BALANCED: settings.tolerance, NOISY: judged}
+    chosen = experiments(problem, settings)
+    tolerances = {name: judged if name == NOISY else settings.tolerance for name in chosen}
+    record = [measures.distance, measures.imbalance, measures.energy, measures.singular_values, measures.misfit]
+    absent = [measures.imbalance] * isinstance(problem, Tied) + [measures.misfit] * (not problem.misfits)
     runs = sweep(
-        experiments(problem, settings),
+        chosen,
         seeds=settings.seeds,
         max_steps=settings.max_steps,
         tolerance=tolerances,
-        record=[measures.distance, measures.imbalance, measures.energy, measures.singular_values],
+        record=[measure for measure in record if measure not in absent],
         every=log_steps(settings.max_steps, unit=settings.check_every),
         check_every=settings.check_every,
         base_seed=settings.base_seed,
@@ -100,25 +112,46 @@ def compare(problem: Factorization, settings: Settings, progress: Progress | Non
     floors = {PLAIN: 0.0, BALANCED: 0.0, NOISY: noise_floor}
     outcomes = stats.outcome_fractions(runs)
     methods = [
-        _summarise(problem, settings, runs.sel({"method": name}), outcomes.sel({"method": name}), floors[name])
+        _summarise(truth, settings, runs.sel({"method": name}), outcomes.sel({"method": name}), floors[name])
         for name in tolerances
     ]
     pairs = {
         name: (tolerances[name], stats.paired_times(runs, name, PLAIN, tolerances[name], MARGIN))
-        for name in (BALANCED, NOISY)
+        for name in tolerances
+        if name != PLAIN
     }
-    said = [*_compression_lines(runs), *notes(problem, settings, noise_floor)]
-    return Comparison(problem, settings, runs, methods, pairs, said)
+    said = [
+        *_compression_lines(runs),
+        *_sharpness_lines(problem, truth, settings),
+        *notes(truth, settings, noise_floor),
+    ]
+    return Comparison(problem, truth, settings, runs, methods, pairs, said)
 
 
-def experiments(problem: Factorization, settings: Settings) -> dict[str, Experiment]:
-    """Return the three experiments of a comparison; they share their starts."""
+def _rotated(problem: Problem) -> tuple[Problem, Factorization]:
+    """Return the problem, in singular coordinates where it is fully observed, and the matrix that is looked for."""
+    if isinstance(problem, Factorization):
+        problem = problem.in_singular_coordinates()
+        return problem, problem
+    if isinstance(problem, Tied) and isinstance(problem.problem, Factorization):
+        inner = problem.problem.in_singular_coordinates()
+        return Tied(inner), inner
+    truth = getattr(problem, "truth", None)
+    if truth is None:
+        raise problem_with("problem", type(problem).__name__, "needs a known truth", "see jaxfact.recovery.recover")
+    return problem, truth
+
+
+def experiments(problem: Problem, settings: Settings) -> dict[str, Experiment]:
+    """Return the experiments of a comparison, which share their starts: three, without the balanced one if tied."""
     start = Gaussian(settings.width, scale=settings.scale, ratio=settings.unbalanced)
     methods = {
         PLAIN: gradient_descent(settings.step_size),
         BALANCED: balanced(settings.step_size, settings.weight),
         NOISY: perturbed(settings.step_size, settings.noise),
     }
+    if isinstance(problem, Tied):
+        del methods[BALANCED]
     return {name: (lambda method=method: Run(problem, start, method)) for name, method in methods.items()}
 
 
@@ -151,26 +184,38 @@ def predicted_floor(problem: Factorization, settings: Settings) -> float:
     return float(np.hypot(settings.noise * np.sqrt(total), free) / np.linalg.norm(leading)) if settings.noise else 0.0
 
 
-def notes(problem: Factorization, settings: Settings, noise_floor: float) -> list[str]:
+def notes(truth: Factorization, settings: Settings, noise_floor: float) -> list[str]:
     """Return what a reader should know before the numbers: edges, floors, and hypotheses that do not hold."""
-    m, n = problem.shape
+    m, n = truth.shape
     edge = 1 / (8 * settings.weight) if settings.weight else np.inf
     said = {
         f"noise holds {NOISY} up at a distance of about {noise_floor:.2g}; it is judged at the first level above, "
         f"{_judged_level(settings.tolerance, noise_floor):g}": 0 < noise_floor < np.inf,
         f"with this step size {NOISY} has no stationary floor; it is judged at the tolerance": np.isinf(noise_floor),
         f"width {settings.width} is above min(m, n) = {min(m, n)}: over-parametrised": settings.width > min(m, n),
-        f"width {settings.width} is above the rank {problem.rank}: over-parametrised": (
-            problem.rank < settings.width <= min(m, n)
+        f"width {settings.width} is above the rank {truth.rank}: over-parametrised": (
+            truth.rank < settings.width <= min(m, n)
         ),
         f"step size {settings.step_size:g} is above 1/σ₁, where no minimiser is stable": settings.step_size > 1,
         f"step size {settings.step_size:g} is above the regulariser's own edge 1/(8·weight·σ₁) = {edge:.3g}": (
             settings.step_size > edge
         ),
         f"σ_{settings.width} and σ_{settings.width + 1} agree: the best approximation is not unique, and the distance "
-        "is √(2·excess)/‖Σ_d‖": not bool(problem.is_truncation_unique(settings.width)),
+        "is √(2·excess)/‖Σ_d‖": not bool(truth.is_truncation_unique(settings.width)),
     }
     return [text for text, holds in said.items() if holds]
+
+
+def _sharpness_lines(problem: Problem, truth: Factorization, settings: Settings) -> list[str]:
+    """Return a line on how far the unit convention holds at the truth of a problem that is not fully observed."""
+    if not problem.misfits:
+        return []
+    optimum = truth.truncation(settings.width)
+    factors = TiedFactor(optimum.U) if isinstance(problem, Tied) else optimum
+    ratio = float(jax.jit(measures.relative_sharpness)(problem, factors))
+    line = f"sharpness at the truth: {ratio:.3g} times that of full observation (1: the units of the step hold)"
+    unstable = f"; step size {settings.step_size:g} is above its edge, {1 / ratio:.3g}"
+    return [line + unstable * (settings.step_size * ratio > 1)]
 
 
 def _compression_lines(runs: xr.Dataset) -> list[str]:
@@ -200,7 +245,7 @@ def _judged_level(tolerance: float, floor: float) -> float:
     return above[-1]
 
 
-def _check_tolerance(problem: Factorization, settings: Settings) -> None:
+def _check_tolerance(problem: Problem, settings: Settings) -> None:
     dtype = problem.unit.dtype
     floor = 3 * float(rounding_floor(jnp.finfo(dtype).eps, settings.step_size))
     if settings.tolerance < floor:
@@ -213,12 +258,13 @@ def _check_tolerance(problem: Factorization, settings: Settings) -> None:
 
 
 def _summarise(
-    problem: Factorization, settings: Settings, runs: xr.Dataset, outcomes: xr.Dataset, floor: float
+    truth: Factorization, settings: Settings, runs: xr.Dataset, outcomes: xr.Dataset, floor: float
 ) -> MethodSummary:
     method, tolerance = str(runs.method.values), float(runs.tolerance)
     reached = stats.fraction_reached(runs)
     times = stats.time_to(runs, tolerance).quantile(QUANTILES).values
-    predicted, prediction = _predicted_imbalance(problem, settings, runs)
+    pair = "imbalance" in runs
+    predicted, prediction = _predicted_imbalance(truth, settings, runs) if pair else (None, "")
     return MethodSummary(
         method=method,
         tolerance=tolerance,
@@ -230,8 +276,8 @@ def _summarise(
         },
         outcomes={str(name): _triple(outcomes.sel(outcome=name)) for name in outcomes.outcome.values},
         times={q: float(value) for q, value in zip(QUANTILES, times, strict=True)},
-        imbalance_start=float(runs.imbalance_path.isel(step=0).median()),
-        imbalance=float(np.median(np.where(runs.outcome == "diverged", np.inf, runs.imbalance))),
+        imbalance_start=float(runs.imbalance_path.isel(step=0).median()) if pair else None,
+        imbalance=float(np.median(np.where(runs.outcome == "diverged", np.inf, runs.imbalance))) if pair else None,
         predicted_imbalance=predicted,
         prediction=prediction,
         run_steps=int(runs.steps.sum()),
@@ -240,7 +286,7 @@ def _summarise(
     )
 
 
-def _predicted_imbalance(problem: Factorization, settings: Settings, runs: xr.Dataset) -> tuple[float, str]:
+def _predicted_imbalance(truth: Factorization, settings: Settings, runs: xr.Dataset) -> tuple[float, str]:
     """Return the median imbalance that the step's identities predict for the end of the runs, and the rule.
 
     Plain descent moves D by at most 2η(f₀ − f_T), as long as steps lower the loss by half their first-order promise.
@@ -251,11 +297,11 @@ def _predicted_imbalance(problem: Factorization, settings: Settings, runs: xr.Da
     if runs.method == BALANCED and settings.weight:
         return 0.0, "→"
     # From nothing to the best approximation the loss falls by half the sum of its squared singular values.
-    fall = float(jnp.sum(problem.singular_values[: settings.width] ** 2) / 2)
+    fall = float(jnp.sum(truth.singular_values[: settings.width] ** 2) / 2)
     bound = start + 2 * settings.step_size * fall
     if runs.method != NOISY or not settings.noise:
         return bound, "≤"
-    m, n = problem.shape
+    m, n = truth.shape
     d, noise = settings.width, settings.noise
     ends = runs.step.values[None, :].clip(max=runs.steps.values[:, None])
     energy = runs.energy_path.transpose("seed", "step").values

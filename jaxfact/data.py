@@ -18,6 +18,7 @@ from jaxfact.inputs import positive, positive_integer, problem_with
 from jaxfact.spectrum import Spectrum
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".pgm", ".gif", ".webp")
+_LARGEST = 2**28  # entries of a matrix read from a list, two gigabytes
 _READABLE = f".npy, .npz, .csv, .tsv, .mtx and images ({', '.join(_IMAGES)})"
 
 Matrix = Float[np.ndarray, "m n"]
@@ -39,10 +40,14 @@ def load(name: str, *, path: str | Path | None = None) -> Matrix:
 
 
 def read(path: str | Path) -> Matrix:
-    """Read a matrix from a .npy, .npz, .csv, .tsv, Matrix Market .mtx or image file, as it is stored.
+    """Read a matrix from a .npy, .npz, .csv, .tsv, Matrix Market .mtx or image file, as it is stored; NaN is missing.
 
-    An image becomes grey levels from 0 to 1; one of floating point stays as it is. Pickled objects are never opened.
-    Raises ValueError for a file that is missing, of an unknown format, damaged, or no m×n matrix of finite reals.
+    An empty field of a text file is missing too. A text file whose first line is `row,column,value` holds one observed
+    entry a line, whose row and column may be any numbers: in order they become 0, 1, 2, …. An image becomes grey levels
+    from 0 to 1; one of floating point stays as it is. Pickled objects are never opened.
+
+    Raises ValueError for a file that is missing, of an unknown format, damaged, or no m×n matrix of reals, for infinite
+    entries, and for an entry that is given twice.
     """
     path = Path(path)
     readers = {
@@ -108,13 +113,13 @@ def _check_matrix(path: Path, matrix: np.ndarray) -> None:
         raise problem_with(path.name, given, "needs numbers", "save the array with a numeric dtype")
     if matrix.ndim != 2 or matrix.size == 0:
         raise problem_with(path.name, given, "needs an m×n matrix with entries", "reshape it to two dimensions")
-    missing = int(np.sum(~np.isfinite(matrix)))
-    if missing:
+    infinite = int(np.sum(np.isinf(matrix)))
+    if infinite:
+        given = f"{infinite} infinite entries"
+        raise problem_with(path.name, given, "needs finite numbers, and NaN where an entry is missing", "replace them")
+    if np.all(np.isnan(matrix)):
         raise problem_with(
-            path.name,
-            f"{missing} NaN or infinite entries",
-            "a factorisation needs every entry",
-            "fill or drop them: missing entries are the job of matrix completion",
+            path.name, f"{matrix.shape[0]}×{matrix.shape[1]} NaN", "needs an observed entry", "fill some"
         )
 
 
@@ -133,7 +138,37 @@ def _read_npz(path: Path) -> np.ndarray:
 
 def _read_text(path: Path) -> np.ndarray:
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    return np.loadtxt(path, delimiter=delimiter, ndmin=2, dtype=float, encoding="utf-8-sig")
+    with path.open(encoding="utf-8-sig") as file:
+        names = [name.strip().strip('"').lower() for name in file.readline().split(delimiter)]
+    listed = names == ["row", "column", "value"]
+    numbers = np.loadtxt(
+        path,
+        delimiter=delimiter,
+        ndmin=2,
+        dtype=float,
+        encoding="utf-8-sig",
+        skiprows=int(listed),
+        converters=lambda field: float(field) if field.strip() else np.nan,
+    )
+    return _from_entries(path, numbers) if listed else numbers
+
+
+def _from_entries(path: Path, entries: Float[np.ndarray, "k 3"]) -> np.ndarray:
+    """Return the matrix that a list of entries stands for, NaN where there is none."""
+    if entries.shape[1] != 3:
+        raise ValueError("a line that is not row, column and value")
+    if not np.all(np.isfinite(entries)):
+        raise ValueError("a line without three finite numbers")
+    (rows, row), (columns, column) = (np.unique(entries[:, place], return_inverse=True) for place in range(2))
+    if len(rows) * len(columns) > _LARGEST:
+        raise ValueError(f"{len(rows)}×{len(columns)} entries are too many for one array; build a Completion from them")
+    matrix = np.full((len(rows), len(columns)), np.nan)
+    places, counts = np.unique(row * len(columns) + column, return_counts=True)
+    if np.any(counts > 1):
+        twice = divmod(int(places[np.argmax(counts > 1)]), len(columns))
+        raise ValueError(f"row {rows[twice[0]]:g}, column {columns[twice[1]]:g} is given more than once")
+    matrix[row, column] = entries[:, 2]
+    return matrix
 
 
 def _read_market(path: Path) -> np.ndarray:

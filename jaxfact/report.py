@@ -28,11 +28,12 @@ _LEVELS_A_TABLE = 5  # what fits into 80 columns
 def figures(comparison: Comparison) -> dict[str, Figure]:
     """Return the figures of a comparison by name."""
     runs = comparison.runs
+    imbalance = {"imbalance": plots.imbalance(runs)} if "imbalance_path" in runs else {}
     return {
         "distance": plots.distance(runs),
         "survival": plots.survival(runs),
-        "imbalance": plots.imbalance(runs),
-        "singular_values": plots.singular_values(runs, np.asarray(comparison.problem.singular_values)),
+        **imbalance,
+        "singular_values": plots.singular_values(runs, np.asarray(comparison.truth.singular_values)),
         "worst": plots.worst(runs),
     }
 
@@ -88,12 +89,13 @@ def print_tables(comparison: Comparison, console: Console) -> None:
 
 def heading(comparison: Comparison) -> list[str]:
     """Return the lines that say what was run, in which units."""
-    s, problem, attrs = comparison.settings, comparison.problem, comparison.runs.attrs
-    m, n = problem.shape
-    spectrum = ", ".join(f"{value:.3g}" for value in np.asarray(problem.singular_values)[: s.width + 2])
+    s, truth, attrs = comparison.settings, comparison.truth, comparison.runs.attrs
+    m, n = truth.shape
+    spectrum = ", ".join(f"{value:.3g}" for value in np.asarray(truth.singular_values)[: s.width + 2])
     ratio = "" if s.unbalanced is None else f", ‖U‖/‖V‖ = {s.unbalanced:g}"
     return [
-        f"{m}×{n} target of rank {problem.rank}, σ₁ = {float(problem.unit):.5g} (the unit); σ/σ₁: {spectrum}, …",
+        f"{m}×{n} target of rank {truth.rank}, σ₁ = {float(truth.unit):.5g} (the unit); σ/σ₁: {spectrum}, …",
+        *([f"seen as {comparison.problem}"] if comparison.problem is not truth else []),
         f"{s.seeds} Gaussian starts of width {s.width} and entry scale {s.scale:g} √σ₁{ratio}, shared by the methods",
         f"step size {s.step_size:g} /σ₁, balancing weight {s.weight:g}, noise {s.noise:g} √σ₁ an entry and step; "
         f"at most {s.max_steps} steps, looked at every {s.check_every}",
@@ -135,9 +137,7 @@ def tables(comparison: Comparison) -> list[tuple[str, list[str], list[list[str]]
             [
                 [
                     row.method,
-                    f"{row.imbalance_start:.2g}",
-                    f"{row.imbalance:.2g}",
-                    f"{row.prediction} {row.predicted_imbalance:.2g}",
+                    *_imbalance_cells(row),
                     f"{row.throughput:.3g}",
                     f"{row.run_seconds:.1f} s",
                     f"{row.compile_seconds:.1f} s",
@@ -168,7 +168,8 @@ def paired_lines(comparison: Comparison) -> list[str]:
 def page(comparison: Comparison, folder: Path) -> str:
     """Return the page: heading, table, figures from `folder` and settings, in one file that needs no network."""
     template = Template((files("jaxfact") / "page.html").read_text(encoding="utf-8"))
-    drawn = "".join(_drawn(folder / f"{name}.svg", title) for name, title in _CAPTIONS.items())
+    present = {name: title for name, title in _CAPTIONS.items() if (folder / f"{name}.svg").exists()}
+    drawn = "".join(_drawn(folder / f"{name}.svg", title) for name, title in present.items())
     return template.substitute(
         heading="<br>".join(map(html.escape, heading(comparison))),
         tables="".join(_html_table(*table) for table in tables(comparison)),
@@ -202,6 +203,12 @@ def _html_table(title: str, columns: list[str], rows: list[list[str]]) -> str:
     head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
     body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return f"<table><caption>{html.escape(title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _imbalance_cells(row: MethodSummary) -> list[str]:
+    if row.imbalance is None:
+        return ["–", "–", "–"]
+    return [f"{row.imbalance_start:.2g}", f"{row.imbalance:.2g}", f"{row.prediction} {row.predicted_imbalance:.2g}"]
 
 
 def _percent(at: tuple[float, float, float] | None) -> str:
