@@ -95,7 +95,7 @@ def heading(comparison: Comparison) -> list[str]:
     ratio = "" if s.unbalanced is None else f", ‖U‖/‖V‖ = {s.unbalanced:g}"
     return [
         f"{m}×{n} target of rank {truth.rank}, σ₁ = {float(truth.unit):.5g} (the unit); σ/σ₁: {spectrum}, …",
-        *([f"seen as {comparison.problem}"] if comparison.problem is not truth else []),
+        *([comparison.problem.summary] if comparison.problem is not truth else []),
         f"{s.seeds} Gaussian starts of width {s.width} and entry scale {s.scale:g} √σ₁{ratio}, shared by the methods",
         f"step size {s.step_size:g} /σ₁, balancing weight {s.weight:g}, noise {s.noise:g} √σ₁ an entry and step; "
         f"at most {s.max_steps} steps, looked at every {s.check_every}",

@@ -26,6 +26,11 @@ class Problem(eqx.Module):
     """What the unit is, for the axes of figures."""
 
     @property
+    def summary(self) -> str:
+        """What is seen of the matrix, in a few words."""
+        return "every entry observed"
+
+    @property
     def rows(self) -> tuple[int, int]:
         """The numbers of rows that factors have: m and n, unless the problem represents them by fewer."""
         return self.shape

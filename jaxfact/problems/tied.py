@@ -56,6 +56,11 @@ class Tied(Problem):
         return self.problem.unit_name
 
     @property
+    def summary(self) -> str:
+        """What is seen of the matrix, in a few words."""
+        return f"{self.problem.summary}, in one factor X Xᵀ"
+
+    @property
     def misfits(self) -> bool:
         """Whether the data can be fitted without the truth being found."""
         return self.problem.misfits
