@@ -16,7 +16,9 @@ from .methods import (
     scaled,
 )
 from .problems.base import Problem
+from .problems.completion import Completion
 from .problems.compression import compress, expand
+from .problems.drawn import random_target
 from .problems.factorization import Factorization
 from .problems.tied import Tied
 from .starts import Balanced, Gaussian, Orthogonal, Spectral, Start, ye_du_scale, ye_du_step_size
@@ -25,6 +27,7 @@ from .sweep import sweep
 
 __all__ = [
     "Balanced",
+    "Completion",
     "Factorization",
     "Factors",
     "Gaussian",
@@ -53,6 +56,7 @@ __all__ = [
     "perturbed",
     "perturbed_in_ball",
     "perturbed_on_sphere",
+    "random_target",
     "scale_by_gram",
     "scaled",
     "stats",
