@@ -1,6 +1,7 @@
-from . import data, flow, invariants, measures, stats
+from . import data, entrywise, flow, invariants, measures, stats
 from .descent import Trajectory, descend, log_steps
 from .devices import use_cores
+from .entrywise import HeldOut
 from .experiment import Run
 from .factors import Factors, TiedFactor
 from .methods import (
@@ -31,6 +32,7 @@ __all__ = [
     "Factorization",
     "Factors",
     "Gaussian",
+    "HeldOut",
     "Orthogonal",
     "Problem",
     "Run",
@@ -46,6 +48,7 @@ __all__ = [
     "compress",
     "data",
     "descend",
+    "entrywise",
     "expand",
     "flow",
     "gradient_descent",

@@ -33,7 +33,7 @@ LAYERS = {
         "problems.drawn",
         "problems.tied",
     },
-    2: {"methods", "starts", "measures", "invariants", "flow"},
+    2: {"methods", "starts", "measures", "invariants", "flow", "entrywise"},
     3: {"descent", "compressibility", "experiment", "recording", "lanes", "tiles"},
     4: {"labels", "sweep", "store", "stats"},
     5: {"comparison"},
