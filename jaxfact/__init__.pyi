@@ -1,6 +1,7 @@
-from . import alignment, data, flow, invariants, measures, stats, subspaces
+from . import alignment, data, entrywise, flow, invariants, measures, stats, subspaces
 from .descent import Trajectory, descend, log_steps
 from .devices import use_cores
+from .entrywise import HeldOut
 from .experiment import Run
 from .factors import Factors, TiedFactor
 from .methods import (
@@ -19,7 +20,9 @@ from .methods import (
 )
 from .phase import phase_diagram
 from .problems.base import Problem
+from .problems.completion import Completion
 from .problems.compression import compress, expand
+from .problems.drawn import random_target
 from .problems.factorization import Factorization
 from .problems.tied import Tied
 from .spectral import ColumnSpace, ProjectedGradient, ward_kolda
@@ -30,9 +33,11 @@ from .sweep import sweep
 __all__ = [
     "Balanced",
     "ColumnSpace",
+    "Completion",
     "Factorization",
     "Factors",
     "Gaussian",
+    "HeldOut",
     "Orthogonal",
     "Problem",
     "ProjectedGradient",
@@ -50,6 +55,7 @@ __all__ = [
     "compress",
     "data",
     "descend",
+    "entrywise",
     "expand",
     "flow",
     "gradient_descent",
@@ -61,6 +67,7 @@ __all__ = [
     "perturbed_in_ball",
     "perturbed_on_sphere",
     "phase_diagram",
+    "random_target",
     "scale_by_gram",
     "scale_by_start",
     "scaled",

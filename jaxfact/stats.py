@@ -83,6 +83,23 @@ def time_to(runs: xr.Dataset, level: float) -> Times:
     return Times(runs.hit.isel(level=int(np.argmax(near)), drop=True), runs.steps)
 
 
+def best_over_time(runs: xr.Dataset, record: str) -> xr.Dataset:
+    """Return the least value of a record along each run's path, as `value`, and the first step at which it was met.
+
+    NaN, both, where the record never was a number. Raises ValueError for a record that has no path or is no number.
+    """
+    path = runs.get(f"{record}_path")
+    if path is None or "step" not in path.dims:
+        paths = [str(name).removesuffix("_path") for name in runs if str(name).endswith("_path")]
+        raise problem_with("record", repr(record), f"the paths are of {', '.join(paths) or 'nothing'}", "record it")
+    known = path.fillna(np.inf)
+    at = known.argmin("step")
+    met = path.notnull().any("step")
+    return xr.Dataset({"value": known.isel(step=at).drop_vars("step"), "step": path.step[at].drop_vars("step")}).where(
+        met
+    )
+
+
 def wilson(successes: xr.DataArray | np.ndarray | int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Return Wilson's 95 % interval of a fraction (Wilson 1927)."""
     intervals = [

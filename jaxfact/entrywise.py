@@ -1,0 +1,101 @@
+"""What single entries say: held-out errors, and how evenly a product is spread over rows and columns."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
+
+from jaxfact.decompositions import qr
+from jaxfact.factors import AnyFactors, as_pair
+from jaxfact.inputs import problem_with
+from jaxfact.problems.base import Problem
+from jaxfact.problems.entries import Observed, checked
+
+
+class HeldOut(eqx.Module):
+    """A record: the root mean square error on entries that a run does not see, in the user's unit.
+
+    ‖P_Λ(UVᵀ·unit) − y‖₂/√|Λ|; `rows`, `columns` and `values` list Λ, counted from 0, the values in the user's unit. In
+    a list of records it is called "held_out"; give a mapping where there are several. Divided by `scale`, the root
+    mean square of the values, it is the relative error.
+
+    Raises ValueError for what `Completion` refuses too; for numbers beyond the matrix when it is called.
+    """
+
+    rows: Int[Array, " k"]
+    columns: Int[Array, " k"]
+    values: Float[Array, " k"]
+    least_shape: tuple[int, int] = eqx.field(static=True)
+
+    __name__ = "held_out"
+
+    def __init__(self, rows: ArrayLike, columns: ArrayLike, values: ArrayLike):
+        sizes = [int(np.max(numbers, initial=0)) + 1 for numbers in (np.asarray(rows), np.asarray(columns))]
+        self.least_shape = (sizes[0], sizes[1])
+        entries = checked(rows, columns, values, self.least_shape)
+        self.rows, self.columns = (jnp.asarray(numbers, jnp.int32) for numbers in entries[:2])
+        self.values = jnp.asarray(entries.values, float if entries.values.dtype.kind != "f" else None)
+
+    @property
+    def scale(self) -> Float[Array, ""]:
+        """The root mean square of the values."""
+        return jnp.sqrt(jnp.mean(self.values**2))
+
+    def __call__(self, problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
+        """Return the error of a product."""
+        U, V = as_pair(factors)
+        if len(U) < self.least_shape[0] or len(V) < self.least_shape[1]:
+            given = f"entries of a matrix of at least {self.least_shape}"
+            raise problem_with("held out", given, f"the factors' is {(len(U), len(V))}", "use those of this problem")
+        predicted = problem.unit * jnp.sum(U[self.rows] * V[self.columns], axis=1)
+        return jnp.sqrt(jnp.mean((predicted - self.values.astype(predicted.dtype)) ** 2))
+
+
+def split(entries: Observed, key: PRNGKeyArray, **shares: float) -> dict[str, Observed]:
+    """Return disjoint parts of the entries that together are all of them, drawn uniformly, by name.
+
+    For example split(problem.entries, key, train=0.8, validation=0.1, test=0.1); each part makes a problem,
+    Completion(*part, shape), or a record, HeldOut(*part).
+
+    Raises ValueError for shares that are not above 0 or do not sum to 1, and for parts that would be empty.
+    """
+    given = ", ".join(f"{name}={share:g}" for name, share in shares.items())
+    if not shares or min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-9:
+        raise problem_with("shares", given, "needs numbers above 0 that sum to 1", "say train=0.8, test=0.2")
+    count = len(entries.values)
+    ends = np.rint(np.cumsum(list(shares.values())) * count).astype(int)
+    if np.diff(ends, prepend=0).min() < 1:
+        needed = f"{count} entries leave a part without any"
+        raise problem_with("shares", given, needed, "give that part a larger share, or leave it out")
+    order = np.asarray(jax.random.permutation(key, count))
+    parts = np.split(order, ends[:-1])
+    return {
+        name: Observed(*(np.asarray(x)[np.sort(part)] for x in entries))
+        for name, part in zip(shares, parts, strict=True)
+    }
+
+
+def incoherence(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
+    """Return µ = max(m·max_i ‖P_U e_i‖², n·max_j ‖P_V e_j‖²)/d, from 1, all rows alike, to max(m, n)/d.
+
+    P_U and P_V project onto the columns of the factors (Candès & Recht 2009, Definition 1.2), which are those of the
+    product where both have full rank d ≤ min(m, n). That of the truth is incoherence(problem, truth.truncation(r)).
+    """
+    return jnp.max(jnp.stack([_leverage(factor) for factor in as_pair(factors)]))
+
+
+def spread(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
+    """Return √n·‖x‖_∞/‖x‖₂ of factors of one column, the larger of the two: from 1, all entries alike, to √n.
+
+    It stays O(√log n) along descent from a small start (Kim & Chung 2023). Raises ValueError for other widths.
+    """
+    if factors.width != 1:
+        raise problem_with("factors", f"of width {factors.width}", "needs one column", "record incoherence instead")
+    ratios = [len(x) ** 0.5 * jnp.max(jnp.abs(x)) / jnp.linalg.norm(x) for x in as_pair(factors)]
+    return jnp.max(jnp.stack(ratios))
+
+
+def _leverage(factor: Float[Array, "k d"]) -> Float[Array, ""]:
+    basis = qr(factor)[0]
+    return len(factor) / basis.shape[1] * jnp.max(jnp.sum(basis**2, axis=1))
