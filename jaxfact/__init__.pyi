@@ -1,4 +1,4 @@
-from . import data, flow, invariants, measures, stats
+from . import data, flow, invariants, measures, operators, stats
 from .descent import Trajectory, descend, log_steps
 from .devices import use_cores
 from .experiment import Run
@@ -16,7 +16,6 @@ from .methods import (
     scale_by_gram,
     scaled,
 )
-from .problems import operators
 from .problems.base import Problem
 from .problems.compression import compress, expand
 from .problems.factorization import Factorization

@@ -12,7 +12,7 @@ from jaxfact.decompositions import qr
 from jaxfact.draws import fold, normal
 from jaxfact.factors import Factors
 from jaxfact.inputs import positive_integer, problem_with
-from jaxfact.problems.operators import Operator
+from jaxfact.operators import Operator
 
 
 def rip_lower_bound(

@@ -27,7 +27,7 @@ LAYERS = {
         "problems.targets",
         "problems.factorization",
         "problems.compression",
-        "problems.operators",
+        "operators",
         "problems.partial",
         "problems.sensing",
         "problems.tied",

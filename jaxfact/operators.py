@@ -14,7 +14,7 @@ from jaxfact.draws import fold, normal, uniform
 from jaxfact.factors import Factors
 from jaxfact.inputs import positive_integer, problem_with
 
-_MANY = 32  # runs that share a pass over a big array: enough to compute on it rather than to wait for it
+_MANY = 64  # runs that share a pass over a big array: enough to compute on it rather than to wait for it
 
 
 class Operator(eqx.Module):
