@@ -65,8 +65,8 @@ def jax_steps(A, y, U, V, steps):
 
 
 def products(A, y, U, V, steps):
-    """Take the two products of a step alone."""
-    X = (U @ V.mT).reshape(len(U), -1)
+    """Take the two products of a step alone; A scaled down so that nothing overflows."""
+    X, A = (U @ V.mT).reshape(len(U), -1), A / (1 + (A.shape[1] / len(A)) ** 0.5)
     return lax.fori_loop(0, steps, lambda _, X: (X @ A.T) @ A, X)
 
 
@@ -100,10 +100,15 @@ def sensing(name: str, side: int, count: int, rank: int) -> jf.Sensing:
     return jf.Sensing.of(truth, getattr(jf.operators, name)(jax.random.key(0), (side, side), count, dtype=np.float32))
 
 
+def plain(problem: jf.Sensing) -> tuple[np.ndarray, np.ndarray]:
+    """Return A and y of ½‖A·vec(UVᵀ) − y‖²."""
+    operator = problem.operator
+    return np.array(operator.weights[:, None] * operator.matrices), np.array(problem.observations)
+
+
 def contenders(problem: jf.Sensing, width: int, starts: int) -> dict[str, Callable]:
     """Return each peer as a function of the number of steps that returns its factors."""
-    A, y = np.array(problem.operator.matrices), np.array(problem.observations)
-    arguments = A, y, *jax_peers.drawn(problem, width, SCALE, starts)
+    arguments = *plain(problem), *jax_peers.drawn(problem, width, SCALE, starts)
     on_device = jax.device_put(arguments)
     found = {
         BARE: partial(compiled(products, *arguments), *on_device),
@@ -118,7 +123,7 @@ def contenders(problem: jf.Sensing, width: int, starts: int) -> dict[str, Callab
 def check(problem: jf.Sensing, found: dict[str, Callable], width: int, starts: int) -> float:
     """Return the largest relative deviation of a loss after some steps; exit where it is too large."""
     expected, worst = sweep(problem, width, starts, CHECK_STEPS).loss.values.ravel(), 0.0
-    A, y = (np.asarray(x, float) for x in (problem.operator.matrices, problem.observations))
+    A, y = (x.astype(float) for x in plain(problem))
     for name, run in found.items():
         if name == BARE:
             continue
@@ -164,7 +169,8 @@ def show(report: dict) -> None:
     print(device_line(report["device"]))
     print(
         f"n = {case['side']}, p = {case['count']}, rank {case['rank']}, width {case['width']}: "
-        f"{case['starts']} starts × {case['steps']} steps, medians of {case['repeats']} rounds; losses agree to {report['deviation']:.1e}"
+        f"{case['starts']} starts × {case['steps']} steps, medians of {case['repeats']} rounds; "
+        f"losses agree to {report['deviation']:.1e}"
     )
     for name, value in rates.items():
         beside = "" if name in (DENSE, FAST) else f"   jaxfact is {rates[OURS] / value:>6.3g} × as fast"

@@ -15,6 +15,7 @@ from scipy import stats
 
 import jaxfact as jf
 from jaxfact import operators
+from jaxfact.experiment import Program
 
 KEY = jr.key(7)
 M, N, P = 9, 7, 60
@@ -97,7 +98,7 @@ def test_the_unit_takes_the_scale_out():
 
 
 def swept(experiment, **options):
-    settings = {"seeds": 8, "max_steps": 4000, "tolerance": 1e-4, "check_every": 20} | options
+    settings = {"seeds": 8, "max_steps": 2000, "tolerance": 1e-3, "check_every": 20} | options
     return jf.sweep(experiment, **settings)
 
 
@@ -107,7 +108,7 @@ def test_enough_measurements_recover_the_matrix():
     start, method = jf.Gaussian(2, scale=0.05), jf.gradient_descent(0.2)
     assert set(swept(lambda: jf.Run(clean, start, method)).outcome.values.ravel()) == {"converged"}
     floor = swept(lambda: jf.Run(noisy, start, method), tolerance=None, max_steps=1000).distance.values
-    assert np.all((1e-4 < floor) & (floor < 0.05))
+    assert np.all((floor > 1e-3) & (floor < 0.05))
 
 
 def test_too_few_measurements_are_fitted_without_recovery():
@@ -185,7 +186,7 @@ def test_fresh_batches_have_the_mean_and_spread_of_explicit_ones():
         return operator.pull(operator.measure(factors) - operator.measure(truth().truncation(2)), factors)
 
     full = truth().gradient(factors)
-    spread = np.sum(R**2) * (M * N + 1) / count
+    spread = float(jnp.sum(R**2)) * (M * N + 1) / count
     for draw in (ours, explicit):
         found = jax.jit(jax.vmap(draw))(jr.split(jr.key(1), 4000))
         for sample, mean in zip(found, full, strict=True):
@@ -200,7 +201,7 @@ def test_fresh_batches_have_the_mean_and_spread_of_explicit_ones():
 def test_fresh_batches_recover_the_matrix():
     """At width 2 each step contracts in the mean, so the distance falls with the residual that scales the noise."""
     method = optax.chain(jf.fresh_batch(500), jf.gradient_descent(0.2))
-    runs = swept(lambda: jf.Run(truth(), jf.Gaussian(2, scale=0.05), method), max_steps=1000)
+    runs = swept(lambda: jf.Run(truth(), jf.Gaussian(2, scale=0.05), method), max_steps=500)
     assert set(runs.outcome.values.ravel()) == {"converged"}
 
 
@@ -213,22 +214,35 @@ def test_fresh_batches_need_a_known_matrix():
 
 
 PEAK = """
-import resource, sys
+import resource
 import jax, numpy as np
 import jaxfact as jf
 
-truth = jf.Factorization(np.ones(1, np.float32), shape=(100, 100))
-problem = jf.Sensing.of(truth, jf.operators.gaussian(jax.random.key(0), (100, 100), 2000, dtype=np.float32))
-run = lambda: jf.Run(problem, jf.Gaussian(1, scale=1e-2), jf.gradient_descent(0.1))
-jf.sweep(run, seeds=int(sys.argv[1]), max_steps=1, tolerance=None, check_every=1)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+def sweep(side, count):
+    truth = jf.Factorization(np.ones(1, np.float32), shape=(side, side))
+    operator = jf.operators.gaussian(jax.random.key(0), (side, side), count, dtype=np.float32)
+    problem = jf.Sensing.of(truth, operator)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run = lambda: jf.Run(problem, jf.Gaussian(1, scale=1e-2), jf.gradient_descent(0.1))
+    jf.sweep(run, seeds=64, max_steps=1, tolerance=None, check_every=1)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+
+sweep(40, 200)  # what the compiler needs
+print(sweep(100, 2000))
 """
 
 
-def test_a_shared_operator_is_in_memory_once_and_no_constant():
-    """80 MB of matrices: from 1 run to 64 the peak does not grow by as much again; the program's text stays small."""
-    few, many = (
-        int(subprocess.run([sys.executable, "-c", PEAK, str(n)], capture_output=True, text=True, check=True).stdout)
-        for n in (1, 64)
-    )
-    assert many - few < 60, (few, many)
+def test_a_shared_operator_is_in_memory_once():
+    """80 MB of matrices that 64 runs share: the sweep allocates less than a second copy of them."""
+    ran = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    assert int(ran.stdout) < 80, ran.stdout
+
+
+def test_a_shared_operator_is_no_constant_of_the_program():
+    """4 MB of matrices are one shared array, and the text of a step has none of their numbers."""
+    sensing = jf.Sensing.of(truth(), operators.gaussian(KEY, (M, N), 8000))
+    program = Program(lambda: jf.Run(sensing, jf.Gaussian(2, scale=0.1), jf.gradient_descent(0.1)), {}, None)
+    assert [x.shape for x in program.shared if x.size >= 8000 * M * N] == [(8000, M * N)]
+    own = program.start(program.shared, KEY, {})
+    step = jax.jit(lambda shared, own: program.advance(shared, own, jnp.zeros((), jnp.int32)))
+    assert len(step.lower(program.shared, own).as_text()) < 100_000
