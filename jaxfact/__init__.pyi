@@ -1,9 +1,10 @@
-from . import alignment, data, entrywise, flow, invariants, measures, stats, subspaces
+from . import alignment, data, entrywise, flow, invariants, measures, operators, stats, subspaces
 from .descent import Trajectory, descend, log_steps
 from .devices import use_cores
 from .entrywise import HeldOut
 from .experiment import Run
 from .factors import Factors, TiedFactor
+from .isometry import rip_lower_bound
 from .methods import (
     add_balancing,
     add_noise,
@@ -24,7 +25,9 @@ from .problems.completion import Completion
 from .problems.compression import compress, expand
 from .problems.drawn import random_target
 from .problems.factorization import Factorization
+from .problems.sensing import Sensing
 from .problems.tied import Tied
+from .resampling import fresh_batch
 from .spectral import ColumnSpace, ProjectedGradient, ward_kolda
 from .starts import Balanced, Gaussian, Orthogonal, Spectral, Start, ye_du_scale, ye_du_step_size
 from .store import open_results, write_results
@@ -42,6 +45,7 @@ __all__ = [
     "Problem",
     "ProjectedGradient",
     "Run",
+    "Sensing",
     "Spectral",
     "Start",
     "Tied",
@@ -58,16 +62,19 @@ __all__ = [
     "entrywise",
     "expand",
     "flow",
+    "fresh_batch",
     "gradient_descent",
     "invariants",
     "log_steps",
     "measures",
     "open_results",
+    "operators",
     "perturbed",
     "perturbed_in_ball",
     "perturbed_on_sphere",
     "phase_diagram",
     "random_target",
+    "rip_lower_bound",
     "scale_by_gram",
     "scale_by_start",
     "scaled",
