@@ -20,9 +20,10 @@ from jaxfact.problems.factorization import Factorization
 from jaxfact.problems.partial import PartiallyObserved
 from jaxfact.products import keep
 
-# Measured on two CPU cores in float32, with half of the entries observed: the sparse form is 0.6 to 1.9 times as fast
-# as the dense one, on 60×50 to 1000×1000 at widths 2 to 20, more for narrow factors and small matrices. Its work grows
-# with the entries, so that at a fifth it is ahead nearly everywhere.
+# Measured on two CPU cores in float32, with half of the entries observed: the dense form is ahead for wide factors
+# (300×300 at width 20: 1.5 times) and large matrices (1000×1000 at width 5: 1 to 1.6 times), the sparse one for narrow
+# factors of small matrices (300×300 at width 5: 2 to 3 times), where `dense=False` pays. The sparse form's work grows
+# with the number of entries: with few of them it is far ahead.
 _DENSE_FROM = 0.4
 _NAMED = 5
 _CALLER = 5  # Equinox puts two frames between a constructor and who called it
