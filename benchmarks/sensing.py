@@ -141,7 +141,7 @@ def measure(options: argparse.Namespace) -> dict:
     width, starts, steps = options.width, options.starts, options.steps
     problem = sensing("gaussian", options.side, options.count, options.rank)
     large = {
-        DENSE: (sensing("gaussian", options.large_side, options.large_count, options.rank), max(1, steps // 16)),
+        DENSE: (sensing("gaussian", options.large_side, options.large_count, options.rank), max(1, steps // 20)),
         FAST: (sensing("transform", options.large_side, options.large_count, options.rank), max(1, steps // 4)),
     }
     found = contenders(problem, width, starts)
@@ -149,7 +149,7 @@ def measure(options: argparse.Namespace) -> dict:
     rates = {name: [] for name in [*found, OURS, *large]}
     for _ in range(options.repeats):
         for name, run in found.items():
-            fewer = steps if name == BARE else max(1, steps // 4)
+            fewer = steps if name == BARE else max(1, steps // 6)
             rates[name].append(rate(starts * fewer, partial(run, fewer)))
         rates[OURS].append(starts * steps / float(sweep(problem, width, starts, steps).run_seconds))
         for name, (bigger, fewer) in large.items():
@@ -185,7 +185,7 @@ def show(report: dict) -> None:
 def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sizes = {"side": 50, "count": 1500, "rank": 2, "width": 5, "starts": 64, "steps": 80, "repeats": 5}
+    sizes = {"side": 50, "count": 1500, "rank": 2, "width": 5, "starts": 64, "steps": 60, "repeats": 5}
     for name, default in {**sizes, "large-side": 128, "large-count": 4000}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--json", action="store_true")

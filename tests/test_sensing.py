@@ -15,6 +15,7 @@ from scipy import stats
 
 import jaxfact as jf
 from jaxfact import operators
+from jaxfact.compressibility import compression_of
 from jaxfact.experiment import Program
 
 KEY = jr.key(7)
@@ -40,7 +41,7 @@ def test_loss_misfit_and_gradient_against_numpy(draw):
     sensing = jf.Sensing.of(truth(), draw(jr.key(2), (M, N), 40), noise=0.1, key=KEY)
     factors, along = as_jax(pair((M, N), 3)), as_jax(pair((M, N), 3, seed=2))
     basis = np.eye(M * N).reshape(-1, M, N)
-    A = np.stack([sensing.operator.measure(jf.Factors(jnp.asarray(E), jnp.eye(N))) for E in basis], 1)
+    A = np.asarray(jax.vmap(lambda E: sensing.operator.measure(jf.Factors(E, jnp.eye(N))), out_axes=1)(basis))
     U, V = (np.asarray(x) for x in factors)
     y = np.asarray(sensing.observations)
     residual = A @ (U @ V.T).ravel() - y
@@ -51,10 +52,11 @@ def test_loss_misfit_and_gradient_against_numpy(draw):
     np.testing.assert_allclose(gradient.U, back @ V, rtol=1e-11, atol=1e-12)
     np.testing.assert_allclose(gradient.V, back.T @ U, rtol=1e-11, atol=1e-12)
     np.testing.assert_allclose(sensing.back_projection(), (A.T @ y).reshape(M, N), rtol=1e-11, atol=1e-12)
-    by_grad = jax.grad(sensing.loss)(factors)
+    by_grad = jax.jit(jax.grad(sensing.loss))(factors)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12), gradient, by_grad)
     # Along a line the loss is a quartic, for which the five-point formula is exact.
-    f = [float(sensing.loss(jax.tree.map(lambda x, z, t=t: x + t * z, factors, along))) for t in (-2, -1, 1, 2)]
+    loss = jax.jit(sensing.loss)
+    f = [float(loss(jax.tree.map(lambda x, z, t=t: x + t * z, factors, along))) for t in (-2, -1, 1, 2)]
     slope = sum(np.sum(g * z) for g, z in zip(gradient, along, strict=True))
     assert (f[0] - 8 * f[1] + 8 * f[2] - f[3]) / 12 == pytest.approx(float(slope), rel=1e-10)
 
@@ -165,7 +167,9 @@ def test_enough_measurements_do_not_warn():
 def test_dtype_follows_the_operator():
     sensing = jf.Sensing.of(truth(), operators.gaussian(KEY, (M, N), P, dtype=jnp.float32))
     factors = as_jax(pair((M, N), 2), jnp.float32)
-    seen = (sensing.loss(factors), sensing.gradient(factors), sensing.distance(factors), sensing.misfit(factors))
+    seen = jax.eval_shape(
+        lambda f: (sensing.loss(f), sensing.gradient(f), sensing.distance(f), sensing.misfit(f)), factors
+    )
     assert {x.dtype for x in jax.tree.leaves((seen, sensing))} == {jnp.dtype(jnp.float32)}
 
 
@@ -199,10 +203,21 @@ def test_fresh_batches_have_the_mean_and_spread_of_explicit_ones():
 
 
 def test_fresh_batches_recover_the_matrix():
-    """At width 2 each step contracts in the mean, so the distance falls with the residual that scales the noise."""
-    method = optax.chain(jf.fresh_batch(500), jf.gradient_descent(0.2))
-    runs = swept(lambda: jf.Run(truth(), jf.Gaussian(2, scale=0.05), method), max_steps=500)
-    assert set(runs.outcome.values.ravel()) == {"converged"}
+    """The noise of a batch is as large as the residual, so it vanishes with it; a batch of 5 is too noisy to descend."""
+    start = as_jax(pair((M, N), 2, scale=0.05))
+
+    def end(count):
+        method = optax.chain(jf.fresh_batch(count), jf.gradient_descent(0.2))
+        return truth().distance(jf.descend(truth(), method, start, num_steps=300, key=KEY).factors)
+
+    many, few = jax.jit(jax.vmap(end))(jnp.array([500, 5]))
+    assert many < 1e-6
+    assert not few < 1e-1
+
+
+def test_fresh_batches_are_not_compressed():
+    """A batch sees all m×n entries: the probe must not take it for iterate noise."""
+    assert compression_of(jf.fresh_batch(50), [jf.measures.loss]) is None
 
 
 def test_fresh_batches_need_a_known_matrix():
