@@ -12,16 +12,22 @@ import typer
 
 from jaxfact.devices import use_cores
 from jaxfact.inputs import problem_with
+from jaxfact.sensors import Sensor
 from jaxfact.settings import Settings
 from jaxfact.spectrum import Spectrum
 from jaxfact.version import __version__
 
 if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import PRNGKeyArray
+
+    from jaxfact.problems.base import Problem
     from jaxfact.problems.factorization import Factorization
     from jaxfact.tiles import Progress
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 _DEFAULT = Settings()
+_TARGET, _OPERATOR = range(2)
 
 
 def main() -> None:
@@ -69,6 +75,11 @@ def compare(
     width: Annotated[
         int | None, typer.Option(help=f"Columns of the factors.  [default: {_DEFAULT.width}, or the made-up rank]")
     ] = None,
+    sense: Annotated[
+        Sensor | None, typer.Option(help="See the matrix through random linear measurements of this kind only.")
+    ] = None,
+    measurements: Annotated[int | None, typer.Option(help="Their number, with --sense.")] = None,
+    tied: Annotated[bool, typer.Option("--tied", help="One factor X Xᵀ, for a symmetric positive matrix.")] = False,
     seeds: Annotated[int, typer.Option(help="Number of random starts for each method.")] = _DEFAULT.seeds,
     scale: Annotated[
         float | None,
@@ -109,6 +120,11 @@ def compare(
         raise problem_with("--shape", shape, "a matrix is given too", "give one of the two")
     if not made_up and (rank, condition, spectrum) != (None, None, None):
         raise problem_with("--rank, --condition, --spectrum", "given", "they need --shape", "add --shape 100x80")
+    if (sense is None) != (measurements is None):
+        given = "--measurements alone" if sense is None else "--sense alone"
+        raise problem_with("--sense, --measurements", given, "needs both", "say --sense gaussian --measurements 1500")
+    if tied and unbalanced is not None:
+        raise problem_with("--unbalanced", unbalanced, "one factor cannot be unbalanced", "leave --tied out")
     _configure(x64)
     from jaxfact import comparison, report
 
@@ -116,10 +132,15 @@ def compare(
     report.check_folder(folder)
     if made_up:
         rank = 5 if rank is None else rank
-        problem = _made_up(shape, rank, 10.0 if condition is None else condition, spectrum or Spectrum.LINEAR)
+        values = _made_up_values(shape, rank, 10.0 if condition is None else condition, spectrum or Spectrum.LINEAR)
+        problem = _made_up(_sizes(shape), values, generic=sense is not None, tied=tied, base_seed=base_seed)
         settings = settings if width is not None else replace(settings, width=rank)
     else:
         problem = _measured(matrix)
+    if sense is not None and measurements is not None:
+        problem = _sensed(problem, sense, measurements, base_seed)
+    if tied:
+        problem = _tied(problem)
     with _progress_bar() as progress:
         found = comparison.compare(problem, settings, progress)
     # Printed before the folder is written, so that a full disk does not take the numbers along.
@@ -164,19 +185,68 @@ def _configure(x64: bool) -> None:
         jax.config.update("jax_enable_x64", True)
 
 
-def _made_up(shape: str | None, rank: int, condition: float, spectrum: Spectrum) -> "Factorization":
-    from jaxfact import data
-    from jaxfact.problems.factorization import Factorization
-
+def _sizes(shape: str | None) -> tuple[int, int]:
     try:
         m, n = (int(size) for size in str(shape).lower().split("x"))
     except ValueError:
         raise problem_with("--shape", shape, "needs two whole numbers", "write it like 100x80") from None
     if min(m, n) < 1:
         raise problem_with("--shape", shape, "needs at least one row and column", "write it like 100x80")
-    if rank > min(m, n):
-        raise problem_with("--rank", rank, f"is above min(m, n) = {min(m, n)}", "lower it")
-    return Factorization(data.singular_values(rank, condition, spectrum), shape=(m, n))
+    return m, n
+
+
+def _made_up_values(shape: str | None, rank: int, condition: float, spectrum: Spectrum) -> "np.ndarray":
+    from jaxfact import data
+
+    smaller = min(_sizes(shape))
+    if rank > smaller:
+        raise problem_with("--rank", rank, f"is above min(m, n) = {smaller}", "lower it")
+    return data.singular_values(rank, condition, spectrum)  # pyright: ignore[reportReturnType]
+
+
+def _made_up(
+    shape: tuple[int, int], values: "np.ndarray", *, generic: bool, tied: bool, base_seed: int
+) -> "Factorization":
+    """Return a target with these singular values: diagonal, or with random singular vectors where they matter."""
+    import jax
+
+    from jaxfact.problems.drawn import random_target
+    from jaxfact.problems.factorization import Factorization
+
+    if not generic:
+        return Factorization(values, shape=shape)
+    drawn = random_target(_key(base_seed, _TARGET), shape, values)
+    if not tied or shape[0] != shape[1]:
+        return drawn
+    return Factorization(values, shape=shape, left=jax.device_get(drawn.left), right=jax.device_get(drawn.left))
+
+
+def _sensed(problem: "Factorization", sense: Sensor, measurements: int, base_seed: int) -> "Problem":
+    from jaxfact import operators
+    from jaxfact.problems.sensing import Sensing
+
+    draw = {
+        Sensor.GAUSSIAN: operators.gaussian,
+        Sensor.RADEMACHER: operators.rademacher,
+        Sensor.RANK_ONE: operators.rank_one,
+        Sensor.ENTRIES: operators.entries,
+        Sensor.TRANSFORM: operators.transform,
+    }[sense]
+    operator = draw(_key(base_seed, _OPERATOR), problem.rows, measurements, dtype=problem.unit.dtype)
+    return Sensing.of(problem, operator)
+
+
+def _tied(problem: "Problem") -> "Problem":
+    from jaxfact.problems.tied import Tied
+
+    return Tied(problem)
+
+
+def _key(base_seed: int, name: int) -> "PRNGKeyArray":
+    """Return the key of what is drawn once for all runs, apart from those of the runs themselves."""
+    import jax
+
+    return jax.random.fold_in(jax.random.key(base_seed, impl="threefry2x32"), 2**32 - 1 - name)
 
 
 def _measured(matrix: Path | None) -> "Factorization":

@@ -14,6 +14,7 @@ LAYERS = {
         "inputs",
         "spectrum",
         "settings",
+        "sensors",
         "devices",
         "products",
         "draws",

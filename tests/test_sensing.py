@@ -203,7 +203,7 @@ def test_fresh_batches_have_the_mean_and_spread_of_explicit_ones():
 
 
 def test_fresh_batches_recover_the_matrix():
-    """The noise of a batch is as large as the residual, so it vanishes with it; a batch of 5 is too noisy to descend."""
+    """The noise of a batch is as large as the residual, so it vanishes with it; one of 5 is too noisy."""
     start = as_jax(pair((M, N), 2, scale=0.05))
 
     def end(count):

@@ -133,6 +133,11 @@ class Completion(PartiallyObserved):
         return found._replace(values=found.values * np.asarray(self.unit))
 
     @property
+    def summary(self) -> str:
+        """What is seen of the matrix, in a few words."""
+        return f"{float(100 * self.fraction):.3g} % of its entries observed"
+
+    @property
     def is_dense(self) -> bool:
         """Whether a mask is used."""
         return isinstance(self.observed, DenseEntries)

@@ -67,6 +67,11 @@ class Sensing(PartiallyObserved):
         return self.operator.shape
 
     @property
+    def summary(self) -> str:
+        """What is seen of the matrix, in a few words."""
+        return f"{self.operator.count} measurements ({type(self.operator).__name__}) of it"
+
+    @property
     def lanes(self) -> int | None:
         """How many runs should advance together on a CPU."""
         return self.operator.lanes

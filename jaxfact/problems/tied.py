@@ -30,9 +30,9 @@ class Tied(Problem):
     problem: Problem
 
     def __init__(self, problem: Problem):
-        m, n = problem.shape
         if not isinstance(problem, Problem) or isinstance(problem, Tied):
             raise problem_with("problem", type(problem).__name__, "needs a problem in two factors", "give that one")
+        m, n = problem.shape
         if problem.rows[0] != problem.rows[1]:
             raise problem_with("problem", f"{m}×{n}", "one factor needs a square matrix", "leave Tied out")
         truth = problem if isinstance(problem, Factorization) else getattr(problem, "truth", None)
