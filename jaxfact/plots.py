@@ -165,7 +165,7 @@ def phase_diagram(diagram: xr.Dataset, outcome: str = "converged") -> Figure:
     columns, rows = (_cell_edges(diagram[name].values) for name in (along, across))
     mesh = axes.pcolormesh(columns, rows, values, cmap="cividis", vmin=0, vmax=1)
     if outcome == "converged":
-        met = np.isfinite(diagram.threshold.values)
+        met = (diagram.threshold.values > columns[0]) & (diagram.threshold.values < columns[-1])
         at, low, high = (diagram[name].values[met] for name in ("threshold", "threshold_low", "threshold_high"))
         reach = [at - np.maximum(low, columns[0]), np.minimum(high, columns[-1]) - at]
         axes.errorbar(at, diagram[across].values[met], xerr=reach, fmt=".", color="#D55E00", markersize=4)

@@ -1,5 +1,6 @@
 """Phase diagrams and their thresholds."""
 
+import jax
 import numpy as np
 import pytest
 import scipy.special
@@ -75,3 +76,21 @@ def test_two_axes_are_needed():
 def test_the_first_axis_is_positive():
     with pytest.raises(ValueError, match="fitted in its logarithm"):
         jf.phase_diagram(lambda a, b: None, seeds=2, max_steps=10, tolerance=1e-3, a=[0.0, 1.0], b=[1.0])
+
+
+def test_more_entries_complete_higher_ranks():
+    """A padded rank is completed as that rank; without its mask all would be as hard as the largest."""
+
+    def completed(key, fraction, rank):
+        masked, drawn = jax.random.split(key)
+        truth = jf.random_target(drawn, (30, 31), jf.data.singular_values(rank, 1.0, padded_to=3))
+        problem = jf.Completion.of(truth, fraction, masked)
+        return jf.Run(problem, jf.Gaussian(rank, norm=1e-2, padded_to=3), jf.gradient_descent(0.25))
+
+    diagram = jf.phase_diagram(
+        completed, seeds=16, max_steps=1500, tolerance=1e-3, fraction=[0.04, 0.2, 0.35, 0.5, 0.8], rank=[1, 3]
+    )
+    assert np.all(diagram.converged.sel(fraction=0.8) == 1)
+    assert np.all(diagram.converged.sel(fraction=0.04) == 0)
+    assert float(diagram.threshold.sel(rank=1)) < float(diagram.threshold_low.sel(rank=3))
+    assert float(diagram.fitted.max()) > 0
