@@ -24,6 +24,7 @@ from jaxfact.inputs import problem_with
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _LINES = ("-", (0, (4, 2)), (0, (1, 1.2)), "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)))
 _BAND = (0.05, 0.95)
+_FEW = 8  # values that are all named on an axis
 _WIDTH = 3.15
 _DISTANCE = r"$\|UV^\top-\Sigma_d\|_F \,/\, \|\Sigma_d\|_F$"
 _STYLE = {
@@ -172,6 +173,8 @@ def phase_diagram(diagram: xr.Dataset, outcome: str = "converged") -> Figure:
     axes.set(xlabel=along.replace("_", " "), ylabel=across.replace("_", " "))
     axes.set(xscale=_scale(diagram[along].values), yscale=_scale(diagram[across].values))
     axes.set(xlim=(columns[0], columns[-1]), ylim=(rows[0], rows[-1]))
+    if diagram.sizes[across] <= _FEW and _scale(diagram[across].values) == "linear":
+        axes.set_yticks(diagram[across].values)
     figure.colorbar(mesh, ax=axes, label=f"fraction {outcome}")
     axes.set_title(f"{diagram.attrs['seeds']} runs a cell\ndot and bar: threshold and its 95 % interval")
     return figure

@@ -30,13 +30,18 @@ def test_readme_snippets_run(monkeypatch):
     """The first is what a reader tries first; it ends in quantiles that are finite at every point."""
     # JAX has chosen its devices already in this process.
     monkeypatch.setattr(jf, "use_cores", lambda: None)
-    first, sizes = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    first, completion, sizes = re.findall(
+        r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
     *lines, last = first.strip().splitlines()
     names: dict = {}
     exec("\n".join(lines) + f"\nresult = {last.split('  #')[0]}", names)
     assert names["result"].sizes == {"step_size": 4, "scale": 2, "quantile": 3}
     assert (names["result"] > 0).all()
     assert names["result"].sel(quantile=0.5).min() < 2_000
+    exec(completion, names)
+    assert names["diagram"].converged.sizes == {"fraction": 5, "rank": 3}
+    assert names["diagram"].threshold.sel(rank=1) < names["diagram"].threshold.sel(rank=3)
     *lines, last = sizes.strip().splitlines()
     exec("\n".join(lines) + f"\nruns = {last}", names)
     assert names["runs"].outcome.sizes == {"m": 3, "rank": 3, "seed": 100}
