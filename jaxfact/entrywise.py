@@ -79,7 +79,7 @@ def split(entries: Observed, key: PRNGKeyArray, **shares: float) -> dict[str, Ob
 def incoherence(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
     """Return µ = max(m·max_i ‖P_U e_i‖², n·max_j ‖P_V e_j‖²)/d, from 1, all rows alike, to max(m, n)/d.
 
-    P_U and P_V project onto the columns of the factors (Candès & Recht 2009, Definition 1.2), which are those of the
+    P_U and P_V project onto the columns of the factors (Candès & Recht 2009), which are those of the
     product where both have full rank d ≤ min(m, n). That of the truth is incoherence(problem, truth.truncation(r)).
     """
     return jnp.max(jnp.stack([_leverage(factor) for factor in as_pair(factors)]))

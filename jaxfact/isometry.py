@@ -20,7 +20,7 @@ def rip_lower_bound(
 ) -> Float[Array, ""]:
     """Return an empirical lower bound of the restricted isometry constant δ of a rank, found by search.
 
-    δ = max |‖𝒜(X)‖² − 1| over matrices of rank at most `rank` and ‖X‖_F = 1 (Recht, Fazel & Parrilo 2010, Def. 3.1).
+    δ = max |‖𝒜(X)‖² − 1| over matrices of rank at most `rank` and ‖X‖_F = 1 (Recht, Fazel & Parrilo 2010).
     It is hard to compute; this is the largest value at the points of a search, never above δ and possibly far below:
     so a large value refutes a theorem's hypothesis, and a small one does not prove it.
 

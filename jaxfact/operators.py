@@ -174,8 +174,8 @@ class Transform(Operator):
 
     H is the orthonormal Walsh-Hadamard matrix where a side is a power of two, elsewhere the orthonormal DCT-II; D are
     independent random signs and `kept` p distinct entries, so E 𝒜*𝒜 = I. The two small products are the Kronecker
-    transform of vec(D∘X) (subsampled orthogonal transforms with random signs: Krahmer & Ward 2011, Theorem 3.1; Recht,
-    Fazel & Parrilo 2010, §4, ask for matrices nobody need store). They cost 2mn(m+n) multiply-adds a step.
+    transform of vec(D∘X), a subsampled orthogonal transform with random signs as in Krahmer & Ward (2011). They cost
+    2mn(m+n) multiply-adds a step.
     """
 
     across: Float[Array, "m m"]

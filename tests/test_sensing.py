@@ -52,10 +52,10 @@ def test_loss_misfit_and_gradient_against_numpy(draw):
     np.testing.assert_allclose(gradient.U, back @ V, rtol=1e-11, atol=1e-12)
     np.testing.assert_allclose(gradient.V, back.T @ U, rtol=1e-11, atol=1e-12)
     np.testing.assert_allclose(sensing.back_projection(), (A.T @ y).reshape(M, N), rtol=1e-11, atol=1e-12)
-    by_grad = jax.jit(jax.grad(sensing.loss))(factors)
+    by_grad = jax.jit(lambda f: jax.grad(sensing.loss)(f))(factors)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12), gradient, by_grad)
     # Along a line the loss is a quartic, for which the five-point formula is exact.
-    loss = jax.jit(sensing.loss)
+    loss = jax.jit(lambda f: sensing.loss(f))
     f = [float(loss(jax.tree.map(lambda x, z, t=t: x + t * z, factors, along))) for t in (-2, -1, 1, 2)]
     slope = sum(np.sum(g * z) for g, z in zip(gradient, along, strict=True))
     assert (f[0] - 8 * f[1] + 8 * f[2] - f[3]) / 12 == pytest.approx(float(slope), rel=1e-10)
@@ -203,14 +203,17 @@ def test_fresh_batches_have_the_mean_and_spread_of_explicit_ones():
 
 
 def test_fresh_batches_recover_the_matrix():
-    """The noise of a batch is as large as the residual, so it vanishes with it; one of 5 is too noisy."""
+    """The noise of a batch is as large as the residual, so it vanishes with it; single measurements are too noisy.
+
+    To second order a step changes the residual by 1 − 2η + η²·28/p, above 1 for p = 1 and η = 0.2.
+    """
     start = as_jax(pair((M, N), 2, scale=0.05))
 
     def end(count):
         method = optax.chain(jf.fresh_batch(count), jf.gradient_descent(0.2))
         return truth().distance(jf.descend(truth(), method, start, num_steps=300, key=KEY).factors)
 
-    many, few = jax.jit(jax.vmap(end))(jnp.array([500, 5]))
+    many, few = jax.jit(jax.vmap(end))(jnp.array([500, 1]))
     assert many < 1e-6
     assert not few < 1e-1
 

@@ -132,4 +132,4 @@ def _warn_of_too_few(operator: Operator, truth: Factorization | None) -> None:
     freedom, used = r * (m + n - r), operator.used
     if not isinstance(used, Tracer) and int(used) < freedom:
         said = f"{int(used)} measurements of a matrix with r(m+n−r) = {freedom} degrees of freedom do not determine it"
-        warnings.warn(said, stacklevel=4)
+        warnings.warn(said, stacklevel=5)
