@@ -81,7 +81,7 @@ class Gaussian(Start):
         tilt = jnp.asarray(1.0 if self.ratio is None else (self.ratio * (n / m) ** 0.5) ** 0.5, dtype)
         drawn = standard_factors(key, problem, self.width)
         if self.used is not None:
-            drawn = jax.tree.map(lambda x: jnp.where(jnp.arange(self.width) < self.used, x, 0), drawn)
+            drawn = jax.tree.map(lambda x: jnp.where(jnp.arange(self.width) < jnp.asarray(self.used), x, 0), drawn)
         if isinstance(drawn, TiedFactor):
             if self.ratio is not None:
                 raise problem_with("ratio", self.ratio, "one factor cannot be unbalanced", "leave it out")
