@@ -1,4 +1,4 @@
-from . import alignment, data, entrywise, flow, invariants, measures, operators, stats, subspaces
+from . import alignment, data, entrywise, flow, invariants, measures, operators, presets, stats, subspaces
 from .descent import Trajectory, descend, log_steps
 from .devices import use_cores
 from .entrywise import HeldOut
@@ -74,6 +74,7 @@ __all__ = [
     "perturbed_in_ball",
     "perturbed_on_sphere",
     "phase_diagram",
+    "presets",
     "random_target",
     "rip_lower_bound",
     "scale_by_gram",

@@ -74,7 +74,7 @@ def _problem(size: int, fraction: float, condition: float, number: int) -> Compl
 
 
 def _findings(condition: float, runs: xr.Dataset) -> list[Finding]:
-    plain, other = (runs.distance_path.sel(method=name) for name in ("plain", "balanced"))
+    plain, other = (runs.distance_path.sel({"method": name}, drop=True) for name in ("plain", "balanced"))
     apart = np.abs(other / plain - 1).where(np.minimum(plain, other) > _ROUNDING).max("step").fillna(np.inf)
     what = f"κ={condition:g}: "
     return [
@@ -85,7 +85,7 @@ def _findings(condition: float, runs: xr.Dataset) -> list[Finding]:
 
 
 def _plain_imbalance(runs: xr.Dataset) -> np.ndarray:
-    return runs.imbalance_path.sel(method="plain").max("step").values
+    return runs.imbalance_path.sel({"method": "plain"}).max("step").values
 
 
 BEYOND_PROCRUSTES_FIG2 = Preset(
