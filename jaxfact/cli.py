@@ -95,7 +95,8 @@ def compare(
 ) -> None:
     """Compare plain, balanced and noise-injected descent from thousands of random starts on one matrix."""
     if preset is not None:
-        return _run_preset(preset, _given(context), as_json)
+        _run_preset(preset, _given(context), as_json)
+        return
     made_up = shape is not None
     settings = Settings(
         width=_DEFAULT.width if width is None else width,

@@ -110,6 +110,11 @@ def bounded(what: str, values: np.ndarray, bound: float) -> Finding:
     return Finding(what, most, float(np.min(values)), most, RANGE, f"≤ {bound:.3g}", most <= bound)
 
 
+def unjudged(what: str, values: np.ndarray) -> Finding:
+    """Report the largest value of all runs, of which nothing is expected."""
+    return Finding(what, float(np.max(values)), float(np.min(values)), float(np.max(values)), RANGE, "–", None)
+
+
 def always(what: str, successes: np.ndarray) -> Finding:
     """Expect every run to succeed."""
     count = np.size(successes)

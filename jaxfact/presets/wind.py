@@ -51,7 +51,7 @@ def run(
     for place, ((n, m), expect) in enumerate(sizes.items()):
         found, bound = _runs(n, m, seeds, norms, part(progress, place, len(sizes)))
         runs[f"n{n}_m{m or 'all'}"] = found
-        findings += _findings(f"n={n}, m={m or 'all entries'}", found, expect, bound)
+        findings += judged(f"n={n}, m={m or 'all entries'}", found, expect, bound)
     return Outcome(runs, findings)
 
 
@@ -96,7 +96,8 @@ def _runs(
     return runs.assign_attrs(rip_lower_bound=bound), bound
 
 
-def _findings(name: str, runs: xr.Dataset, expect: Expectation, bound: float) -> list[Finding]:
+def judged(name: str, runs: xr.Dataset, expect: Expectation, bound: float) -> list[Finding]:
+    """Return the findings of one size, the slope compared as `expect` does."""
     norms = runs.norm.values
     at_end = xr.DataArray([steps_for(norm) for norm in norms], {"norm": norms}, "norm")
     slopes = log_slopes(norms, runs.spectral_error_path.sel(step=at_end), "norm")
