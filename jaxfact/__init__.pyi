@@ -1,4 +1,4 @@
-from . import alignment, data, entrywise, flow, invariants, measures, operators, stats, subspaces
+from . import alignment, data, entrywise, flow, invariants, measures, operators, presets, stats, subspaces
 from .descent import Trajectory, descend, log_steps
 from .devices import use_cores
 from .entrywise import HeldOut
@@ -29,7 +29,7 @@ from .problems.sensing import Sensing
 from .problems.tied import Tied
 from .resampling import fresh_batch
 from .spectral import ColumnSpace, ProjectedGradient, ward_kolda
-from .starts import Balanced, Gaussian, Orthogonal, Spectral, Start, ye_du_scale, ye_du_step_size
+from .starts import Balanced, Gaussian, NormedGaussian, Orthogonal, Spectral, Start, ye_du_scale, ye_du_step_size
 from .store import open_results, write_results
 from .sweep import sweep
 
@@ -41,6 +41,7 @@ __all__ = [
     "Factors",
     "Gaussian",
     "HeldOut",
+    "NormedGaussian",
     "Orthogonal",
     "Problem",
     "ProjectedGradient",
@@ -73,6 +74,7 @@ __all__ = [
     "perturbed_in_ball",
     "perturbed_on_sphere",
     "phase_diagram",
+    "presets",
     "random_target",
     "rip_lower_bound",
     "scale_by_gram",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -62,6 +62,7 @@ def _root(
 
 @app.command()
 def compare(
+    context: typer.Context,
     matrix: Annotated[
         Path | None,
         typer.Argument(help="A .npy, .npz, .csv, .tsv, .mtx or image file; the built-in elevation matrix if absent."),
@@ -99,8 +100,14 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="New folder.  [default: jaxfact-compare, or the next free]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON instead of the table.")] = False,
     x64: Annotated[bool, typer.Option("--x64", help="Compute in float64.")] = False,
+    preset: Annotated[
+        str | None, typer.Option(help="Run an experiment of a paper instead: see jaxfact presets.")
+    ] = None,
 ) -> None:
     """Compare plain, balanced and noise-injected descent from thousands of random starts on one matrix."""
+    if preset is not None:
+        _run_preset(preset, _given(context), as_json)
+        return
     made_up = shape is not None
     settings = Settings(
         width=_DEFAULT.width if width is None else width,
@@ -155,6 +162,17 @@ def compare(
 
 
 @app.command()
+def presets() -> None:
+    """List the experiments of papers that compare --preset runs."""
+    _configure(x64=False)
+    from rich.console import Console
+
+    from jaxfact import preset_report
+
+    preset_report.print_list(Console())
+
+
+@app.command()
 def info() -> None:
     """Print versions, devices and precision."""
     _configure(x64=False)
@@ -172,6 +190,29 @@ def info() -> None:
     typer.echo(f"{'float32':<12}epsilon {np.finfo('f4').eps:.2g}; the default")
     typer.echo(f"{'float64':<12}epsilon {np.finfo('f8').eps:.2g}; with --x64")
     typer.echo(f"{'products':<12}{jax.config.jax_default_matmul_precision or 'backend default'}")  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _run_preset(name: str, given: dict[str, Any], as_json: bool) -> None:
+    """Run a preset, which fixes everything but the number of seeds."""
+    if refused := sorted(given.keys() - {"preset", "seeds", "as_json", "out", "x64"}):
+        said = ", ".join("a matrix" if option == "matrix" else f"--{option.replace('_', '-')}" for option in refused)
+        raise problem_with("--preset", name, f"it fixes everything but --seeds; {said} is given too", "leave it out")
+    _configure(x64=False)
+    from rich.console import Console
+
+    from jaxfact import preset_report
+    from jaxfact.presets import find
+
+    preset = find(name)
+    _configure(preset.needs_x64 or "x64" in given)
+    with _progress_bar() as progress:
+        preset_report.run(preset, given.get("seeds"), given.get("out"), as_json, progress, Console())
+
+
+def _given(context: typer.Context) -> dict[str, Any]:
+    """Return what the user gave, rather than the defaults."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name: context.params[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"}
 
 
 def _configure(x64: bool) -> None:

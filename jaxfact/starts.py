@@ -9,12 +9,13 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray, ScalarLike
 
-from jaxfact.decompositions import qr, svd
+from jaxfact.decompositions import largest_eigenvalue, qr, svd
 from jaxfact.factors import AnyFactors, Factors, TiedFactor
 from jaxfact.inputs import positive, positive_integer, problem_with
 from jaxfact.problems.base import Problem
 from jaxfact.problems.compression import standard_normal
 from jaxfact.problems.factorization import Factorization
+from jaxfact.products import gram
 
 
 class Start(eqx.Module):
@@ -87,6 +88,31 @@ class Gaussian(Start):
                 raise problem_with("ratio", self.ratio, "one factor cannot be unbalanced", "leave it out")
             return TiedFactor(drawn.X * scale)
         return Factors(drawn.U * (scale * tilt), drawn.V * (scale / tilt))
+
+
+class NormedGaussian(Start):
+    """Independent normal entries, scaled so that ‖[U; V]‖₂ is exactly `norm` (in √σ₁); ‖X‖₂ of one tied factor.
+
+    The norm is spectral, of both factors stacked: a₀ of Wind (2023, Theorem 2.8), and α of Ma & Fattahi (2024), whose
+    start is αZ with ‖Z‖ = 1. Here the norm is the same in every run, and with `Gaussian` the deviation of the entries.
+
+    Raises ValueError for a width below 1 and a norm that is not above 0.
+    """
+
+    width: int = eqx.field(static=True)
+    norm: ScalarLike
+
+    compresses: ClassVar[bool] = True
+
+    def __check_init__(self):
+        _check_width(self.width)
+        positive("norm", self.norm, "try 1e-3 for a small start")
+
+    def draw(self, key: PRNGKeyArray, problem: Problem) -> AnyFactors:
+        """Draw the factors and divide them by their joint norm, which compression keeps."""
+        drawn = standard_factors(key, problem, self.width)
+        size = jnp.sqrt(largest_eigenvalue(sum(gram(x) for x in drawn)))
+        return jax.tree.map(lambda x: x * (jnp.asarray(self.norm, x.dtype) / size), drawn)
 
 
 class Orthogonal(Start):

@@ -100,6 +100,7 @@ STARTS: dict[str, Callable[[jf.Problem, int], jf.Start | jf.Factors]] = {
     "Gaussian": lambda problem, width: jf.Gaussian(width, scale=0.3),
     "Gaussian by norm": lambda problem, width: jf.Gaussian(width, norm=1.0),
     "Gaussian, unbalanced": lambda problem, width: jf.Gaussian(width, scale=0.3, ratio=4.0),
+    "Gaussian of a spectral norm": lambda problem, width: jf.NormedGaussian(width, 0.3),
     "orthogonal": lambda problem, width: jf.Orthogonal(width, 0.5),
     "balanced": lambda problem, width: jf.Balanced(width, 0.3),
     "spectral": lambda problem, width: jf.Spectral(width, 0.9),

@@ -72,3 +72,19 @@ def test_badly_graded_matrices_converge(width):
     assert np.max(np.abs(values - expected) / expected[:, :1]) < 1e-13
     assert np.max(np.abs(right.mT @ right - np.eye(width))) < 1e-12
     assert np.max(np.abs(left.mT @ left - np.eye(width))) < 1e-11
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("width", [1, 3, 40, 100])
+def test_the_largest_eigenvalue_is_numpys(width, dtype):
+    # Squaring averages what rounding does: the result is good to a few epsilons at every width.
+    factor = np.random.default_rng(width).normal(size=(width + 5, width))
+    matrix = (factor.T @ factor).astype(dtype)
+    found = float(decompositions.largest_eigenvalue(jnp.asarray(matrix)))
+    assert found == pytest.approx(np.linalg.eigvalsh(matrix.astype(float))[-1], rel=8 * float(np.finfo(dtype).eps))
+
+
+def test_the_largest_eigenvalue_of_ties_and_of_nothing():
+    assert float(decompositions.largest_eigenvalue(2 * jnp.eye(5))) == pytest.approx(2, rel=1e-14)
+    assert float(decompositions.largest_eigenvalue(jnp.zeros((3, 3)))) == 0
+    assert np.isnan(decompositions.largest_eigenvalue(jnp.full((2, 2), jnp.nan)))

@@ -53,8 +53,17 @@ LAYERS = {
     },
     3: {"descent", "compressibility", "experiment", "recording", "outcomes", "lanes", "tiles"},
     4: {"labels", "sweep", "store", "stats", "phase"},
-    5: {"comparison"},
-    6: {"plots", "report", "cli"},
+    5: {
+        "comparison",
+        "presets",
+        "presets.base",
+        "presets.beyond_procrustes",
+        "presets.chen",
+        "presets.kim_chung",
+        "presets.ma_fattahi",
+        "presets.wind",
+    },
+    6: {"plots", "report", "preset_report", "cli"},
 }
 ROOM = {name: layer for layer, names in LAYERS.items() for name in names}
 

@@ -8,6 +8,7 @@ import pytest
 from cases import PROBLEMS, STARTS, draw
 
 import jaxfact as jf
+from jaxfact.problems.compression import Compressed
 
 KEYS = jr.split(jr.key(11), 3000)
 # A two-sided normal deviation beyond this has probability 7e-6; the keys are fixed.
@@ -178,3 +179,19 @@ REFUSED = [
 def test_starts_that_cannot_work_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("width", [3, 25])
+def test_a_normed_start_has_its_spectral_norm(width, compressed):
+    # The stacked norm of Wind (2023), of one factor for Ma & Fattahi (2024); rotations of the rows leave it as it is.
+    problem = jf.Factorization(np.array([1.0, 0.5]), shape=(30, 20))
+    start = jf.NormedGaussian(width, 0.02)
+    problem = Compressed(problem, width) if compressed else problem
+    pair = start.draw(jr.key(1), problem)
+    assert np.linalg.norm(np.concatenate(pair), 2) == pytest.approx(0.02, rel=1e-12)
+    gaussian = jf.Gaussian(width, scale=1.0).draw(jr.key(1), problem)
+    size = np.linalg.norm(np.concatenate(gaussian), 2)
+    np.testing.assert_allclose(np.concatenate(pair), np.concatenate(gaussian) * (0.02 / size), rtol=1e-12)
+    tied = start.draw(jr.key(1), jf.Tied(jf.Factorization(np.array([1.0, 0.5]), shape=(20, 20))))
+    assert np.linalg.norm(tied.X, 2) == pytest.approx(0.02, rel=1e-12)

@@ -1,0 +1,135 @@
+"""What a preset is: an experiment of a paper at a size that runs here, and what its runs are expected to show."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import numpy as np
+import xarray as xr
+
+from jaxfact import stats
+from jaxfact.inputs import positive_integer, problem_with
+from jaxfact.tiles import Progress
+
+BOOTSTRAP, WILSON, RANGE = "95 %, bootstrap over seeds", "95 %, Wilson", "range over runs"
+_RESAMPLES = 4000
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One number that the runs show, with its interval, what is expected of it, and whether that holds.
+
+    `interval` says what `low` and `high` are. `holds` is None where nothing is expected, or one seed gives no interval.
+    """
+
+    what: str
+    measured: float
+    low: float
+    high: float
+    interval: str
+    expected: str
+    holds: bool | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Labelled runs by name, one dataset for each combination of sizes that arrays have, and what they show."""
+
+    runs: dict[str, xr.Dataset]
+    findings: list[Finding]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """An experiment of a paper.
+
+    `statement` says what should be seen, `randomness` what a seed draws and what all runs share, `seeds` how many there
+    are by default, and `seconds` how long these took on two CPU cores, compilation included.
+    """
+
+    name: str
+    paper: str
+    statement: str
+    randomness: str
+    needs_x64: bool
+    seeds: int
+    seconds: int
+    job: Callable[[int, Progress | None], Outcome]
+
+    def run(self, seeds: int | None = None, progress: Progress | None = None) -> Outcome:
+        """Run it and return the labelled runs with the findings.
+
+        Raises ValueError for a number of seeds below 1, and in single precision where double is needed.
+        """
+        seeds = self.seeds if seeds is None else seeds
+        positive_integer("seeds", seeds, "give the number of seeds")
+        if self.needs_x64 and not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
+            instead = "call jax.config.update('jax_enable_x64', True) first"
+            raise problem_with("preset", self.name, "its errors fall below what float32 resolves", instead)
+        return self.job(seeds, progress)
+
+
+def part(progress: Progress | None, place: int, count: int) -> Progress | None:
+    """Return the progress of the sweep number `place` out of `count`, taken to be equally long."""
+    return progress and partial(_report, progress, place, count)
+
+
+def _report(progress: Progress, place: int, count: int, done: int, total: int) -> None:
+    progress(place * total + done, count * total)
+
+
+def log_slopes(x: Sequence[float] | np.ndarray, y: xr.DataArray, axis: str) -> np.ndarray:
+    """Return the least-squares slope of log y against log x for each seed."""
+    return np.polyfit(np.log(x), np.log(y.transpose(axis, "seed").values), 1)[0]
+
+
+def above(what: str, values: np.ndarray, bound: float) -> Finding:
+    """Expect the mean over seeds to lie above a bound, its whole interval too."""
+    return _mean(what, values, f"> {bound:.3g}", lambda low, high: low > bound)
+
+
+def below(what: str, values: np.ndarray, bound: float) -> Finding:
+    """Expect the mean over seeds to lie below a bound, its whole interval too."""
+    return _mean(what, values, f"< {bound:.3g}", lambda low, high: high < bound)
+
+
+def within(what: str, values: np.ndarray, least: float, most: float) -> Finding:
+    """Expect the mean over seeds to lie between two numbers, its whole interval too."""
+    return _mean(what, values, f"{least:.3g} to {most:.3g}", lambda low, high: least <= low and high <= most)
+
+
+def near(what: str, values: np.ndarray, bound: float) -> Finding:
+    """Report the mean over seeds beside a number, and expect nothing."""
+    return _mean(what, values, f"about {bound:.3g}", lambda low, high: None)
+
+
+def bounded(what: str, values: np.ndarray, bound: float) -> Finding:
+    """Expect the largest value of all runs to be at most a bound."""
+    most = float(np.max(values))
+    return Finding(what, most, float(np.min(values)), most, RANGE, f"≤ {bound:.3g}", most <= bound)
+
+
+def unjudged(what: str, values: np.ndarray) -> Finding:
+    """Report the largest value of all runs, of which nothing is expected."""
+    return Finding(what, float(np.max(values)), float(np.min(values)), float(np.max(values)), RANGE, "–", None)
+
+
+def always(what: str, successes: np.ndarray) -> Finding:
+    """Expect every run to succeed."""
+    count = np.size(successes)
+    low, high = stats.wilson(int(np.sum(successes)), count)
+    return Finding(what, float(np.mean(successes)), float(low), float(high), WILSON, "1", bool(np.all(successes)))
+
+
+def _mean(what: str, values: np.ndarray, expected: str, judge: Callable[[float, float], bool | None]) -> Finding:
+    values = np.asarray(values, float)
+    mean = float(np.mean(values))
+    if not np.all(np.isfinite(values)):
+        # A run that diverged, or never arrived, shows nothing that was expected.
+        return Finding(what, mean, float("nan"), float("nan"), BOOTSTRAP, expected, judge(np.nan, np.nan))
+    if len(values) == 1:
+        return Finding(what, mean, float("nan"), float("nan"), "none from one seed", expected, None)
+    draws = np.random.default_rng(0).integers(len(values), size=(_RESAMPLES, len(values)))
+    low, high = (float(x) for x in np.quantile(values[draws].mean(axis=1), [0.025, 0.975]))
+    return Finding(what, mean, low, high, BOOTSTRAP, expected, judge(low, high))
