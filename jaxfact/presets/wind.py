@@ -118,6 +118,6 @@ WIND_SMALL = Preset(
     randomness="A seed draws the start; the runs of a size share one operator, as the theorem is about a given one.",
     needs_x64=True,
     seeds=8,
-    seconds=60,
+    seconds=56,
     job=run,
 )
