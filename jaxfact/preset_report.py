@@ -22,7 +22,7 @@ _HOLDS = {True: "yes", False: "no", None: "–"}
 
 def print_list(console: Console) -> None:
     """Print name, paper, statement and seconds of every preset."""
-    table = _table("presets; seconds on two CPU cores at the default number of seeds, compilation included")
+    table = _table("presets; seconds on two busy CPU cores at the default number of seeds, compilation included")
     for name in ("name", "paper", "what should be seen", "seeds", "seconds"):
         table.add_column(name, overflow="fold")
     for preset in presets.ALL.values():

@@ -45,7 +45,8 @@ class Preset:
     """An experiment of a paper.
 
     `statement` says what should be seen, `randomness` what a seed draws and what all runs share, `seeds` how many there
-    are by default, and `seconds` how long these took on two CPU cores, compilation included.
+    are by default, and `seconds` how long these took on two CPU cores that did other work too, compilation
+    included.
     """
 
     name: str

@@ -99,6 +99,6 @@ BEYOND_PROCRUSTES_FIG2 = Preset(
     randomness="A seed draws the truth's singular vectors and the mask, shared by both methods.",
     needs_x64=True,
     seeds=5,
-    seconds=30,
+    seconds=48,
     job=run,
 )

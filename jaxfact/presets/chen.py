@@ -76,6 +76,6 @@ CHEN_FIG1_SMALL = Preset(
     randomness="A seed draws the start; the matrix is fixed.",
     needs_x64=False,
     seeds=20,
-    seconds=5,
+    seconds=7,
     job=run,
 )

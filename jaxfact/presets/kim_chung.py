@@ -81,6 +81,6 @@ KIMCHUNG_SMALL = Preset(
     randomness="A seed draws the matrix, the mask and the start, shared by all β₀.",
     needs_x64=False,
     seeds=8,
-    seconds=30,
+    seconds=48,
     job=run,
 )
