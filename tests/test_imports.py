@@ -34,6 +34,7 @@ LAYERS = {
         "problems.entries",
         "problems.completion",
         "problems.drawn",
+        "problems.splits",
         "problems.sensing",
         "problems.tied",
     },
@@ -52,8 +53,8 @@ LAYERS = {
     },
     3: {"descent", "compressibility", "experiment", "recording", "outcomes", "lanes", "tiles"},
     4: {"labels", "sweep", "store", "stats", "phase"},
-    5: {"comparison"},
-    6: {"plots", "report", "cli"},
+    5: {"comparison", "recovery"},
+    6: {"plots", "pages", "report", "recovery_report", "cli"},
 }
 ROOM = {name: layer for layer, names in LAYERS.items() for name in names}
 

@@ -1,7 +1,7 @@
 """Completion with some known entries kept back: many splits of one matrix, in one layout and one compiled program."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -9,8 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, ScalarLike
 
 from jaxfact.factors import Factors
-from jaxfact.inputs import problem_with
-from jaxfact.problems.completion import Completion
+from jaxfact.problems.completion import Completion, spectral_norm
 from jaxfact.problems.entries import Observed, SparseEntries
 
 TRAINING, VALIDATION, TEST = range(3)
@@ -18,9 +17,8 @@ _PADDING = -1  # of the layout's last entry, which counts for nothing
 
 
 class Part(NamedTuple):
-    """One split: the problem of its training entries, values of all entries in the user's unit, and their parts."""
+    """One split: the values of all entries, in the user's unit and centred as its training asks, and their parts."""
 
-    training: Completion
     values: Float[np.ndarray, " k"]
     parts: Int[np.ndarray, " k"]
 
@@ -66,17 +64,13 @@ class Splits(eqx.Module):
     values: Float[Array, "split k"]
     parts: Int[Array, "split k"]
 
-    def __init__(self, entries: Observed, splits: Sequence[Part]):
-        if not splits:
-            raise problem_with("splits", "none", "needs one at least", "give a Part for each")
-        first = splits[0].training
-        dtype = first.unit.dtype
+    def __init__(self, entries: Observed, shape: tuple[int, int], splits: Sequence[Part], dtype: Any):
         order = np.lexsort((entries.columns, entries.rows))
-        self.layout = SparseEntries.of(entries, first.shape, dtype)
-        self.units = jnp.stack([split.training.unit for split in splits])
-        scaled = [np.append(split.values[order] / float(split.training.unit), 0) for split in splits]
-        self.values = jnp.asarray(np.stack(scaled), dtype)
+        self.layout = SparseEntries.of(entries, shape, dtype)
+        units = [_unit(entries, shape, split) for split in splits]
+        scaled = [np.append(split.values[order] / unit, 0) for split, unit in zip(splits, units, strict=True)]
         parts = [np.append(split.parts[order], _PADDING) for split in splits]
+        self.units, self.values = jnp.asarray(units, dtype), jnp.asarray(np.stack(scaled), dtype)
         self.parts = jnp.asarray(np.stack(parts), jnp.int8)
 
     def at(self, number: ScalarLike) -> Split:
@@ -85,14 +79,11 @@ class Splits(eqx.Module):
         return Split(self.layout, self.units[number], self.values[number], self.parts[number])
 
 
-def validation(problem: Split, factors: Factors) -> Float[Array, ""]:
-    """Return the root mean square error on the validation entries, in the user's unit."""
-    return problem.error(VALIDATION, factors)
-
-
-def test(problem: Split, factors: Factors) -> Float[Array, ""]:
-    """Return the root mean square error on the test entries, in the user's unit."""
-    return problem.error(TEST, factors)
+def _unit(entries: Observed, shape: tuple[int, int], split: Part) -> float:
+    """Return ‖P_Ω(Σ)/p‖₂ of the training entries Ω."""
+    seen = split.parts == TRAINING
+    kept = Observed(entries.rows[seen], entries.columns[seen], split.values[seen])
+    return spectral_norm(kept, shape) * shape[0] * shape[1] / np.sum(seen)
 
 
 def _with(entries: SparseEntries, values: Array, counted: Array) -> SparseEntries:
