@@ -115,7 +115,7 @@ def recovery(runs: xr.Dataset, baselines: Mapping[str, float]) -> Figure:
         axes.get_legend().remove()  # pyright: ignore[reportOptionalMemberAccess]
     for place, (name, value) in enumerate(baselines.items()):
         panels[2].axhline(value, color="0.35", linewidth=0.8, linestyle=_LINES[place], zorder=0)
-        panels[2].annotate(name, (1, value), ("axes fraction", "data"), ha="right", va="bottom", fontsize=7)
+        panels[2].annotate(name, (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7)
     bottom, top = panels[2].get_ylim()
     panels[2].set_ylim(min(bottom, *baselines.values()), max(top, *(1.1 * value for value in baselines.values())))
     panels[2].set_xlabel("step $t$")

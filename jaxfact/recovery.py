@@ -264,7 +264,7 @@ def _removed(centre: Centring, levels: list[np.ndarray]) -> str:
         return "nothing was removed before the descent (--centre mean or biases does)"
     what = {
         Centring.MEAN: "the mean of the training entries",
-        Centring.BIASES: f"biases of rows and columns, fitted to the training entries with a shrinkage of {SHRINKAGE:g}",
+        Centring.BIASES: f"biases of rows and columns, fitted to the training entries, shrinkage {SHRINKAGE:g}",
     }[centre]
     low, high = min(level.min() for level in levels), max(level.max() for level in levels)
     return f"removed before the descent and added to its predictions: {what}, from {low:.4g} to {high:.4g}"
@@ -296,7 +296,7 @@ def _warnings(
         f"step size {step_size:.3g} is above the edge {1 / sharpness:.3g} at the spectral start": (
             step_size * sharpness > 1
         ),
-        f"{100 * late:.0f} % of the runs had their least validation error at the last step: raise the budget of steps": (
+        f"{100 * late:.0f} % of the runs had their least validation error at the last step: raise --max-steps": (
             late > 0
         ),
         f"factors gain little: the test error of {PLAIN} descent is {100 * gain:.1f} % below that of {lone} alone": (

@@ -46,7 +46,7 @@ def heading(recovery: Recovery) -> list[str]:
     low, high = float(recovery.runs.unit.min()), float(recovery.runs.unit.max())
     rest = 100 * (1 - s.validation - s.test)
     return [
-        f"{m}×{n} matrix, {recovery.observed} entries observed ({100 * recovery.observed / (m * n):.3g} %), truth unknown",
+        f"{m}×{n} matrix, {recovery.observed} observed entries ({100 * recovery.observed / (m * n):.3g} %), truth unknown",
         f"{recovery.splits} random splits: {rest:.3g} % training, {100 * s.validation:.3g} % validation, "
         f"{100 * s.test:.3g} % test; unit ‖P_Ω(Σ)/p‖₂ = {low:.5g} to {high:.5g} on the training entries",
         f"{s.seeds} Gaussian starts of width {s.width} and entry scale {s.scale:.3g} √unit{ratio}, "
@@ -64,7 +64,7 @@ def tables(recovery: Recovery) -> list[tuple[str, list[str], list[list[str]]]]:
     lone = [[f"{name} only", _interval(at), "–", "–", "–"] for name, at in recovery.baselines.items()]
     return [
         (
-            "Test error at the step of the least validation error, mean [95 % bootstrap interval over splits and starts]",
+            "Test error at the step of least validation error: mean [95 % bootstrap interval over splits and starts]",
             ["predicted by", "test error", "validation", "at step (5, 50, 95 % of runs)", "test error at the end"],
             [*map(_errors, recovery.methods), *lone],
         ),
@@ -95,9 +95,9 @@ def paired_lines(recovery: Recovery) -> list[str]:
 
 
 _CAPTIONS = {
-    "errors": "Misfit of the training entries, and errors on the validation and test entries, against steps. Line: median "
+    "errors": "Misfit of the training entries, and errors on validation and test entries, against steps. Line: median "
     "over splits and starts; band: 5–95 % of them; grey lines: the test errors of the mean and of the biases alone.",
-    "imbalance": "Imbalance of the factors against steps. Line: median; band: 5–95 % of the runs over splits and starts.",
+    "imbalance": "Imbalance of the factors against steps. Line: median over splits and starts; band: 5–95 %.",
 }
 
 

@@ -48,9 +48,9 @@ class Centring(enum.StrEnum):
 class RecoverySettings:
     """Settings of a recovery: step size in 1/unit, scale and noise in √unit, the unit being ‖P_Ω(Σ)/p‖₂.
 
-    `seeds` starts are shared by all splits and methods; a scale of None is min(1e-3, 0.0316/√(m+n)). A step size of None
-    is min(½, ½/relative sharpness), the sharpness taken at the spectral start. `validation` and `test` are the shares of
-    the entries that are kept back. All runs go to `max_steps`.
+    `seeds` starts are shared by all splits and methods; a scale of None is min(1e-3, 0.0316/√(m+n)). A step size of
+    None is min(½, ½/relative sharpness), the sharpness taken at the spectral start. `validation` and `test` are the
+    shares of the entries that are kept back. All runs go to `max_steps`.
 
     Raises ValueError for counts below 1, a scale or step that is not above 0, a negative weight or noise, and shares
     that leave nothing to learn from.
