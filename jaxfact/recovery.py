@@ -210,12 +210,14 @@ def _run(settings: RecoverySettings, splits: Splits, count: int, progress: Progr
 
 def _experiment(settings: RecoverySettings, splits: Splits) -> Experiment:
     weights, noises = jnp.asarray([0, settings.weight, 0]), jnp.asarray([0, 0, settings.noise])
-    start = Gaussian(settings.width, scale=settings.scale, ratio=settings.unbalanced)
+    # As arrays they are no constants of the program, which then serves other matrices of the same pattern.
+    step_size, scale = jnp.asarray(settings.step_size), jnp.asarray(settings.scale)
+    start = Gaussian(settings.width, scale=scale, ratio=settings.unbalanced)
 
     def experiment(split, method):
         number = jnp.asarray(method, jnp.int32)
         # Without weight and noise this is plain descent, to the bit but for the sign of zeros.
-        rule = optax.chain(balanced(settings.step_size, weights[number]), add_noise(noises[number]))  # pyright: ignore[reportArgumentType]
+        rule = optax.chain(balanced(step_size, weights[number]), add_noise(noises[number]))  # pyright: ignore[reportArgumentType]
         return Run(splits.at(split), start, rule)
 
     return experiment

@@ -10,7 +10,15 @@ from jaxfact import pages, plots
 from jaxfact.pages import Sheet
 from jaxfact.recovery import MethodRecovery, Recovery, as_json
 
-_VERDICTS = {"equivalent": "equivalent within 5 %", "different": "not equivalent within 5 %"}
+_VERDICTS = {
+    "equivalent": "equivalent within 5 %",
+    "different": "not equivalent within 5 %",
+    "inconclusive": "inconclusive at 5 %",
+}
+    "equivalent": "equivalent within 5 %",
+    "different": "not equivalent within 5 %",
+    "inconclusive": "inconclusive at 5 %",
+}
 
 
 def figures(recovery: Recovery) -> dict[str, Figure]:
@@ -44,9 +52,10 @@ def heading(recovery: Recovery) -> list[str]:
     s, attrs, (m, n) = recovery.settings, recovery.runs.attrs, recovery.shape
     ratio = "" if s.unbalanced is None else f", ‖U‖/‖V‖ = {s.unbalanced:g}"
     low, high = float(recovery.runs.unit.min()), float(recovery.runs.unit.max())
+    share = 100 * recovery.observed / (m * n)
     rest = 100 * (1 - s.validation - s.test)
     return [
-        f"{m}×{n} matrix, {recovery.observed} observed entries ({100 * recovery.observed / (m * n):.3g} %), truth unknown",
+        f"{m}×{n} matrix, {recovery.observed} entries ({share:.3g} %) observed, truth unknown",
         f"{recovery.splits} random splits: {rest:.3g} % training, {100 * s.validation:.3g} % validation, "
         f"{100 * s.test:.3g} % test; unit ‖P_Ω(Σ)/p‖₂ = {low:.5g} to {high:.5g} on the training entries",
         f"{s.seeds} Gaussian starts of width {s.width} and entry scale {s.scale:.3g} √unit{ratio}, "
@@ -64,8 +73,9 @@ def tables(recovery: Recovery) -> list[tuple[str, list[str], list[list[str]]]]:
     lone = [[f"{name} only", _interval(at), "–", "–", "–"] for name, at in recovery.baselines.items()]
     return [
         (
-            "Test error at the step of least validation error: mean [95 % bootstrap interval over splits and starts]",
-            ["predicted by", "test error", "validation", "at step (5, 50, 95 % of runs)", "test error at the end"],
+            "Test error at the step of least validation error: mean [95 % bootstrap interval over splits and starts]; steps "
+            "of 5, 50, 95 % of the runs; test error at the end",
+            ["predicted by", "test error", "validation", "at step 5, 50, 95 %", "at the end"],
             [*map(_errors, recovery.methods), *lone],
         ),
         (
@@ -88,8 +98,7 @@ def tables(recovery: Recovery) -> list[tuple[str, list[str], list[list[str]]]]:
 def paired_lines(recovery: Recovery) -> list[str]:
     """Return a line a pair: the ratio of test errors on the same splits and starts, and whether they are equivalent."""
     return [
-        f"{one} / {two}: test error ratio {pair.ratio:.4f} [{pair.low:.4f}, {pair.high:.4f}], "
-        f"{_VERDICTS.get(pair.verdict, 'inconclusive at 5 %')}"
+        f"{one} / {two}: test error ratio {pair.ratio:.4f} [{pair.low:.4f}, {pair.high:.4f}], {_VERDICTS[pair.verdict]}"
         for (one, two), pair in recovery.pairs.items()
     ]
 
@@ -103,7 +112,7 @@ _CAPTIONS = {
 
 def _errors(row: MethodRecovery) -> list[str]:
     steps = ", ".join(f"{step:.0f}" for step in row.best_step)
-    return [row.method, _interval(row.test), f"{row.validation:.4g}", steps, _interval(row.test_at_end)]
+    return [row.method, _interval(row.test), f"{row.validation:.4g}", steps, f"{row.test_at_end[0]:.4g}"]
 
 
 def _interval(at: tuple[float, float, float]) -> str:
