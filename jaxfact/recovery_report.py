@@ -15,10 +15,6 @@ _VERDICTS = {
     "different": "not equivalent within 5 %",
     "inconclusive": "inconclusive at 5 %",
 }
-    "equivalent": "equivalent within 5 %",
-    "different": "not equivalent within 5 %",
-    "inconclusive": "inconclusive at 5 %",
-}
 
 
 def figures(recovery: Recovery) -> dict[str, Figure]:
@@ -73,8 +69,8 @@ def tables(recovery: Recovery) -> list[tuple[str, list[str], list[list[str]]]]:
     lone = [[f"{name} only", _interval(at), "–", "–", "–"] for name, at in recovery.baselines.items()]
     return [
         (
-            "Test error at the step of least validation error: mean [95 % bootstrap interval over splits and starts]; steps "
-            "of 5, 50, 95 % of the runs; test error at the end",
+            "Test error at the step of least validation error: mean [95 % bootstrap interval over splits and starts]; "
+            "steps of 5, 50, 95 % of the runs; test error at the end",
             ["predicted by", "test error", "validation", "at step 5, 50, 95 %", "at the end"],
             [*map(_errors, recovery.methods), *lone],
         ),
