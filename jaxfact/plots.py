@@ -5,7 +5,7 @@ returns a matplotlib figure that belongs to no window. Bands are quantiles over 
 value, a diverged one counts as infinite.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import ParamSpec
@@ -92,9 +92,41 @@ def imbalance(runs: xr.Dataset) -> Figure:
     """Plot ‖UᵀU − VᵀV‖_F against steps: median and 5-95 % band over runs."""
     figure, (axes,) = _figure(2.5)
     _bands(axes, runs, "imbalance_path")
-    axes.set(xlabel="step $t$", ylabel=r"$\|U^\top U-V^\top V\|_F\;/\;\sigma_1$")
+    unit = r"\sigma_1" if runs.attrs.get("unit_name", "σ₁") == "σ₁" else r"\mathrm{unit}"
+    axes.set(xlabel="step $t$", ylabel=r"$\|U^\top U-V^\top V\|_F\;/\;$" + f"${unit}$")
     axes.set_title(_count(runs, "median, band: 5–95 % of runs"))
     return figure
+
+
+@_styled
+def recovery(runs: xr.Dataset, baselines: Mapping[str, float]) -> Figure:
+    """Plot training misfit, validation and test error against steps, a panel each; baselines are grey lines."""
+    flat = over_splits(runs)
+    figure, panels = _figure(5.2, 3)
+    for axes, path, label in zip(
+        panels,
+        ("misfit_path", "validation_path", "test_path"),
+        ("training misfit", "validation error", "test error"),
+        strict=True,
+    ):
+        _bands(axes, flat, path)
+        axes.set_ylabel(label)
+    panels[0].set_title(_count(flat, "median, band: 5–95 % of runs over splits and starts"))
+    for axes in panels[1:]:
+        axes.get_legend().remove()  # pyright: ignore[reportOptionalMemberAccess]
+    for place, (name, value) in enumerate(baselines.items()):
+        panels[2].axhline(value, color="0.35", linewidth=0.8, linestyle=_LINES[place], zorder=0)
+        panels[2].annotate(name, (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7)
+    bottom, top = panels[2].get_ylim()
+    panels[2].set_ylim(min(bottom, *baselines.values()), max(top, *(1.1 * value for value in baselines.values())))
+    panels[2].set_xlabel("step $t$")
+    return figure
+
+
+def over_splits(runs: xr.Dataset) -> xr.Dataset:
+    """Return the runs of all splits along `seed`, numbered anew."""
+    flat = runs.stack(run=("split", "seed")).drop_vars(["run", "split", "seed"]).rename(run="seed")
+    return flat.assign_coords(seed=np.arange(flat.sizes["seed"]))
 
 
 @_styled

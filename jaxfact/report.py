@@ -1,27 +1,16 @@
-"""A comparison for people: the table in the terminal, the figures, and one HTML page that opens offline."""
+"""A comparison for people: what the tables say, and the figures."""
 
-import base64
-import html
-import json
 import math
-import shutil
-import tempfile
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 
 import numpy as np
 from matplotlib.figure import Figure
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
-from jaxfact import plots
+from jaxfact import pages, plots
 from jaxfact.comparison import QUANTILES, Comparison, MethodSummary, as_json
-from jaxfact.inputs import problem_with
-from jaxfact.store import write_results
+from jaxfact.pages import Sheet
 
-RESULTS, PAGE, SUMMARY = "results.zarr", "report.html", "summary.json"
 _LEVELS_A_TABLE = 5  # what fits into 80 columns
 
 
@@ -38,53 +27,21 @@ def figures(comparison: Comparison) -> dict[str, Figure]:
     }
 
 
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that cannot be made or that holds something; called before anything is computed."""
-    instead = "choose another folder with --out"
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise problem_with("out", folder, "exists and holds something else", instead)
-    parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    try:
-        with tempfile.TemporaryDirectory(dir=parent):
-            pass
-    except OSError as error:
-        raise problem_with("out", folder, f"cannot be written ({error.strerror})", instead) from None
+def sheet(comparison: Comparison) -> Sheet:
+    """Return what terminal and page say."""
+    lines = [*paired_lines(comparison), *comparison.notes]
+    return Sheet(heading(comparison), tables(comparison), lines, _CAPTIONS, as_json(comparison), comparison.runs)
 
 
 def write(comparison: Comparison, folder: Path) -> None:
     """Write results, figures, summary and page into a folder, which appears whole or not at all."""
-    check_folder(folder)
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.absolute().parent, prefix=".jaxfact-") as scratch:
-        made = Path(scratch) / "made"
-        made.mkdir()
-        write_results(comparison.runs, made / RESULTS)
-        (made / "figures").mkdir()
-        for name, figure in figures(comparison).items():
-            for suffix in (".png", ".svg"):
-                plots.save(figure, made / "figures" / f"{name}{suffix}")
-        (made / SUMMARY).write_text(json.dumps(as_json(comparison), indent=2, ensure_ascii=False), encoding="utf-8")
-        (made / PAGE).write_text(page(comparison, made / "figures"), encoding="utf-8")
-        if folder.exists():  # may be a mount, a link, or the folder one is in: fill it
-            for part in sorted(made.iterdir()):
-                shutil.move(part, folder / part.name)
-        else:
-            made.rename(folder)
+    pages.check_folder(folder)
+    pages.write(sheet(comparison), figures(comparison), folder)
 
 
 def print_tables(comparison: Comparison, console: Console) -> None:
     """Print heading, tables, paired lines and notes."""
-    for line in heading(comparison):
-        console.print(line, highlight=False, markup=False)
-    for title, columns, rows in tables(comparison):
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        for name in columns:
-            table.add_column(name, overflow="fold")
-        for row in rows:
-            table.add_row(*row)
-        console.print(table, markup=False)
-    for line in (*paired_lines(comparison), *comparison.notes):
-        console.print(f"• {line}", highlight=False, markup=False)
+    pages.print_tables(sheet(comparison), console)
 
 
 def heading(comparison: Comparison) -> list[str]:
@@ -165,20 +122,6 @@ def paired_lines(comparison: Comparison) -> list[str]:
     return lines
 
 
-def page(comparison: Comparison, folder: Path) -> str:
-    """Return the page: heading, table, figures from `folder` and settings, in one file that needs no network."""
-    template = Template((files("jaxfact") / "page.html").read_text(encoding="utf-8"))
-    present = {name: title for name, title in _CAPTIONS.items() if (folder / f"{name}.svg").exists()}
-    drawn = "".join(_drawn(folder / f"{name}.svg", title) for name, title in present.items())
-    return template.substitute(
-        heading="<br>".join(map(html.escape, heading(comparison))),
-        tables="".join(_html_table(*table) for table in tables(comparison)),
-        lines="".join(f"<li>{html.escape(line)}</li>" for line in (*paired_lines(comparison), *comparison.notes)),
-        figures=drawn,
-        summary=html.escape(json.dumps(as_json(comparison), indent=2, ensure_ascii=False)),
-    )
-
-
 _CAPTIONS = {
     "distance": "Distance to the best approximation against steps. Line: median over the starts; band: 5–95 % of them. "
     "A finished run keeps its last value.",
@@ -191,18 +134,6 @@ _CAPTIONS = {
     "worst": "The worst ten starts of the first method one by one: failures first, then the slowest. Coloured: every "
     "method from that start; grey: the first method's median over all starts.",
 }
-
-
-def _drawn(path: Path, caption: str) -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
-    text = html.escape(caption, quote=True)
-    return f'<figure><img src="data:image/svg+xml;base64,{data}" alt="{text}"><figcaption>{text}</figcaption></figure>'
-
-
-def _html_table(title: str, columns: list[str], rows: list[list[str]]) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
-    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table><caption>{html.escape(title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _imbalance_cells(row: MethodSummary) -> list[str]:

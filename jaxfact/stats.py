@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.stats
 import xarray as xr
+from jaxtyping import Float
 
 from jaxfact.inputs import problem_with
 
@@ -159,6 +160,42 @@ def paired_times(runs: xr.Dataset, first: str, second: str, level: float, margin
         verdict = "inconclusive"
     both, (first_only, second_only) = int(arrived.sum()), only
     return PairedTimes(ratio, low, high, both, first_only, second_only, neither, float(p_success), verdict)
+
+
+class PairedErrors(NamedTuple):
+    """The ratio of two errors made on the same splits and starts: geometric mean, interval and verdict."""
+
+    ratio: float
+    low: float
+    high: float
+    verdict: str
+
+
+def nested_mean(values: Float[np.ndarray, "split seed"]) -> tuple[float, float, float]:
+    """Return a mean with its bootstrap interval over splits, and over the starts within each; NaN for one split.
+
+    The interval is about the choice of the splits of these data, which overlap: not about new data.
+    """
+    generator = np.random.default_rng(0)
+    splits, seeds = values.shape
+    if splits < 2:
+        return float(np.mean(values)), float("nan"), float("nan")
+    chosen = generator.integers(splits, size=(_RESAMPLES, splits, 1))
+    within = generator.integers(seeds, size=(_RESAMPLES, splits, seeds))
+    means = values[chosen, within].mean(axis=(1, 2))
+    low, high = np.quantile(means, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2], method="inverted_cdf")
+    return float(np.mean(values)), float(low), float(high)
+
+
+def paired_errors(
+    one: Float[np.ndarray, "split seed"], two: Float[np.ndarray, "split seed"], margin: float = 0.05
+) -> PairedErrors:
+    """Compare errors above 0 on the same splits and starts; "equivalent" where the interval lies within the margin."""
+    ratio, low, high = (float(np.exp(value)) for value in nested_mean(np.log(one / two)))
+    if 1 - margin <= low and high <= 1 + margin:
+        return PairedErrors(ratio, low, high, "equivalent")
+    outside = high < 1 - margin or low > 1 + margin
+    return PairedErrors(ratio, low, high, "different" if outside else "inconclusive")
 
 
 def _ratio_interval(one: np.ndarray, two: np.ndarray, resolution: float) -> tuple[float, float, float]:

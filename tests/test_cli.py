@@ -210,7 +210,7 @@ BAD_MATRIX = {
     "a.xyz": "needs one of .npy",
     "text.csv": "rows of numbers",
     "ragged.csv": "rows of numbers of one length",
-    "nan.npy": "matrix completion",
+    "nan.npy": "entries leave a part without any",
     "flat.npy": "m×n matrix",
     "deep.npy": "m×n matrix",
     "complex.npy": "needs real numbers",

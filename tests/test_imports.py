@@ -35,6 +35,7 @@ LAYERS = {
         "problems.entries",
         "problems.completion",
         "problems.drawn",
+        "problems.splits",
         "problems.sensing",
         "problems.tied",
     },
@@ -55,6 +56,7 @@ LAYERS = {
     4: {"labels", "sweep", "store", "stats", "phase"},
     5: {
         "comparison",
+        "recovery",
         "presets",
         "presets.base",
         "presets.beyond_procrustes",
@@ -63,7 +65,7 @@ LAYERS = {
         "presets.ma_fattahi",
         "presets.wind",
     },
-    6: {"plots", "report", "preset_report", "cli"},
+    6: {"plots", "pages", "report", "recovery_report", "preset_report", "cli"},
 }
 ROOM = {name: layer for layer, names in LAYERS.items() for name in names}
 

@@ -19,7 +19,7 @@ from PIL import Image
 from rich.console import Console
 
 import jaxfact as jf
-from jaxfact import comparison, plots, report
+from jaxfact import comparison, pages, plots, report
 from jaxfact.settings import Settings
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -118,8 +118,8 @@ def test_page_says_what_the_terminal_says(page, found):
 
 def test_text_is_never_markup(found, folder):
     evil = '<script>alert("1")</script> & <img src=x onerror=alert(1)>'
-    plain = Outline(report.page(found, folder / "figures")).tags
-    made = report.page(dataclasses.replace(found, notes=[*found.notes, evil]), folder / "figures")
+    plain = Outline(pages.page(report.sheet(found), folder / "figures")).tags
+    made = pages.page(report.sheet(dataclasses.replace(found, notes=[*found.notes, evil])), folder / "figures")
     assert f"<li>{html.escape(evil)}</li>" in made
     assert sorted(Outline(made).tags) == sorted([*plain, "li"])
 
@@ -207,6 +207,6 @@ def test_folders_that_will_not_do(tmp_path, name, words):
     (tmp_path / "file").write_text("")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ValueError, match=rf"{name}: {words}"):
-        report.check_folder(tmp_path / name)
-    report.check_folder(tmp_path / "new" / "deep")
+        pages.check_folder(tmp_path / name)
+    pages.check_folder(tmp_path / "new" / "deep")
     assert sorted(tmp_path.rglob("*")) == before

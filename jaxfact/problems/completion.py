@@ -73,7 +73,7 @@ class Completion(PartiallyObserved):
         _check_truth(truth, shape)
         _warn_of_gaps(entries, shape, truth)
         share = len(entries.values) / (shape[0] * shape[1])
-        unit = _spectral_norm(entries, shape) / share if truth is None else truth.unit
+        unit = spectral_norm(entries, shape) / share if truth is None else truth.unit
         dtype = _floating(entries.values) if truth is None else truth.unit.dtype
         scaled = entries._replace(values=entries.values / np.asarray(unit, float))
         layout = DenseEntries if (share >= _DENSE_FROM if dense is None else dense) else SparseEntries
@@ -178,7 +178,7 @@ def _floating(values: np.ndarray) -> Any:
     return jax.dtypes.canonicalize_dtype(values.dtype if values.dtype.kind == "f" else float)
 
 
-def _spectral_norm(entries: Observed, shape: tuple[int, int]) -> float:
+def spectral_norm(entries: Observed, shape: tuple[int, int]) -> float:
     """Return ‖P_Ω(Σ)‖₂, 1 where it is zero."""
     values = np.asarray(entries.values, float)
     if not values.any():

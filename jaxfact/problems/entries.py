@@ -102,7 +102,8 @@ class SparseEntries(eqx.Module):
     @property
     def entries(self) -> Observed:
         """The entries, row by row, in the problem's unit."""
-        return Observed(*(np.asarray(x)[:-1] for x in (self.rows, self.columns, self.values)))
+        kept = np.asarray(self.counted) > 0
+        return Observed(*(np.asarray(x)[kept] for x in (self.rows, self.columns, self.values)))
 
     @property
     def matrix(self) -> Float[Array, "m n"]:
