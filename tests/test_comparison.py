@@ -39,7 +39,8 @@ def test_floor_reduces_to_the_known_formula():
 
 
 def compared(problem, **options):
-    return comparison.compare(problem, Settings(**{"width": 3, "seeds": 60, "max_steps": 2_000, **options}))
+    """Compare with one number of seeds and one budget, so that comparisons share their compiled programs."""
+    return comparison.compare(problem, Settings(**{"width": 3, "seeds": 100, "max_steps": 6_000, **options}))
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +60,13 @@ def test_predicted_imbalance(with_noise):
 
 def test_unbalanced_start_is_where_the_regulariser_helps():
     """From ‖U‖/‖V‖ = 25 plain descent keeps its imbalance and is slower; the pair is not equivalent."""
-    found = compared(EXACT, unbalanced=25, scale=0.1, step_size=0.1, weight=0.125, max_steps=6_000)
+    found = compared(EXACT, unbalanced=25, scale=0.1, step_size=0.1, weight=0.125)
     first = found.runs.isel(step=0)
     assert float(first.imbalance_path.median()) > 0.5
     ratio = found.pairs["balanced"][1]
     assert ratio.verdict == "different"
     assert ratio.high < 0.95
-    even = compared(EXACT, scale=1e-3, step_size=0.1, seeds=100).pairs["balanced"][1]
+    even = compared(EXACT, scale=1e-3, step_size=0.1).pairs["balanced"][1]
     assert even.verdict == "equivalent"
 
 
@@ -76,7 +77,7 @@ def test_noisy_is_judged_above_its_floor(with_noise):
     assert row.floor < level
     assert level in (1e-1, 1e-2)
     assert row.floor > level / 10
-    assert pair.both == 60
+    assert pair.both == 100
     assert row.outcomes["converged"][0] == 1
     assert row.reached[1e-5] is None
     assert any("floor" in note or "holds noisy up" in note for note in found.notes)
