@@ -19,7 +19,8 @@ START = jf.Gaussian(3, scale=0.1)
 
 
 def plain(step_size):
-    return jf.Run(SMALL, START, jf.gradient_descent(step_size))
+    """As an array a step size is data, so that all of them share one compiled program."""
+    return jf.Run(SMALL, START, jf.gradient_descent(jnp.asarray(step_size)))
 
 
 def run(experiment=plain, **options):
