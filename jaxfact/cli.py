@@ -119,8 +119,7 @@ def compare(
     1000 steps looked at every 10, and a step size that is safe for the part observed.
     """
     if preset is not None:
-        _run_preset(preset, _given(context), as_json)
-        return
+        return _run_preset(preset, _given(context), as_json)
     made_up = shape is not None
     settings = Settings(
         width=_DEFAULT.width if width is None else width,

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxfact import presets
+from jaxfact.pages import check_folder
 from jaxfact.presets import Finding, Outcome, Preset
-from jaxfact.report import check_folder
 from jaxfact.store import write_results
 from jaxfact.tiles import Progress
 

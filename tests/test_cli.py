@@ -21,7 +21,7 @@ import jaxfact as jf
 from jaxfact import cli, comparison, report, stats
 
 COMMAND = shutil.which("jaxfact", path=str(Path(sys.executable).parent))
-SMALL = ["compare", "--shape", "12x9", "--rank", "3", "--condition", "2.5", "--seeds", "40", "--max-steps", "2000"]
+SMALL = ["compare", "--shape", "12x9", "--rank", "2", "--condition", "2.5", "--seeds", "40", "--max-steps", "2000"]
 QUICK = ["compare", "--shape", "4x1", "--rank", "1", "--seeds", "1", "--max-steps", "200"]
 EXTRA = {"table": [], "json": ["--json", "--unbalanced", "25", "--x64"]}
 FIGURES = ("distance", "survival", "imbalance", "singular_values", "worst")
@@ -96,8 +96,8 @@ def test_everything_is_written(ended, name):
 def test_table_names_methods_levels_and_units(ended):
     shown = words(ended["table"].out)
     for part in (
-        "12×9 target of rank 3, σ₁ = 1 (the unit); σ/σ₁: 1, 0.7, 0.4",
-        "40 Gaussian starts of width 3 and entry scale 0.001 √σ₁, ",
+        "12×9 target of rank 2, σ₁ = 1 (the unit); σ/σ₁: 1, 0.4",
+        "40 Gaussian starts of width 2 and entry scale 0.001 √σ₁, ",
         "step size 0.5 /σ₁, balancing weight 0.125, noise 1e-05 √σ₁ an entry and step",
         "distance: ‖UVᵀ−Σ_d‖_F/‖Σ_d‖_F, tolerance 1e-05; float32",
         "method 0.1 0.01 0.001 0.0001 1e-05",

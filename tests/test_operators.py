@@ -1,5 +1,7 @@
 """Each operator against its definition in NumPy, its adjoint, and the law E 𝒜*𝒜 = I."""
 
+from functools import lru_cache
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -30,11 +32,16 @@ def of(matrix) -> jf.Factors:
     return as_jax(jf.Factors(matrix, np.eye(matrix.shape[1])))
 
 
+measure = jax.jit(lambda operator, factors: operator.measure(factors))
+pull = jax.jit(lambda operator, r, factors: operator.pull(r, factors))
+measure_each = jax.jit(jax.vmap(measure, in_axes=(None, jf.Factors(0, None))))
+
+
 def as_matrix(operator: jf.operators.Operator) -> np.ndarray:
     """Return the p×mn matrix of an operator, by measuring the basis; NumPy's order of entries."""
     m, n = operator.shape
     basis = jnp.eye(m * n).reshape(-1, m, n)
-    return np.asarray(jax.vmap(lambda X: operator.measure(jf.Factors(X, jnp.eye(n))))(basis)).T
+    return np.asarray(measure_each(operator, jf.Factors(basis, jnp.eye(n)))).T
 
 
 @pytest.mark.parametrize("draw", DRAWN.values(), ids=DRAWN)
@@ -43,12 +50,13 @@ def test_adjoint_and_pull(draw):
     operator, factors = draw(KEY, (M, N), P), as_jax(pair((M, N), 3))
     r = jr.normal(jr.key(1), (P,))
     matrix = operator.adjoint(r)
-    assert jnp.sum(operator.measure(factors) * r) == pytest.approx(float(jnp.sum(factors.product * matrix)), rel=1e-12)
-    pulled = operator.pull(r, factors)
+    assert jnp.sum(measure(operator, factors) * r) == pytest.approx(float(jnp.sum(factors.product * matrix)), rel=1e-12)
+    pulled = pull(operator, r, factors)
     np.testing.assert_allclose(pulled.U, matrix @ factors.V, rtol=1e-11, atol=1e-12)
     np.testing.assert_allclose(pulled.V, matrix.T @ factors.U, rtol=1e-11, atol=1e-12)
 
 
+@lru_cache
 def definitions():
     """Return pairs of an operator and the p×mn matrix of its definition."""
     rng = np.random.default_rng(0)
@@ -114,11 +122,11 @@ def test_dtype_and_batch(draw):
     keys = jr.split(KEY, 3)
     operator = draw(KEY, (M, N), P, dtype=jnp.float32)
     factors = as_jax(pair((M, N), 2), jnp.float32)
-    pulled = operator.pull(operator.measure(factors), factors)
+    pulled = pull(operator, measure(operator, factors), factors)
     assert {x.dtype for x in jax.tree.leaves(pulled)} == {jnp.dtype(jnp.float32)}
     both = as_jax(pair((M, N), 2))
     batch = jax.jit(jax.vmap(lambda key: draw(key, (M, N), P).measure(both)))(keys)
-    single = jnp.stack([draw(key, (M, N), P).measure(both) for key in keys])
+    single = jnp.stack([measure(draw(key, (M, N), P), both) for key in keys])
     np.testing.assert_allclose(batch, single, rtol=1e-11, atol=1e-13)
 
 

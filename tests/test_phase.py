@@ -14,9 +14,9 @@ from jaxfact.phase import threshold
 def test_threshold_covers_the_truth_as_often_as_it_says():
     # 95 % intervals of 400 simulated curves: fewer than 360 hits has probability below 1e-4 at 95 %, and a 90 %
     # interval would have 40 misses on average.
-    rng, x, truth = np.random.default_rng(0), np.geomspace(0.1, 1, 12), 0.33
+    rng, x, truth = np.random.default_rng(0), np.geomspace(0.1, 1, 6), 0.33
     chance = scipy.special.expit((np.log(x) - np.log(truth)) / 0.2)
-    fits = [threshold(x, rng.binomial(40, chance), 40) for _ in range(400)]
+    fits = [threshold(x, rng.binomial(80, chance), 80) for _ in range(400)]
     covered = sum(fit.low <= truth <= fit.high for fit in fits)
     assert scipy.stats.binom(400, 0.95).cdf(covered) > 1e-4
     assert abs(np.median([fit.at for fit in fits]) / truth - 1) < 0.02

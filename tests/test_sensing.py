@@ -32,6 +32,11 @@ def problem(count=P, **options) -> jf.Sensing:
     return jf.Sensing.of(truth(), operators.gaussian(jr.key(2), (M, N), count), **options)
 
 
+@jax.jit
+def evaluate(sensing, factors):
+    return sensing.loss(factors), sensing.misfit(factors), sensing.gradient(factors)
+
+
 KINDS = [operators.gaussian, operators.rank_one, operators.entries, operators.transform]
 
 
@@ -41,22 +46,23 @@ def test_loss_misfit_and_gradient_against_numpy(draw):
     sensing = jf.Sensing.of(truth(), draw(jr.key(2), (M, N), 40), noise=0.1, key=KEY)
     factors, along = as_jax(pair((M, N), 3)), as_jax(pair((M, N), 3, seed=2))
     basis = np.eye(M * N).reshape(-1, M, N)
-    A = np.asarray(jax.vmap(lambda E: sensing.operator.measure(jf.Factors(E, jnp.eye(N))), out_axes=1)(basis))
+    measure = jax.jit(jax.vmap(lambda E: sensing.operator.measure(jf.Factors(E, jnp.eye(N))), out_axes=1))
+    A = np.asarray(measure(basis))
     U, V = (np.asarray(x) for x in factors)
     y = np.asarray(sensing.observations)
     residual = A @ (U @ V.T).ravel() - y
     back = (A.T @ residual).reshape(M, N)
-    assert float(sensing.loss(factors)) == pytest.approx(np.sum(residual**2) / 2, rel=1e-12)
-    assert float(sensing.misfit(factors)) == pytest.approx(np.linalg.norm(residual) / np.linalg.norm(y), rel=1e-12)
-    gradient = sensing.gradient(factors)
+    found, misfit, gradient = evaluate(sensing, factors)
+    assert float(found) == pytest.approx(np.sum(residual**2) / 2, rel=1e-12)
+    assert float(misfit) == pytest.approx(np.linalg.norm(residual) / np.linalg.norm(y), rel=1e-12)
     np.testing.assert_allclose(gradient.U, back @ V, rtol=1e-11, atol=1e-12)
     np.testing.assert_allclose(gradient.V, back.T @ U, rtol=1e-11, atol=1e-12)
     np.testing.assert_allclose(sensing.back_projection(), (A.T @ y).reshape(M, N), rtol=1e-11, atol=1e-12)
     by_grad = jax.jit(lambda f: jax.grad(sensing.loss)(f))(factors)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12), gradient, by_grad)
     # Along a line the loss is a quartic, for which the five-point formula is exact.
-    loss = jax.jit(lambda f: sensing.loss(f))
-    f = [float(loss(jax.tree.map(lambda x, z, t=t: x + t * z, factors, along))) for t in (-2, -1, 1, 2)]
+    moved = [as_jax(jf.Factors(*(x + t * z for x, z in zip(factors, along, strict=True)))) for t in (-2, -1, 1, 2)]
+    f = [float(evaluate(sensing, at)[0]) for at in moved]
     slope = sum(np.sum(g * z) for g, z in zip(gradient, along, strict=True))
     assert (f[0] - 8 * f[1] + 8 * f[2] - f[3]) / 12 == pytest.approx(float(slope), rel=1e-10)
 
@@ -66,8 +72,8 @@ def test_a_batch_is_single_runs(draw):
     sensing = jf.Sensing.of(truth(), draw(jr.key(2), (M, N), 40))
     runs = [as_jax(pair((M, N), 3, seed)) for seed in range(3)]
     batch = jax.tree.map(lambda *xs: jnp.stack(xs, -1), *runs)
-    together = jax.jit(jax.vmap(lambda f: (sensing.loss(f), sensing.gradient(f)), -1, -1))(batch)
-    single = jax.tree.map(lambda *xs: jnp.stack(xs, -1), *((sensing.loss(f), sensing.gradient(f)) for f in runs))
+    together = jax.jit(jax.vmap(lambda f: evaluate(sensing, f), -1, -1))(batch)
+    single = jax.tree.map(lambda *xs: jnp.stack(xs, -1), *(evaluate(sensing, f) for f in runs))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12), together, single)
 
 
@@ -81,6 +87,11 @@ def test_the_noise_has_the_deviation_that_is_asked_for():
     assert float(clean.unit) == 2
 
 
+@jax.jit
+def descended(sensing, start):
+    return jf.descend(sensing, jf.gradient_descent(0.1), start, num_steps=50).factors
+
+
 def test_the_unit_takes_the_scale_out():
     """Twice the observations of twice the matrix are the same problem, with the truth known or not."""
     plain = problem()
@@ -90,7 +101,7 @@ def test_the_unit_takes_the_scale_out():
     unknown = [jf.Sensing(plain.operator, c * y) for c in (1, 2)]
     start = as_jax(pair((M, N), 2, scale=0.1))
     for one, two in (known, unknown):
-        ends = [jf.descend(s, jf.gradient_descent(0.1), start, num_steps=50).factors for s in (one, two)]
+        ends = [descended(s, start) for s in (one, two)]
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), *ends)
         assert float(two.unit) == pytest.approx(2 * float(one.unit), rel=1e-12)
     norm = np.linalg.norm(np.asarray(plain.operator.adjoint(y)), 2)
@@ -198,7 +209,9 @@ def test_fresh_batches_have_the_mean_and_spread_of_explicit_ones():
             assert np.all(np.abs(np.mean(sample, axis=0) - mean) < 4.5 * deviation)
     square = as_jax(jf.Factors(np.asarray(R), np.eye(N)))
     zero = jf.Factorization(np.zeros((M, N)))
-    draws = jax.vmap(lambda key: method.update(None, (), square, problem=zero, key=key)[0].U)(jr.split(KEY, 4000))
+    draws = jax.jit(jax.vmap(lambda key: method.update(None, (), square, problem=zero, key=key)[0].U))(
+        jr.split(KEY, 4000)
+    )
     assert np.mean(np.sum((draws - R) ** 2, axis=(1, 2))) == pytest.approx(spread, rel=0.1)
 
 

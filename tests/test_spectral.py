@@ -212,7 +212,7 @@ def test_scaled_steps_in_one_factor():
     X = jf.TiedFactor(jnp.asarray(pair((12, 12), 2).U))
     square = np.linalg.norm(X.X, 2) ** 2
     one, other = (
-        jf.descend(problem, method, X, num_steps=9).factors.X
+        jax.jit(lambda X, method=method: jf.descend(problem, method, X, num_steps=9).factors.X)(X)
         for method in (jf.scaled_by_start(0.3), jf.gradient_descent(0.3 / square))
     )
     np.testing.assert_allclose(one, other, rtol=1e-11)

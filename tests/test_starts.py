@@ -15,9 +15,12 @@ KEYS = jr.split(jr.key(11), 3000)
 Z = 4.5
 
 
-def draws(start, problem, keys=KEYS):
-    drawn = jax.jit(jax.vmap(start.draw, in_axes=(0, None)))(keys, problem)
-    return jf.Factors(*map(np.asarray, drawn))
+one_draw = jax.jit(draw)
+many_draws = jax.jit(jax.vmap(draw, in_axes=(None, 0, None)))
+
+
+def draws(start, problem):
+    return jf.Factors(*map(np.asarray, many_draws(start, KEYS, problem)))
 
 
 def z_of_variance(sample, variance):
@@ -27,6 +30,12 @@ def z_of_variance(sample, variance):
 @pytest.fixture(scope="module")
 def tall():
     return jf.Factorization(np.array([1.0, 0.5]), shape=(9, 4))
+
+
+@pytest.fixture(scope="module")
+def low():
+    """Sides that widths from 2 to 6 lie below, at, between and above."""
+    return jf.Factorization(np.array([1.0, 0.5]), shape=(5, 3))
 
 
 def test_gaussian_has_the_stated_variance_in_every_entry(tall):
@@ -49,11 +58,11 @@ def test_gaussian_factors_are_not_correlated(tall):
 
 def test_gaussian_by_norm_means_the_same_at_every_size():
     """scale = norm/√(m+n), so that E‖[U; V]‖²_F = norm²·width whatever m and n."""
-    for shape in ((9, 4), (60, 40)):
+    for shape in ((9, 4), (30, 20)):
         problem = jf.Factorization(np.array([1.0]), shape=shape)
         by_norm = draws(jf.Gaussian(3, norm=0.8), problem)
-        by_scale = draws(jf.Gaussian(3, scale=0.8 / np.sqrt(sum(shape))), problem, KEYS[:5])
-        np.testing.assert_allclose(by_norm.U[:5], by_scale.U, rtol=1e-13)
+        by_scale = draws(jf.Gaussian(3, scale=0.8 / np.sqrt(sum(shape))), problem)
+        np.testing.assert_allclose(by_norm.U, by_scale.U, rtol=1e-13)
         squared = np.sum(by_norm.U**2, axis=(1, 2)) + np.sum(by_norm.V**2, axis=(1, 2))
         deviation = 0.8**2 * np.sqrt(2 * 3 / sum(shape) / len(KEYS))
         assert abs(squared.mean() - 0.8**2 * 3) < Z * deviation
@@ -73,11 +82,11 @@ def test_ratio_is_that_of_the_factors_root_mean_squares(tall, ratio):
     assert abs(np.log(squares[0] / squares[1] / ratio**2 * 4 / 9)) > Z * deviation
 
 
-@pytest.mark.parametrize("width", [2, 4, 7, 12])
-def test_orthogonal_frames_are_exact(tall, width):
+@pytest.mark.parametrize("width", [2, 3, 4, 6])
+def test_orthogonal_frames_are_exact(low, width):
     """Columns where they fit, rows where the width exceeds the size."""
-    U, V = jax.jit(jf.Orthogonal(width, 0.6).draw)(KEYS[0], tall)
-    for factor, size in ((U, 9), (V, 4)):
+    U, V = one_draw(jf.Orthogonal(width, 0.6), KEYS[0], low)
+    for factor, size in ((U, 5), (V, 3)):
         gram = factor.T @ factor if width <= size else factor @ factor.T
         np.testing.assert_allclose(gram, 0.36 * np.eye(min(width, size)), atol=1e-15)
 
@@ -100,10 +109,10 @@ def test_orthogonal_is_haar():
     assert np.abs(np.einsum("kij,kij->k", U, V).mean()) < Z / np.sqrt(len(KEYS))
 
 
-@pytest.mark.parametrize("width", [2, 4, 6, 12])
-def test_balanced_keeps_the_gaussian_product(tall, width):
+@pytest.mark.parametrize("width", [2, 3, 4, 6])
+def test_balanced_keeps_the_gaussian_product(low, width):
     starts = jf.Gaussian(width, scale=0.3), jf.Balanced(width, 0.3)
-    gaussian, balanced = jax.jit(lambda key: [start.draw(key, tall) for start in starts])(KEYS[0])
+    gaussian, balanced = (one_draw(start, KEYS[0], low) for start in starts)
     np.testing.assert_allclose(balanced.product, gaussian.product, atol=1e-14)
     np.testing.assert_allclose(balanced.imbalance, 0, atol=1e-14)
     assert np.abs(gaussian.imbalance).max() > 0.1
@@ -138,7 +147,7 @@ def test_spectral_needs_a_known_target(tall):
 @pytest.mark.parametrize("begin", STARTS.values(), ids=STARTS)
 def test_one_key_one_draw(tall, begin):
     start = begin(tall, 2)
-    first, again, other = (draw(start, key, tall) for key in (KEYS[0], KEYS[0], KEYS[1]))
+    first, again, other = (one_draw(start, key, tall) for key in (KEYS[0], KEYS[0], KEYS[1]))
     jax.tree.map(np.testing.assert_array_equal, first, again)
     random = isinstance(start, jf.Start) and not isinstance(start, jf.Spectral | jf.ProjectedGradient)
     assert [bool(np.any(a != b)) for a, b in zip(first, other, strict=True)] == [random, random]
