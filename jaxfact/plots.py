@@ -92,7 +92,7 @@ def imbalance(runs: xr.Dataset) -> Figure:
     figure, (axes,) = _figure(2.5)
     _bands(axes, runs, "imbalance_path")
     unit = r"\sigma_1" if runs.attrs.get("unit_name", "σ₁") == "σ₁" else r"\mathrm{unit}"
-    axes.set(xlabel="step $t$", ylabel=r"$\|U^\top U-V^\top V\|_F\;/\;$" + f"${unit}$")
+    axes.set(xlabel="step $t$", ylabel=r"$\|U^\top U-V^\top V\|_F\;/\;" + f"{unit}$")
     axes.set_title(_count(runs, "median, band: 5–95 % of runs"))
     return figure
 
