@@ -5,7 +5,7 @@ returns a matplotlib figure that belongs to no window. Bands are quantiles over 
 value, a diverged one counts as infinite.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import ParamSpec
@@ -93,7 +93,7 @@ def imbalance(runs: xr.Dataset) -> Figure:
     figure, (axes,) = _figure(2.5)
     _bands(axes, runs, "imbalance_path")
     unit = r"\sigma_1" if runs.attrs.get("unit_name", "σ₁") == "σ₁" else r"\mathrm{unit}"
-    axes.set(xlabel="step $t$", ylabel=r"$\|U^\top U-V^\top V\|_F\;/\;$" + f"${unit}$")
+    axes.set(xlabel="step $t$", ylabel=r"$\|U^\top U-V^\top V\|_F\;/\;" + f"{unit}$")
     axes.set_title(_count(runs, "median, band: 5–95 % of runs"))
     return figure
 
@@ -111,16 +111,26 @@ def recovery(runs: xr.Dataset, baselines: Mapping[str, float]) -> Figure:
     ):
         _bands(axes, flat, path)
         axes.set_ylabel(label)
-    panels[0].set_title(_count(flat, "median, band: 5–95 % of runs over splits and starts"))
+    panels[0].set_title(_count(flat, "median, band: 5–95 % of runs"))
     for axes in panels[1:]:
         axes.get_legend().remove()  # pyright: ignore[reportOptionalMemberAccess]
+        axes.set(yscale="linear", ylim=_between(runs, baselines.values()))
     for place, (name, value) in enumerate(baselines.items()):
         panels[2].axhline(value, color="0.35", linewidth=0.8, linestyle=_LINES[place], zorder=0)
         panels[2].annotate(name, (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7)
-    bottom, top = panels[2].get_ylim()
-    panels[2].set_ylim(min(bottom, *baselines.values()), max(top, *(1.1 * value for value in baselines.values())))
+    panels[0].set(yscale="linear", ylim=(0, 1.1 * float(runs.misfit_path.isel(step=0).max())))
+    panels[2].set_xscale("symlog", linthresh=runs.attrs["check_every"])
+    panels[2].set_xlim(left=0)
     panels[2].set_xlabel("step $t$")
     return figure
+
+
+def _between(runs: xr.Dataset, levels: Iterable[float]) -> tuple[float, float]:
+    """Return limits for errors: from the best run's to the worst start's or level, with a margin."""
+    best = float(np.nanmin(runs.test_path))
+    worst = max(float(runs.test_path.isel(step=0).max()), *levels)
+    margin = 0.1 * (worst - best) or worst or 1.0
+    return best - margin, worst + margin
 
 
 def over_splits(runs: xr.Dataset) -> xr.Dataset:
