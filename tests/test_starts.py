@@ -16,11 +16,13 @@ Z = 4.5
 
 
 one_draw = jax.jit(draw)
-many_draws = jax.jit(jax.vmap(draw, in_axes=(None, 0, None)))
+# Starts that are compared are drawn together: their random bits are compiled once.
+all_draws = jax.jit(lambda starts, key, problem: [draw(start, key, problem) for start in starts])
+many_draws = jax.jit(jax.vmap(all_draws, in_axes=(None, 0, None)))
 
 
-def draws(start, problem):
-    return jf.Factors(*map(np.asarray, many_draws(start, KEYS, problem)))
+def draws(problem, *starts):
+    return [jf.Factors(*map(np.asarray, drawn)) for drawn in many_draws(starts, KEYS, problem)]
 
 
 def z_of_variance(sample, variance):
@@ -39,7 +41,7 @@ def low():
 
 
 def test_gaussian_has_the_stated_variance_in_every_entry(tall):
-    for sample in draws(jf.Gaussian(2, scale=0.3), tall):
+    for sample in draws(tall, jf.Gaussian(2, scale=0.3))[0]:
         assert abs(z_of_variance(sample, 0.09)) < Z
         assert np.abs(sample.mean(axis=0) * np.sqrt(len(KEYS)) / 0.3).max() < Z
         assert max(abs(z_of_variance(column, 0.09)) for column in sample.reshape(len(KEYS), -1).T) < Z
@@ -48,7 +50,7 @@ def test_gaussian_has_the_stated_variance_in_every_entry(tall):
 
 
 def test_gaussian_factors_are_not_correlated(tall):
-    U, V = (x.reshape(len(KEYS), -1) for x in draws(jf.Gaussian(2, scale=1.0), tall))
+    U, V = (x.reshape(len(KEYS), -1) for x in draws(tall, jf.Gaussian(2, scale=1.0))[0])
     across = U.T @ V / np.sqrt(len(KEYS))
     assert np.abs(across).max() < Z
     # Negative control: factors drawn from one key share their entries.
@@ -60,8 +62,8 @@ def test_gaussian_by_norm_means_the_same_at_every_size():
     """scale = norm/√(m+n), so that E‖[U; V]‖²_F = norm²·width whatever m and n."""
     for shape in ((9, 4), (30, 20)):
         problem = jf.Factorization(np.array([1.0]), shape=shape)
-        by_norm = draws(jf.Gaussian(3, norm=0.8), problem)
-        by_scale = draws(jf.Gaussian(3, scale=0.8 / np.sqrt(sum(shape))), problem)
+        rules = jf.Gaussian(3, norm=0.8), jf.Gaussian(3, scale=0.8 / np.sqrt(sum(shape)))
+        by_norm, by_scale = draws(problem, *rules)
         np.testing.assert_allclose(by_norm.U, by_scale.U, rtol=1e-13)
         squared = np.sum(by_norm.U**2, axis=(1, 2)) + np.sum(by_norm.V**2, axis=(1, 2))
         deviation = 0.8**2 * np.sqrt(2 * 3 / sum(shape) / len(KEYS))
@@ -71,7 +73,7 @@ def test_gaussian_by_norm_means_the_same_at_every_size():
 @pytest.mark.parametrize("ratio", [0.25, 25.0])
 def test_ratio_is_that_of_the_factors_root_mean_squares(tall, ratio):
     """The scales are ε·t and ε/t with t = √(ratio·√(n/m)): their product stays ε²."""
-    plain, tilted = (draws(jf.Gaussian(2, scale=0.1, ratio=r), tall) for r in (None, ratio))
+    plain, tilted = draws(tall, *(jf.Gaussian(2, scale=0.1, ratio=r) for r in (None, ratio)))
     tilt = np.sqrt(ratio * np.sqrt(4 / 9))
     np.testing.assert_allclose(tilted.U, plain.U * tilt, rtol=1e-12)
     np.testing.assert_allclose(tilted.V, plain.V / tilt, rtol=1e-12)
@@ -94,7 +96,7 @@ def test_orthogonal_frames_are_exact(low, width):
 def test_orthogonal_is_haar():
     """A Haar matrix of O(3) has mean 0, entry variance ⅓, E tr = 0 and E tr² = 1; raw Householder QR has not."""
     problem = jf.Factorization(np.array([1.0]), shape=(3, 3))
-    U, V = draws(jf.Orthogonal(3, 1.0), problem)
+    ((U, V),) = draws(problem, jf.Orthogonal(3, 1.0))
     raw = np.linalg.qr(np.random.default_rng(0).normal(size=(len(KEYS), 3, 3)))[0]
 
     def largest_z(sample):
@@ -112,7 +114,7 @@ def test_orthogonal_is_haar():
 @pytest.mark.parametrize("width", [2, 3, 4, 6])
 def test_balanced_keeps_the_gaussian_product(low, width):
     starts = jf.Gaussian(width, scale=0.3), jf.Balanced(width, 0.3)
-    gaussian, balanced = (one_draw(start, KEYS[0], low) for start in starts)
+    gaussian, balanced = all_draws(starts, KEYS[0], low)
     np.testing.assert_allclose(balanced.product, gaussian.product, atol=1e-14)
     np.testing.assert_allclose(balanced.imbalance, 0, atol=1e-14)
     assert np.abs(gaussian.imbalance).max() > 0.1

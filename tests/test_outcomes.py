@@ -1,0 +1,163 @@
+"""How runs end, and when they arrive."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxfact as jf
+
+SMALL = jf.Factorization([1, 0.7, 0.4], shape=(12, 9))
+# Where size and width are not the point: narrow programs compile faster.
+NARROW = jf.Factorization([1, 0.6], shape=(5, 4))
+STILL = jf.Factors(jnp.zeros((5, 1)), jnp.zeros((4, 1)))
+
+
+def descent(scale=0.01, width=3, problem=SMALL):
+    return lambda step_size: jf.Run(problem, jf.Gaussian(width, scale=scale), jf.gradient_descent(step_size))
+
+
+def outcomes(runs) -> dict[str, int]:
+    names, counts = np.unique(runs.outcome.values, return_counts=True)
+    return dict(zip(names.tolist(), counts.tolist(), strict=True))
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return jf.sweep(descent(), seeds=1000, max_steps=400_000, tolerance=1e-10, step_size=[0.55, 0.98, 1.02])
+
+
+def test_stability_edge_of_plain_descent(plain):
+    """No minimiser is stable above η = 1/σ₁ (sharpness ≥ 2σ₁): every start converges at 0.98, none at 1.02."""
+    assert outcomes(plain.sel(step_size=0.98)) == {"converged": 1000}
+    above = plain.sel(step_size=1.02)
+    assert outcomes(above) == {"cycle": 1000}
+    assert np.mean(above.period == 2) > 0.9
+    assert np.all(above.period > 1)
+    assert np.all(np.isinf(above.hit.sel(level=1e-10)))
+
+
+def test_balancing_moves_the_edge(plain):
+    """The regulariser with weight w has its own edge 1/(8wσ₁): 0.5 at w = 0.25."""
+
+    def balanced(step_size):
+        return jf.Run(SMALL, jf.Gaussian(3, scale=0.01), jf.balanced(step_size, 0.25))
+
+    runs = jf.sweep(balanced, seeds=300, max_steps=20_000, tolerance=1e-10, step_size=[0.48, 0.55])
+    assert outcomes(runs.sel(step_size=0.48)) == {"converged": 300}
+    assert outcomes(runs.sel(step_size=0.55)) == {"cycle": 300}
+    assert outcomes(plain.sel(step_size=0.55)) == {"converged": 1000}
+
+
+def test_long_plateaus_all_converge():
+    """From scale 1e-9 at κ = 10 every run waits near saddles; no rule may take a plateau for an end."""
+    problem = jf.Factorization(np.linspace(1, 0.1, 5), shape=(30, 20))
+    runs = jf.sweep(
+        descent(1e-9, 5, problem), seeds=300, max_steps=20_000, tolerance=1e-10, step_size=[0.1, 0.5], check_every=5
+    )
+    assert outcomes(runs) == {"converged": 600}
+    # The fastest direction alone needs ln(1/scale)/ln(1 + η) steps to appear.
+    assert runs.hit.sel(step_size=0.1, level=0.1).min() > np.log(1e9) / np.log1p(0.1)
+
+
+def test_diverging_runs_never_arrive():
+    """Above 1.25/σ₁ runs leave; their times are infinite, though divergence took few steps."""
+    runs = jf.sweep(descent(0.3), seeds=200, max_steps=5_000, tolerance=1e-6, step_size=[0.5, 2.5])
+    gone = runs.sel(step_size=2.5)
+    assert outcomes(gone) == {"diverged": 200}
+    assert outcomes(runs.sel(step_size=0.5)) == {"converged": 200}
+    assert gone.steps.max() < 100
+    median = jf.stats.time_to(runs, 1e-6).quantile([0.5])
+    assert np.isinf(median.sel(step_size=2.5))
+    assert np.isfinite(median.sel(step_size=0.5))
+
+
+def test_most_runs_diverging_means_never():
+    """Where 94 % of the runs diverge the median time is infinite, not the few steps that divergence took."""
+
+    def experiment(key):
+        step_size = jnp.where(jax.random.uniform(key) < 0.94, 2.5, 0.5)
+        return jf.Run(SMALL, jf.Gaussian(3, scale=0.3), jf.gradient_descent(step_size))
+
+    runs = jf.sweep(experiment, seeds=1_000, max_steps=5_000, tolerance=1e-6)
+    counts = outcomes(runs)
+    assert counts.keys() == {"converged", "diverged"}
+    assert counts["diverged"] == pytest.approx(940, abs=4 * np.sqrt(1000 * 0.94 * 0.06))
+    times = jf.stats.time_to(runs, 1e-6)
+    assert np.isinf(times.quantile([0.5])).all()
+    assert np.isfinite(times.quantile([0.02])).all()
+    assert np.median(runs.steps) < 100
+    assert np.median(runs.hit.values[np.isfinite(runs.hit.values)]) < 500
+
+
+def test_budget_is_censoring():
+    """Runs cut off by the budget have no time, which is neither never nor the budget."""
+    runs = jf.sweep(descent(), seeds=20, max_steps=60, tolerance=1e-10, step_size=[0.5])
+    assert outcomes(runs) == {"budget": 20}
+    assert np.all(np.isnan(runs.hit.sel(level=1e-10)))
+    assert np.all(runs.steps == 60)
+    assert not runs.loss_rose.any()
+    np.testing.assert_array_equal(runs.best_distance, runs.distance)
+
+
+def test_fixed_point_has_period_one():
+    """Zero is a saddle that descent never leaves: a numerical fixed point, found without looking at the loss."""
+    runs = jf.sweep(lambda: jf.Run(NARROW, STILL, jf.gradient_descent(0.5)), seeds=3, max_steps=1_000, tolerance=1e-6)
+    assert outcomes(runs) == {"cycle": 3}
+    assert np.all(runs.period == 1)
+
+
+def test_odd_periods_are_found():
+    """The period is searched step by step, so one that does not divide check_every is still exact."""
+
+    def turn(factors):
+        return optax.EmptyState()
+
+    problem = jf.Factorization([1.0, 0.5], shape=(2, 2))
+    cyclic = jnp.array([[0.0, 1, 0], [0, 0, 1], [1, 0, 0]])
+
+    def permute(gradient, state, factors, **_):
+        return jf.Factors(factors.U @ cyclic - factors.U, factors.V @ cyclic - factors.V), state
+
+    start = jf.Factors(jnp.arange(1.0, 7).reshape(2, 3), jnp.arange(3.0, 9).reshape(2, 3))
+    method = optax.GradientTransformationExtraArgs(turn, permute)
+    runs = jf.sweep(lambda: jf.Run(problem, start, method), seeds=1, max_steps=1_000, tolerance=1e-6, check_every=10)
+    assert outcomes(runs) == {"cycle": 1}
+    assert runs.period.item() == 3
+
+
+def test_method_state_belongs_to_the_cycle():
+    """Factors that stand still while the method counts on are no cycle."""
+    runs = jf.sweep(lambda: jf.Run(NARROW, STILL, optax.adam(0.1)), seeds=1, max_steps=1_000, tolerance=1e-6)
+    assert outcomes(runs) == {"budget": 1}
+
+
+def test_noisy_methods_do_not_cycle():
+    """With noise a state met twice proves nothing: such a run can only converge, diverge or use up its budget."""
+    quiet = jf.sweep(lambda: jf.Run(NARROW, STILL, jf.perturbed(0.5, 0.0)), seeds=2, max_steps=1_000, tolerance=1e-6)
+    assert outcomes(quiet) == {"budget": 2}
+
+
+def test_passing_is_not_staying():
+    """A run that touches the tolerance and leaves again has not converged; its first passage is kept."""
+    kick = 50
+
+    def init(factors):
+        return jnp.zeros((), jnp.int32)
+
+    def update(gradient, count, factors, *, problem, **_):
+        push = jnp.where(count == kick, 0.05, 0.0)
+        step = jf.Factors(-0.5 * gradient.U + push, -0.5 * gradient.V)
+        return step, count + 1
+
+    near = jf.Factors(*(x + 1e-3 for x in NARROW.truncation(2)))
+    method = optax.GradientTransformationExtraArgs(init, update)
+    runs = jf.sweep(lambda: jf.Run(NARROW, near, method), seeds=1, max_steps=2_000, tolerance=1e-3, check_every=2)
+    assert outcomes(runs) == {"converged": 1}
+    assert runs.hit.sel(level=1e-3).item() < kick
+    assert runs.steps.item() > kick + 50
+    calm = jf.sweep(
+        lambda: jf.Run(NARROW, near, jf.gradient_descent(0.5)), seeds=1, max_steps=2_000, tolerance=1e-3, check_every=2
+    )
+    assert calm.steps.item() == calm.hit.sel(level=1e-3).item() + 50
