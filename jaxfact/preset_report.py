@@ -9,6 +9,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 
 from jaxfact import presets
@@ -22,12 +23,11 @@ _HOLDS = {True: "yes", False: "no", None: "–"}
 
 def print_list(console: Console) -> None:
     """Print name, paper, statement and seconds of every preset."""
-    table = _table("presets; seconds on two busy CPU cores at the default number of seeds, compilation included")
-    for name in ("name", "paper", "what should be seen", "seeds", "seconds"):
-        table.add_column(name, overflow="fold")
     for preset in presets.ALL.values():
-        table.add_row(preset.name, preset.paper, preset.statement, str(preset.seeds), str(preset.seconds))
-    console.print(table, markup=False)
+        console.print(f"{preset.name}: {preset.paper}", highlight=False, markup=False)
+        console.print(Padding(preset.statement, (0, 0, 0, 4)), highlight=False, markup=False)
+        cost = f"{preset.seeds} seeds unless given, about {preset.seconds} s on two CPU cores"
+        console.print(Padding(cost, (0, 0, 1, 4)), highlight=False, markup=False)
 
 
 def run(

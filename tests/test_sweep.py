@@ -220,7 +220,7 @@ def test_bad_input(options, words):
 WRONG = {
     "no run": (lambda: 3, "returned a int"),
     "no problem": (lambda: jf.Run(np.eye(3), START, jf.gradient_descent(0.1)), "needs a Problem"),
-    "no start": (lambda: jf.Run(SMALL, 0.1, jf.gradient_descent(0.1)), "needs a Start or Factors"),
+    "no start": (lambda: jf.Run(SMALL, 0.1, jf.gradient_descent(0.1)), "needs a Start or factors"),
     "no method": (lambda: jf.Run(SMALL, START, 0.1), "needs an optax transformation"),
     "wrong rows": (
         lambda: jf.Run(SMALL, jf.Factors(jnp.ones((9, 3)), jnp.ones((9, 3))), jf.gradient_descent(0.1)),
@@ -228,7 +228,7 @@ WRONG = {
     ),
     "wrong widths": (
         lambda: jf.Run(SMALL, jf.Factors(jnp.ones((12, 3)), jnp.ones((9, 2))), jf.gradient_descent(0.1)),
-        "match the target",
+        "match the problem",
     ),
     "no function": (SMALL, "needs a function"),
     "no experiments": ({}, "at least one experiment"),
