@@ -186,7 +186,7 @@ def test_table_is_complete():
     for module in pkgutil.walk_packages(jf.problems.__path__, "jaxfact.problems."):
         importlib.import_module(module.name)
     built = {type(case.build()).__name__ for case in PROBLEMS.values()}
-    elsewhere = {"Compressed", "Completion", "PartiallyObserved", "Sensing", "Tied"}
+    elsewhere = {"Compressed", "Completion", "PartiallyObserved", "Sensing", "Split", "Tied"}
     assert subclasses(jf.Problem) == built | elsewhere, "those have a file of tests each"
     assert subclasses(jf.Start) <= called_by(STARTS.values())
     assert public_functions(methods) <= called_by(METHODS.values())
