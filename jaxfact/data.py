@@ -198,7 +198,8 @@ def _unreadable(path: Path, error: Exception) -> ValueError:
     if "allow_pickle" in detail:
         return problem_with("file", path, "holds Python objects, which are never unpickled", "save plain numbers")
     if path.suffix.lower() in (".csv", ".tsv"):
-        needed, instead = "needs rows of numbers of one length", "drop headers and text, fill short rows, and give no entry twice"
+        needed = "needs rows of numbers of one length"
+        instead = "drop headers and text, fill short rows, and give no entry twice"
     else:
         needed, instead = f"cannot be read as {path.suffix}", "check that it is complete and holds one array"
     return problem_with("file", path, f"{needed} ({detail})", instead)
