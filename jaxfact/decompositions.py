@@ -6,7 +6,6 @@ program is of constant size, batches like anything else, and lets NaN through.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -20,7 +19,7 @@ from jaxfact.products import is_long, keep, times
 _WRITTEN_OUT = 8  # steps; beyond that a loop keeps the program small
 
 
-@partial(jax.jit, inline=False)
+@jax.jit
 def qr(matrix: Float[Array, "k d"]) -> tuple[Float[Array, "k p"], Float[Array, "p d"]]:
     """Return Q with orthonormal columns and R upper trapezoidal, QR = matrix, p = min(k, d); by Householder.
 
@@ -36,13 +35,13 @@ def qr(matrix: Float[Array, "k d"]) -> tuple[Float[Array, "k p"], Float[Array, "
     return _loop(len(R), apply, Q, rows=len(Q)), R
 
 
-@partial(jax.jit, inline=False)
+@jax.jit
 def triangle(matrix: Float[Array, "k d"]) -> Float[Array, "p d"]:
     """Return R of QR = matrix alone: the same Gram matrix in min(k, d) rows, with no digit lost."""
     return _reflect(matrix)[1]
 
 
-@partial(jax.jit, inline=False)
+@jax.jit
 def beyond(basis: Float[Array, "m r"], matrix: Float[Array, "m d"]) -> Float[Array, "k d"]:
     """Return the m − r coordinates of a matrix off the span of an orthonormal basis, in an orthonormal frame there."""
     reflectors, _ = _reflect(basis)
@@ -93,7 +92,7 @@ def _loop(count: int, body: Callable, carry: Any, *, rows: int) -> Any:
     return carry
 
 
-@partial(jax.jit, inline=False)
+@jax.jit
 def svd(matrix: Float[Array, "m n"]) -> tuple[Float[Array, "m k"], Float[Array, " k"], Float[Array, "n k"]]:
     """Return P, s, Q with P diag(s) Qᵀ = matrix, s from the largest; one-sided Jacobi (Hestenes 1958).
 
@@ -126,7 +125,7 @@ def svd(matrix: Float[Array, "m n"]) -> tuple[Float[Array, "m k"], Float[Array, 
     return left, values, Z[:width, largest]
 
 
-@partial(jax.jit, inline=False)
+@jax.jit
 def eigenvalues(matrix: Float[Array, "d d"]) -> Float[Array, " d"]:
     """Return the eigenvalues of a symmetric matrix, from the smallest; two-sided Jacobi."""
     width = len(matrix)
@@ -147,7 +146,7 @@ def eigenvalues(matrix: Float[Array, "d d"]) -> Float[Array, " d"]:
     return jnp.sort(values)[:width]
 
 
-@partial(jax.jit, inline=False)
+@jax.jit
 def largest_eigenvalue(gram: Float[Array, "d d"]) -> Float[Array, ""]:
     """Return λ_max of a symmetric positive semidefinite matrix, by repeated squaring; 0 for a zero matrix.
 

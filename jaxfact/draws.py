@@ -25,7 +25,7 @@ _TAIL = (-2.00214257e-04, 1.00950558e-04, 1.34934322e-03, -3.67342844e-03, 5.739
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
 
-@partial(jax.jit, inline=False)
+@jax.jit
 def fold(key: PRNGKeyArray, number: Int[Array, ""] | int) -> PRNGKeyArray:
     """Return `jax.random.fold_in(key, number)`, for a number below 2³²."""
     first, second = _words(key)
@@ -33,13 +33,13 @@ def fold(key: PRNGKeyArray, number: Int[Array, ""] | int) -> PRNGKeyArray:
     return jax.random.wrap_key_data(keep(jnp.stack([x0, x1])), impl="threefry2x32")
 
 
-@partial(jax.jit, static_argnums=(1, 2), inline=False)
+@partial(jax.jit, static_argnums=(1, 2))
 def normal(key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype) -> Float[Array, "..."]:
     """Draw independent standard normals, fewer than 2³² of them."""
     return keep(_joined([_from_uniform(part) for part in _uniforms(key, shape, dtype)], shape))
 
 
-@partial(jax.jit, static_argnums=(1, 2), inline=False)
+@partial(jax.jit, static_argnums=(1, 2))
 def uniform(key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype) -> Float[Array, "..."]:
     """Draw independent numbers uniform in [0, 1), fewer than 2³² of them."""
     return _joined(_uniforms(key, shape, dtype), shape)
@@ -61,7 +61,7 @@ def _joined(parts: list[Array], shape: tuple[int, ...]) -> Array:
     return jnp.concatenate(parts).reshape(shape)
 
 
-@partial(jax.jit, inline=False)
+@jax.jit
 def chi(key: PRNGKeyArray, freedom: Float[Array, "..."]) -> Float[Array, "..."]:
     """Draw chi variables with the given degrees of freedom, which may be traced; 0 where they are 0 or fewer.
 
@@ -112,7 +112,7 @@ def _(size, batched, words, shape):
     return _gamma(words, shape), True
 
 
-@partial(jax.jit, static_argnums=2, inline=False)
+@partial(jax.jit, static_argnums=2)
 def bartlett(key: PRNGKeyArray, freedom: Float[Array, " k"], width: int) -> Float[Array, "k d d"]:
     """Draw the triangles R of freedom×width matrices of standard normals, GᵀG = RᵀR in law (Bartlett 1933).
 
@@ -154,7 +154,7 @@ def _words(key: PRNGKeyArray) -> Array:
     return words
 
 
-@partial(jax.jit, inline=False)
+@jax.jit
 def _threefry(first: Array, second: Array, x0: Array, x1: Array) -> tuple[Array, Array]:
     """Return the generator's two words for counters (x0, x1) under the key (first, second); 20 rounds."""
     keys = (first, second, first ^ second ^ np.uint32(0x1BD11BDA))

@@ -7,7 +7,7 @@ vector instruction advances 8 or 16 runs. The code stays that of one run.
 
 import operator
 from collections.abc import Iterable
-from functools import partial, reduce
+from functools import reduce
 
 import jax
 import jax.numpy as jnp
@@ -15,17 +15,17 @@ from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, PyTree
 
-_NARROW = 8
+_NARROW = 8  # columns up to which parts of a long Gram matrix are faster than a matrix product: measured
 _SHORT = 32  # terms that are written out; a longer contraction is a matrix product
 
 
-@partial(jax.jit, inline=False)
+@jax.jit
 def gram(X: Float[Array, "k d"]) -> Float[Array, "d d"]:
     """Return XᵀX."""
     return cross(X, X)
 
 
-@partial(jax.jit, inline=False)
+@jax.jit
 def cross(X: Float[Array, "k d"], Y: Float[Array, "k e"]) -> Float[Array, "d e"]:
     """Return XᵀY."""
     (k, d), e = X.shape, Y.shape[1]
@@ -40,7 +40,7 @@ def cross(X: Float[Array, "k d"], Y: Float[Array, "k e"]) -> Float[Array, "d e"]
     return _total(lax.slice(X, (i, 0), (i + 1, d)).reshape(d, 1) * lax.slice(Y, (i, 0), (i + 1, e)) for i in range(k))
 
 
-@partial(jax.jit, inline=False)
+@jax.jit
 def times(X: Float[Array, "k d"], G: Float[Array, "d e"]) -> Float[Array, "k e"]:
     """Return XG."""
     (k, d), e = X.shape, G.shape[1]
