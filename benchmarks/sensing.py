@@ -185,7 +185,7 @@ def show(report: dict) -> None:
 def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sizes = {"side": 50, "count": 1500, "rank": 2, "width": 5, "starts": 64, "steps": 60, "repeats": 5}
+    sizes = {"side": 50, "count": 1500, "rank": 2, "width": 5, "starts": 64, "steps": 600, "repeats": 5}
     for name, default in {**sizes, "large-side": 128, "large-count": 4000}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--json", action="store_true")
