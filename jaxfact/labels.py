@@ -1,7 +1,5 @@
-"""What the engine found, as a labelled dataset with its provenance."""
+"""What the engine found, as a labelled dataset."""
 
-import datetime
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,10 +8,7 @@ import numpy as np
 import xarray as xr
 
 from jaxfact import lanes
-from jaxfact.compressibility import Compression
-from jaxfact.experiment import Experiment, Run
 from jaxfact.outcomes import BUDGET, DIVERGED, OUTCOMES, Rules
-from jaxfact.version import __version__
 
 _TEXTS = {
     "seed": ("seed number", "1"),
@@ -103,39 +98,6 @@ def join(parts: Sequence[xr.Dataset], methods: Sequence[str]) -> xr.Dataset:
     joined = joined.assign_attrs(shared)
     joined.attrs |= {name: [str(part.attrs[name]) for part in parts] for name in differing}
     return describe(joined)
-
-
-def provenance(
-    experiment: Experiment, rules: Rules, base_seed: int, first: Run, compression: Compression | None
-) -> dict[str, Any]:
-    """Return what is needed to run a sweep again."""
-    return {
-        "jaxfact": __version__,
-        "jax": jax.__version__,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "backend": jax.default_backend(),
-        "device": jax.local_devices()[0].device_kind,
-        "devices": jax.local_device_count(),
-        "dtype": str(first.problem.unit.dtype),
-        "matmul_precision": str(jax.config.jax_default_matmul_precision),  # pyright: ignore[reportAttributeAccessIssue]
-        "experiment": _source(experiment),
-        "problem": type(first.problem).__name__,
-        "shape": list(first.problem.shape),
-        "unit": float(first.problem.unit),
-        "unit_name": first.problem.unit_name,
-        "base_seed": base_seed,
-        "max_steps": rules.max_steps,
-        "check_every": rules.check_every,
-        "lanes_per_block": rules.lanes,
-        "compression": "none" if compression is None else "in law" if compression.noisy else "exact",
-    }
-
-
-def _source(experiment: Experiment) -> str:
-    try:
-        return inspect.getsource(experiment)
-    except (OSError, TypeError):
-        return repr(experiment)
 
 
 def _named_leaves(records: Mapping[str, Any], last: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

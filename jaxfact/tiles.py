@@ -4,15 +4,17 @@ Every thread calls the same single-device program, on a CPU even the same execut
 slow tile holds up nobody, and a run's bits are the same on any number of devices.
 """
 
+import hashlib
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
-from typing import Any
+from functools import cached_property, lru_cache, partial
+from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
 
@@ -31,27 +33,69 @@ Progress = Callable[[int, int], None]
 """Called with the number of runs finished so far and the number of all runs."""
 
 
+class Task(NamedTuple):
+    """Some runs of one tile, by a name that means something to the queue they came from."""
+
+    name: Hashable
+    work: Work
+
+
+class Queue(Protocol):
+    """Where the tiles of a program come from and where their results go; called from one thread a device.
+
+    `total` counts all runs and `done` those that need not be run. `take` returns None where nothing is left to do,
+    `keep` is given the finished runs, records and last records of a task and the seconds they took, and `release`
+    follows whether a task was finished or not.
+    """
+
+    total: int
+    done: int
+
+    def take(self) -> Task | None: ...
+
+    def keep(self, task: Task, found: Any, seconds: float) -> None: ...
+
+    def release(self, task: Task) -> None: ...
+
+
 class Tiles:
-    """All runs of one program, cut into tiles of one size, of which the last is padded with runs nobody wants."""
+    """The compiled loop of one program, for tiles of one size; a smaller task is padded with runs nobody wants."""
 
-    def __init__(self, program: Program, rules: Rules, runs: Work, progress: Progress | None):
-        self._runs, self._progress = runs, progress
-        self._total = int(runs.count)
-        self._devices = jax.local_devices()
-        size = min(_LARGEST, max(rules.lanes, -(-self._total // len(self._devices))))
+    def __init__(self, program: Program, rules: Rules, example: Work, size: int):
         self._engine = Engine(program, rules, size)
-        self._shapes = jax.eval_shape(self._engine.one, program.shared, runs)
-        self._traced = self._trace()
-        self._waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._done = dict.fromkeys(range(0, self._total, size), 0)
-        for begin in self._done:
-            self._waiting.put(begin)
-        self._results: dict[int, Any] = {}
-        self._stop = threading.Event()
+        self.shapes = jax.eval_shape(self._engine.one, program.shared, example)
+        self._traced = self._trace(example)
+        self._progress: Progress | None = None
+        self._done: dict[Hashable, int] = {}
+        self._stop, self._drain = threading.Event(), threading.Event()
 
-    def run(self) -> tuple[Any, dict[str, float]]:
-        """Run everything; return finished runs, records and last records in order, and the seconds it took."""
-        used = self._devices[: len(self._done)]
+    @property
+    def size(self) -> int:
+        """The number of runs of a whole tile."""
+        return self._engine.tile
+
+    @property
+    def blank(self) -> Any:
+        """Finished runs, records and last records of one run that has not begun, for their form."""
+        tile = self._engine.empty(*self.shapes)
+        return jax.tree.map(lambda x: np.asarray(x)[:1], (tile.finished, tile.recording.at_steps, tile.recording.last))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the program and of the arrays all runs share: two sweeps with the same one make the same runs."""
+        digest = hashlib.sha256(self._lowered.text.encode())
+        for array in self._engine.program.shared:
+            digest.update(np.asarray(_words(array)).tobytes())
+        return digest.hexdigest()
+
+    def drain(self) -> None:
+        """Let every thread finish its tile and take no other."""
+        self._drain.set()
+
+    def run(self, queue: Queue, progress: Progress | None = None, count: int | None = None) -> dict[str, float]:
+        """Run what the queue holds, on at most `count` devices; return the seconds it took to compile and to run."""
+        self._progress, self._done = progress, {}
+        used = jax.local_devices()[:count]
         # CPU devices are all the same cores: one program serves them, called from as many threads.
         homes = [used[0]] * len(used) if used[0].platform == "cpu" else used
         began = time.perf_counter()
@@ -60,46 +104,59 @@ class Tiles:
             programs = dict(zip(distinct, threads.map(self._compile, distinct), strict=True))
             compiling = time.perf_counter() - began
             try:
-                for future in [threads.submit(self._serve, home, programs[home]) for home in homes]:
+                for future in [threads.submit(self._serve, home, programs[home], queue) for home in homes]:
                     future.result()
             except BaseException:
                 self._stop.set()
                 raise
-        timing = {"compile_seconds": compiling, "run_seconds": time.perf_counter() - began - compiling}
-        return jax.tree.map(lambda *parts: np.concatenate(parts), *map(self._results.get, self._done)), timing
+        return {"compile_seconds": compiling, "run_seconds": time.perf_counter() - began - compiling}
 
-    def _serve(self, device: Any, advance: Callable) -> None:
+    def steps(self, task: Work, device: Any) -> Iterator[Tile]:
+        """Yield the state of one tile after every look at its runs, until all have ended."""
+        with jax.default_device(device):
+            advance, work = self._compile(device), self._padded(task)
+            shared = self._engine.program.shared
+            tile = jax.device_put(self._engine.empty(*self.shapes), device)
+            while not is_finished(tile, work.count):
+                tile = advance(shared, work, tile, np.ones((), np.int32))
+                yield jax.tree.map(np.asarray, tile)
+
+    def _serve(self, device: Any, advance: Callable, queue: Queue) -> None:
         """Take tiles from the queue until it is empty, or until another thread failed."""
         try:
             with jax.default_device(device):
                 shared = jax.device_put(self._engine.program.shared, device)
-                while not self._stop.is_set() and (begin := self._next()) is not None:
-                    work, tile = jax.device_put((self._work(begin), self._engine.empty(*self._shapes)), device)
-                    self._finish(begin, partial(advance, shared, work), tile)
+                while not self.halted() and (task := queue.take()) is not None:
+                    try:
+                        self._finish(task, partial(advance, shared), device, queue)
+                    finally:
+                        queue.release(task)
         except BaseException:
             self._stop.set()
             raise
 
-    def _next(self) -> int | None:
-        try:
-            return self._waiting.get_nowait()
-        except queue.Empty:
-            return None
+    def halted(self) -> bool:
+        """Tell whether no further tile is to be taken."""
+        return self._stop.is_set() or self._drain.is_set()
 
-    def _work(self, begin: int) -> Any:
-        index = np.minimum(np.arange(begin, begin + self._engine.tile), self._total - 1)
-        count = min(self._engine.tile, self._total - begin)
-        points = {name: values[index] for name, values in self._runs.points.items()}
-        return Work(self._runs.base, self._runs.seeds[index], points, np.asarray(count, np.int32))  # pyright: ignore[reportArgumentType]
+    def _padded(self, work: Work) -> Work:
+        """Repeat the last run until the tile is full."""
+        index = np.minimum(np.arange(self.size), int(work.count) - 1)
+        points = {name: values[index] for name, values in work.points.items()}
+        return work._replace(seeds=work.seeds[index], points=points)
 
-    def _trace(self) -> Any:
+    @cached_property
+    def _lowered(self) -> "_Lowered":
+        return _Lowered(self._traced.lower())
+
+    def _trace(self, example: Work) -> Any:
         """Trace the engine's loop, once for all devices."""
         checks = checkify.checkify(self._engine.advance, errors=checkify.user_checks)
         function = checks if self._engine.rules.checked else self._engine.advance
         arguments = (
             self._engine.program.shared,
-            self._work(0),
-            self._engine.empty(*self._shapes),
+            self._padded(example),
+            self._engine.empty(*self.shapes),
             np.ones((), np.int32),
         )
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
@@ -108,26 +165,80 @@ class Tiles:
     def _compile(self, device: Any) -> Callable:
         """Compile the loop for a device."""
         with jax.default_device(device):
-            compiled = _compiled(_Lowered(self._traced.lower()), device)
+            compiled = _compiled(self._lowered, device)
         return partial(_throwing, compiled) if self._engine.rules.checked else compiled
 
-    def _finish(self, begin: int, advance: Callable, tile: Tile) -> None:
+    def _finish(self, task: Task, advance: Callable, device: Any, queue: Queue) -> None:
         """Run one tile to its end, some blocks a call."""
-        count, blocks = min(self._engine.tile, self._total - begin), 16
+        began, blocks, count = time.perf_counter(), 16, int(task.work.count)
+        work, tile = jax.device_put((self._padded(task.work), self._engine.empty(*self.shapes)), device)
         while not self._stop.is_set():
             started = time.perf_counter()
-            tile = advance(tile, np.asarray(blocks, np.int32))
+            tile = advance(work, tile, np.asarray(blocks, np.int32))
             busy = int(np.sum(np.asarray(tile.lanes.run) >= 0))
-            self._done[begin] = int(tile.next_run) - busy
+            self._done[task.name] = int(tile.next_run) - busy
             if self._progress:
-                self._progress(sum(self._done.values()), self._total)
+                self._progress(queue.done + sum(self._done.values()), queue.total)
             if is_finished(tile, count):
                 found = (tile.finished, tile.recording.at_steps, tile.recording.last)
-                self._results[begin] = jax.tree.map(lambda x: np.asarray(x)[:count], found)
-                return
+                found = jax.tree.map(lambda x: np.asarray(x)[:count], found)
+                return queue.keep(task, found, time.perf_counter() - began)
             # Long calls hide progress and delay an interrupt; short ones cost their overhead.
             if time.perf_counter() - started < _CALL_SECONDS:
                 blocks *= 2
+
+
+class InMemory:
+    """All runs of a sweep, cut into tiles in their order, and what was found."""
+
+    def __init__(self, runs: Work, size: int):
+        self.total, self.done = int(runs.count), 0
+        self._runs, self.size = runs, size
+        self._waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._begins = range(0, self.total, size)
+        for begin in self._begins:
+            self._waiting.put(begin)
+        self._results: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        """Return the number of tiles."""
+        return len(self._begins)
+
+    @property
+    def found(self) -> Any:
+        """Finished runs, records and last records, in order."""
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *map(self._results.get, self._begins))
+
+    def take(self) -> Task | None:
+        """Return the next tile."""
+        try:
+            begin = self._waiting.get_nowait()
+        except queue.Empty:
+            return None
+        return Task(begin, chosen(self._runs, slice(begin, begin + self.size)))
+
+    def keep(self, task: Task, found: Any, seconds: float) -> None:
+        """Remember a tile's results."""
+        self._results[task.name] = found  # pyright: ignore[reportArgumentType]
+
+    def release(self, task: Task) -> None:
+        """Do nothing: nobody else could take the tile."""
+
+
+def chosen(runs: Work, index: Any) -> Work:
+    """Return some of the runs."""
+    seeds, points = runs.seeds[index], {name: values[index] for name, values in runs.points.items()}
+    return runs._replace(seeds=seeds, points=points, count=np.asarray(len(seeds), np.int32))
+
+
+def tile_size(total: int, rules: Rules, devices: int | None) -> int:
+    """Return how many runs a tile has, so that all devices have work."""
+    count = min(devices or jax.local_device_count(), jax.local_device_count())
+    return min(_LARGEST, max(rules.lanes, -(-total // count)))
+
+
+def _words(array: Any) -> Any:
+    return jax.random.key_data(array) if jnp.issubdtype(array.dtype, jax.dtypes.prng_key) else array
 
 
 class _Lowered:
