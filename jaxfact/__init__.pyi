@@ -31,6 +31,7 @@ from .resampling import fresh_batch
 from .spectral import ColumnSpace, ProjectedGradient, ward_kolda
 from .starts import Balanced, Gaussian, NormedGaussian, Orthogonal, Spectral, Start, ye_du_scale, ye_du_step_size
 from .store import open_results, write_results
+from .stored import StoreError
 from .sweep import sweep
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "ProjectedGradient",
     "Run",
     "Sensing",
+    "StoreError",
     "Spectral",
     "Start",
     "Tied",

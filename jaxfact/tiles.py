@@ -51,11 +51,17 @@ class Queue(Protocol):
     total: int
     done: int
 
-    def take(self) -> Task | None: ...
+    def take(self) -> Task | None:
+        """Return the next task."""
+        ...
 
-    def keep(self, task: Task, found: Any, seconds: float) -> None: ...
+    def keep(self, task: Task, found: Any, seconds: float) -> None:
+        """Keep a task's results."""
+        ...
 
-    def release(self, task: Task) -> None: ...
+    def release(self, task: Task) -> None:
+        """Let go of a task."""
+        ...
 
 
 class Tiles:
@@ -182,7 +188,8 @@ class Tiles:
             if is_finished(tile, count):
                 found = (tile.finished, tile.recording.at_steps, tile.recording.last)
                 found = jax.tree.map(lambda x: np.asarray(x)[:count], found)
-                return queue.keep(task, found, time.perf_counter() - began)
+                queue.keep(task, found, time.perf_counter() - began)
+                return
             # Long calls hide progress and delay an interrupt; short ones cost their overhead.
             if time.perf_counter() - started < _CALL_SECONDS:
                 blocks *= 2
