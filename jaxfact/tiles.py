@@ -5,6 +5,7 @@ slow tile holds up nobody, and a run's bits are the same on any number of device
 """
 
 import hashlib
+import os
 import queue
 import threading
 import time
@@ -112,8 +113,10 @@ class Tiles:
             try:
                 for future in [threads.submit(self._serve, home, programs[home], queue) for home in homes]:
                     future.result()
-            except BaseException:
+            except BaseException as error:
                 self._stop.set()
+                if _is_out_of_memory(error):
+                    raise MemoryError(self._what_fits(used[0])) from error
                 raise
         return {"compile_seconds": compiling, "run_seconds": time.perf_counter() - began - compiling}
 
@@ -150,6 +153,19 @@ class Tiles:
         index = np.minimum(np.arange(self.size), int(work.count) - 1)
         points = {name: values[index] for name, values in work.points.items()}
         return work._replace(seeds=work.seeds[index], points=points)
+
+    def _what_fits(self, device: Any) -> str:
+        """Say how large a tile may be in the memory that is free."""
+        tile = self._engine.empty(*self.shapes)
+        a_run = _bytes((tile.finished, tile.recording.at_steps, tile.recording.last)) / self.size
+        lanes = _bytes((tile.lanes, tile.recording.waiting))
+        free = _free_bytes(device)
+        # What is free now may be taken when it is tried again, and XLA needs scratch space beside.
+        fits = min(self.size // 2, int((free / 2 - lanes) / a_run))
+        said = f"out of memory: a tile of {self.size} runs needs {(self.size * a_run + lanes) / 1e6:.0f} MB"
+        found = f"about {free / 1e6:.0f} MB are free on {device}"
+        instead = f"tile_runs={fits} fits" if fits >= self._engine.rules.lanes else "record less, or less often"
+        return f"{said}, and {found}; {instead}."
 
     @cached_property
     def _lowered(self) -> "_Lowered":
@@ -238,10 +254,26 @@ def chosen(runs: Work, index: Any) -> Work:
     return runs._replace(seeds=seeds, points=points, count=np.asarray(len(seeds), np.int32))
 
 
-def tile_size(total: int, rules: Rules, devices: int | None) -> int:
+def tile_size(total: int, rules: Rules, devices: int | None, most: int | None) -> int:
     """Return how many runs a tile has, so that all devices have work."""
     count = min(devices or jax.local_device_count(), jax.local_device_count())
-    return min(_LARGEST, max(rules.lanes, -(-total // count)))
+    return max(rules.lanes, min(most or _LARGEST, -(-total // count)))
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    exhausted = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    return exhausted or isinstance(error, MemoryError)
+
+
+def _bytes(tree: Any) -> int:
+    return sum(np.asarray(_words(leaf)).nbytes for leaf in jax.tree.leaves(tree))
+
+
+def _free_bytes(device: Any) -> int:
+    """Return the memory that is free on a device, or in this machine."""
+    if stats := device.memory_stats():
+        return stats["bytes_limit"] - stats["bytes_in_use"]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _words(array: Any) -> Any:

@@ -21,7 +21,7 @@ import survival
 import xarray as xr
 
 import jaxfact as jf
-from jaxfact import measures, provenance, stored, tilestore
+from jaxfact import measures, provenance, stored, tiles, tilestore
 
 TIMES = ["compile_seconds", "run_seconds"]
 PROBLEM = jf.Factorization(np.array([1.0, 0.5], np.float32), shape=(20, 10))
@@ -405,3 +405,18 @@ def test_tiles_cover_all_runs_once():
         assert all(block >= 1 for block in blocks)
     assert tilestore.blocks_of((3, 2), 60, 72) == (3, 2, 12)
     assert tilestore.blocks_of((5000,), 2, 4096) == (4096, 1)
+
+
+def test_out_of_memory_says_what_fits(monkeypatch, tmp_path):
+    """No tile is too large for this machine, so the program is made to say so; the size that is advised fits."""
+
+    def exhausted(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 4711 bytes.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tiles, "_compiled", lambda *_: exhausted)
+        patch.setattr(tiles, "_free_bytes", lambda _: 300_000)
+        with pytest.raises(MemoryError, match=r"a tile of 360 runs needs .* MB, and about 0 MB are free") as caught:
+            swept(tmp_path / "a.zarr", tile_runs=360)
+    fits = int(re.search(r"tile_runs=(\d+) fits", str(caught.value))[1])  # pyright: ignore[reportOptionalSubscript]
+    assert 72 <= fits <= 180
