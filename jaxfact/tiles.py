@@ -111,15 +111,20 @@ class Tiles:
                 raise
         return {"compile_seconds": compiling, "run_seconds": time.perf_counter() - began - compiling}
 
-    def steps(self, task: Work, device: Any) -> Iterator[Tile]:
-        """Yield the state of one tile after every look at its runs, until all have ended."""
-        with jax.default_device(device):
-            advance, work = self._compile(device), self._padded(task)
-            shared = self._engine.program.shared
-            tile = jax.device_put(self._engine.empty(*self.shapes), device)
-            while not is_finished(tile, work.count):
-                tile = advance(shared, work, tile, np.ones((), np.int32))
-                yield jax.tree.map(np.asarray, tile)
+    def steps(self, task: Work, device: Any, *, beyond: bool = False) -> Iterator[Tile]:
+        """Yield the state of one tile after every look at its runs, each until the next is asked for.
+
+        It ends when all runs have ended; `beyond` that, they go on for ever. Then there may be one run a lane at most.
+        """
+        advance = self._compile(device)
+        begun = self._engine.program.shared, self._padded(task), self._engine.empty(*self.shapes)
+        shared, work, tile = jax.device_put(begun, device)
+        lane = np.arange(self._engine.rules.lanes, dtype=np.int32)
+        while beyond or not is_finished(tile, task.count):
+            tile = advance(shared, work, tile, np.ones((), np.int32))
+            yield tile
+            if beyond:  # a lane whose run has ended keeps its numbers, and only forgets whose they are
+                tile = tile._replace(lanes=tile.lanes._replace(run=np.where(lane < task.count, lane, -1)))
 
     def _serve(self, device: Any, advance: Callable, queue: Queue) -> None:
         """Take tiles from the queue until it is empty, or until another thread failed."""
