@@ -27,6 +27,7 @@ from .problems.drawn import random_target
 from .problems.factorization import Factorization
 from .problems.sensing import Sensing
 from .problems.tied import Tied
+from .replay import Replay, replay
 from .resampling import fresh_batch
 from .spectral import ColumnSpace, ProjectedGradient, ward_kolda
 from .starts import Balanced, Gaussian, NormedGaussian, Orthogonal, Spectral, Start, ye_du_scale, ye_du_step_size
@@ -45,6 +46,7 @@ __all__ = [
     "Orthogonal",
     "Problem",
     "ProjectedGradient",
+    "Replay",
     "Run",
     "Sensing",
     "Spectral",
@@ -76,6 +78,7 @@ __all__ = [
     "phase_diagram",
     "presets",
     "random_target",
+    "replay",
     "rip_lower_bound",
     "scale_by_gram",
     "scale_by_start",

@@ -57,6 +57,7 @@ LAYERS = {
     5: {
         "comparison",
         "recovery",
+        "replay",
         "presets",
         "presets.base",
         "presets.beyond_procrustes",
