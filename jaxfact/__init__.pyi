@@ -19,6 +19,7 @@ from .methods import (
     scaled,
     scaled_by_start,
 )
+from .numpy_script import numpy_script
 from .phase import phase_diagram
 from .problems.base import Problem
 from .problems.completion import Completion
@@ -70,6 +71,7 @@ __all__ = [
     "invariants",
     "log_steps",
     "measures",
+    "numpy_script",
     "open_results",
     "operators",
     "perturbed",

@@ -102,6 +102,7 @@ class StoredRun:
         if self.said.outcome.item() == PENDING:
             raise problem_with("seed", seed, "this run has not finished yet", "repeat the sweep, which goes on with it")
         self._check_environment()
+        self._name = self.attribute("experiment_name") if experiment is None else "the given one"
         self.part = self._read(experiment, record)
         point = {name: self._axes[name][[place[name]]] for name in self._axes}
         self.work = self.part.runs(point, np.asarray([seed]))
@@ -119,6 +120,11 @@ class StoredRun:
         """The problem this run takes place on, compressed or not, and its method."""
         key = fold(jax.random.wrap_key_data(jnp.asarray(self.work.base), impl="threefry2x32"), self.work.seeds[0])
         return self.part.program.ingredients(key, {name: jnp.asarray(x[0]) for name, x in self.work.points.items()})
+
+    @property
+    def width(self) -> int:
+        """The number of columns of its factors."""
+        return self._tiles.shapes[0].own.factors.width
 
     def replay(self) -> Replay:
         """Run it with the looks of the sweep, compare, and run it with a look at every step."""
@@ -172,11 +178,10 @@ class StoredRun:
 
     def _recorded(self) -> tuple[Experiment, ModuleType]:
         """Return the experiment whose file the store holds, and what executing that file made."""
-        name = self.attribute("experiment_name")
-        if not name:
-            held = "the store holds no file with it, as it was made inside a function or in a notebook"
+        if not self._name:
+            held = "the store holds no file that has it: it is of a notebook, or lives inside a function"
             raise problem_with("experiment", None, held, _GIVE)
-        return experiment_in(self.attribute("experiment_file"), name, f"<experiment of {self.path}>")
+        return experiment_in(self.attribute("experiment_file"), self._name, f"<experiment of {self.path}>")
 
     def _records(self, module: ModuleType) -> Records | None:
         """Return the functions that were recorded: the library's, or those of the experiment's file."""
@@ -203,7 +208,7 @@ class StoredRun:
         fatal = [said for name, said in differing.items() if name == "program" or name not in provenance.HARMLESS]
         if fatal:
             made = f"is not what made {self.path}: {'; '.join(fatal)}"
-            raise problem_with("experiment", self.attribute("experiment_name") or "given", made, _GIVE)
+            raise problem_with("experiment", self._name, made, _GIVE)
         return differing
 
     @property
@@ -214,11 +219,15 @@ class StoredRun:
 
     def _compare(self, results: Any) -> None:
         """Refuse a run of which a stored number differs in any bit."""
-        point = {name: values[:1] for name, values in self.work.points.items()}
-        found = self.part.labelled(results, point, self.work.seeds)
+        point = {name: np.asarray(values) for name, values in self.work.points.items()}
+        found = self.part.labelled(results, point, np.asarray(self.work.seeds))
         found = found.isel(dict.fromkeys([*point, "seed"], 0)).reindex(level=self.said.level)
         old, new = encoded(self.said), encoded(found)
-        differing = [str(name) for name in old.data_vars if not _same_bits(old[name].values, new[name].values)]
+        # Variables that other methods alone have, and a wider dtype of theirs, say nothing about this run.
+        names = [str(name) for name in old.data_vars if name in new]
+        differing = [
+            name for name in names if not _same_bits(old[name].values, new[name].values.astype(old[name].dtype))
+        ]
         if differing:
             said = ", ".join(_both(name, self.said[name].values, found[name].values) for name in differing)
             raise RuntimeError(f"{self.path}: the run has not the numbers of the store: {said}; {self._why}")

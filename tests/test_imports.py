@@ -58,6 +58,7 @@ LAYERS = {
         "comparison",
         "recovery",
         "replay",
+        "numpy_script",
         "presets",
         "presets.base",
         "presets.beyond_procrustes",
