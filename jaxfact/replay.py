@@ -66,8 +66,8 @@ def replay(
 
     `method` is needed where there are several, and one value of every axis. `experiment` is what the sweep was given;
     without it the text that the store holds of the experiment's file is executed, up to where it sweeps: so trust a
-    store as you would trust a script. `record` is needed where records were functions of neither this library nor that
-    file. All factors of all steps are kept in memory, in √σ₁.
+    store as you would trust a script. `record` is needed for records that are neither of this library nor defined beside
+    the experiment. All factors of all steps are kept in memory, in √σ₁.
 
     Raises ValueError for a run that the store does not hold or has not finished, and for an experiment or settings that
     are not those of the store; RuntimeError where a number differs from the stored one in any bit.
@@ -153,9 +153,9 @@ class StoredRun:
 
     def _read(self, given: Experiment | Mapping[str, Experiment] | None, record: Records | None) -> Part:
         """Read the experiment as the sweep did."""
-        stored, module = self._all, ModuleType("none")
+        stored = self._all
         if given is None:
-            given, module = self._recorded()
+            given = self._recorded()
         elif isinstance(given, Mapping):
             method = str(self.said.method.item()) if self._methods else "a function"
             if method not in given:
@@ -165,7 +165,7 @@ class StoredRun:
             seeds=self.said.seed.values[None],
             axes=self._axes,
             max_steps=stored["max_steps"],
-            record=self._records(module) if record is None else record,
+            record=self._records(getattr(given, "__globals__", {})) if record is None else record,
             record_steps=tuple(stored["records"]["steps"]),
             check_every=stored["check_every"],
             base_seed=stored["base_seed"],
@@ -176,23 +176,23 @@ class StoredRun:
         tolerance = self.said.tolerance.item()
         return Part(given, None if math.isnan(tolerance) else tolerance, options)
 
-    def _recorded(self) -> tuple[Experiment, ModuleType]:
-        """Return the experiment whose file the store holds, and what executing that file made."""
+    def _recorded(self) -> Experiment:
+        """Return the experiment whose file the store holds."""
         if not self._name:
             held = "the store holds no file that has it: it is of a notebook, or lives inside a function"
             raise problem_with("experiment", None, held, _GIVE)
         return experiment_in(self.attribute("experiment_file"), self._name, f"<experiment of {self.path}>")
 
-    def _records(self, module: ModuleType) -> Records | None:
-        """Return the functions that were recorded: the library's, or those of the experiment's file."""
+    def _records(self, beside: Mapping[str, Any]) -> Records | None:
+        """Return the functions that were recorded: the library's, or those that stand beside the experiment."""
         names, places = self._all["records"]["names"], self._all["record_functions"]
         if names == list(named_measures(None)):
             return None
         found = {}
         for name, place in zip(names, places, strict=True):
             home, _, function = place.partition(":")
-            holder = importlib.import_module(home) if home.startswith("jaxfact.") else module
-            found[name] = getattr(holder, function, None)
+            holder = vars(importlib.import_module(home)) if home.startswith("jaxfact.") else beside
+            found[name] = holder.get(function)
             if found[name] is None:
                 raise problem_with("record", None, f"{name} was a function that is not found", "give record= too")
         return found
@@ -233,8 +233,8 @@ class StoredRun:
             raise RuntimeError(f"{self.path}: the run has not the numbers of the store: {said}; {self._why}")
 
 
-def experiment_in(text: str, name: str, file: str) -> tuple[Experiment, ModuleType]:
-    """Execute a file's text in a module of its own; return what it calls `name`, or `name:key`, and the module.
+def experiment_in(text: str, name: str, file: str) -> Any:
+    """Execute a file's text in a module of its own, and return what it calls `name`, or `name:key`.
 
     Statements that sweep are left out, and what follows the first of them once the experiment is there.
     """
@@ -255,7 +255,7 @@ def experiment_in(text: str, name: str, file: str) -> tuple[Experiment, ModuleTy
     try:
         exec(compile(ast.Module(body, []), file, "exec"), module.__dict__)
         found = getattr(module, outer)
-        return (found[key] if key else found), module
+        return found[key] if key else found
     except Exception as error:
         failed = f"its file fails ({type(error).__name__}: {error})"
         raise problem_with("experiment", name, failed, _GIVE) from error

@@ -98,7 +98,7 @@ def _experiment(text: str) -> Any:
     if not found or not path.is_file():
         raise problem_with("--experiment", text, "needs a file and a name in it", "write it like sweep.py:experiment")
     sys.path.insert(0, str(path.resolve().parent))  # a script finds its neighbours
-    return experiment_in(path.read_text(encoding="utf-8"), name, str(path))[0]
+    return experiment_in(path.read_text(encoding="utf-8"), name, str(path))
 
 
 def _as_json(found: "Replay") -> dict[str, Any]:

@@ -126,12 +126,15 @@ def test_an_experiment_without_a_file(altered):
     path = altered({"experiment_name": ["", "", ""]})
     with pytest.raises(ValueError, match="experiment=None: the store holds no file that has it"):
         jf.replay(path, seed=SEED, method="plain", step_size=0.3)
-    with pytest.raises(ValueError, match="record=None: energy was a function that is not found"):
-        jf.replay(path, seed=SEED, method="plain", step_size=0.3, experiment=plain)
-    found = jf.replay(
-        path, seed=SEED, method="plain", step_size=0.3, experiment=plain, record=[measures.distance, energy]
-    )
-    assert found.run.seed == SEED
+    assert jf.replay(path, seed=SEED, method="plain", step_size=0.3, experiment=plain).run.seed == SEED
+
+
+def test_a_record_that_is_not_found(altered):
+    path = altered({"record_functions": ["jaxfact.measures:distance", "elsewhere:power"]})
+    with pytest.raises(ValueError, match="record=None: energy was a function that is not found; give record= too"):
+        jf.replay(path, seed=SEED, method="plain", step_size=0.3)
+    again = jf.replay(path, seed=SEED, method="plain", step_size=0.3, record=[measures.distance, energy])
+    assert "energy_path" in again.run
 
 
 @pytest.mark.parametrize(
@@ -173,9 +176,9 @@ weights["a"] = 3
 
 def test_a_script_is_executed_up_to_its_sweep(capsys):
     """What sweeps is left out, and so is what needs its results."""
-    experiment, module = experiment_in(SCRIPT, "CASES:twice", "<script>")
+    experiment = experiment_in(SCRIPT, "CASES:twice", "<script>")
     assert experiment(4) == 8
-    assert not hasattr(module, "RUNS")
+    assert "RUNS" not in experiment.__globals__
     assert capsys.readouterr().out == ""
     for name, failure in {"nothing": "NameError", "CASES:thrice": "KeyError"}.items():
         with pytest.raises(ValueError, match=rf"experiment={name}: its file fails \({failure}: .*; give experiment="):
