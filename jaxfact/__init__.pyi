@@ -33,6 +33,7 @@ from .resampling import fresh_batch
 from .spectral import ColumnSpace, ProjectedGradient, ward_kolda
 from .starts import Balanced, Gaussian, NormedGaussian, Orthogonal, Spectral, Start, ye_du_scale, ye_du_step_size
 from .store import open_results, write_results
+from .stored import StoreError
 from .sweep import sweep
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "Replay",
     "Run",
     "Sensing",
+    "StoreError",
     "Spectral",
     "Start",
     "Tied",

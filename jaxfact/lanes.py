@@ -247,7 +247,8 @@ class Engine:
         if not self.rules.record_steps:
             return jnp.zeros(self.rules.lanes, bool), jnp.zeros(self.rules.lanes, jnp.int32)
         steps = jnp.asarray(self._record_steps)
-        slot = jnp.minimum(jnp.searchsorted(steps, lanes.step).astype(jnp.int32), len(steps) - 1)
+        earlier = jnp.sum(steps[:, None] < lanes.step, axis=0, dtype=jnp.int32)
+        slot = jnp.minimum(earlier, len(steps) - 1)
         return (lanes.run >= 0) & (steps[slot] == lanes.step), slot
 
     def _store(self, shared: list[Array], tile: Tile) -> Tile:

@@ -213,8 +213,9 @@ class StoredRun:
 
     @property
     def _why(self) -> str:
-        if self.differences:
-            return f"the store was made otherwise: {'; '.join(self.differences.values())}"
+        accepted = [difference for note in self._all.get("accepted", ()) for difference in note["differences"]]
+        if differing := [*self.differences.values(), *accepted]:
+            return f"the store was made otherwise: {'; '.join(differing)}"
         return "versions, device and program are the same: so the store was altered, or this machine computes otherwise"
 
     def _compare(self, results: Any) -> None:

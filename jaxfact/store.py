@@ -1,9 +1,11 @@
 """Results on disk: a Zarr 3 store that anybody's xarray opens."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
+import zarr
 
 from jaxfact.inputs import problem_with
 from jaxfact.outcomes import OUTCOMES
@@ -23,6 +25,7 @@ def write_results(runs: xr.Dataset, path: str | Path) -> None:
     if path.exists():
         raise problem_with("path", path, "exists already", "choose another path, or remove it")
     encoded(runs).to_zarr(path, zarr_format=3, consolidated=False)
+    consolidate(path)
 
 
 def open_results(path: str | Path) -> xr.Dataset:
@@ -40,6 +43,14 @@ def open_results(path: str | Path) -> xr.Dataset:
         if name in runs.variables:
             runs = runs.assign({name: _named(runs[name])})
     return runs
+
+
+def consolidate(path: Path) -> None:
+    """Put the metadata of all arrays into the root, so that a store is opened by one read and changes at one moment."""
+    with warnings.catch_warnings():
+        # It says that readers without consolidated metadata ignore it, which is meant.
+        warnings.filterwarnings("ignore", message="Consolidated metadata")
+        zarr.consolidate_metadata(path)
 
 
 def encoded(runs: xr.Dataset) -> xr.Dataset:

@@ -26,6 +26,9 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 class StoreError(OSError):
     """The results could not be written; what was written before is safe, and the same call goes on from there."""
 
+    def __str__(self) -> str:
+        return str(self.strerror)
+
 
 class StoreQueue:
     """The tiles of one method that a store does not hold; those that others work on are left to them.
@@ -107,7 +110,9 @@ class StoreQueue:
             return
         self._told = True
         owner = self._store.owner(self._left[0], self._method)
-        warnings.warn(f"{self._store.path}: waiting for {len(self._left)} tiles, of which {owner} has one", stacklevel=2)
+        warnings.warn(
+            f"{self._store.path}: waiting for {len(self._left)} tiles, of which {owner} has one", stacklevel=2
+        )
 
     def _unwritten(self, error: OSError) -> str:
         held = sum(self._store.held(method) for method in range(len(self._store.methods or [""])))

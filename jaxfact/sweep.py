@@ -1,6 +1,5 @@
 """Experiment × axes × seeds → one labelled dataset."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -68,16 +67,24 @@ def sweep(
     `compress` lets runs take place on the exactly compressed problem where a probe of method and records finds that to
     be exact (with iterate noise: exact in law); the attribute `compression` says what was done. `compensated` carries
     the rounding error of each update into the next, which lowers the rounding floor of small steps to about ε/2.
-    `checked` evaluates the invariants after every step and stops at the first that is broken. All local devices work;
-    on a CPU there is one unless `jax_num_cpu_devices` says more.
+    `checked` evaluates the invariants after every step and stops at the first that is broken. The first `devices` local
+    devices work, all of them by default; on a CPU there is one unless `use_cores` or `jax_num_cpu_devices` says more.
+    Runs are made in tiles of at most `tile_runs`.
 
     The dataset holds, along the axes and `seed`: `outcome`, `steps`, `period` (of a cycle, else 0), `hit` along `level`
     (the first checked step at or below it; inf if never, NaN if max_steps came first or the level lies below the
     method's tolerance), the last `loss`, `distance`, `imbalance`, `best_distance`, `loss_rose` (in the last block), and
     the records. Attributes say what is needed to run it again.
 
+    With `store`, a path, the results are written there tile by tile, and what is returned is read from there when it is
+    looked at. The same call goes on where a sweep was interrupted or killed, mends tiles that are damaged, and makes
+    what new seeds and axis values add; several processes with the same call share the work. What was made by another
+    experiment, version or machine is refused; `accept` names differences (see `provenance.HARMLESS`) to go on with. The
+    first interrupt or SIGTERM finishes the tiles in flight, the second stops at once.
+
     Raises ValueError for counts below 1, axes that are empty, repeated or not numbers, a tolerance that rounding does
-    not allow, and an experiment that does not fit; RuntimeError where an invariant is broken.
+    not allow, an experiment that does not fit, and a store that another sweep has made; RuntimeError where an invariant
+    is broken; StoreError where a store cannot be written; MemoryError, which says how large a tile may be.
     """
     _check_counts(max_steps, check_every, every)
     lone = not isinstance(experiment, Mapping)
@@ -101,9 +108,11 @@ def sweep(
     # One after the other: what the runs of one method share need not be in memory with that of the next.
     parts = (Part(single, tolerances[name], options) for name, single in named.items())
     if store is not None:
-        return _stored(Path(store), list(parts), None if lone else list(named), tuple(accept), tile_runs, devices, progress)
+        return _stored(
+            Path(store), list(parts), None if lone else list(named), tuple(accept), tile_runs, devices, progress
+        )
     found = [
-        _in_memory(part, devices, progress and partial(_report, progress, place, len(named)))
+        _in_memory(part, tile_runs, devices, progress and partial(_report, progress, place, len(named)))
         for place, part in enumerate(parts)
     ]
     return found[0] if lone else join(found, list(named))
@@ -183,11 +192,11 @@ class Part:
         return label(found, self.rules, axes, seeds, self.program.is_pair)
 
 
-def _in_memory(part: Part, devices: int | None, progress: Progress | None) -> xr.Dataset:
+def _in_memory(part: Part, tile_runs: int | None, devices: int | None, progress: Progress | None) -> xr.Dataset:
     """Run one experiment and keep everything in memory."""
     options = part._options
     runs = part.runs(options.axes, options.seeds)
-    queue = InMemory(runs, tile_size(int(runs.count), part.rules, devices))
+    queue = InMemory(runs, tile_size(int(runs.count), part.rules, devices, tile_runs))
     tiles = Tiles(part.program, part.rules, runs, queue.size)
     timing = tiles.run(queue, progress, min(len(queue), devices or len(queue)))
     return part.labelled(queue.found, options.axes, options.seeds).assign(timing).assign_attrs(part.attributes)

@@ -5,6 +5,7 @@ slow tile holds up nobody, and a run's bits are the same on any number of device
 """
 
 import hashlib
+import os
 import queue
 import threading
 import time
@@ -51,11 +52,17 @@ class Queue(Protocol):
     total: int
     done: int
 
-    def take(self) -> Task | None: ...
+    def take(self) -> Task | None:
+        """Return the next task."""
+        ...
 
-    def keep(self, task: Task, found: Any, seconds: float) -> None: ...
+    def keep(self, task: Task, found: Any, seconds: float) -> None:
+        """Keep a task's results."""
+        ...
 
-    def release(self, task: Task) -> None: ...
+    def release(self, task: Task) -> None:
+        """Let go of a task."""
+        ...
 
 
 class Tiles:
@@ -106,8 +113,10 @@ class Tiles:
             try:
                 for future in [threads.submit(self._serve, home, programs[home], queue) for home in homes]:
                     future.result()
-            except BaseException:
+            except BaseException as error:
                 self._stop.set()
+                if _is_out_of_memory(error):
+                    raise MemoryError(self._what_fits(used[0])) from error
                 raise
         return {"compile_seconds": compiling, "run_seconds": time.perf_counter() - began - compiling}
 
@@ -150,6 +159,19 @@ class Tiles:
         points = {name: values[index] for name, values in work.points.items()}
         return work._replace(seeds=work.seeds[index], points=points)
 
+    def _what_fits(self, device: Any) -> str:
+        """Say how large a tile may be in the memory that is free."""
+        tile = self._engine.empty(*self.shapes)
+        a_run = _bytes((tile.finished, tile.recording.at_steps, tile.recording.last)) / self.size
+        lanes = _bytes((tile.lanes, tile.recording.waiting))
+        free = _free_bytes(device)
+        # What is free now may be taken when it is tried again, and XLA needs scratch space beside.
+        fits = min(self.size // 2, int((free / 2 - lanes) / a_run))
+        said = f"out of memory: a tile of {self.size} runs needs {(self.size * a_run + lanes) / 1e6:.0f} MB"
+        found = f"about {free / 1e6:.0f} MB are free on {device}"
+        instead = f"tile_runs={fits} fits" if fits >= self._engine.rules.lanes else "record less, or less often"
+        return f"{said}, and {found}; {instead}."
+
     @cached_property
     def _lowered(self) -> "_Lowered":
         return _Lowered(self._traced.lower())
@@ -187,7 +209,8 @@ class Tiles:
             if is_finished(tile, count):
                 found = (tile.finished, tile.recording.at_steps, tile.recording.last)
                 found = jax.tree.map(lambda x: np.asarray(x)[:count], found)
-                return queue.keep(task, found, time.perf_counter() - began)
+                queue.keep(task, found, time.perf_counter() - began)
+                return
             # Long calls hide progress and delay an interrupt; short ones cost their overhead.
             if time.perf_counter() - started < _CALL_SECONDS:
                 blocks *= 2
@@ -236,10 +259,26 @@ def chosen(runs: Work, index: Any) -> Work:
     return runs._replace(seeds=seeds, points=points, count=np.asarray(len(seeds), np.int32))
 
 
-def tile_size(total: int, rules: Rules, devices: int | None) -> int:
+def tile_size(total: int, rules: Rules, devices: int | None, most: int | None) -> int:
     """Return how many runs a tile has, so that all devices have work."""
     count = min(devices or jax.local_device_count(), jax.local_device_count())
-    return min(_LARGEST, max(rules.lanes, -(-total // count)))
+    return max(rules.lanes, min(most or _LARGEST, -(-total // count)))
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    exhausted = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    return exhausted or isinstance(error, MemoryError)
+
+
+def _bytes(tree: Any) -> int:
+    return sum(np.asarray(_words(leaf)).nbytes for leaf in jax.tree.leaves(tree))
+
+
+def _free_bytes(device: Any) -> int:
+    """Return the memory that is free on a device, or in this machine."""
+    if stats := device.memory_stats():
+        return stats["bytes_limit"] - stats["bytes_in_use"]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _words(array: Any) -> Any:

@@ -26,7 +26,7 @@ from zarr.codecs import Crc32cCodec
 
 from jaxfact.inputs import problem_with
 from jaxfact.provenance import check_same, here, now
-from jaxfact.store import encoded
+from jaxfact.store import consolidate, encoded
 
 _TILES = "tiles"
 _SMALL = 4096  # numbers in the smallest part of a shard that is read by itself
@@ -68,7 +68,8 @@ class TileStore:
             self._extend(plan)
         with zarr.config.set({"array.write_empty_chunks": True}):
             group = zarr.open_group(path, mode="r+")
-            self._arrays: dict[str, Any] = {str(name): group[str(name)] for name in plan.template.data_vars}
+            variables = plan.template.data_vars.items()
+            self._arrays: dict[str, Any] = {str(name): group[str(name)] for name, v in variables if "seed" in v.dims}
         self._names = [*plan.axes, "seed"]
         self.axes = {name: np.asarray(group[name]) for name in plan.axes}
         self.seeds, self._levels = np.asarray(group["seed"]), np.asarray(group["level"])
@@ -150,7 +151,7 @@ class TileStore:
         for _, found in parts:
             for outcome, count in zip(*np.unique(found.outcome, return_counts=True), strict=True):
                 counts["outcomes"][str(outcome)] = counts["outcomes"].get(str(outcome), 0) + int(count)
-        files = {str(file.relative_to(self.path)): file.stat().st_size for file in self._files(tile, method)}
+        files = {str(file.relative_to(self.path)): file.stat().st_size for file in self._shards(tile, method)}
         covers = [positions.stop for positions in self.box(tile)]
         past = counts.get("work", [])
         work = [*past, {**facts, "runs": sum(size(box) for box, _ in parts), "date": now(), **here()}]
@@ -178,21 +179,17 @@ class TileStore:
     def _mark(self, tile: Sequence[int], method: int) -> dict[str, Any] | None:
         return read_mark(self._folder(tile, method))
 
-    def _files(self, tile: Sequence[int], method: int) -> list[Path]:
-        """Return the shards of a tile."""
+    def _shards(self, tile: Sequence[int], method: int) -> list[Path]:
+        """Return the files of a tile."""
         places = dict(zip(self._names, tile, strict=True)) | {"method": method}
-        found = []
-        for name, array in self._arrays.items():
-            dims = array.metadata.dimension_names
-            if "seed" in dims:
-                found.append(self.path.joinpath(name, "c", *(str(places.get(d, 0)) for d in dims)))
-        return [file for file in found if file.exists()]
+        return [
+            self.path.joinpath(name, "c", *(str(places.get(d, 0)) for d in array.metadata.dimension_names))
+            for name, array in self._arrays.items()
+        ]
 
     def _clean(self, tile: Sequence[int], method: int) -> None:
         """Remove what a process that died in the middle of a file has left."""
-        places = dict(zip(self._names, tile, strict=True)) | {"method": method}
-        for name, array in self._arrays.items():
-            file = self.path.joinpath(name, "c", *(str(places.get(d, 0)) for d in array.metadata.dimension_names))
+        for file in self._shards(tile, method):
             for partial in file.parent.glob(f"{file.name}.*.partial"):
                 partial.unlink(missing_ok=True)
 
@@ -206,8 +203,8 @@ class TileStore:
                 if not mine or mark is None or not (damage := self._damage(tile, method, mark)):
                     continue
                 shutil.rmtree(self._folder(tile, method))
-                for file in self._files(tile, method):
-                    file.unlink()
+                for file in self._shards(tile, method):
+                    file.unlink(missing_ok=True)
                 warnings.warn(f"{self.path}: {damage}; the runs of this tile are made again", stacklevel=5)
 
     def _damage(self, tile: Sequence[int], method: int, mark: Mapping[str, Any]) -> str:
@@ -220,8 +217,7 @@ class TileStore:
         for name, array in self._arrays.items():
             dims = array.metadata.dimension_names
             try:
-                if "seed" in dims:
-                    array[tuple(method if d == "method" else along.get(d, slice(None)) for d in dims)]
+                array[tuple(method if d == "method" else along.get(d, slice(None)) for d in dims)]
             except (ValueError, RuntimeError, OSError) as error:
                 return f"{name} of tile {'-'.join(map(str, (method, *tile)))} is damaged ({error})"
         return ""
@@ -248,7 +244,7 @@ class TileStore:
                 grown[name] = len(both)
         if not grown:
             return
-        for name, metadata in root["consolidated_metadata"]["metadata"].items():
+        for metadata in root["consolidated_metadata"]["metadata"].values():
             dims = metadata.get("dimension_names") or ()
             if set(dims) & set(grown):
                 sizes = zip(dims, metadata["shape"], strict=True)
@@ -314,10 +310,7 @@ def _create(path: Path, plan: Plan) -> None:
         for name in lengths:
             group[name][:] = plan.axes.get(name, plan.seeds)
         group.create_group(_TILES)
-        with warnings.catch_warnings():
-            # Readers without consolidated metadata see the same arrays, but not the same moment.
-            warnings.filterwarnings("ignore", message="Consolidated metadata")
-            zarr.consolidate_metadata(group.store)
+        consolidate(made)
         made.rename(path)
     except OSError:
         if not path.exists():  # otherwise another process was faster
@@ -358,7 +351,7 @@ def _parts(shards: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _check_is_ours(path: Path) -> None:
-    if not (path / "zarr.json").is_file() or "tile" not in _root(path)["attributes"]:
+    if not (path / _TILES / "zarr.json").is_file():
         raise problem_with("store", path, "is no store of a sweep", "choose a path where nothing is yet")
 
 
@@ -378,4 +371,3 @@ def _write_json(file: Path, content: Mapping[str, Any]) -> None:
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
-
