@@ -71,6 +71,7 @@ class Tiles:
     def __init__(self, program: Program, rules: Rules, example: Work, size: int):
         self._engine = Engine(program, rules, size)
         self.shapes = jax.eval_shape(self._engine.one, program.shared, example)
+        self._example = example
         self._traced = self._trace(example)
         self._progress: Progress | None = None
         self._done: dict[Hashable, int] = {}
@@ -90,7 +91,11 @@ class Tiles:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the program and of the arrays all runs share: two sweeps with the same one make the same runs."""
-        digest = hashlib.sha256(self._lowered.text.encode())
+        unchecked = self
+        if (rules := self._engine.rules).checked:
+            # A check's number in the program counts those the process has made before; no number of a run depends on it.
+            unchecked = Tiles(self._engine.program, rules._replace(checked=False), self._example, self.size)
+        digest = hashlib.sha256(unchecked._lowered.text.encode())
         for array in self._engine.program.shared:
             digest.update(np.asarray(_words(array)).tobytes())
         return digest.hexdigest()
