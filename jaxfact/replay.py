@@ -66,8 +66,8 @@ def replay(
 
     `method` is needed where there are several, and one value of every axis. `experiment` is what the sweep was given;
     without it the text that the store holds of the experiment's file is executed, up to where it sweeps: so trust a
-    store as you would trust a script. `record` is needed for records that are neither of this library nor defined beside
-    the experiment. All factors of all steps are kept in memory, in √σ₁.
+    store as you would trust a script. `record` is needed for records that are neither of this library nor of the file
+    the experiment is in. All factors of all steps are kept in memory, in √σ₁.
 
     Raises ValueError for a run that the store does not hold or has not finished, and for an experiment or settings that
     are not those of the store; RuntimeError where a number differs from the stored one in any bit.

@@ -16,6 +16,8 @@ import jaxfact as jf
 from jaxfact import cli, measures
 from jaxfact.numpy_script import Descent, descent_of
 from jaxfact.replay import experiment_in
+from jaxfact.sweep import Options, Part
+from jaxfact.tiles import Tiles
 
 PROBLEM = jf.Factorization(np.array([1, 0.6, 0.3]), shape=(8, 6))
 SINGLE = jf.Factorization(np.array([1, 0.6, 0.3], np.float32), shape=(8, 6))
@@ -135,6 +137,16 @@ def test_a_record_that_is_not_found(altered):
         jf.replay(path, seed=SEED, method="plain", step_size=0.3)
     again = jf.replay(path, seed=SEED, method="plain", step_size=0.3, record=[measures.distance, energy])
     assert "energy_path" in again.run
+
+
+def test_a_checked_program_is_known_again():
+    """Its text is another each time, as checks are numbered within the process; its fingerprint is not."""
+    axes = {"step_size": np.array([0.3])}
+    part = Part(plain, TOLERANCE, Options(np.array([SEED]), axes, 400, None, (), CHECK_EVERY, 0, True, True, False))
+    example = part.runs(axes, np.array([SEED]))
+    programs = [Tiles(part.program, part.rules, example, part.rules.lanes) for _ in range(2)]
+    assert programs[0].fingerprint == programs[1].fingerprint
+    assert programs[0]._lowered != programs[1]._lowered
 
 
 @pytest.mark.parametrize(
