@@ -142,7 +142,12 @@ def test_a_record_that_is_not_found(altered):
 def test_a_checked_program_is_known_again():
     """Its text is another each time, as checks are numbered within the process; its fingerprint is not."""
     axes = {"step_size": np.array([0.3])}
-    part = Part(plain, TOLERANCE, Options(np.array([SEED]), axes, 400, None, (), CHECK_EVERY, 0, True, True, False))
+
+    def narrow(step_size):
+        problem = jf.Factorization(np.array([1.0]), shape=(2, 2))
+        return jf.Run(problem, jf.Gaussian(1, scale=0.1), jf.gradient_descent(step_size))
+
+    part = Part(narrow, TOLERANCE, Options(np.array([SEED]), axes, 400, None, (), CHECK_EVERY, 0, True, True, False))
     example = part.runs(axes, np.array([SEED]))
     programs = [Tiles(part.program, part.rules, example, part.rules.lanes) for _ in range(2)]
     assert programs[0].fingerprint == programs[1].fingerprint
