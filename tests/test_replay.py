@@ -13,7 +13,7 @@ import zarr
 from cases import METHODS
 
 import jaxfact as jf
-from jaxfact import cli, measures
+from jaxfact import cli, invariants, measures
 from jaxfact.numpy_script import Descent, descent_of
 from jaxfact.replay import experiment_in
 from jaxfact.sweep import Options, Part
@@ -139,9 +139,10 @@ def test_a_record_that_is_not_found(altered):
     assert "energy_path" in again.run
 
 
-def test_a_checked_program_is_known_again():
+def test_a_checked_program_is_known_again(monkeypatch):
     """Its text is another each time, as checks are numbered within the process; its fingerprint is not."""
     axes = {"step_size": np.array([0.3])}
+    monkeypatch.setattr(invariants, "applying_to", lambda method: (invariants.imbalance_change,))
 
     def narrow(step_size):
         problem = jf.Factorization(np.array([1.0]), shape=(2, 2))
