@@ -93,7 +93,7 @@ class Tiles:
         """A hash of the program and of the arrays all runs share: two sweeps with the same one make the same runs."""
         unchecked = self
         if (rules := self._engine.rules).checked:
-            # A check's number in the program counts those the process has made before; no number of a run depends on it.
+            # A process numbers its checks, and the program's text holds these numbers; no run depends on them.
             unchecked = Tiles(self._engine.program, rules._replace(checked=False), self._example, self.size)
         digest = hashlib.sha256(unchecked._lowered.text.encode())
         for array in self._engine.program.shared:
