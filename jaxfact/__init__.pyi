@@ -19,6 +19,7 @@ from .methods import (
     scaled,
     scaled_by_start,
 )
+from .numpy_script import numpy_script
 from .phase import phase_diagram
 from .problems.base import Problem
 from .problems.completion import Completion
@@ -27,6 +28,7 @@ from .problems.drawn import random_target
 from .problems.factorization import Factorization
 from .problems.sensing import Sensing
 from .problems.tied import Tied
+from .replay import Replay, replay
 from .resampling import fresh_batch
 from .spectral import ColumnSpace, ProjectedGradient, ward_kolda
 from .starts import Balanced, Gaussian, NormedGaussian, Orthogonal, Spectral, Start, ye_du_scale, ye_du_step_size
@@ -46,6 +48,7 @@ __all__ = [
     "Orthogonal",
     "Problem",
     "ProjectedGradient",
+    "Replay",
     "Run",
     "Sensing",
     "StoreError",
@@ -70,6 +73,7 @@ __all__ = [
     "invariants",
     "log_steps",
     "measures",
+    "numpy_script",
     "open_results",
     "operators",
     "perturbed",
@@ -78,6 +82,7 @@ __all__ = [
     "phase_diagram",
     "presets",
     "random_target",
+    "replay",
     "rip_lower_bound",
     "scale_by_gram",
     "scale_by_start",

@@ -14,6 +14,7 @@ import typer
 
 from jaxfact.devices import use_cores
 from jaxfact.inputs import problem_with
+from jaxfact.replay_cli import replay
 from jaxfact.sensors import Sensor
 from jaxfact.settings import Centring, RecoverySettings, Settings
 from jaxfact.spectrum import Spectrum
@@ -200,6 +201,9 @@ def info() -> None:
     typer.echo(f"{'float32':<12}epsilon {np.finfo('f4').eps:.2g}; the default")
     typer.echo(f"{'float64':<12}epsilon {np.finfo('f8').eps:.2g}; with --x64")
     typer.echo(f"{'products':<12}{jax.config.jax_default_matmul_precision or 'backend default'}")  # pyright: ignore[reportAttributeAccessIssue]
+
+
+app.command()(replay)
 
 
 def _run_preset(name: str, given: dict[str, Any], as_json: bool) -> None:

@@ -5,7 +5,7 @@ import inspect
 import os
 import platform
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,7 @@ def of_sweep(
         "devices": jax.local_device_count(),
         "dtype": str(first.problem.unit.dtype),
         "experiment": source(experiment),
+        **home(experiment),
         "problem": type(first.problem).__name__,
         "shape": list(first.problem.shape),
         "unit": float(first.problem.unit),
@@ -85,6 +86,27 @@ def source(experiment: Experiment) -> str:
         return repr(experiment)
 
 
+def home(experiment: Experiment) -> dict[str, str]:
+    """Return the text of the file whose module has an experiment, and its name there; blanks where there is none.
+
+    The name is `name`, or `name:key` where a dict has it.
+    """
+    names = dict(getattr(experiment, "__globals__", {}))
+    file = Path(names.get("__file__") or "")
+    found = [name for name, value in names.items() if value is experiment]
+    for name, value in names.items():
+        if isinstance(value, dict) and not name.startswith("__"):
+            found += [f"{name}:{key}" for key, entry in value.items() if entry is experiment]
+    if not found or file.suffix != ".py" or not file.is_file():
+        return {"experiment_name": "", "experiment_file": ""}
+    return {"experiment_name": found[0], "experiment_file": file.read_text(encoding="utf-8")}
+
+
+def place(function: Callable) -> str:
+    """Return where a function is found, as `module:name`."""
+    return f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', '')}"
+
+
 def check_same(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], accept: Iterable[str]) -> list[str]:
     """Return the accepted differences between a store and a sweep that is to go on with it; refuse any other.
 
@@ -93,19 +115,25 @@ def check_same(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any],
     accept = set(accept)
     if unknown := accept - set(HARMLESS):
         raise problem_with("accept", sorted(unknown), f"needs names among {', '.join(HARMLESS)}", "leave it out")
-    differing = [name for name in (*_BOUND, *_RULES) if stored.get(name) != wanted.get(name)]
-    # A new version writes another program text for the same experiment: the version says it all.
-    if "program" in differing and {"jax", "jaxlib", "jaxfact", *_RULES, "compression"} & set(differing):
-        differing.remove("program")
+    differing = differences(stored, wanted)
     refused = [name for name in differing if name not in accept]
     if not refused:
         return [f"{name}: {_short(stored.get(name))} → {_short(wanted.get(name))}" for name in differing]
-    said = "; ".join(_said(name, stored.get(name), wanted.get(name)) for name in refused)
+    said = "; ".join(differing[name] for name in refused)
     harmless = [name for name in refused if name in HARMLESS]
     instead = "choose another store, or go back to what it was made with"
     if harmless == refused:
         instead += f"; accept={harmless} goes on with last bits that may differ"
     raise problem_with("store", path, f"was made by another sweep: {said}", instead)
+
+
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, str]:
+    """Return, by name, what is said of every difference that may change a number."""
+    differing = [name for name in (*_BOUND, *_RULES) if stored.get(name) != wanted.get(name)]
+    # A new version writes another program text for the same experiment: the version says it all.
+    if "program" in differing and {"jax", "jaxlib", "jaxfact", *_RULES, "compression"} & set(differing):
+        differing.remove("program")
+    return {name: _said(name, stored.get(name), wanted.get(name)) for name in differing}
 
 
 def _said(name: str, old: Any, new: Any) -> str:

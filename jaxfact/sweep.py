@@ -90,7 +90,7 @@ def sweep(
     lone = not isinstance(experiment, Mapping)
     named: dict[str, Experiment] = {"": experiment} if lone else dict(experiment)  # pyright: ignore[reportAssignmentType]
     tolerances = _tolerances(named, tolerance, lone)
-    options = _Options(
+    options = Options(
         _seed_numbers(seeds),
         {name: _axis(name, values) for name, values in axes.items()},
         max_steps,
@@ -106,7 +106,7 @@ def sweep(
         if count is not None:
             positive_integer(name, count, "leave it out for the usual number")
     # One after the other: what the runs of one method share need not be in memory with that of the next.
-    parts = (_Part(single, tolerances[name], options) for name, single in named.items())
+    parts = (Part(single, tolerances[name], options) for name, single in named.items())
     if store is not None:
         return _stored(
             Path(store), list(parts), None if lone else list(named), tuple(accept), tile_runs, devices, progress
@@ -122,7 +122,7 @@ def _report(progress: Progress, place: int, count: int, done: int, total: int) -
     progress(place * total + done, count * total)
 
 
-class _Options(NamedTuple):
+class Options(NamedTuple):
     """What the experiments of one sweep have in common."""
 
     seeds: np.ndarray
@@ -137,10 +137,10 @@ class _Options(NamedTuple):
     compensated: bool
 
 
-class _Part:
+class Part:
     """One experiment of a sweep, read: its program, its rules, and what is written beside its results."""
 
-    def __init__(self, experiment: Experiment, tolerance: float | None, options: _Options):
+    def __init__(self, experiment: Experiment, tolerance: float | None, options: Options):
         first = check_experiment(experiment, options.axes)
         _check_tolerance(tolerance, first.problem.unit.dtype)
         method = optax.with_extra_args_support(first.method)
@@ -169,6 +169,7 @@ class _Part:
             "axes": list(options.axes),
             "tolerance": tolerance,
             "records": {"names": list(named_measures(options.record)), "steps": list(options.record_steps)},
+            "record_functions": [provenance.place(measure) for measure in named_measures(options.record).values()],
             "checked": options.checked,
             "compensated": options.compensated,
         }
@@ -191,7 +192,7 @@ class _Part:
         return label(found, self.rules, axes, seeds, self.program.is_pair)
 
 
-def _in_memory(part: _Part, tile_runs: int | None, devices: int | None, progress: Progress | None) -> xr.Dataset:
+def _in_memory(part: Part, tile_runs: int | None, devices: int | None, progress: Progress | None) -> xr.Dataset:
     """Run one experiment and keep everything in memory."""
     options = part._options
     runs = part.runs(options.axes, options.seeds)
@@ -203,7 +204,7 @@ def _in_memory(part: _Part, tile_runs: int | None, devices: int | None, progress
 
 def _stored(
     path: Path,
-    parts: list[_Part],
+    parts: list[Part],
     methods: list[str] | None,
     accept: tuple[str, ...],
     tile_runs: int | None,
@@ -249,7 +250,7 @@ def _stored(
     return describe(found.assign(timed))
 
 
-def _template(parts: list[_Part], tiles: list[Tiles], methods: list[str] | None, firsts: tuple) -> xr.Dataset:
+def _template(parts: list[Part], tiles: list[Tiles], methods: list[str] | None, firsts: tuple) -> xr.Dataset:
     """Return the dataset of one run of each method, for its form and its attributes."""
     blank = [
         part.labelled(work.blank, *firsts).assign_attrs({**part.attributes, "program": work.fingerprint})
@@ -259,7 +260,7 @@ def _template(parts: list[_Part], tiles: list[Tiles], methods: list[str] | None,
     return whole.assign_attrs(methods=methods)
 
 
-def _queue(disk: TileStore, place: int, part: _Part, work: Tiles, patient: bool) -> StoreQueue:
+def _queue(disk: TileStore, place: int, part: Part, work: Tiles, patient: bool) -> StoreQueue:
     def at(box: Box) -> tuple[dict[str, np.ndarray], np.ndarray]:
         return {n: disk.axes[n][p.start : p.stop] for n, p in zip(disk.axes, box, strict=False)}, disk.seeds[
             box[-1].start : box[-1].stop

@@ -71,6 +71,7 @@ class Tiles:
     def __init__(self, program: Program, rules: Rules, example: Work, size: int):
         self._engine = Engine(program, rules, size)
         self.shapes = jax.eval_shape(self._engine.one, program.shared, example)
+        self._example = example
         self._traced = self._trace(example)
         self._progress: Progress | None = None
         self._done: dict[Hashable, int] = {}
@@ -90,7 +91,11 @@ class Tiles:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the program and of the arrays all runs share: two sweeps with the same one make the same runs."""
-        digest = hashlib.sha256(self._lowered.text.encode())
+        unchecked = self
+        if (rules := self._engine.rules).checked:
+            # A process numbers its checks, and the program's text holds these numbers; no run depends on them.
+            unchecked = Tiles(self._engine.program, rules._replace(checked=False), self._example, self.size)
+        digest = hashlib.sha256(unchecked._lowered.text.encode())
         for array in self._engine.program.shared:
             digest.update(np.asarray(_words(array)).tobytes())
         return digest.hexdigest()
@@ -120,15 +125,20 @@ class Tiles:
                 raise
         return {"compile_seconds": compiling, "run_seconds": time.perf_counter() - began - compiling}
 
-    def steps(self, task: Work, device: Any) -> Iterator[Tile]:
-        """Yield the state of one tile after every look at its runs, until all have ended."""
-        with jax.default_device(device):
-            advance, work = self._compile(device), self._padded(task)
-            shared = self._engine.program.shared
-            tile = jax.device_put(self._engine.empty(*self.shapes), device)
-            while not is_finished(tile, work.count):
-                tile = advance(shared, work, tile, np.ones((), np.int32))
-                yield jax.tree.map(np.asarray, tile)
+    def steps(self, task: Work, device: Any, *, beyond: bool = False) -> Iterator[Tile]:
+        """Yield the state of one tile after every look at its runs, each until the next is asked for.
+
+        It ends when all runs have ended; `beyond` that, they go on for ever. Then there may be one run a lane at most.
+        """
+        advance = self._compile(device)
+        begun = self._engine.program.shared, self._padded(task), self._engine.empty(*self.shapes)
+        shared, work, tile = jax.device_put(begun, device)
+        lane = np.arange(self._engine.rules.lanes, dtype=np.int32)
+        while beyond or not is_finished(tile, task.count):
+            tile = advance(shared, work, tile, np.ones((), np.int32))
+            yield tile
+            if beyond:  # a lane whose run has ended keeps its numbers, and only forgets whose they are
+                tile = tile._replace(lanes=tile.lanes._replace(run=np.where(lane < task.count, lane, -1)))
 
     def _serve(self, device: Any, advance: Callable, queue: Queue) -> None:
         """Take tiles from the queue until it is empty, or until another thread failed."""

@@ -151,7 +151,9 @@ class TileStore:
         for _, found in parts:
             for outcome, count in zip(*np.unique(found.outcome, return_counts=True), strict=True):
                 counts["outcomes"][str(outcome)] = counts["outcomes"].get(str(outcome), 0) + int(count)
-        files = {str(file.relative_to(self.path)): file.stat().st_size for file in self._shards(tile, method)}
+        # A method may lack a variable of the others: tied factors have no imbalance.
+        written = [file for file in self._shards(tile, method) if file.exists()]
+        files = {str(file.relative_to(self.path)): file.stat().st_size for file in written}
         covers = [positions.stop for positions in self.box(tile)]
         past = counts.get("work", [])
         work = [*past, {**facts, "runs": sum(size(box) for box, _ in parts), "date": now(), **here()}]

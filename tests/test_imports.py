@@ -57,6 +57,8 @@ LAYERS = {
     5: {
         "comparison",
         "recovery",
+        "replay",
+        "numpy_script",
         "presets",
         "presets.base",
         "presets.beyond_procrustes",
@@ -65,7 +67,7 @@ LAYERS = {
         "presets.ma_fattahi",
         "presets.wind",
     },
-    6: {"plots", "pages", "report", "recovery_report", "preset_report", "cli"},
+    6: {"plots", "pages", "report", "recovery_report", "preset_report", "replay_cli", "cli"},
 }
 ROOM = {name: layer for layer, names in LAYERS.items() for name in names}
 
