@@ -293,10 +293,10 @@ def read_mark(folder: Path) -> dict[str, Any] | None:
 
 
 def marks(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield what the marks of a store say."""
+    """Yield what the marks of a store say, and the number of the `method` each is of."""
     for folder in sorted((path / _TILES).iterdir()):
         if folder.is_dir() and (mark := read_mark(folder)) is not None:
-            yield mark
+            yield {**mark, "method": int(folder.name.partition("-")[0])}
 
 
 def _create(path: Path, plan: Plan) -> None:

@@ -53,7 +53,7 @@ LAYERS = {
         "flow",
     },
     3: {"descent", "compressibility", "experiment", "recording", "outcomes", "lanes", "tiles"},
-    4: {"labels", "sweep", "store", "stats", "phase"},
+    4: {"labels", "sweep", "stored", "tilestore", "provenance", "store", "stats", "phase"},
     5: {
         "comparison",
         "recovery",
