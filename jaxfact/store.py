@@ -1,5 +1,6 @@
 """Results on disk: a Zarr 3 store that anybody's xarray opens."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,8 @@ def open_results(path: str | Path) -> xr.Dataset:
     path = Path(path)
     if not (path / "zarr.json").is_file():
         raise problem_with("path", path, "is no Zarr 3 store", "give the folder of a sweep or of write_results")
-    runs = xr.open_dataset(path, engine="zarr", chunks=None)
+    consolidated = "consolidated_metadata" in json.loads((path / "zarr.json").read_text())  # in those of sweeps
+    runs = xr.open_dataset(path, engine="zarr", chunks=None, consolidated=consolidated)
     for name in ("outcome", "method"):
         if name in runs.variables:
             runs = runs.assign({name: _named(runs[name])})
