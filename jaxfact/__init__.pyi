@@ -1,4 +1,4 @@
-from . import alignment, data, entrywise, flow, invariants, measures, operators, presets, stats, subspaces
+from . import alignment, data, entrywise, export, flow, invariants, measures, operators, presets, stats, subspaces
 from .descent import Trajectory, descend, log_steps
 from .devices import use_cores
 from .entrywise import HeldOut
@@ -30,6 +30,7 @@ from .problems.tied import Tied
 from .resampling import fresh_batch
 from .spectral import ColumnSpace, ProjectedGradient, ward_kolda
 from .starts import Balanced, Gaussian, NormedGaussian, Orthogonal, Spectral, Start, ye_du_scale, ye_du_step_size
+from .status import Status, status
 from .store import open_results, write_results
 from .sweep import sweep
 
@@ -49,6 +50,7 @@ __all__ = [
     "Sensing",
     "Spectral",
     "Start",
+    "Status",
     "Tied",
     "TiedFactor",
     "Trajectory",
@@ -62,6 +64,7 @@ __all__ = [
     "descend",
     "entrywise",
     "expand",
+    "export",
     "flow",
     "fresh_batch",
     "gradient_descent",
@@ -82,6 +85,7 @@ __all__ = [
     "scaled",
     "scaled_by_start",
     "stats",
+    "status",
     "subspaces",
     "sweep",
     "use_cores",

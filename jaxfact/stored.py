@@ -107,7 +107,9 @@ class StoreQueue:
             return
         self._told = True
         owner = self._store.owner(self._left[0], self._method)
-        warnings.warn(f"{self._store.path}: waiting for {len(self._left)} tiles, of which {owner} has one", stacklevel=2)
+        warnings.warn(
+            f"{self._store.path}: waiting for {len(self._left)} tiles, of which {owner} has one", stacklevel=2
+        )
 
     def _unwritten(self, error: OSError) -> str:
         held = sum(self._store.held(method) for method in range(len(self._store.methods or [""])))

@@ -101,7 +101,9 @@ def sweep(
     # One after the other: what the runs of one method share need not be in memory with that of the next.
     parts = (_Part(single, tolerances[name], options) for name, single in named.items())
     if store is not None:
-        return _stored(Path(store), list(parts), None if lone else list(named), tuple(accept), tile_runs, devices, progress)
+        return _stored(
+            Path(store), list(parts), None if lone else list(named), tuple(accept), tile_runs, devices, progress
+        )
     found = [
         _in_memory(part, devices, progress and partial(_report, progress, place, len(named)))
         for place, part in enumerate(parts)

@@ -68,7 +68,9 @@ class TileStore:
             self._extend(plan)
         with zarr.config.set({"array.write_empty_chunks": True}):
             group = zarr.open_group(path, mode="r+")
-            self._arrays: dict[str, Any] = {str(name): group[str(name)] for name in plan.template.data_vars}
+            # What does not depend on the runs was written when the store was made.
+            names = [str(name) for name, variable in plan.template.data_vars.items() if "seed" in variable.dims]
+            self._arrays: dict[str, Any] = {name: group[name] for name in names}
         self._names = [*plan.axes, "seed"]
         self.axes = {name: np.asarray(group[name]) for name in plan.axes}
         self.seeds, self._levels = np.asarray(group["seed"]), np.asarray(group["level"])
@@ -378,4 +380,3 @@ def _write_json(file: Path, content: Mapping[str, Any]) -> None:
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
-

@@ -18,7 +18,7 @@ import xarray as xr
 from PIL import Image
 
 import jaxfact as jf
-from jaxfact import cli, comparison, report, stats
+from jaxfact import cli, comparison, report, stats, terminal
 
 COMMAND = shutil.which("jaxfact", path=str(Path(sys.executable).parent))
 SMALL = ["compare", "--shape", "12x9", "--rank", "2", "--condition", "2.5", "--seeds", "40", "--max-steps", "2000"]
@@ -174,7 +174,7 @@ class Called(NamedTuple):
 def call(monkeypatch, capsys, tmp_path):
     """Return a function that runs the command in this process, in an empty folder, with the session's devices."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_configure", lambda x64: None)
+    monkeypatch.setattr(terminal, "configure", lambda x64: None)
     monkeypatch.setenv("COLUMNS", "120")
 
     def run(*arguments) -> Called:
