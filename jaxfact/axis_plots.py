@@ -67,9 +67,8 @@ def times_along(runs: xr.Dataset, axis: str) -> Figure:
         at = times[axis].values
         low, middle, high = times.transpose("quantile", axis).values
         never = np.isinf(middle)
-        axes.fill_between(
-            at, np.clip(low, bottom, top), np.clip(high, bottom, top), color=colour, alpha=0.2, linewidth=0
-        )
+        band = np.clip(low, bottom, top), np.clip(high, bottom, top)
+        axes.fill_between(at, *band, where=np.isfinite(low), color=colour, alpha=0.2, linewidth=0)
         axes.plot(at, np.where(never, np.nan, middle), color=colour, linestyle=line, marker=".", label=name or None)
         edge = axes.get_xaxis_transform()
         axes.plot(at[never], np.ones(never.sum()), "^", color=colour, transform=edge, clip_on=False, markersize=4)
@@ -89,7 +88,9 @@ def heat_map(success: xr.DataArray, along: str, across: str, label: str) -> Figu
     columns, rows = (cell_edges(fraction[name].values) for name in (along, across))
     for axes, name in zip(panels, names, strict=True):
         part = fraction.sel({"method": name}) if "method" in fraction.dims else fraction
-        mesh = axes.pcolormesh(columns, rows, part.transpose(across, along), cmap="cividis", vmin=0, vmax=1)
+        # As a picture: readers of SVG leave hairlines between cells.
+        cells = part.transpose(across, along)
+        mesh = axes.pcolormesh(columns, rows, cells, cmap="cividis", vmin=0, vmax=1, rasterized=True)
         _axis(axes, "y", fraction[across])
         axes.set(xlim=(columns[0], columns[-1]), ylim=(rows[0], rows[-1]))
         axes.set_title(name)

@@ -82,7 +82,7 @@ def sweep(
     from jaxfact.sweep import sweep as run
 
     if taken := sorted(set(axes) & set(inspect.signature(run).parameters)):
-        raise problem_with("--axis", taken[0], "is an option of every sweep", f"use --{taken[0].replace('_', '-')}")
+        raise problem_with("--axis", taken[0], "is an option of every sweep", "rename the experiment's parameter")
     measured = None if record is None else _measures(record)
     steps = log_steps(max_steps, unit=check_every) if record is not None and every is None else every
     found = experiment_file.load(experiment)
@@ -288,7 +288,9 @@ def _status_lines(found: "Status") -> list[str]:
         lines.append(f"failed (diverged): {found.failed}")
         lines.append(f"{found.run_steps_per_second:.3g} run-steps/s")
     if found.workers:
-        lines.append("working: " + ", ".join(f"{who} on {tiles} tiles" for who, tiles in found.workers.items()))
+        lines.append(
+            "working: " + ", ".join(f"{who} ({tiles} tile{'s' * (tiles > 1)})" for who, tiles in found.workers.items())
+        )
         lines += [f"about {terminal.duration(found.seconds_left)} left"] * math.isfinite(found.seconds_left)
     elif not found.finished:
         lines.append("nobody works on it: repeat the sweep to go on")

@@ -65,7 +65,8 @@ def figures(found: Shown) -> dict[str, Figure]:
     runs, axes = found.runs, found.axes
     if len(axes) == 2:
         success, label = _success(found)
-        return {"fractions": axis_plots.heat_map(success, *axes, label)}
+        along, across = axes
+        return {"fractions": axis_plots.heat_map(success, along, across, label)}
     if axes:
         times = {"times": axis_plots.times_along(runs, axes[0])} if found.judged else {}
         return {"outcomes": axis_plots.outcomes_along(runs, axes[0]), **times}
@@ -101,7 +102,7 @@ def print_tables(found: Shown, console: Console) -> None:
 def heading(found: Shown) -> list[str]:
     """Return the lines that say what was run."""
     attrs, runs = found.runs.attrs, found.runs
-    axes = [f"{axis_name(runs[name])}: {_values(runs[name].values)}" for name in found.axes]
+    axes = [f"{_axis_name(runs[name])}: {_values(runs[name].values)}" for name in found.axes]
     methods = [f"methods: {', '.join(map(str, runs.method.values))}"] if "method" in runs.dims else []
     problem = f"{attrs['problem']} of {'×'.join(map(str, attrs['shape']))}, " if "problem" in attrs else ""
     return [
@@ -124,7 +125,7 @@ def tables(found: Shown) -> list[tuple[str, list[str], list[list[str]]]]:
         for name, part, _, _ in plots.methods_of(every)
     ]
     found_tables = [("% of runs by outcome (95 % Wilson interval)", ["method", *map(str, names)], overall)]
-    if len(found.axes) == 1 and runs.sizes[found.axes[0]] <= _ROWS:
+    if found.judged and len(found.axes) == 1 and runs.sizes[found.axes[0]] <= _ROWS:
         found_tables.append(_along(found))
     return found_tables
 
@@ -147,7 +148,7 @@ def as_json(found: Shown) -> dict[str, Any]:
     }
 
 
-def axis_name(coordinate: xr.DataArray) -> str:
+def _axis_name(coordinate: xr.DataArray) -> str:
     """Return an axis's name with its unit, in plain text."""
     text, unit = coordinate.attrs.get("long_name", str(coordinate.name)), coordinate.attrs.get("units", "1")
     return text if unit == "1" else f"{text} in {unit}"
@@ -193,23 +194,19 @@ def _notes(found: Shown) -> list[str]:
 
 
 def _along(found: Shown) -> tuple[str, list[str], list[list[str]]]:
-    """Return the table along the one axis: the fraction converged and the times to arrive, by method."""
+    """Return the table along the one axis: the fraction that succeeded and the times to arrive, by method."""
     (axis,), runs = found.axes, found.runs
     success, label = _success(found)
-    rows, title = [], f"% of runs ({label}; 95 % Wilson interval)"
-    columns = ["method", axis_name(runs[axis]), label.removeprefix("fraction ")]
-    if found.judged:
-        title += ", and steps by which 5, 50, 95 % had arrived (Kaplan-Meier)"
-        columns += ["5 %", "50 %", "95 %"]
+    rows = []
     for name, part, _, _ in plots.methods_of(runs.assign(success=success)):
-        times = stats.time_to(part, float(part.tolerance)).quantile(_QUANTILES) if found.judged else None
+        times = stats.time_to(part, float(part.tolerance)).quantile(_QUANTILES)
         for value in runs[axis].values:
             one = part.success.sel({axis: value})
             low, high = stats.wilson(one.sum(), one.size)
-            arrived = [] if times is None else [_steps(time) for time in times.sel({axis: value}).values]
             share = _shares(float(one.mean()), float(low), float(high))
-            rows.append([name or "all", f"{value:.4g}", share, *arrived])
-    return title, columns, rows
+            rows.append([name or "all", f"{value:.4g}", share, *map(_steps, times.sel({axis: value}).values)])
+    title = f"% of runs ({label}; 95 % Wilson interval), and steps by which 5, 50, 95 % had arrived (Kaplan-Meier)"
+    return title, ["method", _axis_name(runs[axis]), label.removeprefix("fraction "), "5 %", "50 %", "95 %"], rows
 
 
 def _percent(at: xr.Dataset) -> str:
