@@ -44,10 +44,10 @@ SWEPT: dict[str, Any] = {
 }
 """What the stored sweep was run with; a step of 5/σ₁, or half of it, is beyond every edge."""
 
-OPTIONS = (
-    "--max-steps 200 --tolerance 1e-4 --check-every 5 --record distance,imbalance --every 20 --tile-runs 6 "
-    "--axis step_size=0.2,0.5,5"
-).split()
+OPTIONS = [
+    *("--max-steps", "200", "--tolerance", "1e-4", "--check-every", "5", "--record", "distance,imbalance"),
+    *("--every", "20", "--tile-runs", "6", "--axis", "step_size=0.2,0.5,5"),
+]
 """The same at the command line."""
 
 
