@@ -5,7 +5,10 @@ import importlib
 import inspect
 import json
 import re
+import signal
+import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -133,17 +136,19 @@ MISTAKES = {
     "--axis step_size=0.1 --devices 0": "--devices=0: needs all or a whole number",
     "--axis step_size=0.1 --tile-runs 0": "tile_runs=0",
     "--axis step_size=0.1 --max-steps 15": "max_steps=15: needs a multiple of check_every=10",
-    "--axis step_size=0.1 --accept nothing": "accept=\\['nothing'\\]: needs names among jaxfact, jax",
 }
 
 
 @pytest.mark.parametrize("options", MISTAKES)
 def test_mistakes(call, experiments, tmp_path, options):
-    if "--accept" in options:  # asked of a store that is there
-        assert call("sweep", f"{experiments}:plain", *SHORT, "--axis", "step_size=0.5", "--max-steps", "100").code == 0
-    before = sorted(tmp_path.rglob("*"))
     assert_one_line(call("sweep", f"{experiments}:plain", *SHORT, *options.split()), MISTAKES[options])
-    assert sorted(tmp_path.rglob("*")) == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stores_of_other_sweeps(call, experiments, stored):
+    arguments = ["sweep", f"{experiments}:methods", "--store", stored, *OPTIONS, "--seeds", "6"]
+    assert_one_line(call(*arguments, "--max-steps", "300"), "made by another sweep: max_steps was 200 and is 300")
+    assert_one_line(call(*arguments, "--accept", "nothing"), r"accept=\['nothing'\]: needs names among jaxfact, jax")
 
 
 def test_a_store_is_needed(call, experiments):
@@ -395,3 +400,25 @@ def test_a_full_folder_is_kept(call, stored, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("mine")
     assert_one_line(call("report", stored, "--out", "full"), "out=full: exists and holds something else")
+
+
+def test_an_interrupted_process_says_how_to_go_on(experiments, tmp_path):
+    """The tiles in flight are finished: what was run is whole tiles, and the store is in order."""
+    store = tmp_path / "new.zarr"
+    command = [sys.executable, "-c", "from jaxfact.cli import main; main()", "sweep", f"{experiments}:plain"]
+    options = [*OPTIONS, "--seeds", "1000000", "--tile-runs", "600", "--devices", "1", "--store", store]
+    with subprocess.Popen([*command, *options], stdout=-1, stderr=-1, encoding="utf-8") as process:
+        while process.poll() is None and not any((store / "tiles").glob("*/zarr.json")):
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    notes = err.splitlines()
+    assert notes[0] == "jaxfact: note: finishing the tiles in flight; interrupt again to stop at once"
+    assert notes[1:] == [
+        f"jaxfact: stopped; what is in {store} is safe: repeat the call, which makes the other runs alone"
+    ]
+    found = jf.status(store)
+    assert 0 < found.done < found.runs == 3_000_000
+    assert found.done % 600 == 0
+    assert found.workers == {}
