@@ -74,7 +74,7 @@ def times_along(runs: xr.Dataset, axis: str) -> Figure:
         axes.plot(at[never], np.ones(never.sum()), "^", color=colour, transform=edge, clip_on=False, markersize=4)
     axes.set(yscale="log", ylim=(bottom, top), ylabel="step at which the tolerance is met")
     _axis(axes, "x", runs[axis])
-    axes.set_title(count_line(runs, "median, band: 5–95 %; triangle: never"))
+    axes.set_title(count_line(runs, "median, band: 5–95 %; triangle: not reached"))
     _name_methods(figure, axes)
     return figure
 

@@ -69,8 +69,8 @@ def sweep(
 ) -> None:
     """Run an experiment from a file for every point of the axes and every seed, into a store.
 
-    The same command goes on where it was interrupted, adds what more --seeds or --axis values ask for, and may run
-    several times at once on one store, also on several machines.
+    The same command goes on where it was interrupted, adds what more --seeds or --axis values ask for, and may be run
+    several times at once on one store.
     """
     count = _device_count(devices)
     axes = _axes(axis or [])
@@ -160,6 +160,7 @@ COMMANDS = (sweep, status, report, export)
 def _ending_in_one_line(experiment: str, store: Path) -> Iterator[None]:
     """Say in one line what ended a sweep, where it is not the user's mistake of a value."""
     from jaxfact.experiment_file import blamed
+    from jaxfact.stored import StoreError
 
     file = Path(experiment.rpartition(":")[0]).absolute()
     try:
@@ -171,20 +172,15 @@ def _ending_in_one_line(experiment: str, store: Path) -> Iterator[None]:
     except MemoryError:
         terminal.fail(f"too little memory; what is in {store} is safe: lower --tile-runs or record less", 1)
     except Exception as error:
-        _fail_of_store(error)
+        if isinstance(error, StoreError):
+            terminal.fail(str(error.strerror), 1)
         if (mistake := blamed(file, error)) is not None:
             raise mistake from None
-        if not isinstance(error, RuntimeError):
+        if isinstance(error, OSError):
+            terminal.fail(f"the store cannot be written ({error}); what is in {store} is safe", 1)
+        if not isinstance(error, RuntimeError):  # which a broken invariant is, and what XLA reports
             raise
         terminal.fail(str(error), 1)
-
-
-def _fail_of_store(error: Exception) -> None:
-    """End with what a store says that cannot be written: how much is safe, and how to go on."""
-    from jaxfact.stored import StoreError
-
-    if isinstance(error, StoreError):
-        terminal.fail(str(error.strerror or error), 1)
 
 
 def _device_count(given: str) -> int | None:

@@ -215,7 +215,11 @@ ENDS = {
     ),
     "memory": (MemoryError(), 1, "too little memory; what is in new.zarr is safe: lower --tile-runs"),
     "invariant": (RuntimeError("balance is broken at step 3"), 1, "^jaxfact: balance is broken at step 3$"),
-    "unwritable": (PermissionError(13, "Permission denied"), 1, "the results could not be written .*Permission denied"),
+    "unwritable": (
+        PermissionError(13, "Permission denied"),
+        1,
+        "cannot be written .*Permission denied.*new.zarr is safe$",
+    ),
 }
 
 
