@@ -1,4 +1,4 @@
-from . import alignment, data, entrywise, flow, invariants, measures, operators, presets, stats, subspaces
+from . import alignment, data, entrywise, export, flow, invariants, measures, operators, presets, stats, subspaces
 from .descent import Trajectory, descend, log_steps
 from .devices import use_cores
 from .entrywise import HeldOut
@@ -32,6 +32,7 @@ from .replay import Replay, replay
 from .resampling import fresh_batch
 from .spectral import ColumnSpace, ProjectedGradient, ward_kolda
 from .starts import Balanced, Gaussian, NormedGaussian, Orthogonal, Spectral, Start, ye_du_scale, ye_du_step_size
+from .status import Status, status
 from .store import open_results, write_results
 from .stored import StoreError
 from .sweep import sweep
@@ -54,6 +55,7 @@ __all__ = [
     "StoreError",
     "Spectral",
     "Start",
+    "Status",
     "Tied",
     "TiedFactor",
     "Trajectory",
@@ -67,6 +69,7 @@ __all__ = [
     "descend",
     "entrywise",
     "expand",
+    "export",
     "flow",
     "fresh_batch",
     "gradient_descent",
@@ -89,6 +92,7 @@ __all__ = [
     "scaled",
     "scaled_by_start",
     "stats",
+    "status",
     "subspaces",
     "sweep",
     "use_cores",

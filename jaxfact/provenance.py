@@ -30,8 +30,8 @@ _COUNTS_DEVICES = ("--xla_force_host_platform_device_count", "--xla_cpu_multi_th
 
 
 def now() -> str:
-    """Return the date and time."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    """Return the date and time, to the millisecond: rates are read from the dates of short tiles."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
 def here() -> dict[str, Any]:

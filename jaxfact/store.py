@@ -1,5 +1,6 @@
 """Results on disk: a Zarr 3 store that anybody's xarray opens."""
 
+import json
 import warnings
 from pathlib import Path
 
@@ -38,7 +39,8 @@ def open_results(path: str | Path) -> xr.Dataset:
     path = Path(path)
     if not (path / "zarr.json").is_file():
         raise problem_with("path", path, "is no Zarr 3 store", "give the folder of a sweep or of write_results")
-    runs = xr.open_dataset(path, engine="zarr", chunks=None)
+    consolidated = "consolidated_metadata" in json.loads((path / "zarr.json").read_text())
+    runs = xr.open_dataset(path, engine="zarr", chunks=None, consolidated=consolidated)
     for name in ("outcome", "method"):
         if name in runs.variables:
             runs = runs.assign({name: _named(runs[name])})
@@ -55,6 +57,7 @@ def consolidate(path: Path) -> None:
 
 def encoded(runs: xr.Dataset) -> xr.Dataset:
     """Return a dataset whose outcomes and methods are numbers, with CF attributes that say what they mean."""
+    runs = runs.drop_encoding()  # the layout of the store it came from need not fit a part of it
     numbers = np.vectorize(_CODES.__getitem__, otypes=[np.int8])(runs.outcome.values)
     flags = {"flag_values": list(_CODES.values()), "flag_meanings": " ".join(_CODES)}
     stored = runs.assign(outcome=(runs.outcome.dims, numbers, {**runs.outcome.attrs, **flags}))

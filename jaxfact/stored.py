@@ -83,7 +83,7 @@ class StoreQueue:
             begin += size(box)
         facts = {"seconds": round(seconds, 3), "run_steps": int(found[0].steps.sum(dtype=np.int64))}
         try:
-            self._store.write(task.name, self._method, parts, facts)
+            self._store.write(task.name, self._method, parts, facts)  # pyright: ignore[reportArgumentType]
         except OSError as error:
             raise StoreError(error.errno, self._unwritten(error)) from error
 

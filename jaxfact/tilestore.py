@@ -68,8 +68,9 @@ class TileStore:
             self._extend(plan)
         with zarr.config.set({"array.write_empty_chunks": True}):
             group = zarr.open_group(path, mode="r+")
-            variables = plan.template.data_vars.items()
-            self._arrays: dict[str, Any] = {str(name): group[str(name)] for name, v in variables if "seed" in v.dims}
+            # What does not depend on the runs was written when the store was made.
+            names = [str(name) for name, variable in plan.template.data_vars.items() if "seed" in variable.dims]
+            self._arrays: dict[str, Any] = {name: group[name] for name in names}
         self._names = [*plan.axes, "seed"]
         self.axes = {name: np.asarray(group[name]) for name in plan.axes}
         self.seeds, self._levels = np.asarray(group["seed"]), np.asarray(group["level"])
@@ -291,10 +292,10 @@ def read_mark(folder: Path) -> dict[str, Any] | None:
 
 
 def marks(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield what the marks of a store say."""
+    """Yield what the marks of a store say, and the number of the `method` each is of."""
     for folder in sorted((path / _TILES).iterdir()):
         if folder.is_dir() and (mark := read_mark(folder)) is not None:
-            yield mark
+            yield {**mark, "method": int(folder.name.partition("-")[0])}
 
 
 def _create(path: Path, plan: Plan) -> None:
@@ -310,7 +311,8 @@ def _create(path: Path, plan: Plan) -> None:
         for name, variable in form.variables.items():
             _create_array(group, str(name), variable, lengths, blocks)
         for name in lengths:
-            group[name][:] = plan.axes.get(name, plan.seeds)
+            coordinate: Any = group[name]
+            coordinate[:] = plan.axes.get(name, plan.seeds)
         group.create_group(_TILES)
         consolidate(made)
         made.rename(path)

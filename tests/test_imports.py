@@ -15,6 +15,7 @@ LAYERS = {
         "spectrum",
         "settings",
         "sensors",
+        "formats",
         "devices",
         "products",
         "draws",
@@ -53,7 +54,7 @@ LAYERS = {
         "flow",
     },
     3: {"descent", "compressibility", "experiment", "recording", "outcomes", "lanes", "tiles"},
-    4: {"labels", "sweep", "store", "stored", "tilestore", "provenance", "stats", "phase"},
+    4: {"labels", "sweep", "stored", "tilestore", "provenance", "store", "status", "export", "stats", "phase"},
     5: {
         "comparison",
         "recovery",
@@ -67,7 +68,20 @@ LAYERS = {
         "presets.ma_fattahi",
         "presets.wind",
     },
-    6: {"plots", "pages", "report", "recovery_report", "preset_report", "replay_cli", "cli"},
+    6: {
+        "plots",
+        "axis_plots",
+        "pages",
+        "report",
+        "recovery_report",
+        "preset_report",
+        "sweep_report",
+        "experiment_file",
+        "terminal",
+        "sweep_cli",
+        "replay_cli",
+        "cli",
+    },
 }
 ROOM = {name: layer for layer, names in LAYERS.items() for name in names}
 
