@@ -170,7 +170,9 @@ def _ending_in_one_line(experiment: str, store: Path) -> Iterator[None]:
     except KeyboardInterrupt as stopped:
         terminal.fail(str(stopped) or f"interrupted; what is in {store} is safe", 130)
     except MemoryError as error:
-        said = str(error).replace("tile_runs=", "--tile-runs ") or "too little memory: lower --tile-runs or record less."
+        said = (
+            str(error).replace("tile_runs=", "--tile-runs ") or "too little memory: lower --tile-runs or record less."
+        )
         terminal.fail(f"{said} What is in {store} is safe.", 1)
     except Exception as error:
         if isinstance(error, StoreError):
