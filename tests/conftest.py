@@ -36,7 +36,7 @@ jax.config.update("jax_enable_x64", True)
 def as_users_compile(monkeypatch):
     """Compile sweeps, and all that child processes compile, with XLA's own settings; the value is for `jax.jit`."""
     monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"].replace(QUICK, " "))
-    monkeypatch.setattr(tiles, "ON_CPU", tiles.ON_CPU | USERS)
+    monkeypatch.setattr(tiles, "ON_CPU", USERS | tiles.ON_CPU)
     # A program compiled already would be taken whatever the options.
     tiles._compiled.cache_clear()
     yield USERS
