@@ -145,9 +145,10 @@ class TileStore:
         """Write the missing runs of a tile, then mark it; `facts` are kept with the mark."""
         self._clean(tile, method)
         for box, found in parts:
-            for name, variable in encoded(found).data_vars.items():
-                if name in self._arrays:
-                    self._put(str(name), variable, box, method)
+            numbers = encoded(found)
+            # The outcome last: who sees that a run has ended sees its other numbers.
+            for name in sorted(set(self._arrays) & set(numbers.data_vars), key=lambda name: (name == "outcome", name)):
+                self._put(name, numbers[name], box, method)
         counts = self._mark(tile, method) or {"outcomes": {}}
         for _, found in parts:
             for outcome, count in zip(*np.unique(found.outcome, return_counts=True), strict=True):

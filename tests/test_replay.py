@@ -82,7 +82,8 @@ def test_every_step_of_a_run(store, method):
     np.testing.assert_array_equal(found.steps, np.arange(last + 1))
     assert (found.loss[-1], distance[-1]) == (run.loss.item(), run.distance.item())
     for step, stored in zip(run.step.values, run.distance_path.values, strict=True):
-        assert stored == distance[min(step, last)]
+        # A record and a look are two evaluations of one distance: the same to rounding of a number near one.
+        assert abs(stored - distance[min(step, last)]) <= 4 * np.finfo(distance.dtype).eps
     for level, hit in zip(run.level.values, run.hit.values.astype(int), strict=True):
         assert distance[hit] <= level < distance[hit - CHECK_EVERY]
     # A look at every step would have ended the run earlier, 50 steps after it arrived.
