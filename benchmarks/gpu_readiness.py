@@ -217,7 +217,8 @@ def _program(method: Callable, problem: jf.Factorization, width: int = 5) -> Pro
 
 def _work(lanes: int) -> Work:
     points = {"step_size": jnp.full(lanes, 0.1, jnp.float32)}
-    return Work(jnp.zeros(2, jnp.uint32), jnp.arange(lanes, dtype=jnp.uint32), points, jnp.asarray(lanes, jnp.int32))
+    numbers = jnp.asarray(lanes, jnp.int32), jnp.asarray(10, jnp.int32)
+    return Work(jnp.zeros(2, jnp.uint32), jnp.arange(lanes, dtype=jnp.uint32), points, *numbers)
 
 
 def _shapes(tree: tuple) -> tuple:

@@ -1,4 +1,4 @@
-from . import alignment, data, entrywise, flow, invariants, measures, operators, presets, stats, subspaces
+from . import alignment, data, entrywise, export, flow, invariants, measures, operators, presets, stats, subspaces
 from .descent import Trajectory, descend, log_steps
 from .devices import use_cores
 from .entrywise import HeldOut
@@ -19,6 +19,7 @@ from .methods import (
     scaled,
     scaled_by_start,
 )
+from .numpy_script import numpy_script
 from .phase import phase_diagram
 from .problems.base import Problem
 from .problems.completion import Completion
@@ -27,10 +28,13 @@ from .problems.drawn import random_target
 from .problems.factorization import Factorization
 from .problems.sensing import Sensing
 from .problems.tied import Tied
+from .replay import Replay, replay
 from .resampling import fresh_batch
 from .spectral import ColumnSpace, ProjectedGradient, ward_kolda
 from .starts import Balanced, Gaussian, NormedGaussian, Orthogonal, Spectral, Start, ye_du_scale, ye_du_step_size
+from .status import Status, status
 from .store import open_results, write_results
+from .stored import StoreError
 from .sweep import sweep
 
 __all__ = [
@@ -45,10 +49,13 @@ __all__ = [
     "Orthogonal",
     "Problem",
     "ProjectedGradient",
+    "Replay",
     "Run",
     "Sensing",
+    "StoreError",
     "Spectral",
     "Start",
+    "Status",
     "Tied",
     "TiedFactor",
     "Trajectory",
@@ -62,12 +69,14 @@ __all__ = [
     "descend",
     "entrywise",
     "expand",
+    "export",
     "flow",
     "fresh_batch",
     "gradient_descent",
     "invariants",
     "log_steps",
     "measures",
+    "numpy_script",
     "open_results",
     "operators",
     "perturbed",
@@ -76,12 +85,14 @@ __all__ = [
     "phase_diagram",
     "presets",
     "random_target",
+    "replay",
     "rip_lower_bound",
     "scale_by_gram",
     "scale_by_start",
     "scaled",
     "scaled_by_start",
     "stats",
+    "status",
     "subspaces",
     "sweep",
     "use_cores",

@@ -3,8 +3,6 @@
 import json
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -12,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jaxfact.devices import use_cores
+from jaxfact import sweep_cli, terminal
 from jaxfact.inputs import problem_with
+from jaxfact.replay_cli import replay
 from jaxfact.sensors import Sensor
 from jaxfact.settings import Centring, RecoverySettings, Settings
 from jaxfact.spectrum import Spectrum
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from jaxfact.data import Matrix
     from jaxfact.problems.base import Problem
     from jaxfact.problems.factorization import Factorization
-    from jaxfact.tiles import Progress
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 _DEFAULT = Settings()
@@ -39,16 +37,18 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:
-        _fail(error.format_message())
+        terminal.fail(error.format_message())
     except ValueError as error:
-        _fail(str(error))
+        terminal.fail(str(error))
     except OSError as error:
-        _fail(f"the results could not be written ({error}); nothing was left behind", 1)
+        terminal.fail(f"the results could not be written ({error}); nothing was left behind", 1)
+    except MemoryError:
+        terminal.fail("this machine has too little memory for it; ask for fewer runs, or fewer records, at a time", 1)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; nothing was written", 130)
+        terminal.fail("interrupted; nothing was written", 130)
     else:
         if code == 130:  # Typer turns an interrupt into this code
-            _fail("interrupted; nothing was written", 130)
+            terminal.fail("interrupted; nothing was written", 130)
         sys.exit(code or 0)
 
 
@@ -144,11 +144,11 @@ def compare(
         raise problem_with("--sense, --measurements", given, "needs both", "say --sense gaussian --measurements 1500")
     if tied and unbalanced is not None:
         raise problem_with("--unbalanced", unbalanced, "one factor cannot be unbalanced", "leave --tied out")
-    _configure(x64)
+    terminal.configure(x64)
     from jaxfact import comparison, pages, report
     from jaxfact.problems.factorization import Factorization
 
-    folder = _free_folder() if out is None else out
+    folder = terminal.free_folder("jaxfact-compare") if out is None else out
     pages.check_folder(folder)
     if made_up:
         rank = 5 if rank is None else rank
@@ -166,15 +166,19 @@ def compare(
         problem = _sensed(problem, sense, measurements, base_seed)
     if tied:
         problem = _tied(problem)
-    with _progress_bar() as progress:
+    with terminal.progress_bar() as progress:
         found = comparison.compare(problem, settings, progress)
     return _tell(found, comparison, report, folder, as_json)
+
+
+for _command in sweep_cli.COMMANDS:
+    app.command()(_command)
 
 
 @app.command()
 def presets() -> None:
     """List the experiments of papers that compare --preset runs."""
-    _configure(x64=False)
+    terminal.configure(x64=False)
     from rich.console import Console
 
     from jaxfact import preset_report
@@ -185,7 +189,7 @@ def presets() -> None:
 @app.command()
 def info() -> None:
     """Print versions, devices and precision."""
-    _configure(x64=False)
+    terminal.configure(x64=False)
     from importlib.metadata import version
 
     import jax
@@ -202,20 +206,23 @@ def info() -> None:
     typer.echo(f"{'products':<12}{jax.config.jax_default_matmul_precision or 'backend default'}")  # pyright: ignore[reportAttributeAccessIssue]
 
 
+app.command()(replay)
+
+
 def _run_preset(name: str, given: dict[str, Any], as_json: bool) -> None:
     """Run a preset, which fixes everything but the number of seeds."""
     if refused := sorted(given.keys() - {"preset", "seeds", "as_json", "out", "x64"}):
         said = ", ".join("a matrix" if option == "matrix" else f"--{option.replace('_', '-')}" for option in refused)
         raise problem_with("--preset", name, f"it fixes everything but --seeds; {said} is given too", "leave it out")
-    _configure(x64=False)
+    terminal.configure(x64=False)
     from rich.console import Console
 
     from jaxfact import preset_report
     from jaxfact.presets import find
 
     preset = find(name)
-    _configure(preset.needs_x64 or "x64" in given)
-    with _progress_bar() as progress:
+    terminal.configure(preset.needs_x64 or "x64" in given)
+    with terminal.progress_bar() as progress:
         preset_report.run(preset, given.get("seeds"), given.get("out"), as_json, progress, Console())
 
 
@@ -223,17 +230,6 @@ def _given(context: typer.Context) -> dict[str, Any]:
     """Return what the user gave, rather than the defaults."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
     return {name: context.params[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"}
-
-
-def _configure(x64: bool) -> None:
-    """Let every core work, and choose the precision; before JAX is first used."""
-    use_cores()
-    import jax
-
-    # On a GPU the default would round the factors of a product to ten bits.
-    jax.config.update("jax_default_matmul_precision", "highest")
-    if x64:
-        jax.config.update("jax_enable_x64", True)
 
 
 def _sizes(shape: str | None) -> tuple[int, int]:
@@ -321,7 +317,7 @@ def _recover(context: typer.Context, matrix: "Matrix", folder: Path, as_json: bo
         raise problem_with(f"--{name}", given[name], "needs a whole matrix, and entries are missing", "leave it out")
     known = RecoverySettings.__dataclass_fields__
     settings = RecoverySettings(**{name: value for name, value in given.items() if name in known})
-    with _progress_bar() as progress:
+    with terminal.progress_bar() as progress:
         found = recovery.recover(matrix, settings, centre=given.get("centre", Centring.NONE), progress=progress)
     _tell(found, recovery, recovery_report, folder, as_json)
 
@@ -338,36 +334,3 @@ def _tell(found: Any, job: ModuleType, report: ModuleType, folder: Path, as_json
         report.print_tables(found, Console())
     report.write(found, folder)
     typer.echo(f"results: {folder / pages.RESULTS}   page: {folder / pages.PAGE}", err=as_json)
-
-
-def _free_folder() -> Path:
-    """Return the first of jaxfact-compare, jaxfact-compare-2, … that is not there."""
-    folder, number = Path("jaxfact-compare"), 1
-    while folder.exists():
-        number += 1
-        folder = Path(f"jaxfact-compare-{number}")
-    return folder
-
-
-@contextmanager
-def _progress_bar() -> "Iterator[Progress]":
-    """Show one bar over all runs on the terminal's error stream, and nothing where there is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("runs"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("compiling and running", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _fail(message: str, code: int = 2) -> None:
-    print("jaxfact: " + " ".join(message.split()), file=sys.stderr)
-    sys.exit(code)

@@ -6,7 +6,7 @@ from jaxfact.inputs import positive_integer, problem_with
 
 # XLA runs a loop as a chain of kernels, each started by a scheduler, unless its arrays are small: then the loop is one
 # function. A step is many kernels on small arrays, so small is raised from 1024 bytes to ten million.
-_WHOLE_LOOPS = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=10000000"
+WHOLE_LOOPS = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=10000000"
 
 
 def use_cores(count: int | None = None) -> None:
@@ -22,7 +22,7 @@ def use_cores(count: int | None = None) -> None:
     positive_integer("count", count, "give the number of cores, or nothing for all")
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_backend_extra_options" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {_WHOLE_LOOPS}".strip()
+        os.environ["XLA_FLAGS"] = f"{flags} {WHOLE_LOOPS}".strip()
     import jax
 
     try:

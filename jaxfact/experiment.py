@@ -108,6 +108,14 @@ class Program:
         own = jax.tree.unflatten(self._own_tree, flat[:count])
         return own._replace(numbers=[flat[count + i] for i in self._owned])
 
+    def ingredients(
+        self, key: PRNGKeyArray, point: Mapping[str, Array]
+    ) -> tuple[Problem, optax.GradientTransformation]:
+        """Return the problem that one run takes place on, compressed or not, and its method."""
+        run = self._called(key, point)
+        problem, small = self._compressed(run.problem, run.start, fold(key, _START))
+        return (problem if small is None else small), run.method
+
     def advance(self, shared: list[Array], own: Own, step: Array) -> Own:
         """Take step number `step`."""
         factors, state = self._call("advance", shared, own, own.factors, own.state, step, own.noise_key)
@@ -132,12 +140,9 @@ class Program:
 
     def _begin(self, key: PRNGKeyArray, point: dict[str, Array]):
         """Trace the experiment at one point: what the run owns first, then all that its functions close over."""
-        problem_key, start_key, noise_key = (fold(key, name) for name in (_PROBLEM, _START, _NOISE))
-        extra = {"key": problem_key} if self._takes_key else {}
-        run = self._experiment(**point, **extra)
-        check_run(run)
-        problem, method = run.problem, optax.with_extra_args_support(run.method)
-        problem, factors = self._at_start(problem, run.start, start_key)
+        run, start_key, noise_key = self._called(key, point), fold(key, _START), fold(key, _NOISE)
+        method = optax.with_extra_args_support(run.method)
+        problem, factors = self._at_start(run.problem, run.start, start_key)
         state = jax.tree.map(jnp.asarray, initial_state(method, factors, self._compensated))
         self.misfits, self.lanes, self.is_pair = problem.misfits, problem.lanes, isinstance(factors, Factors)
         measure, noise_words = as_measure(self._record), jax.random.key_data(noise_key)
@@ -176,13 +181,16 @@ class Program:
             self._functions[function.__name__] = _Function(function, arguments, closed_over)
         return (factors, state, noise_words), closed_over.values
 
+    def _called(self, key: PRNGKeyArray, point: Mapping[str, Array]) -> Run:
+        """Return what the experiment makes of a run's key and point."""
+        extra = {"key": fold(key, _PROBLEM)} if self._takes_key else {}
+        run = self._experiment(**point, **extra)
+        check_run(run)
+        return run
+
     def _at_start(self, problem: Problem, start: Start | AnyFactors, key: PRNGKeyArray) -> tuple[Problem, AnyFactors]:
         """Return the problem that is run, compressed or not, and the factors a run begins from."""
-        if isinstance(problem, Factorization) and (used := getattr(start, "used", None)) is not None:
-            problem = problem.at_width(used)
-        small = None
-        if self._compression is not None and isinstance(problem, Factorization):
-            small = Compressed(problem, _columns(start, key, problem), **self._compression._asdict())
+        problem, small = self._compressed(problem, start, key)
         if isinstance(start, Start):
             drawn_on = small if small is not None and start.compresses else problem
             factors = start.draw(key, drawn_on)
@@ -193,6 +201,18 @@ class Program:
         if small is not None and drawn_on is problem:
             factors = reduced(small, problem, factors)  # pyright: ignore[reportArgumentType]
         return (problem if small is None else small), factors
+
+    def _compressed(
+        self, problem: Problem, start: Start | AnyFactors, key: PRNGKeyArray
+    ) -> tuple[Problem, Compressed | None]:
+        """Return the problem at the width in use, and its compressed form where that is run."""
+        if not isinstance(problem, Factorization):
+            return problem, None
+        if (used := getattr(start, "used", None)) is not None:
+            problem = problem.at_width(used)
+        if self._compression is None:
+            return problem, None
+        return problem, Compressed(problem, _columns(start, key, problem), **self._compression._asdict())
 
 
 class _ByIdentity:

@@ -1,7 +1,5 @@
-"""What the engine found, as a labelled dataset with its provenance."""
+"""What the engine found, as a labelled dataset."""
 
-import datetime
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,29 +8,48 @@ import numpy as np
 import xarray as xr
 
 from jaxfact import lanes
-from jaxfact.compressibility import Compression
-from jaxfact.experiment import Experiment, Run
 from jaxfact.outcomes import BUDGET, DIVERGED, OUTCOMES, Rules
-from jaxfact.version import __version__
 
+_DISTANCE = r"$\|UV^\top-\Sigma_d\|_F \,/\, \|\Sigma_d\|_F$"
+_IMBALANCE = r"$\|U^\top U-V^\top V\|_F \,/\, \sigma_1$"
+_LOSS = r"$f \,/\, \sigma_1^2$"
+
+# Long name, unit, and what a figure calls it: a pure number, divided by the unit.
 _TEXTS = {
-    "seed": ("seed number", "1"),
-    "step": ("step", "1"),
-    "level": ("distance level", "1"),
-    "hit": ("first checked step at or below the level", "1"),
-    "steps": ("steps that were run", "1"),
-    "period": ("period of the cycle", "1"),
-    "loss": ("last loss", "σ₁²"),
-    "distance": ("last ‖UVᵀ−Σ_d‖_F/‖Σ_d‖_F", "1"),
-    "imbalance": ("last ‖UᵀU−VᵀV‖_F", "σ₁"),
-    "best_distance": ("least checked ‖UVᵀ−Σ_d‖_F/‖Σ_d‖_F", "1"),
-    "loss_path": ("loss", "σ₁²"),
-    "distance_path": ("‖UVᵀ−Σ_d‖_F/‖Σ_d‖_F", "1"),
-    "imbalance_path": ("‖UᵀU−VᵀV‖_F", "σ₁"),
-    "singular_values_path": ("singular values of UVᵀ", "σ₁"),
-    "tolerance": ("distance at which a run may end", "1"),
-    "compile_seconds": ("time to compile", "s"),
-    "run_seconds": ("time to run, compilation apart", "s"),
+    "seed": ("seed number", "1", r"$s$"),
+    "step": ("step", "1", r"$t$"),
+    "level": ("distance level", "1", _DISTANCE),
+    "hit": ("first checked step at or below the level", "1", r"$t$"),
+    "steps": ("steps that were run", "1", r"$T$"),
+    "period": ("period of the cycle", "1", r"$p$"),
+    "loss": ("last loss", "σ₁²", _LOSS),
+    "distance": ("last ‖UVᵀ−Σ_d‖_F/‖Σ_d‖_F", "1", _DISTANCE),
+    "misfit": ("last ‖𝒜(UVᵀ)−y‖/‖y‖", "1", r"$\|\mathcal{A}(UV^\top)-y\| \,/\, \|y\|$"),
+    "imbalance": ("last ‖UᵀU−VᵀV‖_F", "σ₁", _IMBALANCE),
+    "best_distance": ("least checked ‖UVᵀ−Σ_d‖_F/‖Σ_d‖_F", "1", _DISTANCE),
+    "loss_path": ("loss", "σ₁²", _LOSS),
+    "distance_path": ("‖UVᵀ−Σ_d‖_F/‖Σ_d‖_F", "1", _DISTANCE),
+    "imbalance_path": ("‖UᵀU−VᵀV‖_F", "σ₁", _IMBALANCE),
+    "energy_path": ("‖U‖²_F+‖V‖²_F", "σ₁", r"$(\|U\|_F^2+\|V\|_F^2) \,/\, \sigma_1$"),
+    "singular_values_path": ("singular values of UVᵀ", "σ₁", r"$\sigma_k(UV^\top) \,/\, \sigma_1$"),
+    "tolerance": ("distance at which a run may end", "1", _DISTANCE),
+    "compile_seconds": ("time to compile", "s", r"$\mathrm{time} \,/\, \mathrm{s}$"),
+    "run_seconds": ("time to run, compilation apart", "s", r"$\mathrm{time} \,/\, \mathrm{s}$"),
+    # The parameters of experiments, under the names that this library gives them.
+    "step_size": ("step size", "1/σ₁", r"$\eta\,\sigma_1$"),
+    "scale": ("scale of the start", "√σ₁", r"$\epsilon \,/\, \sqrt{\sigma_1}$"),
+    "ratio": ("‖U‖_F/‖V‖_F of the start", "1", r"$\|U\|_F \,/\, \|V\|_F$"),
+    "weight": ("balancing weight", "1", r"$\lambda$"),
+    "noise": ("noise an entry and step", "√σ₁", r"$\nu \,/\, \sqrt{\sigma_1}$"),
+    "damping": ("damping", "σ₁", r"$\delta \,/\, \sigma_1$"),
+    "norm": ("norm of the start", "√σ₁", r"$\alpha \,/\, \sqrt{\sigma_1}$"),
+    "width": ("columns of the factors", "1", r"$d$"),
+    "rank": ("rank of the target", "1", r"$r$"),
+    "m": ("rows of the target", "1", r"$m$"),
+    "n": ("columns of the target", "1", r"$n$"),
+    "condition": ("condition number", "1", r"$\sigma_1 \,/\, \sigma_r$"),
+    "measurements": ("measurements", "1", r"$p$"),
+    "fraction": ("fraction observed", "1", r"$|\Omega| \,/\, (mn)$"),
 }
 
 
@@ -82,10 +99,10 @@ def label(
 
 
 def describe(dataset: xr.Dataset) -> xr.Dataset:
-    """Put the long name and the unit of every known variable into its attributes."""
-    for name, (text, unit) in _TEXTS.items():
+    """Put the long name, the unit and the LaTeX label of every known variable into its attributes."""
+    for name, (text, unit, latex) in _TEXTS.items():
         if name in dataset.variables:
-            dataset[name].attrs.update(long_name=text, units=unit)
+            dataset[name].attrs.update(long_name=text, units=unit, latex=latex)
     return dataset
 
 
@@ -103,39 +120,6 @@ def join(parts: Sequence[xr.Dataset], methods: Sequence[str]) -> xr.Dataset:
     joined = joined.assign_attrs(shared)
     joined.attrs |= {name: [str(part.attrs[name]) for part in parts] for name in differing}
     return describe(joined)
-
-
-def provenance(
-    experiment: Experiment, rules: Rules, base_seed: int, first: Run, compression: Compression | None
-) -> dict[str, Any]:
-    """Return what is needed to run a sweep again."""
-    return {
-        "jaxfact": __version__,
-        "jax": jax.__version__,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "backend": jax.default_backend(),
-        "device": jax.local_devices()[0].device_kind,
-        "devices": jax.local_device_count(),
-        "dtype": str(first.problem.unit.dtype),
-        "matmul_precision": str(jax.config.jax_default_matmul_precision),  # pyright: ignore[reportAttributeAccessIssue]
-        "experiment": _source(experiment),
-        "problem": type(first.problem).__name__,
-        "shape": list(first.problem.shape),
-        "unit": float(first.problem.unit),
-        "unit_name": first.problem.unit_name,
-        "base_seed": base_seed,
-        "max_steps": rules.max_steps,
-        "check_every": rules.check_every,
-        "lanes_per_block": rules.lanes,
-        "compression": "none" if compression is None else "in law" if compression.noisy else "exact",
-    }
-
-
-def _source(experiment: Experiment) -> str:
-    try:
-        return inspect.getsource(experiment)
-    except (OSError, TypeError):
-        return repr(experiment)
 
 
 def _named_leaves(records: Mapping[str, Any], last: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

@@ -51,12 +51,17 @@ class Tile(NamedTuple):
 
 
 class Work(NamedTuple):
-    """The runs of a tile: a base key's words, seeds and points, of which the first `count` are wanted."""
+    """The runs of a tile: a base key's words, seeds and points, of which the first `count` are wanted.
+
+    `stride` is the number of steps between two looks at a run. It is data, so that a run can be followed step by step
+    in the program that made it, with its bits.
+    """
 
     base: UInt[Array, "2"]
     seeds: UInt[Array, " run"]
     points: Mapping[str, Array]
     count: Int[Array, ""]
+    stride: Int[Array, ""]
 
 
 def lanes_per_block(program: Program, work: Work) -> int:
@@ -111,13 +116,13 @@ class Engine:
         def stretch(carry):
             done, tile = carry
             tile = self._refill(shared, work, tile)
-            done, lanes = self._blocks(shared, tile.lanes, done, blocks, tile.next_run < work.count)
+            done, lanes = self._blocks(shared, work, tile.lanes, done, blocks, tile.next_run < work.count)
             return done, self._store(shared, tile._replace(lanes=lanes))
 
         return lax.while_loop(going, stretch, (jnp.zeros((), jnp.int32), tile))[1]
 
     def _blocks(
-        self, shared: list[Array], lanes: Lane, done: Array, blocks: Array, more: Bool[Array, ""]
+        self, shared: list[Array], work: Work, lanes: Lane, done: Array, blocks: Array, more: Bool[Array, ""]
     ) -> tuple[Array, Lane]:
         """Advance all lanes until enough of them have ended to be worth a refill, or a record is due."""
         enough = jnp.where(more, max(1, self.rules.lanes // _REFILL), self.rules.lanes)
@@ -131,26 +136,26 @@ class Engine:
 
         def block(carry):
             done, _, lanes = carry
-            return done + 1, jnp.zeros((), bool), self._block(shared, lanes)
+            return done + 1, jnp.zeros((), bool), self._block(shared, work.stride, lanes)
 
         # With no lane busy there is nothing to do here: the tile is visited once more for records that wait.
         done, _, lanes = lax.while_loop(going, block, (done, jnp.any(lanes.run >= 0), lanes))
         return done, lanes
 
-    def _block(self, shared: list[Array], lanes: Lane) -> Lane:
+    def _block(self, shared: list[Array], stride: Int[Array, ""], lanes: Lane) -> Lane:
         """Take a block of steps and look at all runs; where some are fresh, take no step and look at those alone."""
         fresh = (lanes.run >= 0) & (lanes.step < 0)
         look = jnp.any(fresh)
-        own = self._steps(shared, lanes, jnp.where(look, 0, self.rules.check_every))
+        own = self._steps(shared, lanes, jnp.where(look, 0, stride))
         glance = jax.vmap(self.program.glance, (None, -1), -1)(shared, own)
         moved = lanes._replace(
             own=own,
-            step=jnp.where(fresh, 0, lanes.step + self.rules.check_every),
+            step=jnp.where(fresh, 0, lanes.step + stride),
             first_energy=jnp.where(fresh, glance.energy, lanes.first_energy),
         )
         moved = note(self.rules, moved, glance)
         moved = judge(self.rules, moved._replace(rose=(moved.loss > lanes.loss) & ~fresh), glance)
-        return choose(jnp.where(look, fresh, lanes.outcome < 0), remember(self.rules, moved), lanes)
+        return choose(jnp.where(look, fresh, lanes.outcome < 0), remember(self.rules, stride, moved), lanes)
 
     def one(self, shared: list[Array], work: Work) -> tuple[Lane, PyTree]:
         """Return a lane and its records, for their shapes."""
@@ -242,7 +247,8 @@ class Engine:
         if not self.rules.record_steps:
             return jnp.zeros(self.rules.lanes, bool), jnp.zeros(self.rules.lanes, jnp.int32)
         steps = jnp.asarray(self._record_steps)
-        slot = jnp.minimum(jnp.searchsorted(steps, lanes.step).astype(jnp.int32), len(steps) - 1)
+        earlier = jnp.sum(steps[:, None] < lanes.step, axis=0, dtype=jnp.int32)
+        slot = jnp.minimum(earlier, len(steps) - 1)
         return (lanes.run >= 0) & (steps[slot] == lanes.step), slot
 
     def _store(self, shared: list[Array], tile: Tile) -> Tile:

@@ -95,13 +95,13 @@ def judge(rules: Rules, lanes: Lane, glance: Glance) -> Lane:
     return lanes._replace(outcome=jnp.where(lanes.run >= 0, outcome, -1).astype(jnp.int32))
 
 
-def remember(rules: Rules, lanes: Lane) -> Lane:
+def remember(rules: Rules, stride: Int[Array, ""], lanes: Lane) -> Lane:
     """Take a new snapshot at powers of two of the block count (Brent), and forget an arrival that did not last."""
     left = _due(lanes) & ~_stayed(rules, lanes.distance)
     lanes = lanes._replace(arrived=jnp.where(left, -1, lanes.arrived))
     if not (rules.stops and rules.periodic):
         return lanes
-    block = lanes.step // rules.check_every
+    block = lanes.step // stride
     power = ((block & (block - 1)) == 0) & (lanes.outcome < 0)
     state = (lanes.own.factors, lanes.own.state)
     return lanes._replace(mark=choose(power, (state, lanes.step), lanes.mark))

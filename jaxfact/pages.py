@@ -26,14 +26,18 @@ RESULTS, PAGE, SUMMARY = "results.zarr", "report.html", "summary.json"
 
 @dataclass(frozen=True)
 class Sheet:
-    """What is said about a job: lines, tables of title, columns and rows, captions by figure, numbers, results."""
+    """What is said about a job: lines, tables of title, columns and rows, captions by figure, numbers, results.
+
+    `runs` is None where the results are on disk already.
+    """
 
     heading: list[str]
     tables: list[tuple[str, list[str], list[list[str]]]]
     lines: list[str]
     captions: dict[str, str]
     summary: dict[str, Any]
-    runs: xr.Dataset
+    runs: xr.Dataset | None
+    title: str = "Plain, balanced and noise-injected descent from the same random starts"
 
 
 def check_folder(folder: Path) -> None:
@@ -56,7 +60,8 @@ def write(sheet: Sheet, figures: dict[str, Figure], folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.absolute().parent, prefix=".jaxfact-") as scratch:
         made = Path(scratch) / "made"
         made.mkdir()
-        write_results(sheet.runs, made / RESULTS)
+        if sheet.runs is not None:
+            write_results(sheet.runs, made / RESULTS)
         (made / "figures").mkdir()
         for name, figure in figures.items():
             for suffix in (".png", ".svg"):
@@ -91,6 +96,7 @@ def page(sheet: Sheet, folder: Path) -> str:
     present = {name: title for name, title in sheet.captions.items() if (folder / f"{name}.svg").exists()}
     drawn = "".join(_drawn(folder / f"{name}.svg", title) for name, title in present.items())
     return template.substitute(
+        title=html.escape(sheet.title),
         heading="<br>".join(map(html.escape, sheet.heading)),
         tables="".join(_html_table(*table) for table in sheet.tables),
         lines="".join(f"<li>{html.escape(line)}</li>" for line in sheet.lines),

@@ -1,8 +1,10 @@
 """Experiment × axes × seeds → one labelled dataset."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,17 +12,22 @@ import numpy as np
 import optax
 import xarray as xr
 
-from jaxfact import invariants
+from jaxfact import invariants, provenance
 from jaxfact.compressibility import compression_of
-from jaxfact.descent import Records, recorded_steps
+from jaxfact.descent import Records, named_measures, recorded_steps
 from jaxfact.experiment import Experiment, Program, check_experiment
 from jaxfact.inputs import positive, positive_integer, problem_with
-from jaxfact.labels import join, label, provenance
+from jaxfact.labels import describe, join, label
 from jaxfact.lanes import Work, lanes_per_block
 from jaxfact.outcomes import Rules
 from jaxfact.problems.base import rounding_floor
 from jaxfact.problems.factorization import Factorization
-from jaxfact.tiles import Progress, Tiles
+from jaxfact.store import open_results
+from jaxfact.stored import StoreQueue, drained_by_signals
+from jaxfact.tiles import InMemory, Progress, Tiles, tile_size
+from jaxfact.tilestore import Box, Plan, TileStore, blocks_of, size, stored_blocks
+
+_TILE = 4096
 
 
 def sweep(
@@ -37,6 +44,10 @@ def sweep(
     compress: bool = True,
     compensated: bool = False,
     progress: Progress | None = None,
+    store: str | Path | None = None,
+    accept: Iterable[str] = (),
+    tile_runs: int | None = None,
+    devices: int | None = None,
     **axes: Sequence[float] | np.ndarray,
 ) -> xr.Dataset:
     """Run an experiment for every point of the axes and every seed, in one compiled program.
@@ -56,103 +67,227 @@ def sweep(
     `compress` lets runs take place on the exactly compressed problem where a probe of method and records finds that to
     be exact (with iterate noise: exact in law); the attribute `compression` says what was done. `compensated` carries
     the rounding error of each update into the next, which lowers the rounding floor of small steps to about ε/2.
-    `checked` evaluates the invariants after every step and stops at the first that is broken. All local devices work;
-    on a CPU there is one unless `jax_num_cpu_devices` says more.
+    `checked` evaluates the invariants after every step and stops at the first that is broken. The first `devices` local
+    devices work, all of them by default; on a CPU there is one unless `use_cores` or `jax_num_cpu_devices` says more.
+    Runs are made in tiles of at most `tile_runs`.
 
     The dataset holds, along the axes and `seed`: `outcome`, `steps`, `period` (of a cycle, else 0), `hit` along `level`
     (the first checked step at or below it; inf if never, NaN if max_steps came first or the level lies below the
     method's tolerance), the last `loss`, `distance`, `imbalance`, `best_distance`, `loss_rose` (in the last block), and
     the records. Attributes say what is needed to run it again.
 
+    With `store`, a path, the results are written there tile by tile, and what is returned is read from there when it is
+    looked at. The same call goes on where a sweep was interrupted or killed, mends tiles that are damaged, and makes
+    what new seeds and axis values add; several processes with the same call share the work. What was made by another
+    experiment, version or machine is refused; `accept` names differences (see `provenance.HARMLESS`) to go on with. The
+    first interrupt or SIGTERM finishes the tiles in flight, the second stops at once.
+
     Raises ValueError for counts below 1, axes that are empty, repeated or not numbers, a tolerance that rounding does
-    not allow, and an experiment that does not fit; RuntimeError where an invariant is broken.
+    not allow, an experiment that does not fit, and a store that another sweep has made; RuntimeError where an invariant
+    is broken; StoreError where a store cannot be written; MemoryError, which says how large a tile may be.
     """
-    options = {
-        "seeds": _seed_numbers(seeds),
-        "max_steps": max_steps,
-        "record": record,
-        "every": every,
-        "check_every": check_every,
-        "base_seed": base_seed,
-        "checked": checked,
-        "compress": compress,
-        "compensated": compensated,
-        "axes": {name: _axis(name, values) for name, values in axes.items()},
-    }
     _check_counts(max_steps, check_every, every)
-    if not isinstance(experiment, Mapping):
-        if isinstance(tolerance, Mapping):
-            raise problem_with("tolerance", dict(tolerance), "one experiment has one tolerance", "give a number")
-        return _sweep_one(experiment, tolerance, progress, **options)
-    if not experiment:
-        raise problem_with("experiment", "{}", "needs at least one experiment", "give a function or a filled dict")
-    tolerances = dict.fromkeys(experiment, tolerance) if not isinstance(tolerance, Mapping) else dict(tolerance)
-    if set(tolerances) != set(experiment):
-        raise problem_with("tolerance", sorted(tolerances), f"needs the methods {sorted(experiment)}", "name each once")
-    parts = []
-    for place, (name, single) in enumerate(experiment.items()):
-        overall = progress and partial(_report, progress, place, len(experiment))
-        parts.append(_sweep_one(single, tolerances[name], overall, **options))
-    return join(parts, list(experiment))
+    lone = not isinstance(experiment, Mapping)
+    named: dict[str, Experiment] = {"": experiment} if lone else dict(experiment)  # pyright: ignore[reportAssignmentType]
+    tolerances = _tolerances(named, tolerance, lone)
+    options = Options(
+        _seed_numbers(seeds),
+        {name: _axis(name, values) for name, values in axes.items()},
+        max_steps,
+        record,
+        tuple(recorded_steps(every, max_steps)),
+        check_every,
+        base_seed,
+        checked,
+        compress,
+        compensated,
+    )
+    for name, count in (("tile_runs", tile_runs), ("devices", devices)):
+        if count is not None:
+            positive_integer(name, count, "leave it out for the usual number")
+    # One after the other: what the runs of one method share need not be in memory with that of the next.
+    parts = (Part(single, tolerances[name], options) for name, single in named.items())
+    if store is not None:
+        return _stored(
+            Path(store), list(parts), None if lone else list(named), tuple(accept), tile_runs, devices, progress
+        )
+    found = [
+        _in_memory(part, tile_runs, devices, progress and partial(_report, progress, place, len(named)))
+        for place, part in enumerate(parts)
+    ]
+    return found[0] if lone else join(found, list(named))
 
 
 def _report(progress: Progress, place: int, count: int, done: int, total: int) -> None:
     progress(place * total + done, count * total)
 
 
-def _sweep_one(
-    experiment: Experiment,
-    tolerance: float | None,
+class Options(NamedTuple):
+    """What the experiments of one sweep have in common."""
+
+    seeds: np.ndarray
+    axes: dict[str, np.ndarray]
+    max_steps: int
+    record: Records | None
+    record_steps: tuple[int, ...]
+    check_every: int
+    base_seed: int
+    checked: bool
+    compress: bool
+    compensated: bool
+
+
+class Part:
+    """One experiment of a sweep, read: its program, its rules, and what is written beside its results."""
+
+    def __init__(self, experiment: Experiment, tolerance: float | None, options: Options):
+        first = check_experiment(experiment, options.axes)
+        _check_tolerance(tolerance, first.problem.unit.dtype)
+        method = optax.with_extra_args_support(first.method)
+        checks = invariants.applying_to(method) if options.checked else ()
+        can = options.compress and type(first.problem) is Factorization
+        compression = compression_of(first.method, options.record) if can else None
+        self._points = {name: np.asarray(jnp.asarray(values)) for name, values in options.axes.items()}
+        point = {name: jnp.asarray(values)[0] for name, values in options.axes.items()}
+        self.program = Program(experiment, point, options.record, checks, compression, options.compensated)
+        if options.compensated and self.program.uses_noise:
+            raise problem_with("compensated", True, "noise hides what rounding does", "leave it out for noisy methods")
+        self._options = options
+        self.rules = Rules(
+            max_steps=options.max_steps,
+            check_every=options.check_every,
+            levels=tuple(_levels(tolerance)),
+            stops=tolerance is not None,
+            record_steps=options.record_steps,
+            periodic=not self.program.uses_noise,
+            misfits=self.program.misfits,
+            checked=options.checked,
+            lanes=lanes_per_block(self.program, self.runs(options.axes, options.seeds[:1])),
+        )
+        self.attributes = provenance.of_sweep(experiment, self.rules, options.base_seed, first, compression)
+        self.attributes |= {
+            "axes": list(options.axes),
+            "tolerance": tolerance,
+            "records": {"names": list(named_measures(options.record)), "steps": list(options.record_steps)},
+            "record_functions": [provenance.place(measure) for measure in named_measures(options.record).values()],
+            "checked": options.checked,
+            "compensated": options.compensated,
+        }
+
+    def runs(self, axes: Mapping[str, np.ndarray], seeds: np.ndarray) -> Work:
+        """Return seeds and points of runs, on the host; the points run fastest, so that tiles are alike."""
+        options = self._options
+        base = np.asarray(jax.random.key_data(jax.random.key(options.base_seed, impl="threefry2x32")))
+        grid = np.meshgrid(*axes.values(), indexing="ij")
+        flat = {
+            name: np.tile(values.ravel().astype(self._points[name].dtype), len(seeds))
+            for name, values in zip(axes, grid, strict=True)
+        }
+        count = math.prod(map(len, axes.values()))
+        numbers = np.asarray(count * len(seeds), np.int32), np.asarray(options.check_every, np.int32)
+        return Work(base, np.repeat(seeds.astype(np.uint32), count), flat, *numbers)  # pyright: ignore[reportArgumentType]
+
+    def labelled(self, found: Any, axes: Mapping[str, np.ndarray], seeds: np.ndarray) -> xr.Dataset:
+        """Return the results of such runs as a dataset."""
+        return label(found, self.rules, axes, seeds, self.program.is_pair)
+
+
+def _in_memory(part: Part, tile_runs: int | None, devices: int | None, progress: Progress | None) -> xr.Dataset:
+    """Run one experiment and keep everything in memory."""
+    options = part._options
+    runs = part.runs(options.axes, options.seeds)
+    queue = InMemory(runs, tile_size(int(runs.count), part.rules, devices, tile_runs))
+    tiles = Tiles(part.program, part.rules, runs, queue.size)
+    timing = tiles.run(queue, progress, min(len(queue), devices or len(queue)))
+    return part.labelled(queue.found, options.axes, options.seeds).assign(timing).assign_attrs(part.attributes)
+
+
+def _stored(
+    path: Path,
+    parts: list[Part],
+    methods: list[str] | None,
+    accept: tuple[str, ...],
+    tile_runs: int | None,
+    devices: int | None,
     progress: Progress | None,
-    *,
-    seeds: np.ndarray,
-    max_steps: int,
-    record: Records | None,
-    every: int | Sequence[int] | None,
-    check_every: int,
-    base_seed: int,
-    checked: bool,
-    compress: bool,
-    compensated: bool,
-    axes: dict[str, np.ndarray],
 ) -> xr.Dataset:
-    first = check_experiment(experiment, axes)
-    _check_tolerance(tolerance, first.problem.unit.dtype)
-    checks = invariants.applying_to(optax.with_extra_args_support(first.method)) if checked else ()
-    points = {name: jnp.asarray(values) for name, values in axes.items()}
-    can = compress and type(first.problem) is Factorization
-    compression = compression_of(first.method, record) if can else None
-    point = {name: values[0] for name, values in points.items()}
-    program = Program(experiment, point, record, checks, compression, compensated)
-    if compensated and program.uses_noise:
-        raise problem_with("compensated", True, "noise hides what rounding does", "leave it out for noisy methods")
-    runs = _all_runs({name: np.asarray(values) for name, values in points.items()}, seeds, base_seed)
-    rules = Rules(
-        max_steps=max_steps,
-        check_every=check_every,
-        levels=tuple(_levels(tolerance)),
-        stops=tolerance is not None,
-        record_steps=tuple(recorded_steps(every, max_steps)),
-        periodic=not program.uses_noise,
-        misfits=program.misfits,
-        checked=checked,
-        lanes=lanes_per_block(program, runs),
-    )
-    found, timing = Tiles(program, rules, runs, progress).run()
-    return (
-        label(found, rules, axes, seeds, program.is_pair)
-        .assign(timing)
-        .assign_attrs(provenance(experiment, rules, base_seed, first, compression))
+    """Run what a store does not hold, and open it."""
+    options = parts[0]._options
+    lengths = [len(values) for values in options.axes.values()]
+    blocks = stored_blocks(path)
+    if blocks is None:
+        most = tile_runs or max(_TILE, *(part.rules.lanes for part in parts))
+        blocks = blocks_of(lengths, len(options.seeds), most)
+    elif tile_runs is not None and math.prod(blocks) > tile_runs:
+        held = f"the tiles of {path} have {math.prod(blocks)} runs"
+        raise problem_with("tile_runs", tile_runs, held, "leave it out, or begin a new store")
+    firsts = {name: values[:1] for name, values in options.axes.items()}, options.seeds[:1]
+    tiles = [
+        Tiles(part.program, part.rules, part.runs(*firsts), max(part.rules.lanes, math.prod(blocks))) for part in parts
+    ]
+    template = _template(parts, tiles, methods, firsts)
+    disk = TileStore(path, Plan(options.axes, options.seeds, template, blocks), accept)
+    timings: list[dict[str, float]] = [{} for _ in parts]
+    for patient in (False, True):
+        for place, (part, work) in enumerate(zip(parts, tiles, strict=True)):
+            queue = _queue(disk, place, part, work, patient)
+            if not len(queue):
+                continue
+            overall = progress and partial(_report, progress, place, len(parts))
+            with drained_by_signals(work, path):
+                timing = work.run(queue, overall, min(len(queue), devices or len(queue)))
+            timings[place] = {name: timings[place].get(name, 0) + seconds for name, seconds in timing.items()}
+    found = open_results(path)
+    asked = {**options.axes, "seed": options.seeds}
+    if any(not np.array_equal(found[name], values) for name, values in asked.items()):
+        found = found.sel(asked)
+    seconds = [[timing.get(name, 0.0) for timing in timings] for name in ("compile_seconds", "run_seconds")]
+    dims = () if methods is None else "method"
+    timed = {
+        name: (dims, values if methods else values[0])
+        for name, values in zip(("compile_seconds", "run_seconds"), seconds, strict=True)
+    }
+    return describe(found.assign(timed))
+
+
+def _template(parts: list[Part], tiles: list[Tiles], methods: list[str] | None, firsts: tuple) -> xr.Dataset:
+    """Return the dataset of one run of each method, for its form and its attributes."""
+    blank = [
+        part.labelled(work.blank, *firsts).assign_attrs({**part.attributes, "program": work.fingerprint})
+        for part, work in zip(parts, tiles, strict=True)
+    ]
+    whole = blank[0] if methods is None else join(blank, methods)
+    return whole.assign_attrs(methods=methods)
+
+
+def _queue(disk: TileStore, place: int, part: Part, work: Tiles, patient: bool) -> StoreQueue:
+    def at(box: Box) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        return {n: disk.axes[n][p.start : p.stop] for n, p in zip(disk.axes, box, strict=False)}, disk.seeds[
+            box[-1].start : box[-1].stop
+        ]
+
+    def runs_of(boxes: list[Box]) -> Work:
+        works = [part.runs(*at(box)) for box in boxes]
+        joined = jax.tree.map(lambda *xs: np.concatenate(xs), *[(w.seeds, dict(w.points)) for w in works])
+        return works[0]._replace(seeds=joined[0], points=joined[1], count=np.asarray(sum(map(size, boxes)), np.int32))
+
+    return StoreQueue(
+        disk, place, runs_of, lambda found, box: part.labelled(found, *at(box)), patient=patient, halted=work.halted
     )
 
 
-def _all_runs(points: Mapping[str, np.ndarray], seeds: np.ndarray, base_seed: int) -> Any:
-    """Return seeds and points of every run, on the host; the points run fastest, so that tiles are alike."""
-    base = np.asarray(jax.random.key_data(jax.random.key(base_seed, impl="threefry2x32")))
-    grid = np.meshgrid(*points.values(), indexing="ij")
-    flat = {name: np.tile(values.ravel(), len(seeds)) for name, values in zip(points, grid, strict=True)}
-    count = max(1, int(np.prod([len(values) for values in points.values()])))
-    return Work(base, np.repeat(seeds.astype(np.uint32), count), flat, np.asarray(count * len(seeds), np.int32))  # pyright: ignore[reportArgumentType]
+def _tolerances(
+    named: Mapping[str, Experiment], tolerance: float | None | Mapping[str, float | None], lone: bool
+) -> dict[str, float | None]:
+    if not isinstance(tolerance, Mapping):
+        if not named:
+            raise problem_with("experiment", "{}", "needs at least one experiment", "give a function or a filled dict")
+        return dict.fromkeys(named, tolerance)
+    if lone:
+        raise problem_with("tolerance", dict(tolerance), "one experiment has one tolerance", "give a number")
+    if set(tolerance) != set(named):
+        raise problem_with("tolerance", sorted(tolerance), f"needs the methods {sorted(named)}", "name each once")
+    return dict(tolerance)
 
 
 def _levels(tolerance: float | None) -> list[float]:

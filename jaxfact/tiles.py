@@ -4,15 +4,18 @@ Every thread calls the same single-device program, on a CPU even the same execut
 slow tile holds up nobody, and a run's bits are the same on any number of devices.
 """
 
+import hashlib
+import os
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
-from typing import Any
+from functools import cached_property, lru_cache, partial
+from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
 
@@ -25,33 +28,91 @@ _PROGRAMS = 16  # compiled programs that are kept, a few megabytes each
 _CALL_SECONDS = 0.1
 # On a CPU XLA would split larger kernels of a step over threads, at many times what they cost on one; the other cores
 # have tiles of their own.
-ON_CPU = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner", "xla_cpu_prefer_vector_width": 512}
+# The newer fusion emitters compile for half as long again, and what they make runs no faster.
+ON_CPU = {
+    "xla_disable_hlo_passes": "cpu-parallel-task-assigner",
+    "xla_cpu_prefer_vector_width": 512,
+    "xla_cpu_use_fusion_emitters": False,
+}
 
 Progress = Callable[[int, int], None]
 """Called with the number of runs finished so far and the number of all runs."""
 
 
+class Task(NamedTuple):
+    """Some runs of one tile, by a name that means something to the queue they came from."""
+
+    name: Hashable
+    work: Work
+
+
+class Queue(Protocol):
+    """Where the tiles of a program come from and where their results go; called from one thread a device.
+
+    `total` counts all runs and `done` those that need not be run. `take` returns None where nothing is left to do,
+    `keep` is given the finished runs, records and last records of a task and the seconds they took, and `release`
+    follows whether a task was finished or not.
+    """
+
+    total: int
+    done: int
+
+    def take(self) -> Task | None:
+        """Return the next task."""
+        ...
+
+    def keep(self, task: Task, found: Any, seconds: float) -> None:
+        """Keep a task's results."""
+        ...
+
+    def release(self, task: Task) -> None:
+        """Let go of a task."""
+        ...
+
+
 class Tiles:
-    """All runs of one program, cut into tiles of one size, of which the last is padded with runs nobody wants."""
+    """The compiled loop of one program, for tiles of one size; a smaller task is padded with runs nobody wants."""
 
-    def __init__(self, program: Program, rules: Rules, runs: Work, progress: Progress | None):
-        self._runs, self._progress = runs, progress
-        self._total = int(runs.count)
-        self._devices = jax.local_devices()
-        size = min(_LARGEST, max(rules.lanes, -(-self._total // len(self._devices))))
+    def __init__(self, program: Program, rules: Rules, example: Work, size: int):
         self._engine = Engine(program, rules, size)
-        self._shapes = jax.eval_shape(self._engine.one, program.shared, runs)
-        self._traced = self._trace()
-        self._waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._done = dict.fromkeys(range(0, self._total, size), 0)
-        for begin in self._done:
-            self._waiting.put(begin)
-        self._results: dict[int, Any] = {}
-        self._stop = threading.Event()
+        self.shapes = jax.eval_shape(self._engine.one, program.shared, example)
+        self._example = example
+        self._traced = self._trace(example)
+        self._progress: Progress | None = None
+        self._done: dict[Hashable, int] = {}
+        self._stop, self._drain = threading.Event(), threading.Event()
 
-    def run(self) -> tuple[Any, dict[str, float]]:
-        """Run everything; return finished runs, records and last records in order, and the seconds it took."""
-        used = self._devices[: len(self._done)]
+    @property
+    def size(self) -> int:
+        """The number of runs of a whole tile."""
+        return self._engine.tile
+
+    @property
+    def blank(self) -> Any:
+        """Finished runs, records and last records of one run that has not begun, for their form."""
+        tile = self._engine.empty(*self.shapes)
+        return jax.tree.map(lambda x: np.asarray(x)[:1], (tile.finished, tile.recording.at_steps, tile.recording.last))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the program and of the arrays all runs share: two sweeps with the same one make the same runs."""
+        unchecked = self
+        if (rules := self._engine.rules).checked:
+            # A process numbers its checks, and the program's text holds these numbers; no run depends on them.
+            unchecked = Tiles(self._engine.program, rules._replace(checked=False), self._example, self.size)
+        digest = hashlib.sha256(unchecked._lowered.text.encode())
+        for array in self._engine.program.shared:
+            digest.update(np.asarray(_words(array)).tobytes())
+        return digest.hexdigest()
+
+    def drain(self) -> None:
+        """Let every thread finish its tile and take no other."""
+        self._drain.set()
+
+    def run(self, queue: Queue, progress: Progress | None = None, count: int | None = None) -> dict[str, float]:
+        """Run what the queue holds, on at most `count` devices; return the seconds it took to compile and to run."""
+        self._progress, self._done = progress, {}
+        used = jax.local_devices()[:count]
         # CPU devices are all the same cores: one program serves them, called from as many threads.
         homes = [used[0]] * len(used) if used[0].platform == "cpu" else used
         began = time.perf_counter()
@@ -60,46 +121,79 @@ class Tiles:
             programs = dict(zip(distinct, threads.map(self._compile, distinct), strict=True))
             compiling = time.perf_counter() - began
             try:
-                for future in [threads.submit(self._serve, home, programs[home]) for home in homes]:
+                for future in [threads.submit(self._serve, home, programs[home], queue) for home in homes]:
                     future.result()
-            except BaseException:
+            except BaseException as error:
                 self._stop.set()
+                if _is_out_of_memory(error):
+                    raise MemoryError(self._what_fits(used[0])) from error
                 raise
-        timing = {"compile_seconds": compiling, "run_seconds": time.perf_counter() - began - compiling}
-        return jax.tree.map(lambda *parts: np.concatenate(parts), *map(self._results.get, self._done)), timing
+        return {"compile_seconds": compiling, "run_seconds": time.perf_counter() - began - compiling}
 
-    def _serve(self, device: Any, advance: Callable) -> None:
+    def steps(self, task: Work, device: Any, *, beyond: bool = False) -> Iterator[Tile]:
+        """Yield the state of one tile after every look at its runs, each until the next is asked for.
+
+        It ends when all runs have ended; `beyond` that, they go on for ever. Then there may be one run a lane at most.
+        """
+        advance = self._compile(device)
+        begun = self._engine.program.shared, self._padded(task), self._engine.empty(*self.shapes)
+        shared, work, tile = jax.device_put(begun, device)
+        lane = np.arange(self._engine.rules.lanes, dtype=np.int32)
+        while beyond or not is_finished(tile, task.count):
+            tile = advance(shared, work, tile, np.ones((), np.int32))
+            yield tile
+            if beyond:  # a lane whose run has ended keeps its numbers, and only forgets whose they are
+                tile = tile._replace(lanes=tile.lanes._replace(run=np.where(lane < task.count, lane, -1)))
+
+    def _serve(self, device: Any, advance: Callable, queue: Queue) -> None:
         """Take tiles from the queue until it is empty, or until another thread failed."""
         try:
             with jax.default_device(device):
                 shared = jax.device_put(self._engine.program.shared, device)
-                while not self._stop.is_set() and (begin := self._next()) is not None:
-                    work, tile = jax.device_put((self._work(begin), self._engine.empty(*self._shapes)), device)
-                    self._finish(begin, partial(advance, shared, work), tile)
+                while not self.halted() and (task := queue.take()) is not None:
+                    try:
+                        self._finish(task, partial(advance, shared), device, queue)
+                    finally:
+                        queue.release(task)
         except BaseException:
             self._stop.set()
             raise
 
-    def _next(self) -> int | None:
-        try:
-            return self._waiting.get_nowait()
-        except queue.Empty:
-            return None
+    def halted(self) -> bool:
+        """Tell whether no further tile is to be taken."""
+        return self._stop.is_set() or self._drain.is_set()
 
-    def _work(self, begin: int) -> Any:
-        index = np.minimum(np.arange(begin, begin + self._engine.tile), self._total - 1)
-        count = min(self._engine.tile, self._total - begin)
-        points = {name: values[index] for name, values in self._runs.points.items()}
-        return Work(self._runs.base, self._runs.seeds[index], points, np.asarray(count, np.int32))  # pyright: ignore[reportArgumentType]
+    def _padded(self, work: Work) -> Work:
+        """Repeat the last run until the tile is full."""
+        index = np.minimum(np.arange(self.size), int(work.count) - 1)
+        points = {name: values[index] for name, values in work.points.items()}
+        return work._replace(seeds=work.seeds[index], points=points)
 
-    def _trace(self) -> Any:
+    def _what_fits(self, device: Any) -> str:
+        """Say how large a tile may be in the memory that is free."""
+        tile = self._engine.empty(*self.shapes)
+        a_run = _bytes((tile.finished, tile.recording.at_steps, tile.recording.last)) / self.size
+        lanes = _bytes((tile.lanes, tile.recording.waiting))
+        free = _free_bytes(device)
+        # What is free now may be taken when it is tried again, and XLA needs scratch space beside.
+        fits = min(self.size // 2, int((free / 2 - lanes) / a_run))
+        said = f"out of memory: a tile of {self.size} runs needs {(self.size * a_run + lanes) / 1e6:.0f} MB"
+        found = f"about {free / 1e6:.0f} MB are free on {device}"
+        instead = f"tile_runs={fits} fits" if fits >= self._engine.rules.lanes else "record less, or less often"
+        return f"{said}, and {found}; {instead}."
+
+    @cached_property
+    def _lowered(self) -> "_Lowered":
+        return _Lowered(self._traced.lower())
+
+    def _trace(self, example: Work) -> Any:
         """Trace the engine's loop, once for all devices."""
         checks = checkify.checkify(self._engine.advance, errors=checkify.user_checks)
         function = checks if self._engine.rules.checked else self._engine.advance
         arguments = (
             self._engine.program.shared,
-            self._work(0),
-            self._engine.empty(*self._shapes),
+            self._padded(example),
+            self._engine.empty(*self.shapes),
             np.ones((), np.int32),
         )
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
@@ -108,26 +202,97 @@ class Tiles:
     def _compile(self, device: Any) -> Callable:
         """Compile the loop for a device."""
         with jax.default_device(device):
-            compiled = _compiled(_Lowered(self._traced.lower()), device)
+            compiled = _compiled(self._lowered, device)
         return partial(_throwing, compiled) if self._engine.rules.checked else compiled
 
-    def _finish(self, begin: int, advance: Callable, tile: Tile) -> None:
+    def _finish(self, task: Task, advance: Callable, device: Any, queue: Queue) -> None:
         """Run one tile to its end, some blocks a call."""
-        count, blocks = min(self._engine.tile, self._total - begin), 16
+        began, blocks, count = time.perf_counter(), 16, int(task.work.count)
+        work, tile = jax.device_put((self._padded(task.work), self._engine.empty(*self.shapes)), device)
         while not self._stop.is_set():
             started = time.perf_counter()
-            tile = advance(tile, np.asarray(blocks, np.int32))
+            tile = advance(work, tile, np.asarray(blocks, np.int32))
             busy = int(np.sum(np.asarray(tile.lanes.run) >= 0))
-            self._done[begin] = int(tile.next_run) - busy
+            self._done[task.name] = int(tile.next_run) - busy
             if self._progress:
-                self._progress(sum(self._done.values()), self._total)
+                self._progress(queue.done + sum(self._done.values()), queue.total)
             if is_finished(tile, count):
                 found = (tile.finished, tile.recording.at_steps, tile.recording.last)
-                self._results[begin] = jax.tree.map(lambda x: np.asarray(x)[:count], found)
+                found = jax.tree.map(lambda x: np.asarray(x)[:count], found)
+                queue.keep(task, found, time.perf_counter() - began)
                 return
             # Long calls hide progress and delay an interrupt; short ones cost their overhead.
             if time.perf_counter() - started < _CALL_SECONDS:
                 blocks *= 2
+
+
+class InMemory:
+    """All runs of a sweep, cut into tiles in their order, and what was found."""
+
+    def __init__(self, runs: Work, size: int):
+        self.total, self.done = int(runs.count), 0
+        self._runs, self.size = runs, size
+        self._waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._begins = range(0, self.total, size)
+        for begin in self._begins:
+            self._waiting.put(begin)
+        self._results: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        """Return the number of tiles."""
+        return len(self._begins)
+
+    @property
+    def found(self) -> Any:
+        """Finished runs, records and last records, in order."""
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *map(self._results.get, self._begins))
+
+    def take(self) -> Task | None:
+        """Return the next tile."""
+        try:
+            begin = self._waiting.get_nowait()
+        except queue.Empty:
+            return None
+        return Task(begin, chosen(self._runs, slice(begin, begin + self.size)))
+
+    def keep(self, task: Task, found: Any, seconds: float) -> None:
+        """Remember a tile's results."""
+        self._results[task.name] = found  # pyright: ignore[reportArgumentType]
+
+    def release(self, task: Task) -> None:
+        """Do nothing: nobody else could take the tile."""
+
+
+def chosen(runs: Work, index: Any) -> Work:
+    """Return some of the runs."""
+    seeds, points = runs.seeds[index], {name: values[index] for name, values in runs.points.items()}
+    return runs._replace(seeds=seeds, points=points, count=np.asarray(len(seeds), np.int32))
+
+
+def tile_size(total: int, rules: Rules, devices: int | None, most: int | None) -> int:
+    """Return how many runs a tile has, so that all devices have work."""
+    count = min(devices or jax.local_device_count(), jax.local_device_count())
+    return max(rules.lanes, min(most or _LARGEST, -(-total // count)))
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    exhausted = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    return exhausted or isinstance(error, MemoryError)
+
+
+def _bytes(tree: Any) -> int:
+    return sum(np.asarray(_words(leaf)).nbytes for leaf in jax.tree.leaves(tree))
+
+
+def _free_bytes(device: Any) -> int:
+    """Return the memory that is free on a device, or in this machine."""
+    if stats := device.memory_stats():
+        return stats["bytes_limit"] - stats["bytes_in_use"]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _words(array: Any) -> Any:
+    return jax.random.key_data(array) if jnp.issubdtype(array.dtype, jax.dtypes.prng_key) else array
 
 
 class _Lowered:

@@ -1,5 +1,76 @@
-"""Double precision and two CPU devices for the whole session; float32 tests pass float32 arrays."""
+"""Double precision, and quick compilation except where a claim is about last bits, rounding or machine code.
+
+With `XLA_FLAGS=` in the environment, empty, everything is compiled as it is for users.
+"""
+
+import os
+
+from compilation import QUICK, as_for_users
+
+# Before JAX is loaded; processes that tests start inherit it.
+os.environ.setdefault("XLA_FLAGS", QUICK)
+
+import shutil
+import sys
+from pathlib import Path
 
 import jax
+import pytest
+from commands import EXPERIMENTS, SWEPT, Called, Run
+
+import jaxfact as jf
+from jaxfact import cli, experiment_file, terminal
+from jaxfact.tiles import Tiles
 
 jax.config.update("jax_enable_x64", True)
+
+
+@pytest.fixture
+def as_users_compile():
+    """Compile sweeps, and all that child processes compile, as for users; the value is for `jax.jit`."""
+    with as_for_users() as options:
+        yield options
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path) -> Run:
+    """Return a function that runs the command in this process, in an empty folder, with the session's devices."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(terminal, "configure", lambda *_, **__: None)
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def run(*arguments: str) -> Called:
+        monkeypatch.setattr(sys, "argv", ["jaxfact", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return Called(ended.value.code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def experiments(tmp_path_factory) -> Path:
+    """Return a file of experiments: `plain` of one axis, and two `methods`."""
+    file = tmp_path_factory.mktemp("experiments") / "experiments.py"
+    file.write_text(EXPERIMENTS)
+    return file
+
+
+@pytest.fixture(scope="session")
+def stored(experiments, tmp_path_factory) -> Path:
+    """Return a finished store, only to be read: two methods, three step sizes, six seeds, in tiles of two seeds."""
+    store = tmp_path_factory.mktemp("stored") / "runs.zarr"
+    methods = experiment_file.load(f"{experiments}:methods")
+    jf.sweep(methods, seeds=6, store=store, tile_runs=6, **SWEPT)
+    return store
+
+
+@pytest.fixture
+def unfinished(stored, experiments, tmp_path, monkeypatch) -> Path:
+    """Return a copy of the store that is to hold nine seeds, of which three were not run."""
+    store = tmp_path / "unfinished.zarr"
+    shutil.copytree(stored, store)
+    with monkeypatch.context() as patch:
+        patch.setattr(Tiles, "run", lambda *_: {})
+        jf.sweep(experiment_file.load(f"{experiments}:methods"), seeds=9, store=store, **SWEPT)
+    return store

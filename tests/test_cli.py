@@ -15,10 +15,11 @@ import jax
 import numpy as np
 import pytest
 import xarray as xr
+from commands import Called, assert_one_line
 from PIL import Image
 
 import jaxfact as jf
-from jaxfact import cli, comparison, report, stats
+from jaxfact import comparison, report, stats
 
 COMMAND = shutil.which("jaxfact", path=str(Path(sys.executable).parent))
 SMALL = ["compare", "--shape", "12x9", "--rank", "2", "--condition", "2.5", "--seeds", "40", "--max-steps", "2000"]
@@ -164,28 +165,6 @@ def test_help_loads_nothing_heavy(arguments):
     assert expected[arguments[0] if arguments else "--help"] in ended.stdout
 
 
-class Called(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
-    """Return a function that runs the command in this process, in an empty folder, with the session's devices."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_configure", lambda x64: None)
-    monkeypatch.setenv("COLUMNS", "120")
-
-    def run(*arguments) -> Called:
-        monkeypatch.setattr(sys, "argv", ["jaxfact", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return Called(ended.value.code, *capsys.readouterr())
-
-    return run
-
-
 def test_info(call):
     code, out, err = call("info")
     assert (code, err) == (0, "")
@@ -254,15 +233,6 @@ BAD_OPTIONS = {
     "--out text.csv/below": "text.csv/below: cannot be written",
     "--out text.csv": "text.csv: exists and holds something else",
 }
-
-
-def assert_one_line(ended: Called, pattern: str) -> None:
-    code, out, err = ended
-    assert (code, out) == (2, "")
-    assert err.startswith("jaxfact: ")
-    assert err.count("\n") == 1
-    assert "Traceback" not in err
-    assert re.search(pattern, err)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ LAYERS = {
         "spectrum",
         "settings",
         "sensors",
+        "formats",
         "devices",
         "products",
         "draws",
@@ -53,10 +54,12 @@ LAYERS = {
         "flow",
     },
     3: {"descent", "compressibility", "experiment", "recording", "outcomes", "lanes", "tiles"},
-    4: {"labels", "sweep", "store", "stats", "phase"},
+    4: {"labels", "sweep", "stored", "tilestore", "provenance", "store", "status", "export", "stats", "phase"},
     5: {
         "comparison",
         "recovery",
+        "replay",
+        "numpy_script",
         "presets",
         "presets.base",
         "presets.beyond_procrustes",
@@ -65,7 +68,20 @@ LAYERS = {
         "presets.ma_fattahi",
         "presets.wind",
     },
-    6: {"plots", "pages", "report", "recovery_report", "preset_report", "cli"},
+    6: {
+        "plots",
+        "axis_plots",
+        "pages",
+        "report",
+        "recovery_report",
+        "preset_report",
+        "sweep_report",
+        "experiment_file",
+        "terminal",
+        "sweep_cli",
+        "replay_cli",
+        "cli",
+    },
 }
 ROOM = {name: layer for layer, names in LAYERS.items() for name in names}
 

@@ -66,11 +66,12 @@ def all_ratios(steps):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 @pytest.mark.parametrize(("m", "n", "rank", "width"), SIZES)
-def test_imbalance_changes_as_predicted_from_anywhere(m, n, rank, width, dtype):
+def test_imbalance_changes_as_predicted_from_anywhere(m, n, rank, width, dtype, as_users_compile):
     """With one step size and with two, where a part of first order appears."""
     problem = target(m, n, rank, dtype)
     factors, eta_U, eta_V = points(m, n, width, dtype)
-    make = jax.jit(jax.vmap(lambda f, a, b: simultaneous(problem, f, a, b), out_axes=BATCH))
+    step = jax.vmap(lambda f, a, b: simultaneous(problem, f, a, b), out_axes=BATCH)
+    make = jax.jit(step, compiler_options=as_users_compile)
     for second in (eta_U, eta_V):
         steps = make(factors, eta_U, second)
         assert steps.after.U.dtype == dtype
@@ -88,10 +89,14 @@ def trajectory(problem, method, factors, num_steps):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 @pytest.mark.parametrize(("m", "n", "rank", "width"), [(10, 10, 2, 2), (10, 8, 3, 12)])
-def test_every_step_of_descent_keeps_all_invariants(m, n, rank, width, dtype):
+def test_every_step_of_descent_keeps_all_invariants(m, n, rank, width, dtype, as_users_compile):
     """Over-parametrised, far above the stability edge and on the way to infinity."""
     problem = target(m, n, rank, dtype)
-    run = jax.jit(lambda eta, factors: trajectory(problem, jf.gradient_descent(eta), factors, 30))
+
+    def whole(eta, factors):
+        return trajectory(problem, jf.gradient_descent(eta), factors, 30)
+
+    run = jax.jit(whole, compiler_options=as_users_compile)
     bounded = []
     for eta, scale in ((0.05, 1e-3), (0.3, 0.3), (0.8, 0.1), (1.5, 0.5), (3.0, 1.0)):
         steps = run(eta, as_jax(pair((m, n), width, seed=6, scale=scale), dtype))

@@ -47,7 +47,7 @@ def test_hits_are_first_checked_steps():
 
 
 @pytest.mark.parametrize(("dtype", "count"), [("float32", 10_000), ("float64", 1_000)])
-def test_identity_of_a_run(dtype, count):
+def test_identity_of_a_run(dtype, count, as_users_compile):
     """Run i is the same bits among 10 or 10,000 seeds, in any order, in any tile: after 1 step, and at the end."""
     problem = jf.Factorization(np.linspace(1, 0.2, 3).astype(dtype), shape=(12, 9))
 

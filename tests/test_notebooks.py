@@ -26,7 +26,7 @@ def test_notebook_runs(path, tmp_path):
     assert "image/png" in str(shown)
 
 
-def test_readme_snippets_run(monkeypatch):
+def test_readme_snippets_run(monkeypatch, as_users_compile):
     """The first is what a reader tries first; it ends in quantiles that are finite at every point."""
     # JAX has chosen its devices already in this process.
     monkeypatch.setattr(jf, "use_cores", lambda: None)

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 import jaxfact as jf
-from jaxfact import cli, presets
+from jaxfact import cli, presets, terminal
 from jaxfact.presets import base, beyond_procrustes, chen, kim_chung, ma_fattahi, wind
 
 
@@ -130,7 +130,7 @@ def test_names_and_precision():
 def call(monkeypatch, capsys, tmp_path):
     """Return a function that runs the command in this process, in an empty folder, in the session's precision."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_configure", lambda x64: None)
+    monkeypatch.setattr(terminal, "configure", lambda x64: None)
     monkeypatch.setenv("COLUMNS", "140")
 
     def run(*arguments):

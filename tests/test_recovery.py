@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxfact as jf
-from jaxfact import cli, pages, recovery, recovery_report, stats
+from jaxfact import cli, pages, recovery, recovery_report, stats, terminal
 from jaxfact.problems.completion import Completion
 from jaxfact.problems.entries import Observed
 from jaxfact.problems.splits import TEST, TRAINING, VALIDATION, Part, Splits
@@ -257,7 +257,7 @@ def test_settings_refuse(settings, words):
 def call(monkeypatch, capsys, tmp_path):
     """Return a function that runs the command in this process, in an empty folder, with the session's devices."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_configure", lambda x64: None)
+    monkeypatch.setattr(terminal, "configure", lambda x64: None)
     monkeypatch.setenv("COLUMNS", "140")
 
     def run(*arguments) -> tuple[int, str, str]:

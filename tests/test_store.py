@@ -10,6 +10,7 @@ import xarray as xr
 import jaxfact as jf
 from jaxfact import measures
 from jaxfact.outcomes import OUTCOMES
+from jaxfact.store import PENDING
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def test_anybodys_xarray_opens_it(tmp_path, runs):
     assert json.loads((tmp_path / "a.zarr" / "zarr.json").read_text())["zarr_format"] == 3
     with xr.open_zarr(tmp_path / "a.zarr", consolidated=False) as plain:
         flags = dict(zip(plain.outcome.flag_meanings.split(), plain.outcome.flag_values, strict=True))
-        assert tuple(flags) == OUTCOMES
+        assert tuple(flags) == (PENDING, *OUTCOMES)
         np.testing.assert_array_equal(plain.outcome == flags["diverged"], runs.outcome == "diverged")
         assert plain.method.flag_meanings.split() == ["plain", "balanced"]
         np.testing.assert_array_equal(plain.distance_path, runs.distance_path)

@@ -165,7 +165,7 @@ def test_any_optax_optimiser_is_a_method():
     assert np.all(runs.outcome == "converged")
 
 
-def test_same_bits_on_one_and_two_devices():
+def test_same_bits_on_one_and_two_devices(as_users_compile):
     """The number of devices is no part of a run: a process with one gives the same bits as this one with two."""
     script = """
 import jax, numpy as np, sys
@@ -254,7 +254,7 @@ def test_progress_counts_every_run():
     assert all(a[0] <= b[0] for a, b in zip(seen, seen[1:], strict=False))
 
 
-def test_compensated_steps_get_below_the_rounding_floor():
+def test_compensated_steps_get_below_the_rounding_floor(as_users_compile):
     """At η = 0.05 float32 stops near 4e-8/η = 8e-7; with the rounding errors carried on, near 6e-8 at any step size."""
     problem = jf.Factorization(np.array([1, 0.8, 0.6], np.float32), shape=(20, 15))
     options = {"seeds": 50, "max_steps": 3000, "tolerance": None}

@@ -1,0 +1,119 @@
+"""Tests the claims that a store costs little, that memory stays flat, and that a big store opens at once.
+
+The same sweep is run with and without a store, in turns; then a store of a million runs is written in a process of its
+own, whose memory is watched, and is opened, cut and plotted.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import peers
+from factorization import device, device_line
+
+import jaxfact as jf
+from jaxfact import measures
+
+WIDTH, STEP_SIZE, EVERY = 5, 0.1, 20
+RECORDS = [measures.loss, measures.distance, measures.imbalance, measures.energy]
+
+
+def swept(runs: int, steps: int, records: int, **options):
+    """Run a sweep of 100×100 targets for all steps, with that many records of four scalars."""
+    problem = jf.Factorization(np.linspace(1, 0.5, WIDTH, dtype=np.float32), shape=(100, 100))
+    return jf.sweep(
+        lambda scale: jf.Run(problem, jf.Gaussian(WIDTH, scale=scale), jf.gradient_descent(STEP_SIZE)),
+        seeds=runs // 2,
+        max_steps=steps,
+        tolerance=None,
+        record=RECORDS if records else None,
+        every=steps // records if records else None,
+        check_every=EVERY,
+        scale=[1e-2, 1e-1],
+        **options,
+    )
+
+
+def overhead(runs: int, steps: int, repeats: int) -> dict:
+    """Return seconds with and without a store, and the median of their ratios."""
+    pairs = []
+    for _ in range(repeats + 1):
+        with tempfile.TemporaryDirectory() as folder:
+            seconds = []
+            for options in ({}, {"store": Path(folder) / "runs.zarr"}):
+                began = time.perf_counter()
+                found = swept(runs, steps, 50, **options)
+                seconds.append(time.perf_counter() - began - float(found.compile_seconds))
+        pairs.append(seconds)
+    pairs = pairs[1:]  # the first round compiles
+    return {
+        "without": statistics.median(p[0] for p in pairs),
+        "with": statistics.median(p[1] for p in pairs),
+        "ratio": statistics.median(p[1] / p[0] for p in pairs),
+        "rounds": pairs,
+    }
+
+
+def peak_megabytes(runs: int, folder: Path) -> float:
+    """Write a store in a process of its own and return the most memory it held."""
+    command = [sys.executable, __file__, "--write", str(folder), "--runs", str(runs)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def opened(path: Path) -> float:
+    """Return the seconds it takes to open a store, select a slice and plot it."""
+    code = (
+        "import sys, time; import jaxfact as jf; from jaxfact import plots; began = time.perf_counter(); "
+        "runs = jf.open_results(sys.argv[1]).sel(scale=0.1); plots.distance(runs).savefig(sys.argv[1] + '.png'); "
+        "print(time.perf_counter() - began)"
+    )
+    return float(
+        subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True, text=True).stdout
+    )
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=1_000_000)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    jf.use_cores(peers.CORES)
+    if options.write:
+        swept(options.runs, 200, 10, store=options.write)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return
+    report = {"device": device(), "overhead": overhead(100_000, 1000, options.repeats), "peak": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        for runs in (options.runs // 10, options.runs):
+            report["peak"][runs] = peak_megabytes(runs, Path(folder) / f"{runs}.zarr")
+        path = Path(folder) / f"{options.runs}.zarr"
+        report["files"] = sum(1 for file in path.rglob("*") if file.is_file())
+        report["megabytes"] = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6
+        report["open_seconds"] = opened(path)
+    if options.json:
+        print(json.dumps(report, indent=2))
+        return
+    print(device_line(report["device"]))
+    cost = report["overhead"]
+    print(
+        f"100,000 runs of 1000 steps, d = {WIDTH}, 50 records of 4 scalars: {cost['without']:.2f} s in memory, "
+        f"{cost['with']:.2f} s to a store: {cost['ratio'] - 1:+.1%} (median of {options.repeats} pairs)"
+    )
+    for runs, peak in report["peak"].items():
+        print(f"peak memory with a store of {runs} runs: {peak:.0f} MB")
+    held = f"{report['files']} files, {report['megabytes']:.0f} MB"
+    print(f"{held}; opened, cut and plotted in {report['open_seconds']:.2f} s")
+
+
+if __name__ == "__main__":
+    main()

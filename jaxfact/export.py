@@ -1,0 +1,137 @@
+"""Results for other programs: a table of one row a run, or the whole dataset in one file.
+
+Tables are written some seeds at a time, so that more runs than fit into memory can be exported. A file appears whole
+under its name, or not at all; nothing is overwritten.
+"""
+
+import importlib
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from jaxfact.inputs import problem_with
+from jaxfact.store import PENDING, encoded, open_results
+
+_ROWS = 65536  # about so many at a time
+
+
+def to_csv(store: str | Path, out: str | Path) -> int:
+    """Write one line a finished run and return how many: axes, method, seed, outcome, steps and the other numbers.
+
+    A hit time is a column `hit_1e-05` a level, `inf` where it never was reached and empty where that is not known.
+    Records along the steps are left out.
+
+    Raises ValueError where there is no store, or something under the name of the file.
+    """
+    rows = 0
+    with _whole(Path(out)) as made, made.open("w", encoding="utf-8", newline="") as file:
+        for table in tables(open_results(store)):
+            table.to_csv(file, index=False, header=not rows, lineterminator="\n")
+            rows += len(table)
+    return rows
+
+
+def to_parquet(store: str | Path, out: str | Path) -> int:
+    """Write one row a finished run, with the columns of `to_csv`, and return how many; attributes become metadata.
+
+    Raises ValueError where there is no store, or something under the name of the file, and without pyarrow.
+    """
+    arrow, parquet = _needed("pyarrow"), _needed("pyarrow.parquet")
+    runs, rows = open_results(store), 0
+    with _whole(Path(out)) as made:
+        writer = None
+        try:
+            for table in tables(runs):
+                piece = arrow.Table.from_pandas(table, preserve_index=False)
+                if writer is None:
+                    schema = piece.schema.with_metadata({"jaxfact": json.dumps(runs.attrs)})
+                    writer = parquet.ParquetWriter(made, schema)
+                writer.write_table(piece.cast(writer.schema))
+                rows += len(table)
+        finally:
+            if writer is not None:
+                writer.close()
+    return rows
+
+
+def to_netcdf(store: str | Path, out: str | Path) -> int:
+    """Write the whole dataset as netCDF 4 and return the number of finished runs.
+
+    Outcomes and methods are CF flags; attributes that netCDF has no type for are written as JSON.
+
+    Raises ValueError where there is no store, or something under the name of the file, and without h5netcdf and h5py.
+    """
+    for name in ("h5py", "h5netcdf"):
+        _needed(name)
+    runs = open_results(store)
+    finished = int((runs.outcome != PENDING).sum())
+    plain = encoded(runs)
+    for variable in (plain, *plain.variables.values()):
+        variable.attrs = {name: _netcdf_attribute(value) for name, value in variable.attrs.items()}
+    with _whole(Path(out)) as made:
+        plain.to_netcdf(made, engine="h5netcdf")
+    return finished
+
+
+def tables(runs: xr.Dataset) -> Iterator[pd.DataFrame]:
+    """Yield the finished runs as tables, some seeds at a time; at least one, which may be empty."""
+    points = math.prod(length for dim, length in runs.outcome.sizes.items() if dim != "seed")
+    # A store is read fastest by whole tiles, whose last length is that of the seeds.
+    block = list(runs.attrs.get("tile", [1]))[-1]
+    count = block * max(1, _ROWS // (points * block))
+    for begin in range(0, runs.sizes["seed"], count):
+        yield _table(runs.isel(seed=slice(begin, begin + count)))
+
+
+def _table(runs: xr.Dataset) -> pd.DataFrame:
+    dims = runs.outcome.dims
+    axes = np.meshgrid(*(runs[dim].values for dim in dims), indexing="ij")
+    columns = {str(dim): values.ravel() for dim, values in zip(dims, axes, strict=True)}
+    for name, variable in runs.data_vars.items():
+        if set(variable.dims) == set(dims):
+            columns[str(name)] = variable.transpose(*dims).values.ravel()
+        elif name == "hit":
+            for level in runs.level.values:
+                columns[f"hit_{level:g}"] = variable.sel(level=level).transpose(*dims).values.ravel()
+    table = pd.DataFrame(columns)
+    return table.loc[table.outcome != PENDING]
+
+
+def _netcdf_attribute(value: Any) -> Any:
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        return value
+    if isinstance(value, list | tuple) and value and all(isinstance(one, int) for one in value):
+        return np.asarray(value, np.int64)
+    return json.dumps(value, ensure_ascii=False)
+
+
+@contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """Give a name beside the file's; what is written there gets the file's name at the end, or is removed."""
+    if out.exists():
+        raise problem_with("out", out, "exists already", "choose another file, or remove it")
+    out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    made = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        yield made
+        made.rename(out)
+    finally:
+        made.unlink(missing_ok=True)
+
+
+def _needed(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        package = name.partition(".")[0]
+        instead = "pip install 'jaxfact[export]' installs it; csv needs nothing"
+        raise problem_with("to", package, f"the package {package} is missing", instead) from None

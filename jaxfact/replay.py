@@ -1,0 +1,328 @@
+"""One run of a store once more, step by step, with the bits it had.
+
+The compiled program of the sweep is run again, for this run alone. Between two looks it takes as many steps as it is
+told, which is data: first as many as the sweep did, so that every stored number can be compared, then one.
+"""
+
+import ast
+import importlib
+import json
+import linecache
+import math
+import numbers
+import sys
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import xarray as xr
+
+from jaxfact import provenance
+from jaxfact.descent import Records, named_measures
+from jaxfact.draws import fold
+from jaxfact.experiment import Experiment
+from jaxfact.factors import AnyFactors
+from jaxfact.inputs import problem_with
+from jaxfact.lanes import Tile, Work
+from jaxfact.problems.base import Problem
+from jaxfact.store import PENDING, encoded, open_results
+from jaxfact.sweep import Options, Part
+from jaxfact.tiles import Tiles
+
+_GIVE = "give experiment=, as it was given to the sweep"
+
+
+class Replay(NamedTuple):
+    """A run and its trajectory: `factors`, `loss` and `distance` at `steps` 0, 1, … to the last, along the first axis.
+
+    `run` is what the store says of it. `problem` is what the factors are factors of: the compressed problem, where that
+    was run; from the experiment's own problem, `expand` draws full factors of the same loss and Gram matrices.
+    """
+
+    run: xr.Dataset
+    factors: AnyFactors
+    steps: np.ndarray
+    loss: np.ndarray
+    distance: np.ndarray
+    problem: Problem
+
+
+def replay(
+    store: str | Path,
+    *,
+    seed: int,
+    method: str | None = None,
+    experiment: Experiment | Mapping[str, Experiment] | None = None,
+    record: Records | None = None,
+    **axes: float,
+) -> Replay:
+    """Run one run of a store again, and return every step of it.
+
+    `method` is needed where there are several, and one value of every axis. `experiment` is what the sweep was given;
+    without it the text that the store holds of the experiment's file is executed, up to where it sweeps: so trust a
+    store as you would trust a script. `record` is needed for records that are neither of this library nor of the file
+    the experiment is in. All factors of all steps are kept in memory, in √σ₁.
+
+    Raises ValueError for a run that the store does not hold or has not finished, and for an experiment or settings that
+    are not those of the store; RuntimeError where a number differs from the stored one in any bit.
+    """
+    return StoredRun(store, seed, method, experiment, record, axes).replay()
+
+
+class StoredRun:
+    """One run of a store, and the program that made it; arguments are those of `replay`.
+
+    `said` is the dataset of this run in the store, `differences` what may have changed its last bits since.
+    """
+
+    def __init__(
+        self,
+        store: str | Path,
+        seed: int,
+        method: str | None,
+        experiment: Experiment | Mapping[str, Experiment] | None,
+        record: Records | None,
+        axes: Mapping[str, float],
+    ):
+        runs = open_results(store)
+        if "tile" not in runs.attrs:
+            raise problem_with("store", store, "is no store of a sweep", "give the path that sweep(store=) was given")
+        self.path, self._all = Path(store), runs.attrs
+        self._methods = _check_method(runs, method)
+        self._axes = {name: runs[name].values for name in runs.attrs["axes"]}
+        place = _check_point(self._axes, axes) | {"seed": _nearest("seed", runs.seed.values, seed)}
+        chosen = runs if method is None else runs.sel({"method": method})
+        self.said = chosen.isel(place).load()
+        if self.said.outcome.item() == PENDING:
+            raise problem_with("seed", seed, "this run has not finished yet", "repeat the sweep, which goes on with it")
+        self._check_environment()
+        self._name = self.attribute("experiment_name") if experiment is None else "the given one"
+        self.part = self._read(experiment, record)
+        point = {name: self._axes[name][[place[name]]] for name in self._axes}
+        self.work = self.part.runs(point, np.asarray([seed]))
+        size = max(self.part.rules.lanes, math.prod(runs.attrs["tile"]))
+        self._tiles = Tiles(self.part.program, self.part.rules, self.work, size)
+        self.differences = self._check_program()
+
+    def attribute(self, name: str) -> Any:
+        """Return an attribute of the store; where methods differ in it, that of this run's method."""
+        value = self._all[name]
+        return value[self._methods.index(str(self.said.method.item()))] if isinstance(value, list) else value
+
+    @property
+    def ingredients(self) -> tuple[Problem, optax.GradientTransformation]:
+        """The problem this run takes place on, compressed or not, and its method."""
+        key = fold(jax.random.wrap_key_data(jnp.asarray(self.work.base), impl="threefry2x32"), self.work.seeds[0])
+        return self.part.program.ingredients(key, {name: jnp.asarray(x[0]) for name, x in self.work.points.items()})
+
+    @property
+    def width(self) -> int:
+        """The number of columns of its factors."""
+        return self._tiles.shapes[0].own.factors.width
+
+    def replay(self) -> Replay:
+        """Run it with the looks of the sweep, compare, and run it with a look at every step."""
+        looks, results = {}, ()
+        for tile in self._states(self.work):
+            looks[int(np.asarray(tile.lanes.step)[0])] = _seen(tile)
+            results = tile.finished, tile.recording.at_steps, tile.recording.last
+        self._compare(jax.tree.map(lambda x: np.asarray(x)[:1], results))
+        last = max(looks)
+        every_step = self.work._replace(stride=np.ones_like(self.work.stride))
+        path = [_seen(tile) for tile in islice(self._states(every_step, beyond=True), last + 1)]
+        for step, seen in looks.items():
+            if not all(map(_same_bits, jax.tree.leaves(seen), jax.tree.leaves(path[step]))):
+                raise RuntimeError(f"step {step}: a look at every step has changed this run; {self._why}")
+        factors, loss, distance = jax.tree.map(lambda *xs: np.stack(xs), *path)
+        return Replay(self.said, factors, np.arange(last + 1), loss, distance, self.ingredients[0])
+
+    def _states(self, work: Work, *, beyond: bool = False) -> Iterator[Tile]:
+        return self._tiles.steps(work, jax.local_devices()[0], beyond=beyond)
+
+    def _check_environment(self) -> None:
+        """Refuse another backend or precision before anything is made of them."""
+        differing = provenance.differences(self._all, {**self._all, **provenance.environment()})
+        if fatal := [said for name, said in differing.items() if name not in provenance.HARMLESS]:
+            raise problem_with("store", self.path, f"was made otherwise: {'; '.join(fatal)}", "set JAX as it was then")
+
+    def _read(self, given: Experiment | Mapping[str, Experiment] | None, record: Records | None) -> Part:
+        """Read the experiment as the sweep did."""
+        stored = self._all
+        if given is None:
+            given = self._recorded()
+        elif isinstance(given, Mapping):
+            method = str(self.said.method.item()) if self._methods else "a function"
+            if method not in given:
+                raise problem_with("experiment", sorted(given), f"lacks {method}", "name it as the sweep did")
+            given = given[method]
+        options = Options(
+            seeds=self.said.seed.values[None],
+            axes=self._axes,
+            max_steps=stored["max_steps"],
+            record=self._records(getattr(given, "__globals__", {})) if record is None else record,
+            record_steps=tuple(stored["records"]["steps"]),
+            check_every=stored["check_every"],
+            base_seed=stored["base_seed"],
+            checked=stored["checked"],
+            compress=self.attribute("compression") != "none",
+            compensated=stored["compensated"],
+        )
+        tolerance = self.said.tolerance.item()
+        return Part(given, None if math.isnan(tolerance) else tolerance, options)
+
+    def _recorded(self) -> Experiment:
+        """Return the experiment whose file the store holds."""
+        if not self._name:
+            held = "the store holds no file that has it: it is of a notebook, or lives inside a function"
+            raise problem_with("experiment", None, held, _GIVE)
+        return experiment_in(self.attribute("experiment_file"), self._name, f"<experiment of {self.path}>")
+
+    def _records(self, beside: Mapping[str, Any]) -> Records | None:
+        """Return the functions that were recorded: the library's, or those that stand beside the experiment."""
+        names, places = self._all["records"]["names"], self._all["record_functions"]
+        if names == list(named_measures(None)):
+            return None
+        found = {}
+        for name, place in zip(names, places, strict=True):
+            home, _, function = place.partition(":")
+            holder = vars(importlib.import_module(home)) if home.startswith("jaxfact.") else beside
+            found[name] = holder.get(function)
+            if found[name] is None:
+                raise problem_with("record", None, f"{name} was a function that is not found", "give record= too")
+        return found
+
+    def _check_program(self) -> dict[str, str]:
+        """Refuse another experiment; return what else has changed."""
+        wanted = self.part.attributes | {"program": self._tiles.fingerprint, "methods": self._all["methods"]}
+        wanted, stored = json.loads(json.dumps(wanted)), dict(self._all)
+        for name in wanted.keys() & stored.keys():
+            if isinstance(stored[name], list) and not isinstance(wanted[name], list):
+                stored[name], wanted[name] = self.attribute(name), str(wanted[name])
+        differing = provenance.differences(stored, wanted)
+        fatal = [said for name, said in differing.items() if name == "program" or name not in provenance.HARMLESS]
+        if fatal:
+            made = f"is not what made {self.path}: {'; '.join(fatal)}"
+            raise problem_with("experiment", self._name, made, _GIVE)
+        return differing
+
+    @property
+    def _why(self) -> str:
+        accepted = [difference for note in self._all.get("accepted", ()) for difference in note["differences"]]
+        if differing := [*self.differences.values(), *accepted]:
+            return f"the store was made otherwise: {'; '.join(differing)}"
+        return "versions, device and program are the same: so the store was altered, or this machine computes otherwise"
+
+    def _compare(self, results: Any) -> None:
+        """Refuse a run of which a stored number differs in any bit."""
+        point = {name: np.asarray(values) for name, values in self.work.points.items()}
+        found = self.part.labelled(results, point, np.asarray(self.work.seeds))
+        found = found.isel(dict.fromkeys([*point, "seed"], 0)).reindex(level=self.said.level)
+        old, new = encoded(self.said), encoded(found)
+        # Variables that other methods alone have, and a wider dtype of theirs, say nothing about this run.
+        names = [str(name) for name in old.data_vars if name in new]
+        differing = [
+            name for name in names if not _same_bits(old[name].values, new[name].values.astype(old[name].dtype))
+        ]
+        if differing:
+            said = ", ".join(_both(name, self.said[name].values, found[name].values) for name in differing)
+            raise RuntimeError(f"{self.path}: the run has not the numbers of the store: {said}; {self._why}")
+
+
+def experiment_in(text: str, name: str, file: str) -> Any:
+    """Execute a file's text in a module of its own, and return what it calls `name`, or `name:key`.
+
+    Statements that sweep are left out, and what follows the first of them once the experiment is there.
+    """
+    outer, _, key = name.partition(":")
+    body: list[ast.stmt] = []
+    there = False
+    for statement in ast.parse(text).body:
+        if _sweeps(statement):
+            if there:
+                break
+            continue
+        body.append(statement)
+        there = there or _binds(statement, outer)
+    module = ModuleType(file)
+    module.__file__ = file
+    sys.modules[file] = module  # where the classes of the module look for it
+    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+    try:
+        exec(compile(ast.Module(body, []), file, "exec"), module.__dict__)
+        found = getattr(module, outer)
+        return found[key] if key else found
+    except Exception as error:
+        failed = f"its file fails ({type(error).__name__}: {error})"
+        raise problem_with("experiment", name, failed, _GIVE) from error
+
+
+def _sweeps(statement: ast.stmt) -> bool:
+    """Tell whether a statement itself runs a sweep."""
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        return False
+    called = [node.func for node in ast.walk(statement) if isinstance(node, ast.Call)]
+    return any(getattr(function, "attr", getattr(function, "id", None)) == "sweep" for function in called)
+
+
+def _binds(statement: ast.stmt, name: str) -> bool:
+    """Tell whether a statement gives a name its value."""
+    if isinstance(statement, ast.FunctionDef):
+        return statement.name == name
+    return any(
+        isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Store)
+        for node in ast.walk(statement)
+    )
+
+
+def _check_method(runs: xr.Dataset, method: str | None) -> list[str]:
+    """Return the methods of a store, none where it has one without a name; refuse one that is not among them."""
+    methods = list(runs.attrs["methods"] or [])
+    if method is None and methods:
+        raise problem_with("method", None, f"the store has {', '.join(methods)}", "name one of them")
+    if method is not None and method not in methods:
+        there = f"the store has {', '.join(methods) or 'one without a name'}"
+        raise problem_with("method", method, there, "name one of them" if methods else "leave it out")
+    return methods
+
+
+def _check_point(there: Mapping[str, np.ndarray], given: Mapping[str, float]) -> dict[str, int]:
+    """Return the place of the given value along every axis."""
+    if set(there) != set(given):
+        axes = f"the store has {', '.join(there)}" if there else "the store has no axis"
+        raise problem_with("axes", ", ".join(given) or "none", axes, "give one value of each")
+    return {name: _nearest(name, there[name], value) for name, value in given.items()}
+
+
+def _nearest(name: str, there: np.ndarray, value: float) -> int:
+    """Return the place of a value among those that are there, or refuse it and name the nearest."""
+    if not isinstance(value, numbers.Real):
+        raise problem_with(name, repr(value), "needs a number", f"say {name}={there[0].item()!r}")
+    place = int(np.argmin(np.abs(there.astype(float) - float(value))))
+    if there[place] != np.asarray(value).astype(there.dtype):
+        least, most = there.min().item(), there.max().item()
+        within = f"is none of the {len(there)} from {least!r} to {most!r} in the store"
+        raise problem_with(name, value, within, f"the nearest is {there[place].item()!r}")
+    return place
+
+
+def _seen(tile: Tile) -> tuple[AnyFactors, np.ndarray, np.ndarray]:
+    """Return factors, loss and distance of a tile's one run; copies, as the tile's memory is used again."""
+    lanes = tile.lanes
+    return jax.tree.map(lambda x: np.asarray(x)[..., 0].copy(), (lanes.own.factors, lanes.loss, lanes.distance))
+
+
+def _same_bits(old: np.ndarray, new: np.ndarray) -> bool:
+    return old.dtype == new.dtype and old.tobytes() == new.tobytes()
+
+
+def _both(name: str, old: np.ndarray, new: np.ndarray) -> str:
+    """Say the first number that differs."""
+    pairs = zip(np.ravel(old).tolist(), np.ravel(new).tolist(), strict=True)
+    there, here = next(((a, b) for a, b in pairs if a != b and not (a != a and b != b)), ("NaN", "another NaN"))
+    return f"{name} ({there} there, {here} here)"

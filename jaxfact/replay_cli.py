@@ -1,0 +1,144 @@
+"""The command that replays one run of a store."""
+
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jaxfact.devices import WHOLE_LOOPS, use_cores
+from jaxfact.inputs import problem_with
+
+if TYPE_CHECKING:
+    from jaxfact.replay import Replay
+
+
+def replay(
+    store: Annotated[Path, typer.Argument(help="The store of a sweep.")],
+    seed: Annotated[int, typer.Option(help="Number of the seed.")],
+    point: Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Where along each axis.")] = None,
+    method: Annotated[str | None, typer.Option(help="Which method, where the store has several.")] = None,
+    experiment: Annotated[
+        str | None, typer.Option(help="FILE.py:NAME of the experiment, where the store does not hold its file.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="New .npz file for loss, distance and factors of every step.")
+    ] = None,
+    numpy: Annotated[
+        Path | None, typer.Option(help="New .py file: the run as a NumPy script, with its start in a .npz beside it.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the run as JSON.")] = False,
+) -> None:
+    """Run one run of a store again, step by step, and see that every stored number is met bit for bit.
+
+    The text of the experiment's file that the store holds is executed: trust a store as you would trust a script.
+    """
+    chosen: dict[str, Any] = {"seed": seed, "method": method, **dict(map(_axis_value, point or []))}
+    if out is not None:
+        _check_new(out)
+    _configure_as(store)
+    from jaxfact.numpy_script import numpy_script
+    from jaxfact.replay import replay as replayed
+
+    if experiment is not None:
+        chosen["experiment"] = _experiment(experiment)
+    try:
+        script = None if numpy is None else numpy_script(store, numpy, **chosen)
+        found = replayed(store, **chosen)
+    except RuntimeError as error:
+        typer.echo(f"jaxfact: {error}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(json.dumps(_as_json(found), indent=2, ensure_ascii=False) if as_json else _as_text(found))
+    if out is not None:
+        _write(found, out)
+        typer.echo(f"trajectory: {out}", err=as_json)
+    if script is not None:
+        typer.echo(f"script: {script}   start and target: {script.with_suffix('.npz')}", err=as_json)
+
+
+def _axis_value(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise problem_with("point", text, "needs a name and a number", "write it like step_size=0.3") from None
+
+
+def _check_new(out: Path) -> None:
+    if out.suffix != ".npz":
+        raise problem_with("--out", out, "is written as .npz", f"say {out.with_suffix('.npz')}")
+    if out.exists():
+        raise problem_with("--out", out, "exists already", "choose another file, or remove it")
+
+
+def _configure_as(store: Path) -> None:
+    """Choose precision and loops as a sweep had them; before JAX is first used."""
+    try:
+        attributes = json.loads((store / "zarr.json").read_text())["attributes"]
+    except (FileNotFoundError, NotADirectoryError):
+        raise problem_with("store", store, "is no store of a sweep", "give the path of one") from None
+    if WHOLE_LOOPS in attributes.get("xla_flags", ()):
+        use_cores()
+    import jax
+
+    precision = attributes.get("matmul_precision", "None")
+    jax.config.update("jax_default_matmul_precision", None if precision == "None" else precision)
+    jax.config.update("jax_enable_x64", attributes.get("x64", False))
+
+
+def _experiment(text: str) -> Any:
+    """Return the experiment, or the dict of them, that FILE.py:NAME means."""
+    from jaxfact.replay import experiment_in
+
+    file, found, name = text.partition(".py:")
+    path = Path(f"{file}.py")
+    if not found or not path.is_file():
+        raise problem_with("--experiment", text, "needs a file and a name in it", "write it like sweep.py:experiment")
+    sys.path.insert(0, str(path.resolve().parent))  # a script finds its neighbours
+    return experiment_in(path.read_text(encoding="utf-8"), name, str(path))
+
+
+def _as_json(found: "Replay") -> dict[str, Any]:
+    """Return where the run is and its numbers; what is infinite or not a number is null."""
+    run = found.run
+    hits = zip(run.level.values.tolist(), run.hit.values.tolist(), strict=True)
+    numbers = {str(name): values.item() for name, values in {**run.coords, **run.data_vars}.items() if not values.ndim}
+    finite = {name: None if x != x or x in (math.inf, -math.inf) else x for name, x in numbers.items()}
+    return {
+        **finite,
+        "hit": {f"{level:g}": int(step) if math.isfinite(step) else None for level, step in hits},
+        "same_bits": sorted(map(str, run.data_vars)),
+    }
+
+
+def _as_text(found: "Replay") -> str:
+    """Return what the run did, in lines."""
+    run, axes = found.run, found.run.attrs["axes"]
+    named = [*([str(run.method.item())] if "method" in run.coords else []), f"seed {run.seed.item()}"]
+    named += [f"{name}={run[name].item()}" for name in axes]
+    lines = [
+        f"{', '.join(named)}: {run.outcome.item()} after {run.steps.item()} steps; "
+        f"loss {run.loss.item():.6g} {run.loss.attrs['units']}, distance {run.distance.item():.6g}"
+    ]
+    for level, step in zip(run.level.values, run.hit.values, strict=True):
+        lines.append(f"distance {level:g}: " + (f"step {step:.0f}" if math.isfinite(step) else "never"))
+    lines.append(f"every stored number was met bit for bit: {', '.join(sorted(map(str, run.data_vars)))}")
+    return "\n".join(lines)
+
+
+def _write(found: "Replay", out: Path) -> None:
+    """Write steps, loss, distance and each factor, at once, so that nobody sees half of it."""
+    import jax
+    import numpy as np
+
+    leaves = jax.tree_util.tree_leaves_with_path(found.factors)
+    factors = {jax.tree_util.keystr(path, simple=True, separator="_"): leaf for path, leaf in leaves}
+    partial = out.with_name(f"{out.name}.{os.getpid()}.partial.npz")
+    try:
+        np.savez(partial, steps=found.steps, loss=found.loss, distance=found.distance, **factors)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,143 @@
+"""How far a sweep's store is, from what its finished tiles say: nothing of it is computed or locked for long."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+from filelock import FileLock, Timeout
+
+from jaxfact.inputs import problem_with
+from jaxfact.tilestore import marks
+
+_RECENT = 20  # tiles whose pace tells the time left
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a sweep is: runs done of all, by outcome, over all methods and by method, and who works on it.
+
+    `total` counts the runs of one method; `methods` maps each method's name, "" where there is one only, to its runs by
+    outcome. `run_steps_per_second` is over the time in which anybody worked, compilation apart; `seconds_left` is
+    inferred from the last tiles, NaN where nobody works or none is done. `workers` maps who holds tiles to how many.
+    """
+
+    path: Path
+    total: int
+    methods: dict[str, dict[str, int]]
+    run_steps: int
+    run_steps_per_second: float
+    seconds_left: float
+    workers: dict[str, int]
+
+    @property
+    def runs(self) -> int:
+        """All runs that the store is to hold."""
+        return self.total * len(self.methods)
+
+    @property
+    def done(self) -> int:
+        """The runs that it holds."""
+        return sum(self.outcomes.values())
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """The runs that it holds by outcome, over all methods."""
+        return dict(sum(map(Counter, self.methods.values()), Counter()))
+
+    @property
+    def failed(self) -> int:
+        """The runs that diverged."""
+        return self.outcomes.get("diverged", 0)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it holds all."""
+        return self.done == self.runs
+
+
+def status(path: str | Path) -> Status:
+    """Return how far the sweep is whose store this is.
+
+    Raises ValueError where there is no store of a sweep.
+    """
+    path = Path(path)
+    names, total = _plan(path)
+    found: list[Counter[str]] = [Counter() for _ in names]
+    work: list[dict[str, Any]] = []
+    for mark in marks(path):
+        found[mark["method"]].update(mark["outcomes"])
+        work += mark["work"]
+    workers = dict(Counter(_named(owner) for owner in _owners(path)))
+    seconds, run_steps = _worked(work), sum(entry["run_steps"] for entry in work)
+    recent = sorted(work, key=lambda entry: entry["date"])[-_RECENT:]
+    lasted, runs = _worked(recent), sum(entry["runs"] for entry in recent)
+    missing = total * len(names) - sum(count.total() for count in found)
+    return Status(
+        path=path,
+        total=total,
+        methods={name: dict(counts) for name, counts in zip(names, found, strict=True)},
+        run_steps=run_steps,
+        run_steps_per_second=run_steps / seconds if seconds else math.nan,
+        seconds_left=0.0 if not missing else missing * lasted / runs if workers and runs else math.nan,
+        workers=workers,
+    )
+
+
+def outcomes_so_far(path: Path) -> dict[str, int]:
+    """Return how many runs of a store have had each outcome; none where there is no store yet."""
+    if not path.exists():
+        return {}
+    return dict(sum((Counter(mark["outcomes"]) for mark in marks(path)), Counter()))
+
+
+def _plan(path: Path) -> tuple[list[str], int]:
+    """Return the methods of a store and the number of runs of each."""
+    if not (path / "tiles").is_dir():
+        raise problem_with("store", path, "is no store of a sweep", "give the path that the sweep was given")
+    with xr.open_dataset(path, engine="zarr", chunks=None) as runs:
+        sizes = {dim: length for dim, length in runs.outcome.sizes.items() if dim != "method"}
+        return runs.attrs["methods"] or [""], math.prod(sizes.values())
+
+
+def _worked(work: Iterable[Mapping[str, Any]]) -> float:
+    """Return for how many seconds somebody worked: the length of the union of the tiles' intervals."""
+    ends = [(datetime.fromisoformat(entry["date"]).timestamp(), entry["seconds"]) for entry in work]
+    total, until = 0.0, -math.inf
+    for began, ended in sorted((end - seconds, end) for end, seconds in ends):
+        total += max(0.0, ended - max(began, until))
+        until = max(until, ended)
+    return total
+
+
+def _owners(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield who works on a tile, for every tile that is held by a process that lives."""
+    for file in sorted(path.glob("tiles/*.owner")):
+        try:
+            owner = json.loads(file.read_text())
+        except (OSError, ValueError):  # given back, or taken, at this moment
+            continue
+        if _is_held(file.with_suffix(".lock")):
+            yield owner
+
+
+def _is_held(file: Path) -> bool:
+    """Tell whether a process that lives has a lock: the system releases those of the others."""
+    if not file.exists():
+        return False
+    try:
+        with FileLock(file, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # a store that may only be read: what the owner wrote is all there is
+        return True
+
+
+def _named(owner: Mapping[str, Any]) -> str:
+    return f"process {owner['pid']} on {owner['host']}"

@@ -1,0 +1,236 @@
+"""A sweep for people: tables and figures of any store of results, also of one that is not finished."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from jaxfact import axis_plots, pages, plots, stats
+from jaxfact.inputs import problem_with
+from jaxfact.pages import Sheet
+from jaxfact.store import PENDING, open_results
+
+_PATH_SEEDS = 10_000  # whose paths are drawn: a band over more is the same
+_ROWS = 24  # of a table along an axis
+_QUANTILES = (0.05, 0.5, 0.95)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What is shown of a store: the runs of seeds that are done everywhere, at the first value of further axes.
+
+    `axes` are those that are drawn along, two at most; `fixed` maps those that are held to their value; `seeds` counts
+    all seeds of the store. Without a tolerance, runs are judged at the lowest level.
+    """
+
+    path: Path
+    runs: xr.Dataset
+    axes: list[str]
+    fixed: dict[str, Any]
+    seeds: int
+    judged: bool
+
+
+def shown(path: str | Path) -> Shown:
+    """Return what is to be shown of a store.
+
+    Raises ValueError where there is no store, or no seed in it that is done at every point and with every method.
+    """
+    runs = open_results(path)
+    if "outcome" not in runs or "seed" not in runs.outcome.dims:
+        raise problem_with("store", path, "holds no outcomes of runs along seed", "give the store of a sweep")
+    waiting = (runs.outcome == PENDING).any([dim for dim in runs.outcome.dims if dim != "seed"]).values
+    if waiting.all():
+        needed = "has no seed yet that is done at every point and with every method"
+        raise problem_with("store", path, needed, "wait: jaxfact status says how far it is")
+    count = runs.sizes["seed"]
+    if waiting.any():
+        runs = runs.isel(seed=np.flatnonzero(~waiting))
+    axes = [str(dim) for dim in runs.outcome.dims if dim not in ("seed", "method")]
+    drawn = [dim for dim in axes if runs.sizes[dim] > 1][:2]
+    fixed = {dim: runs[dim].values[0] for dim in axes if dim not in drawn}
+    runs = runs.isel(dict.fromkeys(fixed, 0))
+    judged = "hit" in runs and "tolerance" in runs
+    if judged:
+        runs = runs.assign(tolerance=runs.tolerance.fillna(float(runs.level.min())))
+    return Shown(Path(path), runs, drawn, fixed, count, judged)
+
+
+def figures(found: Shown) -> dict[str, Figure]:
+    """Return the figures by name."""
+    runs, axes = found.runs, found.axes
+    if len(axes) == 2:
+        success, label = _success(found)
+        along, across = axes
+        return {"fractions": axis_plots.heat_map(success, along, across, label)}
+    if axes:
+        times = {"times": axis_plots.times_along(runs, axes[0])} if found.judged else {}
+        return {"outcomes": axis_plots.outcomes_along(runs, axes[0]), **times}
+    drawn = {"outcomes": axis_plots.outcomes(runs)}
+    if found.judged:
+        drawn["survival"] = plots.survival(runs)
+    some = runs.isel(seed=slice(_PATH_SEEDS))
+    for name, draw in (("distance", plots.distance), ("imbalance", plots.imbalance)):
+        if f"{name}_path" in runs:
+            drawn[name] = draw(some)
+    if found.judged and "distance_path" in runs:
+        drawn["worst"] = plots.worst(some)
+    return drawn
+
+
+def sheet(found: Shown) -> Sheet:
+    """Return what terminal and page say."""
+    title = f"Sweep of {found.path.absolute().name}"
+    return Sheet(heading(found), tables(found), _notes(found), _CAPTIONS, as_json(found), None, title)
+
+
+def write(found: Shown, folder: Path) -> None:
+    """Write figures, summary and page into a folder, which appears whole or not at all."""
+    pages.check_folder(folder)
+    pages.write(sheet(found), figures(found), folder)
+
+
+def print_tables(found: Shown, console: Console) -> None:
+    """Print heading, tables and notes."""
+    pages.print_tables(sheet(found), console)
+
+
+def heading(found: Shown) -> list[str]:
+    """Return the lines that say what was run."""
+    attrs, runs = found.runs.attrs, found.runs
+    axes = [f"{_axis_name(runs[name])}: {_values(runs[name].values)}" for name in found.axes]
+    methods = [f"methods: {', '.join(map(str, runs.method.values))}"] if "method" in runs.dims else []
+    problem = f"{attrs['problem']} of {'×'.join(map(str, attrs['shape']))}, " if "problem" in attrs else ""
+    return [
+        f"{problem}{runs.sizes['seed']} seeds at each point",
+        *axes,
+        *methods,
+        f"at most {attrs.get('max_steps')} steps, looked at every {attrs.get('check_every')}; {attrs.get('dtype')} on "
+        f"{attrs.get('device')}, jax {attrs.get('jax')}",
+    ]
+
+
+def tables(found: Shown) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Return title, columns and rows: outcomes over all points by method, and along one axis with times to arrive."""
+    runs = found.runs
+    flat = runs[["outcome"]].drop_vars(["seed", *found.axes]).rename(seed="run")
+    every = stats.outcome_fractions(flat.stack(seed=[*found.axes, "run"], create_index=False))
+    names = every.outcome.values.tolist()
+    overall = [
+        [name or "all", *(_percent(part.sel(outcome=outcome)) for outcome in names)]
+        for name, part, _, _ in plots.methods_of(every)
+    ]
+    found_tables = [("% of runs by outcome (95 % Wilson interval)", ["method", *map(str, names)], overall)]
+    if found.judged and len(found.axes) == 1 and runs.sizes[found.axes[0]] <= _ROWS:
+        found_tables.append(_along(found))
+    return found_tables
+
+
+def as_json(found: Shown) -> dict[str, Any]:
+    """Return the numbers of the figures, as plain lists; a time that is never reached is null."""
+    runs = found.runs
+    names = np.unique(runs.outcome).tolist()
+    fractions = {name: _plain((runs.outcome == name).mean("seed")) for name in names}
+    long = ("experiment", "experiment_file", "cpu_features")
+    return {
+        "store": str(found.path),
+        "seeds": runs.sizes["seed"],
+        "seeds_in_store": found.seeds,
+        "axes": {name: _plain(runs[name]) for name in runs.outcome.dims if name not in ("seed", "method")},
+        **({"methods": runs.method.values.tolist()} if "method" in runs.dims else {}),
+        "fixed": {name: _finite(value.item()) for name, value in found.fixed.items()},
+        "fractions": {"along": [dim for dim in runs.outcome.dims if dim != "seed"], **fractions},
+        "attributes": {k: v for k, v in runs.attrs.items() if k not in long},
+    }
+
+
+def _axis_name(coordinate: xr.DataArray) -> str:
+    """Return an axis's name with its unit, in plain text."""
+    text, unit = coordinate.attrs.get("long_name", str(coordinate.name)), coordinate.attrs.get("units", "1")
+    return text if unit == "1" else f"{text} in {unit}"
+
+
+_CAPTIONS = {
+    "fractions": "Fraction of the runs that succeeded over two axes of the sweep, a panel a method.",
+    "outcomes": "Fraction of the runs that ended in each way, a method a colour, with 95 % Wilson intervals.",
+    "times": "Steps to each method's tolerance: Kaplan-Meier median, band 5–95 % of the runs. Runs that fail never "
+    "arrive; a triangle at the upper edge says that fewer than half have arrived.",
+    "survival": "Fraction of starts not yet at the method's level (Kaplan-Meier; runs that fail never arrive). "
+    "Band: pointwise 95 % Wilson interval.",
+    "distance": "Distance to the best approximation against steps. Line: median over the starts; band: 5–95 % of them. "
+    "A finished run keeps its last value.",
+    "imbalance": "Imbalance of the factors against steps. Line: median; band: 5–95 % of the starts.",
+    "worst": "The worst ten starts of the first method one by one: failures first, then the slowest. Coloured: every "
+    "method from that start; grey: the first method's median over the starts.",
+}
+
+
+def _success(found: Shown) -> tuple[xr.DataArray, str]:
+    """Return which runs succeeded, and the name of their fraction: without a tolerance, those at the lowest level."""
+    runs = found.runs
+    if runs.attrs.get("tolerance", 0) is not None or not found.judged:
+        return runs.outcome == "converged", "fraction converged"
+    return np.isfinite(runs.hit.isel(level=-1, drop=True)), f"fraction at {float(runs.level[-1]):g}"
+
+
+def _notes(found: Shown) -> list[str]:
+    """Return what is left out."""
+    used = found.runs.sizes["seed"]
+    held = ", ".join(f"{name} = {value:.4g}" for name, value in found.fixed.items())
+    paths = any(str(name).endswith("_path") for name in found.runs) and not found.axes
+    said = {
+        f"{used} of {found.seeds} seeds are done at every point and with every method; the others are left out": (
+            used < found.seeds
+        ),
+        f"shown at {held}": bool(held),
+        f"paths are those of the first {_PATH_SEEDS} seeds": paths and used > _PATH_SEEDS,
+        "runs had no tolerance: they are judged at the lowest level": found.runs.attrs.get("tolerance", 0) is None,
+    }
+    return [text for text, holds in said.items() if holds]
+
+
+def _along(found: Shown) -> tuple[str, list[str], list[list[str]]]:
+    """Return the table along the one axis: the fraction that succeeded and the times to arrive, by method."""
+    (axis,), runs = found.axes, found.runs
+    success, label = _success(found)
+    rows = []
+    for name, part, _, _ in plots.methods_of(runs.assign(success=success)):
+        times = stats.time_to(part, float(part.tolerance)).quantile(_QUANTILES)
+        for value in runs[axis].values:
+            one = part.success.sel({axis: value})
+            low, high = stats.wilson(one.sum(), one.size)
+            share = _shares(float(one.mean()), float(low), float(high))
+            rows.append([name or "all", f"{value:.4g}", share, *map(_steps, times.sel({axis: value}).values)])
+    title = f"% of runs ({label}; 95 % Wilson interval), and steps by which 5, 50, 95 % had arrived (Kaplan-Meier)"
+    return title, ["method", _axis_name(runs[axis]), label.removeprefix("fraction "), "5 %", "50 %", "95 %"], rows
+
+
+def _percent(at: xr.Dataset) -> str:
+    return _shares(float(at.fraction), float(at.low), float(at.high))
+
+
+def _shares(*values: float) -> str:
+    fraction, low, high = (f"{100 * value:.1f}".removesuffix(".0") for value in values)
+    return f"{fraction} ({low}–{high})"
+
+
+def _steps(time: float) -> str:
+    return f"{time:.0f}" if np.isfinite(time) else "not reached"
+
+
+def _values(values: np.ndarray) -> str:
+    if len(values) <= 8:
+        return ", ".join(f"{value:.4g}" for value in values)
+    return f"{len(values)} values from {values.min():.4g} to {values.max():.4g}"
+
+
+def _plain(values: xr.DataArray) -> Any:
+    return np.where(np.isfinite(values), values.astype(object), None).tolist()  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -1,0 +1,150 @@
+"""What all commands share: how JAX is set up, bars and log lines, and how a command ends in one line."""
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Never
+
+from jaxfact.devices import use_cores
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from jaxfact.tiles import Progress
+
+_LOG_SECONDS = 60.0
+_SHOWN_SECONDS = 0.5
+_COUNTED_SECONDS = 5.0
+
+Counts = Callable[[], Mapping[str, int]]
+"""Returns how many runs have had each outcome so far."""
+
+
+def configure(x64: bool, cores: int | None = None) -> None:
+    """Let every core work, or so many, and choose the precision; before JAX is first used."""
+    use_cores(cores)
+    import jax
+
+    # On a GPU the default would round the factors of a product to ten bits.
+    jax.config.update("jax_default_matmul_precision", "highest")
+    if x64:
+        jax.config.update("jax_enable_x64", True)
+
+
+def fail(message: str, code: int = 2) -> Never:
+    """End the command with one line."""
+    print("jaxfact: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(code)
+
+
+def free_folder(name: str) -> Path:
+    """Return the first of name, name-2, … that is not there."""
+    folder, number = Path(name), 1
+    while folder.exists():
+        number += 1
+        folder = Path(f"{name}-{number}")
+    return folder
+
+
+@contextmanager
+def progress_bar() -> "Iterator[Progress]":
+    """Show one bar over all runs on the terminal's error stream, and nothing where there is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("runs"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("compiling and running", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def sweep_progress(counts: Counts) -> "Iterator[Progress]":
+    """Show a bar with rate, time left and outcomes; where there is no terminal, a line a minute."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Log(counts)
+        return
+    with _bar(console, counts) as report:
+        yield report
+
+
+@contextmanager
+def _bar(console: "Console", counts: Counts) -> "Iterator[Progress]":
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[said]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task, pace = bar.add_task("compiling", total=None, said=""), Pace(counts)
+
+        def report(done: int, total: int) -> None:
+            if said := pace.said_every(_SHOWN_SECONDS, done, total):
+                bar.update(task, completed=done, total=total, description="running", said=said)
+
+        yield report
+
+
+class _Log:
+    """Progress as one plain line a minute, for files and batch systems."""
+
+    def __init__(self, counts: Counts):
+        self._pace = Pace(counts)
+
+    def __call__(self, done: int, total: int) -> None:
+        if said := self._pace.said_every(_LOG_SECONDS, done, total):
+            print(f"jaxfact: {done} of {total} runs, {said}", file=sys.stderr, flush=True)
+
+
+class Pace:
+    """How fast runs have ended since this process began to run them, in words; called from several threads."""
+
+    def __init__(self, counts: Counts, clock: Callable[[], float] = time.monotonic):
+        self._counts, self._clock, self._lock = counts, clock, threading.Lock()
+        self._began: tuple[float, int] | None = None
+        self._last, self._counted, self._found = 0.0, -_COUNTED_SECONDS, {}
+
+    def said_every(self, seconds: float, done: int, total: int) -> str:
+        """Return rate, time left and outcomes, or nothing where less time has passed since they were last said."""
+        with self._lock:
+            now = self._clock()
+            if self._began is None:
+                self._began, self._last = (now, done), now  # what a store held before took no time of this process
+            if now - self._last < seconds:
+                return ""
+            self._last = now
+            if now - self._counted >= _COUNTED_SECONDS:
+                self._counted, self._found = now, self._counts()
+            rate = (done - self._began[1]) / (now - self._began[0])
+        left = f"{duration((total - done) / rate)} left" if rate > 0 else "time left unknown"
+        return "; ".join(filter(None, [f"{rate:.3g} runs/s, {left}", counted(self._found)]))
+
+
+def counted(outcomes: Mapping[str, int]) -> str:
+    """Return counts of outcomes in words, the most frequent first."""
+    return ", ".join(f"{name} {count}" for name, count in sorted(outcomes.items(), key=lambda item: -item[1]))
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words of two units at most."""
+    whole = round(seconds)
+    for unit, length, below, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= length:
+            return f"{whole // length} {unit} {whole % length // part} {below}"
+    return f"{whole} s"

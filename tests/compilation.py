@@ -1,0 +1,35 @@
+"""How the tests' programs are compiled: quickly, as thousands of them run once, or as they are for users.
+
+With the quick flags XLA optimises the graph as ever, but for the wrapping of a few single operations, and turns it into
+machine code by its older emitters and without LLVM's optimisation, in a third of the time and in one thread a worker.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+QUICK = (
+    "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+)
+# What XLA does unasked.
+_UNASKED = {"xla_cpu_use_fusion_emitters": True, "xla_backend_optimization_level": 3}
+
+
+@contextmanager
+def as_for_users() -> Iterator[dict]:
+    """Compile sweeps, and all that child processes compile, as for users; the value is for `jax.jit`."""
+    from jaxfact import tiles  # Only now, as the flags are set before JAX is loaded.
+
+    with pytest.MonkeyPatch.context() as patch:
+        # Blank flags would be the name of a file.
+        if flags := os.environ["XLA_FLAGS"].replace(QUICK, "").strip():
+            patch.setenv("XLA_FLAGS", flags)
+        else:
+            patch.delenv("XLA_FLAGS")
+        patch.setattr(tiles, "ON_CPU", _UNASKED | tiles.ON_CPU)
+        # A program compiled already would be taken whatever the options.
+        tiles._compiled.cache_clear()
+        yield _UNASKED
+        tiles._compiled.cache_clear()

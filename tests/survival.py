@@ -1,0 +1,166 @@
+"""Kills a sweep at random moments, goes on with it each time, and compares it with one that nobody disturbed.
+
+python tests/survival.py --kills 30
+"""
+
+import argparse
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+import jaxfact as jf
+from jaxfact import measures
+from jaxfact.tilestore import marks
+
+SEEDS, STEP_SIZES, TILE = 6000, (0.1, 0.3, 2.5), 90
+
+
+def experiment(step_size):
+    """Return a run of a small problem."""
+    problem = jf.Factorization(np.array([1.0, 0.5], np.float32), shape=(20, 10))
+    return jf.Run(problem, jf.Gaussian(2, scale=0.01), jf.gradient_descent(step_size))
+
+
+def swept(path: Path | None, seeds: int = SEEDS, **options) -> xr.Dataset:
+    """Run the sweep; say when the first runs are done."""
+    told = []
+
+    def progress(done, total):
+        if not told:
+            told.append(print("running", flush=True))
+
+    return jf.sweep(
+        experiment,
+        seeds=seeds,
+        max_steps=400,
+        tolerance=1e-4,
+        record=[measures.distance, measures.singular_values],
+        every=100,
+        store=path,
+        tile_runs=TILE if path else None,
+        progress=progress,
+        step_size=STEP_SIZES,
+        **options,
+    )
+
+
+def worker(path: Path, *, seeds: int = SEEDS, devices: int = 2, prelude: str = "") -> subprocess.Popen:
+    """Start the sweep in a process of its own."""
+    code = (
+        f"import sys, jaxfact as jf; jf.use_cores({devices}); from pathlib import Path\n{prelude}\n"
+        f"import survival; survival.swept(Path(sys.argv[1]), {seeds})"
+    )
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
+        "XLA_FLAGS": "",  # bits are compared: compiled as users do
+        "JAX_COMPILATION_CACHE_DIR": str(path.parent / "compiled"),  # the same program each time
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(path)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finished(process: subprocess.Popen) -> None:
+    """Wait for a worker, and fail with what it said where it failed."""
+    _, said = process.communicate(timeout=120)
+    if process.returncode:
+        raise RuntimeError(said)
+
+
+class Reader(threading.Thread):
+    """Opens a store with plain xarray again and again, and remembers what went wrong."""
+
+    def __init__(self, path: Path):
+        super().__init__(daemon=True)
+        self._path, self._over, self.opened = path, threading.Event(), 0
+        self.failures: list[BaseException] = []
+
+    def run(self) -> None:
+        """Open until told to stop."""
+        while not self._over.is_set():
+            if self._path.exists():
+                try:
+                    with xr.open_zarr(self._path, chunks=None) as runs:
+                        runs.outcome.load()
+                    self.opened += 1
+                except Exception as error:  # whatever it is, it is a failure
+                    self.failures.append(error)
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Stop and wait."""
+        self._over.set()
+        self.join()
+
+
+def kill_and_resume(path: Path, kills: int, seed: int, seeds: int = SEEDS, devices: tuple[int, int] = (2, 2)) -> int:
+    """Kill the sweep that often, one time in four before it has run anything; finish it; return how often it opened.
+
+    `devices` are those of the killed processes and of the last.
+    """
+    moments, reader = random.Random(seed), Reader(path)
+    reader.start()
+    try:
+        for _ in range(kills):
+            process = worker(path, seeds=seeds, devices=devices[0])
+            assert process.stdout is not None
+            if moments.random() < 0.25:
+                time.sleep(moments.uniform(0, 3))
+            else:
+                process.stdout.readline()
+                time.sleep(moments.uniform(0, 0.25))
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+        finished(worker(path, seeds=seeds, devices=devices[1]))
+    finally:
+        reader.stop()
+    if reader.failures:
+        raise reader.failures[0]
+    return reader.opened
+
+
+def contents(path: Path) -> dict[str, str]:
+    """Return a hash of every file that holds numbers."""
+    files = (file for file in sorted(path.rglob("c/**/*")) if file.is_file())
+    return {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def runs_made(path: Path) -> int:
+    """Return how many runs the marks of a store count."""
+    return sum(work["runs"] for mark in marks(path) for work in mark["work"])
+
+
+def main() -> None:
+    """Kill, resume and compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        killed, whole = Path(folder) / "killed.zarr", Path(folder) / "whole.zarr"
+        opened = kill_and_resume(killed, options.kills, options.seed)
+        finished(worker(whole))
+        same, counted = contents(killed) == contents(whole), runs_made(killed)
+    wanted = SEEDS * len(STEP_SIZES)
+    print(f"{options.kills} kills; opened {opened} times in between, always readable")
+    print(f"arrays byte for byte as undisturbed: {same}; {counted} of {wanted} runs counted")
+    sys.exit(not (same and counted == wanted))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,286 @@
+"""One run of a store once more: its bits, what is refused, and the script for a referee."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import zarr
+from cases import METHODS
+
+import jaxfact as jf
+from jaxfact import cli, invariants, measures
+from jaxfact.numpy_script import Descent, descent_of
+from jaxfact.replay import experiment_in
+from jaxfact.sweep import Options, Part
+from jaxfact.tiles import Tiles
+
+PROBLEM = jf.Factorization(np.array([1, 0.6, 0.3]), shape=(8, 6))
+SINGLE = jf.Factorization(np.array([1, 0.6, 0.3], np.float32), shape=(8, 6))
+CHECK_EVERY, TOLERANCE, SEED = 10, 1e-3, 8123
+
+
+def plain(step_size):
+    return jf.Run(PROBLEM, jf.Gaussian(2, scale=0.01), jf.gradient_descent(step_size))
+
+
+def noisy(step_size):
+    return jf.Run(PROBLEM, jf.Gaussian(2, scale=0.01), jf.perturbed(step_size, 1e-6))
+
+
+def energy(problem, factors):
+    return factors.energy
+
+
+EXPERIMENTS = {
+    "plain": plain,
+    "noisy": noisy,
+    "balanced": lambda step_size: jf.Run(SINGLE, jf.Gaussian(2, scale=0.01), jf.balanced(step_size, 1 / 8)),
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    """Return a store of three methods: plain, noisy, and balanced in single precision, which the dataset widens."""
+    path = tmp_path_factory.mktemp("replay") / "runs.zarr"
+    jf.sweep(
+        EXPERIMENTS, seeds=[3, SEED], max_steps=400, tolerance=TOLERANCE, check_every=CHECK_EVERY, every=50,
+        record=[measures.distance, energy], store=path, step_size=[0.3, 0.5],
+    )  # fmt: skip
+    return path
+
+
+@pytest.fixture
+def altered(store, tmp_path):
+    """Return a function that copies the store and changes attributes, or one run's number of a variable."""
+
+    def change(attributes=(), **variables) -> Path:
+        path = tmp_path / "altered.zarr"
+        shutil.copytree(store, path)
+        group = zarr.open_group(path, mode="r+")
+        for name, new in variables.items():
+            at = (0, 0, 1)  # step size 0.3, plain, the second seed
+            group[name][at] = new(group[name][at])
+        root = json.loads((path / "zarr.json").read_text())
+        root["attributes"].update(attributes)
+        (path / "zarr.json").write_text(json.dumps(root))
+        return path
+
+    return change
+
+
+@pytest.mark.parametrize("method", EXPERIMENTS)
+def test_every_step_of_a_run(store, method):
+    """What the store holds at some steps is met in its bits, and each step follows from the one before."""
+    found = jf.replay(store, seed=SEED, method=method, step_size=0.3)
+    run, distance = found.run, found.distance
+    last = run.steps.item()
+    np.testing.assert_array_equal(found.steps, np.arange(last + 1))
+    assert (found.loss[-1], distance[-1]) == (run.loss.item(), run.distance.item())
+    for step, stored in zip(run.step.values, run.distance_path.values, strict=True):
+        # A record and a look are two evaluations of one distance: the same to rounding of a number near one.
+        assert abs(stored - distance[min(step, last)]) <= 4 * np.finfo(distance.dtype).eps
+    for level, hit in zip(run.level.values, run.hit.values.astype(int), strict=True):
+        assert distance[hit] <= level < distance[hit - CHECK_EVERY]
+    # A look at every step would have ended the run earlier, 50 steps after it arrived.
+    assert np.argmax(distance <= TOLERANCE) + 50 < last
+    if method != "plain":
+        return
+    gradient = jax.vmap(found.problem.gradient)(found.factors)
+    for now, slope in zip(found.factors, gradient, strict=True):
+        np.testing.assert_allclose(now[1:], now[:-1] - 0.3 * np.asarray(slope)[:-1], rtol=0, atol=1e-15)
+
+
+def test_an_altered_number_is_caught(altered):
+    """One last bit of one number, by its name and by no other."""
+    path = altered(loss=lambda loss: np.nextafter(loss, 1))
+    with pytest.raises(RuntimeError, match=r"of the store: loss \(0.*there, 0.*here\); versions, device and program"):
+        jf.replay(path, seed=SEED, method="plain", step_size=0.3)
+    assert jf.replay(path, seed=3, method="plain", step_size=0.3).run.outcome == "converged"
+
+
+def test_what_may_have_changed_the_bits_is_said(altered):
+    path = altered({"jaxlib": "0.0.1"}, steps=lambda steps: steps - 10)
+    with pytest.raises(RuntimeError, match=r"steps \(.*\); the store was made otherwise: jaxlib was 0.0.1 and is"):
+        jf.replay(path, seed=SEED, method="plain", step_size=0.3)
+
+
+def test_another_precision_is_refused(altered):
+    with pytest.raises(ValueError, match="was made otherwise: x64 was False and is True; set JAX as it was then"):
+        jf.replay(altered({"x64": False}), seed=SEED, method="plain", step_size=0.3)
+
+
+def test_another_experiment_is_refused(store):
+    other = jf.Factorization(np.array([1, 0.6, 0.2999]), shape=(8, 6))
+
+    def changed(step_size):
+        return plain(step_size)._replace(problem=other)
+
+    with pytest.raises(ValueError, match="the experiment or the data it uses have changed"):
+        jf.replay(store, seed=SEED, method="plain", step_size=0.3, experiment={"plain": changed})
+
+
+def test_an_experiment_without_a_file(altered):
+    """It must be given, and is as good as the one that is found."""
+    path = altered({"experiment_name": ["", "", ""]})
+    with pytest.raises(ValueError, match="experiment=None: the store holds no file that has it"):
+        jf.replay(path, seed=SEED, method="plain", step_size=0.3)
+    assert jf.replay(path, seed=SEED, method="plain", step_size=0.3, experiment=plain).run.seed == SEED
+
+
+def test_a_record_that_is_not_found(altered):
+    path = altered({"record_functions": ["jaxfact.measures:distance", "elsewhere:power"]})
+    with pytest.raises(ValueError, match="record=None: energy was a function that is not found; give record= too"):
+        jf.replay(path, seed=SEED, method="plain", step_size=0.3)
+    again = jf.replay(path, seed=SEED, method="plain", step_size=0.3, record=[measures.distance, energy])
+    assert "energy_path" in again.run
+
+
+def test_a_checked_program_is_known_again(monkeypatch):
+    """Its text is another each time, as checks are numbered within the process; its fingerprint is not."""
+    axes = {"step_size": np.array([0.3])}
+    monkeypatch.setattr(invariants, "applying_to", lambda method: (invariants.imbalance_change,))
+
+    def narrow(step_size):
+        problem = jf.Factorization(np.array([1.0]), shape=(2, 2))
+        return jf.Run(problem, jf.Gaussian(1, scale=0.1), jf.gradient_descent(step_size))
+
+    part = Part(narrow, TOLERANCE, Options(np.array([SEED]), axes, 400, None, (), CHECK_EVERY, 0, True, True, False))
+    example = part.runs(axes, np.array([SEED]))
+    programs = [Tiles(part.program, part.rules, example, part.rules.lanes) for _ in range(2)]
+    assert programs[0].fingerprint == programs[1].fingerprint
+    assert programs[0]._lowered != programs[1]._lowered
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seed": 8000}, "seed=8000: is none of the 2 from 3 to 8123 in the store; the nearest is 8123"),
+        ({"step_size": 0.31}, "step_size=0.31: is none of the 2 from 0.3 to 0.5 in the store; the nearest is 0.3"),
+        ({"step_size": "0.3"}, "step_size='0.3': needs a number"),
+        ({"method": "momentum"}, "method=momentum: the store has plain, noisy, balanced; name one of them"),
+        ({"method": None}, "method=None: the store has plain, noisy, balanced; name one of them"),
+        ({"scale": 1.0}, "axes=step_size, scale: the store has step_size; give one value of each"),
+        ({"experiment": {"noisy": noisy}}, "lacks plain; name it as the sweep did"),
+    ],
+)
+def test_runs_that_are_not_there(store, changed, message):
+    with pytest.raises(ValueError, match=message):
+        jf.replay(store, **{"seed": SEED, "method": "plain", "step_size": 0.3, **changed})
+
+
+def test_a_run_that_is_pending(altered):
+    path = altered(outcome=lambda _: -1)
+    with pytest.raises(ValueError, match="this run has not finished yet; repeat the sweep"):
+        jf.replay(path, seed=SEED, method="plain", step_size=0.3)
+
+
+SCRIPT = """
+from __future__ import annotations
+weights = {}
+RUNS = jf.sweep(None)
+weights["a"] = 2
+def experiment(x):
+    return x * weights["a"]
+CASES = {"twice": experiment}
+runs = jf.sweep(experiment, seeds=3)
+print(runs.outcome)
+weights["a"] = 3
+"""
+
+
+def test_a_script_is_executed_up_to_its_sweep(capsys):
+    """What sweeps is left out, and so is what needs its results."""
+    experiment = experiment_in(SCRIPT, "CASES:twice", "<script>")
+    assert experiment(4) == 8
+    assert "RUNS" not in experiment.__globals__
+    assert capsys.readouterr().out == ""
+    for name, failure in {"nothing": "NameError", "CASES:thrice": "KeyError"}.items():
+        with pytest.raises(ValueError, match=rf"experiment={name}: its file fails \({failure}: .*; give experiment="):
+            experiment_in(SCRIPT, name, "<script>")
+
+
+@pytest.mark.parametrize(("method", "rtol"), [("plain", 1e-9), ("balanced", 1e-3)])
+def test_a_numpy_script_repeats_the_run(store, tmp_path, method, rtol):
+    """Rounding moves factors of size 1 by ε a step and a descent forgets it in 1/η steps: ε/η beside the last level of
+    1e-3 is 2e-4 in float32 and 1e-12 in float64."""
+    script = jf.numpy_script(store, tmp_path / "run", seed=SEED, method=method, step_size=0.3)
+    lines = script.read_text().splitlines()
+    assert [x for x in lines if "import " in x] == ["from pathlib import Path", "import numpy as np"]
+    printed = subprocess.run([sys.executable, "-I", script], capture_output=True, text=True, check=True).stdout
+    rows = [line.removeprefix("last loss").split()[-3:] for line in printed.splitlines()[1:]]
+    steps, here, there = np.asarray(rows, float).T
+    run = jf.open_results(store).sel({"method": method, "seed": SEED, "step_size": 0.3})
+    np.testing.assert_array_equal(steps, [*run.hit.values[np.isfinite(run.hit)], run.steps])
+    assert there[-1] == pytest.approx(run.loss.item(), rel=1e-8)
+    np.testing.assert_allclose(here, there, rtol=rtol)
+    with pytest.raises(ValueError, match=r"run.py: exists already"):
+        jf.numpy_script(store, tmp_path / "run.py", seed=SEED, method=method, step_size=0.3)
+
+
+def test_a_noisy_run_is_not_written_in_numpy(store, tmp_path):
+    with pytest.raises(ValueError, match="method=one that takes another step: only gradient descent.*use replay"):
+        jf.numpy_script(store, tmp_path / "run.py", seed=SEED, method="noisy", step_size=0.3)
+    assert not list(tmp_path.iterdir())
+
+
+WRITTEN = {"gradient descent": 0, "balanced": 1 / 8, "balancing in a chain": 1 / 16}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_are_known_by_their_steps(name):
+    """Momentum, Adam, ScaledGD, schedules, alternation and noise are none of those that are written in NumPy."""
+    method = METHODS[name](0.3)
+    if name in WRITTEN:
+        assert descent_of(method, PROBLEM, 2) == Descent(0.3, WRITTEN[name])
+        return
+    with pytest.raises(ValueError, match=r"method=one that (has a state|takes another step): only gradient descent"):
+        descent_of(method, PROBLEM, 2)
+
+
+def command(monkeypatch, *words) -> int:
+    monkeypatch.setattr(sys, "argv", ["jaxfact", "replay", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code
+
+
+def test_the_command(store, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "path.npz"
+    words = [store, "--seed", SEED, "step_size=0.3", "--method", "plain"]
+    assert command(monkeypatch, *words, "--out", out, "--numpy", tmp_path / "run.py") == 0
+    shown = capsys.readouterr().out
+    assert f"plain, seed {SEED}, step_size=0.3: converged after " in shown
+    assert "every stored number was met bit for bit: best_distance, distance, distance_path, energy_path" in shown
+    run = jf.open_results(store).sel({"method": "plain", "seed": SEED, "step_size": 0.3})
+    with np.load(out) as path:
+        assert set(path) == {"steps", "loss", "distance", "U", "V"}
+        assert path["U"].shape == (run.steps.item() + 1, 5, 2)  # 3 singular values, and 2 rows for all others
+        assert path["loss"][-1] == run.loss.item()
+    assert command(monkeypatch, *words, "--json", "--experiment", f"{__file__}:EXPERIMENTS") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["loss"], told["outcome"], told["hit"]["0.001"]) == (run.loss.item(), "converged", run.hit.values[-1])
+    assert {path.name for path in tmp_path.iterdir()} == {"path.npz", "run.py", "run.npz"}
+
+
+def test_mistakes_at_the_command_line(store, altered, tmp_path, monkeypatch, capsys):
+    """One line each: 2 for the user's, 1 where the numbers are not those of the store."""
+    words = ["--seed", SEED, "step_size=0.3", "--method", "plain"]
+    for message, given in {
+        "Missing option '--seed'": [store],
+        "point=0.3: needs a name and a number; write it like step_size=0.3": [store, "--seed", SEED, "0.3"],
+        "is written as .npz; say": [store, *words, "--out", tmp_path / "path.csv"],
+        "is no store of a sweep": [tmp_path, *words],
+        "needs a file and a name in it": [store, *words, "--experiment", "nowhere.py:plain"],
+    }.items():
+        assert command(monkeypatch, *given) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+    assert command(monkeypatch, altered(loss=lambda loss: 2 * loss), *words, "--out", tmp_path / "path.npz") == 1
+    assert "the run has not the numbers of the store: loss" in capsys.readouterr().err
+    assert not (tmp_path / "path.npz").exists()

@@ -1,0 +1,112 @@
+"""How far a sweep is: counts are those of the dataset, rates those of the tiles' intervals."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+
+import jaxfact as jf
+from jaxfact import tilestore
+from jaxfact.provenance import here
+
+
+def mark(store, number: int) -> tuple:
+    """Return a mark's file and what it says."""
+    file = sorted((store / "tiles").glob("*/zarr.json"))[number]
+    return file, json.loads(file.read_text())
+
+
+def set_work(store, number: int, **facts) -> None:
+    file, content = mark(store, number)
+    content["attributes"]["work"][0].update(facts)
+    file.write_text(json.dumps(content))
+
+
+def claim(store):
+    """Hold one tile of the store, as a process does that works on it."""
+    opened = object.__new__(tilestore.TileStore)
+    opened.path = store
+    return opened.claimed((0, 3), 1)
+
+
+def test_a_finished_store(stored):
+    found, runs = jf.status(stored), jf.open_results(stored)
+    assert found.finished
+    assert (found.done, found.runs, found.total) == (36, 36, 18)
+    for name, counts in found.methods.items():
+        assert counts == dict(zip(*np.unique(runs.outcome.sel({"method": name}), return_counts=True), strict=True))
+    assert sum(map(sum, (counts.values() for counts in found.methods.values()))) == 36
+    assert found.failed == int((runs.outcome == "diverged").sum()) == 12
+    assert found.run_steps == int(runs.steps.sum())
+    assert (found.seconds_left, found.workers) == (0, {})
+
+
+def test_an_unfinished_store(unfinished):
+    found = jf.status(unfinished)
+    assert not found.finished
+    assert (found.done, found.runs) == (36, 54)
+    assert int((jf.open_results(unfinished).outcome == "pending").sum()) == 18
+    assert math.isnan(found.seconds_left)  # nobody works on it
+
+
+def test_rates_are_over_the_union_of_intervals(stored, tmp_path):
+    """Two tiles side by side for two seconds, one alone for one, then a night, then three for one: four seconds."""
+    shutil.copytree(stored, tmp_path / "copy")
+    times = [("00:00:02.000", 2), ("00:00:02.000", 2), ("00:00:03.000", 1)] + [("12:00:00.500", 1)] * 3
+    for number, (time, seconds) in enumerate(times):
+        set_work(tmp_path / "copy", number, date=f"2026-01-01T{time}+00:00", seconds=seconds, run_steps=100)
+    assert jf.status(tmp_path / "copy").run_steps_per_second == pytest.approx(600 / 4)
+
+
+def test_time_left_is_that_of_the_last_tiles(unfinished):
+    """Six tiles of six runs, one after the other in two seconds each: 18 runs more take six seconds."""
+    for number in range(6):
+        set_work(unfinished, number, date=f"2026-01-01T00:00:{2 * number + 2:02d}.000+00:00", seconds=2)
+    with claim(unfinished):
+        found = jf.status(unfinished)
+    assert found.workers == {f"process {here()['pid']} on {here()['host']}": 1}
+    assert found.seconds_left == pytest.approx(6)
+
+
+def test_the_dead_do_not_work(unfinished):
+    """A process that was killed leaves its name behind, but not its lock."""
+    (unfinished / "tiles" / "1-0-3.owner").write_text(json.dumps({"host": "gone", "pid": 1}))
+    (unfinished / "tiles" / "1-0-3.lock").touch()
+    assert jf.status(unfinished).workers == {}
+    with claim(unfinished):
+        assert len(jf.status(unfinished).workers) == 1
+
+
+@pytest.mark.parametrize("name", ["missing", "results.zarr"])
+def test_only_stores_of_sweeps(stored, tmp_path, name):
+    jf.write_results(jf.open_results(stored).isel(seed=[0]).load(), tmp_path / "results.zarr")
+    with pytest.raises(ValueError, match=f"{name}: is no store of a sweep; give the path"):
+        jf.status(tmp_path / name)
+
+
+def test_the_command(call, stored, unfinished):
+    code, out, err = call("status", stored)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == f"{stored}: finished, 36 runs"
+    assert lines[1] == "  plain: 18 of 18; converged 12, diverged 6"
+    assert lines[2] == "  slow: 18 of 18; budget 6, converged 6, diverged 6"
+    assert lines[3] == "outcomes: converged 50 %, diverged 33.3 %, budget 16.7 %"
+    assert lines[4] == "failed (diverged): 12"
+    assert lines[5].endswith(" run-steps/s")
+    lines = call("status", unfinished).out.splitlines()
+    assert lines[0] == f"{unfinished}: 36 of 54 runs done (66.6 %)"
+    assert lines[-1] == "nobody works on it: repeat the sweep to go on"
+    with claim(unfinished):
+        lines = call("status", unfinished).out.splitlines()
+    assert lines[-2] == f"working: process {here()['pid']} on {here()['host']} (1 tile)"
+    assert lines[-1].endswith(" left")
+
+
+def test_the_command_in_json(call, unfinished):
+    found = json.loads(call("status", unfinished, "--json").out, parse_constant=lambda name: pytest.fail(name))
+    assert (found["done"], found["runs"], found["finished"]) == (36, 54, False)
+    assert found["seconds_left"] is None
+    assert found["methods"]["slow"] == {"budget": 6, "converged": 6, "diverged": 6}
