@@ -28,12 +28,7 @@ _PROGRAMS = 16  # compiled programs that are kept, a few megabytes each
 _CALL_SECONDS = 0.1
 # On a CPU XLA would split larger kernels of a step over threads, at many times what they cost on one; the other cores
 # have tiles of their own.
-# The newer fusion emitters compile for half as long again, and what they make runs no faster.
-ON_CPU = {
-    "xla_disable_hlo_passes": "cpu-parallel-task-assigner",
-    "xla_cpu_prefer_vector_width": 512,
-    "xla_cpu_use_fusion_emitters": False,
-}
+ON_CPU = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner", "xla_cpu_prefer_vector_width": 512}
 
 Progress = Callable[[int, int], None]
 """Called with the number of runs finished so far and the number of all runs."""
