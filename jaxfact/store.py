@@ -58,7 +58,9 @@ def consolidate(path: Path) -> None:
 def encoded(runs: xr.Dataset) -> xr.Dataset:
     """Return a dataset whose outcomes and methods are numbers, with CF attributes that say what they mean."""
     runs = runs.drop_encoding()  # the layout of the store it came from need not fit a part of it
-    numbers = np.vectorize(_CODES.__getitem__, otypes=[np.int8])(runs.outcome.values)
+    names = np.array(sorted(_CODES))
+    codes = np.array([_CODES[name] for name in names], np.int8)
+    numbers = codes[np.searchsorted(names, runs.outcome.values)]
     flags = {"flag_values": list(_CODES.values()), "flag_meanings": " ".join(_CODES)}
     stored = runs.assign(outcome=(runs.outcome.dims, numbers, {**runs.outcome.attrs, **flags}))
     if "method" not in stored.coords:

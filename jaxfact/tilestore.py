@@ -25,11 +25,12 @@ from filelock import FileLock, Timeout
 from zarr.codecs import Crc32cCodec
 
 from jaxfact.inputs import problem_with
+from jaxfact.outcomes import OUTCOMES
 from jaxfact.provenance import check_same, here, now
+from jaxfact.shards import parts_of, shard_of, write_whole
 from jaxfact.store import consolidate, encoded
 
 _TILES = "tiles"
-_SMALL = 4096  # numbers in the smallest part of a shard that is read by itself
 _COORDINATES = 65536
 _FILL = {"f": float("nan"), "i": -1, "u": 0, "b": False}
 
@@ -151,8 +152,9 @@ class TileStore:
                 self._put(name, numbers[name], box, method)
         counts = self._mark(tile, method) or {"outcomes": {}}
         for _, found in parts:
-            for outcome, count in zip(*np.unique(found.outcome, return_counts=True), strict=True):
-                counts["outcomes"][str(outcome)] = counts["outcomes"].get(str(outcome), 0) + int(count)
+            for outcome in OUTCOMES:
+                if count := int(np.count_nonzero(found.outcome.values == outcome)):
+                    counts["outcomes"][outcome] = counts["outcomes"].get(outcome, 0) + count
         # A method may lack a variable of the others: tied factors have no imbalance.
         written = [file for file in self._shards(tile, method) if file.exists()]
         files = {str(file.relative_to(self.path)): file.stat().st_size for file in written}
@@ -165,17 +167,25 @@ class TileStore:
         _write_json(folder / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attributes})
 
     def _put(self, name: str, variable: xr.DataArray, box: Box, method: int) -> None:
+        """Write a variable of a box: as one file where it is the whole of a tile, else into the file that is there."""
         array = self._arrays[name]
         dims = array.metadata.dimension_names
-        along = dict(zip(self._names, box, strict=True))
-        region: list[Any] = [slice(along[d].start, along[d].stop) if d in along else slice(None) for d in dims]
-        if "method" in dims:
-            region[dims.index("method")] = method
         values = variable.values
         if "level" in dims:  # a method's own levels are some of those of all
             values = np.full((*variable.shape[:-1], len(self._levels)), np.nan)
             values[..., np.searchsorted(-self._levels, -variable.level.values)] = variable.values
-        array[tuple(region)] = values
+        if "method" in dims:
+            values = np.expand_dims(values, dims.index("method"))
+        along = dict(zip(self._names, box, strict=True)) | {"method": range(method, method + 1)}
+        tile = tuple(positions.start // block for positions, block in zip(box, self.blocks, strict=True))
+        if box == self.box(tile):
+            whole = np.full(array.shards, array.fill_value, array.dtype)
+            whole[tuple(slice(length) for length in values.shape)] = values
+            file = self._shard(array, name, tile, method)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(file, shard_of(whole, array.chunks))
+        else:
+            array[tuple(slice(along[d].start, along[d].stop) if d in along else slice(None) for d in dims)] = values
 
     def _folder(self, tile: Sequence[int], method: int) -> Path:
         return self.path / _TILES / "-".join(map(str, (method, *tile)))
@@ -185,11 +195,11 @@ class TileStore:
 
     def _shards(self, tile: Sequence[int], method: int) -> list[Path]:
         """Return the files of a tile."""
+        return [self._shard(array, name, tile, method) for name, array in self._arrays.items()]
+
+    def _shard(self, array: Any, name: str, tile: Sequence[int], method: int) -> Path:
         places = dict(zip(self._names, tile, strict=True)) | {"method": method}
-        return [
-            self.path.joinpath(name, "c", *(str(places.get(d, 0)) for d in array.metadata.dimension_names))
-            for name, array in self._arrays.items()
-        ]
+        return self.path.joinpath(name, "c", *(str(places.get(d, 0)) for d in array.metadata.dimension_names))
 
     def _clean(self, tile: Sequence[int], method: int) -> None:
         """Remove what a process that died in the middle of a file has left."""
@@ -329,7 +339,7 @@ def _create_array(group: Any, name: str, variable: Any, lengths: Mapping[str, in
     shape = tuple(lengths.get(d, n) for d, n in variable.sizes.items())
     if "seed" in variable.dims and name != "seed":
         shards = tuple(blocks.get(d, n) for d, n in zip(variable.dims, shape, strict=True))
-        layout: dict[str, Any] = {"chunks": _parts(shards), "shards": shards, "compressors": [Crc32cCodec()]}
+        layout: dict[str, Any] = {"chunks": parts_of(shards), "shards": shards, "compressors": [Crc32cCodec()]}
     else:
         layout = {"chunks": tuple(_COORDINATES if d in lengths else max(1, n) for d, n in variable.sizes.items())}
     array = group.create_array(
@@ -343,16 +353,6 @@ def _create_array(group: Any, name: str, variable: Any, lengths: Mapping[str, in
     )
     if "shards" not in layout and name not in lengths:
         array[...] = variable.values
-
-
-def _parts(shards: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of what is read at once: one value of the leading dimensions, as far as it is not too small."""
-    chunks, numbers = list(shards), math.prod(shards)
-    for k, length in enumerate(shards):
-        if numbers // length < _SMALL:
-            break
-        chunks[k], numbers = 1, numbers // length
-    return tuple(chunks)
 
 
 def _check_is_ours(path: Path) -> None:
@@ -369,10 +369,4 @@ def _plain(attributes: Mapping[Hashable, Any]) -> dict[str, Any]:
 
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Replace a file at once, so that nobody sees half of it."""
-    partial = file.with_name(f"{file.name}.{os.getpid()}-{threading.get_ident()}.partial")
-    try:
-        partial.write_text(json.dumps(content))
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(file, json.dumps(content))

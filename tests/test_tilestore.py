@@ -19,9 +19,11 @@ import numpy as np
 import pytest
 import survival
 import xarray as xr
+import zarr
+from zarr.codecs import Crc32cCodec
 
 import jaxfact as jf
-from jaxfact import measures, provenance, stored, tiles, tilestore
+from jaxfact import measures, provenance, shards, stored, tiles, tilestore
 
 TIMES = ["compile_seconds", "run_seconds"]
 PROBLEM = jf.Factorization(np.array([1.0, 0.5], np.float32), shape=(20, 10))
@@ -396,6 +398,24 @@ def test_two_processes_share_a_sweep(tmp_path, undisturbed):
     assert survival.runs_made(path) == 4500
     assert len({work["pid"] for mark in tilestore.marks(path) for work in mark["work"]}) == 2
     assert survival.contents(path) == undisturbed
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32, np.int8, bool])
+def test_shards_are_what_zarr_writes(tmp_path, dtype):
+    """Zarr writes the same bytes, and reads back what was put in."""
+    values = np.random.default_rng(0).integers(0, 2, (3, 1, 80, 60)).astype(dtype)
+    for shape in ((3, 1, 80, 60), (1, 1, 10, 60)):
+        made, parts = values[: shape[0], :, : shape[2]], shards.parts_of(shape)
+        array = zarr.create_array(
+            tmp_path / str(shape[0]), shape=shape, dtype=dtype, chunks=parts, shards=shape, compressors=[Crc32cCodec()]
+        )
+        array[...] = made
+        file = tmp_path / str(shape[0]) / "c" / "0" / "0" / "0" / "0"
+        theirs = file.read_bytes()
+        shards.write_whole(file, shards.shard_of(made, parts))
+        np.testing.assert_array_equal(array[...], made)
+        assert file.read_bytes() == theirs
+    assert shards.parts_of((3, 1, 80, 60)) == (1, 1, 80, 60)
 
 
 def test_tiles_cover_all_runs_once():
