@@ -7,13 +7,14 @@ where this takes a fraction of one. What reads is Zarr.
 import math
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import google_crc32c
 import numpy as np
 
 _SMALL = 4096  # numbers in the smallest part of a shard that is read by itself
+_CHECKSUM = 4  # bytes
 
 
 def parts_of(shard: Sequence[int]) -> tuple[int, ...]:
@@ -26,30 +27,32 @@ def parts_of(shard: Sequence[int]) -> tuple[int, ...]:
     return tuple(parts)
 
 
-def shard_of(values: np.ndarray, parts: Sequence[int]) -> bytes:
+def shard_of(values: np.ndarray, parts: Sequence[int]) -> list[bytes]:
     """Return an array as a shard of such parts, each with its CRC-32C, and the index of where they are, with another.
 
     This is Zarr's codec `sharding_indexed` with the codecs `bytes` and `crc32c` inside and for the index.
     """
-    values = values.astype(values.dtype.newbyteorder("<"))
+    values = values.astype(values.dtype.newbyteorder("<"), copy=False)
     grid = [length // part for length, part in zip(values.shape, parts, strict=True)]
     split = values.reshape([n for pair in zip(grid, parts, strict=True) for n in pair])
     split = split.transpose(*range(0, split.ndim, 2), *range(1, split.ndim, 2)).reshape(-1, *parts)
-    pieces = [_with_checksum(part.tobytes()) for part in split]
-    lengths = np.array([len(piece) for piece in pieces], "<u8")
-    index = np.stack([np.cumsum(lengths) - lengths, lengths], axis=1)
-    return b"".join([*pieces, _with_checksum(index.tobytes())])
+    contents = [part.tobytes() for part in split]
+    lengths = np.array([len(content) + _CHECKSUM for content in contents], "<u8")
+    contents.append(np.stack([np.cumsum(lengths) - lengths, lengths], axis=1).tobytes())
+    return [piece for content in contents for piece in (content, _checksum(content))]
 
 
-def write_whole(file: Path, content: bytes | str) -> None:
+def write_whole(file: Path, pieces: Iterable[bytes]) -> None:
     """Replace a file at once, so that nobody sees half of it."""
     partial = file.with_name(f"{file.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        with partial.open("wb") as made:
+            for piece in pieces:
+                made.write(piece)
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _with_checksum(content: bytes) -> bytes:
-    return content + google_crc32c.value(content).to_bytes(4, "little")
+def _checksum(content: bytes) -> bytes:
+    return google_crc32c.value(content).to_bytes(_CHECKSUM, "little")

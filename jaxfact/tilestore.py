@@ -179,8 +179,10 @@ class TileStore:
         along = dict(zip(self._names, box, strict=True)) | {"method": range(method, method + 1)}
         tile = tuple(positions.start // block for positions, block in zip(box, self.blocks, strict=True))
         if box == self.box(tile):
-            whole = np.full(array.shards, array.fill_value, array.dtype)
-            whole[tuple(slice(length) for length in values.shape)] = values
+            whole = values.astype(array.dtype, copy=False)
+            if whole.shape != array.shards:  # at the end of an axis
+                whole = np.full(array.shards, array.fill_value, array.dtype)
+                whole[tuple(map(slice, values.shape))] = values
             file = self._shard(array, name, tile, method)
             file.parent.mkdir(parents=True, exist_ok=True)
             write_whole(file, shard_of(whole, array.chunks))
@@ -369,4 +371,4 @@ def _plain(attributes: Mapping[Hashable, Any]) -> dict[str, Any]:
 
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:
-    write_whole(file, json.dumps(content))
+    write_whole(file, [json.dumps(content).encode()])
