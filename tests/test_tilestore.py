@@ -313,13 +313,19 @@ def test_a_really_full_disk(tmp_path):
     assert 90 <= safe <= int(held.split()[1]) <= safe + 90, "the other thread may write its tile still"
 
 
+def interrupt() -> None:
+    """Interrupt the process from a thread that makes runs, and let the main thread hear of it."""
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.3)
+
+
 def test_an_interrupt_finishes_the_tile(monkeypatch, tmp_path, whole):
     path = tmp_path / "a.zarr"
     with (
         pytest.warns(UserWarning, match="finishing the tiles in flight"),
         pytest.raises(KeyboardInterrupt, match="a.zarr is safe: repeat the call"),
     ):
-        interrupted(monkeypatch, path, 1, lambda: os.kill(os.getpid(), signal.SIGINT))
+        interrupted(monkeypatch, path, 1, interrupt)
     assert survival.runs_made(path) == 2 * 72
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     swept(path)
@@ -328,9 +334,8 @@ def test_an_interrupt_finishes_the_tile(monkeypatch, tmp_path, whole):
 
 def test_two_interrupts_stop_at_once(monkeypatch, tmp_path):
     def twice():
-        for _ in range(2):
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.2)
+        interrupt()
+        interrupt()
 
     with pytest.warns(UserWarning, match="finishing"), pytest.raises(KeyboardInterrupt, match="stopped at once"):
         interrupted(monkeypatch, tmp_path / "a.zarr", 1, twice)
