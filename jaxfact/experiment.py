@@ -85,7 +85,7 @@ class Program:
         self._own_tree = jax.tree.structure(Own(factors, state, noise_key, []))
         count = self._own_tree.num_leaves
         known, self._unknown, kept = _split(traced)
-        self.shared: list[Array] = jax.jit(known)()
+        self.shared: list[Array] = known(traced.consts)
         closed_over = traced.jaxpr.outvars[count:]
         # Each closed-over number is looked up among the shared arrays or among what the run owns.
         self._owned = [i for i, var in enumerate(closed_over) if var not in kept]
@@ -260,8 +260,8 @@ def _dependents(jaxpr: core.Jaxpr, sources: Sequence[core.Var]) -> set[core.Var]
 def _split(traced: core.ClosedJaxpr) -> tuple[Callable, Callable, list[core.Var]]:
     """Split a program into what depends on its inputs and what does not.
 
-    Returns a function of nothing that evaluates the independent part, a function of its results and of the inputs that
-    does the rest, and the variables that pass from one to the other.
+    Returns a function of the closed-over arrays that evaluates the independent part, a function of its results and of
+    the inputs that does the rest, and the variables that pass from one to the other.
     """
     jaxpr = traced.jaxpr
     tainted = _dependents(jaxpr, jaxpr.invars)
@@ -272,13 +272,19 @@ def _split(traced: core.ClosedJaxpr) -> tuple[Callable, Callable, list[core.Var]
     wanted = [v for e in dependent for v in e.invars] + list(jaxpr.outvars)
     kept = list(dict.fromkeys(v for v in wanted if isinstance(v, core.Var) and v not in tainted))
     names = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
-    known = jaxpr.replace(invars=[], outvars=kept, eqns=independent, debug_info=names)
-    unknown = jaxpr.replace(constvars=[], invars=[*kept, *jaxpr.invars], eqns=dependent, debug_info=names)
-    return (
-        core.jaxpr_as_fun(core.ClosedJaxpr(known, traced.consts)),
-        core.jaxpr_as_fun(core.ClosedJaxpr(unknown, [])),
-        kept,
+    computed = [var for var in kept if var not in jaxpr.constvars]
+    known = jaxpr.replace(
+        constvars=[], invars=list(jaxpr.constvars), outvars=computed, eqns=independent, debug_info=names
     )
+
+    def evaluate(consts: Sequence[Array]) -> list[Array]:
+        # Arrays are handed on as they are, and to the computation as arguments: as constants they would be copied.
+        found = dict(zip(jaxpr.constvars, consts, strict=True))
+        found |= zip(computed, jax.jit(core.jaxpr_as_fun(core.ClosedJaxpr(known, [])))(*consts), strict=True)
+        return [jnp.asarray(found[var]) for var in kept]
+
+    unknown = jaxpr.replace(constvars=[], invars=[*kept, *jaxpr.invars], eqns=dependent, debug_info=names)
+    return evaluate, core.jaxpr_as_fun(core.ClosedJaxpr(unknown, [])), kept
 
 
 def check_experiment(experiment: Experiment, axes: Mapping[str, np.ndarray]) -> Run:

@@ -1,5 +1,6 @@
 """Sensing against NumPy, at its doors, and in the engine; fresh measurements at every step against their law."""
 
+import os
 import subprocess
 import sys
 import warnings
@@ -245,28 +246,31 @@ def test_fresh_batches_need_a_known_matrix():
 
 
 PEAK = """
-import resource
 import jax, numpy as np
 import jaxfact as jf
+
+def peak():  # not that of the process that started this one, which getrusage would begin with
+    return next(int(line.split()[1]) // 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
 
 def sweep(side, count):
     truth = jf.Factorization(np.ones(1, np.float32), shape=(side, side))
     operator = jf.operators.gaussian(jax.random.key(0), (side, side), count, dtype=np.float32)
     problem = jf.Sensing.of(truth, operator)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak()
     run = lambda: jf.Run(problem, jf.Gaussian(1, scale=1e-2), jf.gradient_descent(0.1))
     jf.sweep(run, seeds=64, max_steps=1, tolerance=None, check_every=1)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+    return peak() - before
 
 sweep(40, 200)  # what the compiler needs
-print(sweep(100, 2000))
+print(sweep(100, 5000))
 """
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="peak memory is read from /proc")
 def test_a_shared_operator_is_in_memory_once():
-    """80 MB of matrices that 64 runs share: the sweep allocates less than a second copy of them."""
+    """200 MB of matrices that 64 runs share: the sweep has no second copy of them."""
     ran = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
-    assert int(ran.stdout) < 80, ran.stdout
+    assert int(ran.stdout) < 100, ran.stdout
 
 
 def test_a_shared_operator_is_no_constant_of_the_program():
