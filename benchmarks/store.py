@@ -1,10 +1,11 @@
 """Tests the claims that a store costs little, that memory stays flat, and that a big store opens at once.
 
-The same sweep is run with and without a store, in turns; then a store of a million runs is written in a process of its
-own, whose memory is watched, and is opened, cut and plotted.
+The same sweep is run with and without a store, in turns, and twice without, which shows what chance does. Then a store
+of a million runs is written in a process of its own, whose memory is watched, and is opened, cut and plotted.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -40,24 +41,37 @@ def swept(runs: int, steps: int, records: int, **options):
     )
 
 
-def overhead(runs: int, steps: int, repeats: int) -> dict:
-    """Return seconds of whole calls with and without a store, compiled before, and the median of their ratios."""
-    pairs = []
-    for _ in range(repeats + 1):
-        with tempfile.TemporaryDirectory() as folder:
-            seconds = []
-            for options in ({}, {"store": Path(folder) / "runs.zarr"}):
+def overhead(runs: int, steps: int, rounds: int) -> dict:
+    """Return seconds of whole calls, compiled before, and ratios of each round: with to without, and without to itself.
+
+    The calls of a round run in every order in turn, since a machine may slow down while it works.
+    """
+    names = ("memory", "store", "again")
+    orders = list(itertools.permutations(names))
+    swept(runs, steps, 50)  # compiles
+    found = []
+    for k in range(rounds):
+        seconds = {}
+        for name in orders[k % len(orders)]:
+            with tempfile.TemporaryDirectory() as folder:
+                place = {"store": Path(folder) / "runs.zarr"} if name == "store" else {}
                 began = time.perf_counter()
-                swept(runs, steps, 50, **options)
-                seconds.append(time.perf_counter() - began)
-        pairs.append(seconds)
-    pairs = pairs[1:]  # the first round compiles
+                swept(runs, steps, 50, **place)
+                seconds[name] = time.perf_counter() - began
+        found.append(seconds)
     return {
-        "without": statistics.median(p[0] for p in pairs),
-        "with": statistics.median(p[1] for p in pairs),
-        "ratio": statistics.median(p[1] / p[0] for p in pairs),
-        "rounds": pairs,
+        "rounds": found,
+        "store": _percent([2 * s["store"] / (s["memory"] + s["again"]) for s in found]),
+        "control": _percent([s["again"] / s["memory"] for s in found]),
+        "seconds": {name: statistics.median(s[name] for s in found) for name in names},
     }
+
+
+def _percent(ratios: list[float]) -> dict[str, float]:
+    """Return by how much ratios exceed 1: their median, mean, and its standard error."""
+    over = [100 * (ratio - 1) for ratio in ratios]
+    error = statistics.stdev(over) / len(over) ** 0.5
+    return {"median": statistics.median(over), "mean": statistics.mean(over), "standard_error": error}
 
 
 def peak_megabytes(runs: int, folder: Path) -> float:
@@ -82,7 +96,7 @@ def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=1_000_000)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=24)
     parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -93,7 +107,7 @@ def main() -> None:
         peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
         print(int(peak.split()[1]) / 1024)
         return
-    report = {"device": device(), "overhead": overhead(100_000, 1000, options.repeats), "peak": {}}
+    report = {"device": device(), "overhead": overhead(100_000, 1000, options.rounds), "peak": {}}
     with tempfile.TemporaryDirectory() as folder:
         for runs in (options.runs // 10, options.runs):
             report["peak"][runs] = peak_megabytes(runs, Path(folder) / f"{runs}.zarr")
@@ -107,9 +121,15 @@ def main() -> None:
     print(device_line(report["device"]))
     cost = report["overhead"]
     print(
-        f"100,000 runs of 1000 steps, d = {WIDTH}, 50 records of 4 scalars: {cost['without']:.2f} s in memory, "
-        f"{cost['with']:.2f} s to a store: {cost['ratio'] - 1:+.1%} (median of {options.repeats} pairs)"
+        f"100,000 runs of 1000 steps, d = {WIDTH}, 50 records of 4 scalars: {cost['seconds']['memory']:.2f} s in "
+        f"memory, {cost['seconds']['store']:.2f} s to a store"
     )
+    for name, said in (("store", "a store costs"), ("control", "memory against itself")):
+        over = cost[name]
+        print(
+            f"{said}: {over['mean']:+.1f} ± {over['standard_error']:.1f} %, median {over['median']:+.1f} % "
+            f"({options.rounds} rounds)"
+        )
     for runs, peak in report["peak"].items():
         print(f"peak memory with a store of {runs} runs: {peak:.0f} MB")
     held = f"{report['files']} files, {report['megabytes']:.0f} MB"

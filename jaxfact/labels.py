@@ -60,22 +60,35 @@ def label(
     seeds: np.ndarray,
     is_pair: bool = True,
 ) -> xr.Dataset:
-    """Return the results of all runs along the axes and `seed`; `found` holds finished runs, records, last records.
+    """Return the results of all runs along the axes and `seed`; `found` holds finished runs, records, last records."""
+    variables: dict[str, Any] = along_runs(found, rules, {name: len(values) for name, values in axes.items()}, is_pair)
+    dims, codes = variables["outcome"]
+    variables["outcome"] = (dims, np.asarray(OUTCOMES)[codes])
+    variables["tolerance"] = rules.levels[-1] if rules.stops else float("nan")
+    coordinates: dict[str, Any] = {**axes, "seed": seeds, "level": list(rules.levels)}
+    if rules.record_steps:
+        coordinates["step"] = list(rules.record_steps)
+    return describe(xr.Dataset(variables, coordinates))
+
+
+def along_runs(
+    found: tuple[lanes.Finished, Any, Any], rules: Rules, lengths: Mapping[str, int], is_pair: bool
+) -> dict[str, tuple[list[str], np.ndarray]]:
+    """Return the dims and the values of every variable; `lengths` are those of the axes, outcomes are their numbers.
 
     Tied factors, which are no pair, have no imbalance.
     """
     finished, records, last = found
-    grid = [*axes, "seed"]
-    shape = [len(seeds)] + [len(values) for values in axes.values()]
+    grid = [*lengths, "seed"]
 
     def spread(values, *extra):
         # The engine runs through the points of one seed before it takes the next.
-        by_seed = np.reshape(values, (*shape, *np.shape(values)[1:]))
-        return ([*grid, *extra], np.moveaxis(by_seed, 0, len(axes)))
+        by_seed = np.reshape(values, (-1, *lengths.values(), *np.shape(values)[1:]))
+        return ([*grid, *extra], np.moveaxis(by_seed, 0, len(lengths)))
 
     never = np.where(finished.outcome == BUDGET, np.nan, np.inf)
     variables = {
-        "outcome": spread(np.asarray(OUTCOMES)[finished.outcome]),
+        "outcome": spread(finished.outcome),
         "steps": spread(finished.steps),
         "period": spread(finished.period),
         "hit": spread(np.where(finished.hit >= 0, finished.hit, never[:, None]), "level"),
@@ -85,17 +98,13 @@ def label(
         **({"imbalance": spread(finished.imbalance)} if is_pair else {}),
         "best_distance": spread(finished.best),
         "loss_rose": spread(finished.rose),
-        "tolerance": rules.levels[-1] if rules.stops else float("nan"),
     }
     diverged = np.asarray(finished.outcome == DIVERGED)
     for name, values, final in _named_leaves(records, last):
         filled = _fill(values, final, rules.record_steps, np.asarray(finished.steps), diverged)
         extra = [f"{name}_{place}" for place in range(values.ndim - 2)]
         variables[f"{name}_path"] = spread(filled, "step", *extra)
-    coordinates: dict[str, Any] = {**axes, "seed": seeds, "level": list(rules.levels)}
-    if rules.record_steps:
-        coordinates["step"] = list(rules.record_steps)
-    return describe(xr.Dataset(variables, coordinates))
+    return variables
 
 
 def describe(dataset: xr.Dataset) -> xr.Dataset:

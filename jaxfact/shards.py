@@ -46,12 +46,11 @@ def write_whole(file: Path, pieces: Iterable[bytes]) -> None:
     """Replace a file at once, so that nobody sees half of it."""
     partial = file.with_name(f"{file.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
-        with partial.open("wb") as made:
-            for piece in pieces:
-                made.write(piece)
+        partial.write_bytes(b"".join(pieces))
         partial.replace(file)
-    finally:
+    except BaseException:
         partial.unlink(missing_ok=True)
+        raise
 
 
 def _checksum(content: bytes) -> bytes:

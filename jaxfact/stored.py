@@ -13,11 +13,10 @@ from typing import Any
 
 import jax
 import numpy as np
-import xarray as xr
 
 from jaxfact.lanes import Work
 from jaxfact.tiles import Task, Tiles
-from jaxfact.tilestore import Box, TileStore, size
+from jaxfact.tilestore import Box, Results, TileStore, size
 
 _PAUSE = 0.2
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -33,8 +32,8 @@ class StoreError(OSError):
 class StoreQueue:
     """The tiles of one method that a store does not hold; those that others work on are left to them.
 
-    `runs_of` returns the runs of some boxes and `labelled` the results of one box as a dataset. A patient queue waits
-    for the tiles of others, and takes them where their owner dies; another leaves them.
+    `runs_of` returns the runs of some boxes and `results` what was found in one. A patient queue waits for the tiles of
+    others, and takes them where their owner dies; another leaves them.
     """
 
     def __init__(
@@ -42,12 +41,12 @@ class StoreQueue:
         store: TileStore,
         method: int,
         runs_of: Callable[[list[Box]], Work],
-        labelled: Callable[[Any, Box], xr.Dataset],
+        results: Callable[[Any, Box], Results],
         *,
         patient: bool,
         halted: Callable[[], bool],
     ):
-        self._store, self._method, self._runs_of, self._labelled = store, method, runs_of, labelled
+        self._store, self._method, self._runs_of, self._results = store, method, runs_of, results
         self._patient, self._halted, self._told = patient, halted, False
         self.total, self.done = store.runs, store.held(method)
         self._left = deque(tile for tile in store.tiles() if store.missing(tile, method))
@@ -79,7 +78,7 @@ class StoreQueue:
         boxes, parts, begin = self._boxes[task.name], [], 0
         for box in boxes:
             part = _rows(found, slice(begin, begin + size(box)))
-            parts.append((box, self._labelled(part, box)))
+            parts.append((box, self._results(part, box)))
             begin += size(box)
         facts = {"seconds": round(seconds, 3), "run_steps": int(found[0].steps.sum(dtype=np.int64))}
         try:

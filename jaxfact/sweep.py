@@ -17,7 +17,7 @@ from jaxfact.compressibility import compression_of
 from jaxfact.descent import Records, named_measures, recorded_steps
 from jaxfact.experiment import Experiment, Program, check_experiment
 from jaxfact.inputs import positive, positive_integer, problem_with
-from jaxfact.labels import describe, join, label
+from jaxfact.labels import along_runs, describe, join, label
 from jaxfact.lanes import Work, lanes_per_block
 from jaxfact.outcomes import Rules
 from jaxfact.problems.base import rounding_floor
@@ -25,7 +25,7 @@ from jaxfact.problems.factorization import Factorization
 from jaxfact.store import open_results
 from jaxfact.stored import StoreQueue, drained_by_signals
 from jaxfact.tiles import InMemory, Progress, Tiles, tile_size
-from jaxfact.tilestore import Box, Plan, TileStore, blocks_of, size, stored_blocks
+from jaxfact.tilestore import Box, Plan, Results, TileStore, blocks_of, size, stored_blocks
 
 _TILE = 4096
 
@@ -191,6 +191,11 @@ class Part:
         """Return the results of such runs as a dataset."""
         return label(found, self.rules, axes, seeds, self.program.is_pair)
 
+    def results(self, found: Any, box: Box) -> Results:
+        """Return the results of the runs of a box as a store takes them."""
+        lengths = dict(zip(self._points, map(len, box), strict=False))
+        return Results(np.asarray(self.rules.levels), along_runs(found, self.rules, lengths, self.program.is_pair))
+
 
 def _in_memory(part: Part, tile_runs: int | None, devices: int | None, progress: Progress | None) -> xr.Dataset:
     """Run one experiment and keep everything in memory."""
@@ -271,9 +276,7 @@ def _queue(disk: TileStore, place: int, part: Part, work: Tiles, patient: bool) 
         joined = jax.tree.map(lambda *xs: np.concatenate(xs), *[(w.seeds, dict(w.points)) for w in works])
         return works[0]._replace(seeds=joined[0], points=joined[1], count=np.asarray(sum(map(size, boxes)), np.int32))
 
-    return StoreQueue(
-        disk, place, runs_of, lambda found, box: part.labelled(found, *at(box)), patient=patient, halted=work.halted
-    )
+    return StoreQueue(disk, place, runs_of, part.results, patient=patient, halted=work.halted)
 
 
 def _tolerances(

@@ -13,6 +13,7 @@ import os
 import shutil
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +52,13 @@ class Plan(NamedTuple):
     blocks: tuple[int, ...]
 
 
+class Results(NamedTuple):
+    """What was found in a box: the levels that its hits are of, and the dims and values of every variable."""
+
+    levels: np.ndarray
+    variables: Mapping[str, tuple[Sequence[str], np.ndarray]]
+
+
 class TileStore:
     """A store on disk, opened for writing; `axes` and `seeds` are those on disk, in their order there.
 
@@ -67,6 +75,7 @@ class TileStore:
         with FileLock(path / _TILES / "store.lock"):
             self.notes = check_same(path, _root(path)["attributes"], _plain(plan.template.attrs), accept)
             self._extend(plan)
+            self._note_accepted()
         with zarr.config.set({"array.write_empty_chunks": True}):
             group = zarr.open_group(path, mode="r+")
             # What does not depend on the runs was written when the store was made.
@@ -78,7 +87,6 @@ class TileStore:
         attributes = _root(path)["attributes"]
         self.blocks: tuple[int, ...] = tuple(attributes["tile"])
         self.methods: list[str] | None = attributes["methods"]
-        self._note_accepted()
         self._drop_damaged()
 
     @property
@@ -126,11 +134,14 @@ class TileStore:
         except Timeout:
             yield False
             return
+        owner = folder.with_suffix(".owner")
         try:
-            folder.with_suffix(".owner").write_text(json.dumps(here()))
+            if owner.exists():  # it died, perhaps in the middle of a file
+                self._clean(tile, method)
+            owner.write_text(json.dumps(here()))
             yield True
         finally:
-            folder.with_suffix(".owner").unlink(missing_ok=True)
+            owner.unlink(missing_ok=True)
             folder.with_suffix(".lock").unlink(missing_ok=True)
             lock.release()
 
@@ -142,38 +153,35 @@ class TileStore:
             return "another process"
         return f"process {who['pid']} on {who['host']}"
 
-    def write(self, tile: Sequence[int], method: int, parts: Sequence[tuple[Box, xr.Dataset]], facts: dict) -> None:
+    def write(self, tile: Sequence[int], method: int, parts: Sequence[tuple[Box, Results]], facts: dict) -> None:
         """Write the missing runs of a tile, then mark it; `facts` are kept with the mark."""
-        self._clean(tile, method)
         for box, found in parts:
-            numbers = encoded(found)
             # The outcome last: who sees that a run has ended sees its other numbers.
-            for name in sorted(set(self._arrays) & set(numbers.data_vars), key=lambda name: (name == "outcome", name)):
-                self._put(name, numbers[name], box, method)
-        counts = self._mark(tile, method) or {"outcomes": {}}
-        for _, found in parts:
-            for outcome in OUTCOMES:
-                if count := int(np.count_nonzero(found.outcome.values == outcome)):
-                    counts["outcomes"][outcome] = counts["outcomes"].get(outcome, 0) + count
-        # A method may lack a variable of the others: tied factors have no imbalance.
-        written = [file for file in self._shards(tile, method) if file.exists()]
-        files = {str(file.relative_to(self.path)): file.stat().st_size for file in written}
-        covers = [positions.stop for positions in self.box(tile)]
-        past = counts.get("work", [])
-        work = [*past, {**facts, "runs": sum(size(box) for box, _ in parts), "date": now(), **here()}]
-        attributes = {"covers": covers, "outcomes": counts["outcomes"], "work": work, "files": files}
+            for name in sorted(found.variables, key=lambda name: (name == "outcome", name)):
+                self._put(name, found, box, method)
+        past = self._mark(tile, method) or {"outcomes": {}, "work": []}
+        codes = np.concatenate([found.variables["outcome"][1].ravel() for _, found in parts])
+        counts = Counter(past["outcomes"]) + Counter(map(OUTCOMES.__getitem__, codes.tolist()))
+        # Not those of all arrays: a method may lack a variable of the others, as tied factors lack the imbalance.
+        files = [self._shard(name, tile, method) for name in parts[0][1].variables]
+        attributes = {
+            "covers": [positions.stop for positions in self.box(tile)],
+            "outcomes": counts,
+            "work": [*past["work"], {**facts, "runs": len(codes), "date": now(), **here()}],
+            "files": {str(file.relative_to(self.path)): file.stat().st_size for file in files},
+        }
         folder = self._folder(tile, method)
         folder.mkdir(exist_ok=True)
         _write_json(folder / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attributes})
 
-    def _put(self, name: str, variable: xr.DataArray, box: Box, method: int) -> None:
+    def _put(self, name: str, found: Results, box: Box, method: int) -> None:
         """Write a variable of a box: as one file where it is the whole of a tile, else into the file that is there."""
         array = self._arrays[name]
         dims = array.metadata.dimension_names
-        values = variable.values
+        _, values = found.variables[name]
         if "level" in dims:  # a method's own levels are some of those of all
-            values = np.full((*variable.shape[:-1], len(self._levels)), np.nan)
-            values[..., np.searchsorted(-self._levels, -variable.level.values)] = variable.values
+            own, values = values, np.full((*values.shape[:-1], len(self._levels)), np.nan)
+            values[..., np.searchsorted(-self._levels, -found.levels)] = own
         if "method" in dims:
             values = np.expand_dims(values, dims.index("method"))
         along = dict(zip(self._names, box, strict=True)) | {"method": range(method, method + 1)}
@@ -183,7 +191,7 @@ class TileStore:
             if whole.shape != array.shards:  # at the end of an axis
                 whole = np.full(array.shards, array.fill_value, array.dtype)
                 whole[tuple(map(slice, values.shape))] = values
-            file = self._shard(array, name, tile, method)
+            file = self._shard(name, tile, method)
             file.parent.mkdir(parents=True, exist_ok=True)
             write_whole(file, shard_of(whole, array.chunks))
         else:
@@ -197,15 +205,16 @@ class TileStore:
 
     def _shards(self, tile: Sequence[int], method: int) -> list[Path]:
         """Return the files of a tile."""
-        return [self._shard(array, name, tile, method) for name, array in self._arrays.items()]
+        return [self._shard(name, tile, method) for name in self._arrays]
 
-    def _shard(self, array: Any, name: str, tile: Sequence[int], method: int) -> Path:
+    def _shard(self, name: str, tile: Sequence[int], method: int) -> Path:
         places = dict(zip(self._names, tile, strict=True)) | {"method": method}
-        return self.path.joinpath(name, "c", *(str(places.get(d, 0)) for d in array.metadata.dimension_names))
+        dims = self._arrays[name].metadata.dimension_names
+        return self.path.joinpath(name, "c", *(str(places.get(d, 0)) for d in dims))
 
     def _clean(self, tile: Sequence[int], method: int) -> None:
         """Remove what a process that died in the middle of a file has left."""
-        for file in self._shards(tile, method):
+        for file in (*self._shards(tile, method), self._folder(tile, method) / "zarr.json"):
             for partial in file.parent.glob(f"{file.name}.*.partial"):
                 partial.unlink(missing_ok=True)
 
