@@ -159,7 +159,7 @@ def swept(problem: jf.Completion, step_size: float, seeds: int, steps: int) -> t
     """Return the same of `jaxfact.sweep`, whose seconds include the starts and the last look."""
 
     def experiment(step_size):
-        return jf.Run(problem, jf.Gaussian(WIDTH, scale=SCALE), jf.gradient_descent(step_size))
+        return jf.Run(problem, jf.starts.Gaussian(WIDTH, scale=SCALE), jf.methods.gradient_descent(step_size))
 
     options = {"seeds": seeds, "max_steps": steps, "tolerance": None, "check_every": steps, "step_size": [step_size]}
     runs = jf.sweep(experiment, **options)

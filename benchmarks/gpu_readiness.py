@@ -32,10 +32,10 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxfact as jf
-from jaxfact.compressibility import compression_of
-from jaxfact.experiment import Program
-from jaxfact.lanes import Engine, Work
-from jaxfact.outcomes import Rules
+from jaxfact.engine.compressibility import compression_of
+from jaxfact.engine.experiment import Program
+from jaxfact.engine.lanes import Engine, Work
+from jaxfact.engine.outcomes import Rules
 
 WHEELS = ("jax-cuda13-plugin", "jax-cuda13-pjrt")
 MISSING = f"install {' and '.join(WHEELS)} of the same version as jax"
@@ -73,11 +73,11 @@ STEPS = 100
 CHECK_EVERY = 10
 
 METHODS: dict[str, Callable] = {
-    "gradient_descent": jf.gradient_descent,
-    "balanced": lambda step_size: jf.balanced(step_size, 1 / 8),
+    "gradient_descent": jf.methods.gradient_descent,
+    "balanced": lambda step_size: jf.methods.balanced(step_size, 1 / 8),
     "momentum": lambda step_size: optax.sgd(step_size, momentum=0.9),
-    "scaled": lambda step_size: jf.scaled(step_size, 0.01),
-    "perturbed": lambda step_size: jf.perturbed(step_size, 1e-5),
+    "scaled": lambda step_size: jf.methods.scaled_gd(step_size, 0.01),
+    "perturbed": lambda step_size: jf.methods.perturbed(step_size, 1e-5),
 }
 
 _SILENT = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "opt-barrier", "after-all"}
@@ -209,7 +209,7 @@ def has_wheels() -> bool:
 
 def _program(method: Callable, problem: jf.Factorization, width: int = 5) -> Program:
     def experiment(step_size):
-        return jf.Run(problem, jf.Gaussian(width, scale=0.01), method(step_size))
+        return jf.Run(problem, jf.starts.Gaussian(width, scale=0.01), method(step_size))
 
     point = {"step_size": jnp.asarray(0.1, problem.unit.dtype)}
     return Program(experiment, point, None, compression=compression_of(method(0.1), None))

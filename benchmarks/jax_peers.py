@@ -88,7 +88,7 @@ def drawn(problem, width: int, scale: float, seeds: int) -> tuple[np.ndarray, np
     @jax.vmap
     def draw(seed):
         key = jax.random.fold_in(jax.random.key(0, impl="threefry2x32"), seed)
-        return jf.Gaussian(width, scale=scale).draw(jax.random.fold_in(key, 1), problem)
+        return jf.starts.Gaussian(width, scale=scale).draw(jax.random.fold_in(key, 1), problem)
 
     U, V = draw(jnp.arange(seeds, dtype=jnp.uint32))
     return np.array(U), np.array(V)
@@ -120,7 +120,7 @@ def _sweep(case: Case, scale: float, compress: bool, starts: int, steps: int) ->
     problem, width = problem_of(case), case.U.shape[2]
 
     def experiment(step_size):
-        return jf.Run(problem, jf.Gaussian(width, scale=scale), jf.gradient_descent(step_size))
+        return jf.Run(problem, jf.starts.Gaussian(width, scale=scale), jf.methods.gradient_descent(step_size))
 
     began = time.perf_counter()
     runs = jf.sweep(

@@ -20,11 +20,11 @@ import jaxfact as jf
 
 STEP_SIZE, SCALE, NOISE = 0.3, 0.01, 1e-5
 METHODS = {
-    "gradient descent": jf.gradient_descent(STEP_SIZE),
-    "balanced": jf.balanced(STEP_SIZE, 0.125),
+    "gradient descent": jf.methods.gradient_descent(STEP_SIZE),
+    "balanced": jf.methods.balanced(STEP_SIZE, 0.125),
     "momentum (optax.sgd)": optax.sgd(STEP_SIZE, momentum=0.5),
-    "ScaledGD": jf.scaled(STEP_SIZE),
-    "perturbed": jf.perturbed(STEP_SIZE, NOISE),
+    "ScaledGD": jf.methods.scaled_gd(STEP_SIZE),
+    "perturbed": jf.methods.perturbed(STEP_SIZE, NOISE),
 }
 RECORDED = "gradient descent, recorded"
 
@@ -32,7 +32,7 @@ RECORDED = "gradient descent, recorded"
 def seconds(problem, method, options: argparse.Namespace, every: int | None = None) -> float:
     """Return how long jaxfact takes; with `every`, loss and imbalance are recorded."""
     runs = jf.sweep(
-        lambda: jf.Run(problem, jf.Gaussian(options.width, scale=SCALE), method),
+        lambda: jf.Run(problem, jf.starts.Gaussian(options.width, scale=SCALE), method),
         seeds=options.starts,
         max_steps=options.steps,
         tolerance=None,

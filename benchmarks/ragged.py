@@ -125,7 +125,7 @@ def queue(problem, width: int, seeds: int, step_sizes: np.ndarray):
     """Return jaxfact's dataset and the wall clock."""
 
     def experiment(step_size):
-        return jf.Run(problem, jf.Gaussian(width, scale=SCALE), jf.gradient_descent(step_size))
+        return jf.Run(problem, jf.starts.Gaussian(width, scale=SCALE), jf.methods.gradient_descent(step_size))
 
     began = time.perf_counter()
     runs = jf.sweep(

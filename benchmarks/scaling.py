@@ -42,7 +42,7 @@ def swept(size: int, width: int, seeds: int, steps: int, condition: float = 2.0,
     problem = jf.Factorization(values, shape=(size, size))
 
     def experiment(step_size):
-        return jf.Run(problem, jf.Gaussian(width, norm=NORM), jf.gradient_descent(step_size))
+        return jf.Run(problem, jf.starts.Gaussian(width, norm=NORM), jf.methods.gradient_descent(step_size))
 
     began = time.perf_counter()
     runs = jf.sweep(

@@ -79,7 +79,7 @@ def compiled(function: Callable, *arguments) -> Callable:
 def sweep(problem: jf.Sensing, width: int, starts: int, steps: int):
     """Descend with jaxfact, from the starts of its first seeds."""
     return jf.sweep(
-        lambda: jf.Run(problem, jf.Gaussian(width, scale=SCALE), jf.gradient_descent(STEP_SIZE)),
+        lambda: jf.Run(problem, jf.starts.Gaussian(width, scale=SCALE), jf.methods.gradient_descent(STEP_SIZE)),
         seeds=starts,
         max_steps=steps,
         tolerance=None,

@@ -29,7 +29,7 @@ def swept(runs: int, steps: int, records: int, **options):
     """Run a sweep of 100×100 targets for all steps, with that many records of four scalars."""
     problem = jf.Factorization(np.linspace(1, 0.5, WIDTH, dtype=np.float32), shape=(100, 100))
     return jf.sweep(
-        lambda scale: jf.Run(problem, jf.Gaussian(WIDTH, scale=scale), jf.gradient_descent(STEP_SIZE)),
+        lambda scale: jf.Run(problem, jf.starts.Gaussian(WIDTH, scale=scale), jf.methods.gradient_descent(STEP_SIZE)),
         seeds=runs // 2,
         max_steps=steps,
         tolerance=None,

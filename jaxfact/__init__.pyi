@@ -1,103 +1,41 @@
-from . import alignment, data, entrywise, export, flow, invariants, measures, operators, presets, stats, subspaces
-from .descent import Trajectory, descend, log_steps
-from .devices import use_cores
-from .entrywise import HeldOut
-from .experiment import Run
-from .factors import Factors, TiedFactor
-from .isometry import rip_lower_bound
-from .methods import (
-    add_balancing,
-    add_noise,
-    alternating,
-    balanced,
-    gradient_descent,
-    perturbed,
-    perturbed_in_ball,
-    perturbed_on_sphere,
-    scale_by_gram,
-    scale_by_start,
-    scaled,
-    scaled_by_start,
-)
-from .numpy_script import numpy_script
-from .phase import phase_diagram
-from .problems.base import Problem
-from .problems.completion import Completion
-from .problems.compression import compress, expand
-from .problems.drawn import random_target
-from .problems.factorization import Factorization
-from .problems.sensing import Sensing
-from .problems.tied import Tied
-from .replay import Replay, replay
-from .resampling import fresh_batch
-from .spectral import ColumnSpace, ProjectedGradient, ward_kolda
-from .starts import Balanced, Gaussian, NormedGaussian, Orthogonal, Spectral, Start, ye_du_scale, ye_du_step_size
-from .status import Status, status
-from .store import open_results, write_results
-from .stored import StoreError
-from .sweep import sweep
-
-__all__ = [
-    "Balanced",
-    "ColumnSpace",
-    "Completion",
-    "Factorization",
-    "Factors",
-    "Gaussian",
-    "HeldOut",
-    "NormedGaussian",
-    "Orthogonal",
-    "Problem",
-    "ProjectedGradient",
-    "Replay",
-    "Run",
-    "Sensing",
-    "StoreError",
-    "Spectral",
-    "Start",
-    "Status",
-    "Tied",
-    "TiedFactor",
-    "Trajectory",
-    "add_balancing",
-    "add_noise",
-    "alignment",
-    "alternating",
-    "balanced",
-    "compress",
-    "data",
-    "descend",
-    "entrywise",
-    "expand",
-    "export",
-    "flow",
-    "fresh_batch",
-    "gradient_descent",
-    "invariants",
-    "log_steps",
-    "measures",
-    "numpy_script",
-    "open_results",
-    "operators",
-    "perturbed",
-    "perturbed_in_ball",
-    "perturbed_on_sphere",
-    "phase_diagram",
-    "presets",
-    "random_target",
-    "replay",
-    "rip_lower_bound",
-    "scale_by_gram",
-    "scale_by_start",
-    "scaled",
-    "scaled_by_start",
-    "stats",
-    "status",
-    "subspaces",
-    "sweep",
-    "use_cores",
-    "ward_kolda",
-    "write_results",
-    "ye_du_scale",
-    "ye_du_step_size",
-]
+from . import data as data
+from . import figures as figures
+from . import flow as flow
+from . import measures as measures
+from . import methods as methods
+from . import papers as papers
+from . import starts as starts
+from .descent import Trajectory as Trajectory
+from .descent import descend as descend
+from .descent import log_steps as log_steps
+from .engine.devices import use_cores as use_cores
+from .engine.experiment import Run as Run
+from .jobs.comparison import Comparison as Comparison
+from .jobs.comparison import compare as compare
+from .jobs.numpy_script import numpy_script as numpy_script
+from .jobs.phase import phase_diagram as phase_diagram
+from .jobs.recovery import Recovery as Recovery
+from .jobs.recovery import complete as complete
+from .jobs.replay import Replay as Replay
+from .jobs.replay import replay as replay
+from .jobs.settings import ComparisonSettings as ComparisonSettings
+from .jobs.settings import RecoverySettings as RecoverySettings
+from .problems import operators as operators
+from .problems.base import Problem as Problem
+from .problems.completion import Completion as Completion
+from .problems.compression import compress as compress
+from .problems.compression import expand as expand
+from .problems.drawn import random_target as random_target
+from .problems.factorization import Factorization as Factorization
+from .problems.factors import Factors as Factors
+from .problems.factors import TiedFactor as TiedFactor
+from .problems.sensing import Sensing as Sensing
+from .problems.tied import Tied as Tied
+from .results import export as export
+from .results import stats as stats
+from .results.files import open_results as open_results
+from .results.files import write_results as write_results
+from .store.queue import StoreError as StoreError
+from .store.status import Status as Status
+from .store.status import status as status
+from .sweep import sweep as sweep

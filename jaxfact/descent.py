@@ -11,12 +11,12 @@ import optax
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from jaxfact import measures
-from jaxfact.draws import fold
-from jaxfact.factors import AnyFactors, TiedFactor
 from jaxfact.inputs import positive_integer, problem_with
 from jaxfact.measures import Measure
+from jaxfact.numerics.draws import fold
+from jaxfact.numerics.products import is_long, keep
 from jaxfact.problems.base import Problem
-from jaxfact.products import is_long, keep
+from jaxfact.problems.factors import AnyFactors, TiedFactor
 
 Records = Sequence[Measure] | Mapping[str, Measure]
 

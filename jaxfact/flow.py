@@ -4,9 +4,9 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float, ScalarLike
 
-from jaxfact.factors import Factors
 from jaxfact.inputs import problem_with
 from jaxfact.problems.factorization import Factorization
+from jaxfact.problems.factors import Factors
 
 
 def logistic_mode(value: ScalarLike, start: ScalarLike, time: ScalarLike) -> Float[Array, ""]:

@@ -12,20 +12,21 @@ import numpy as np
 import optax
 import xarray as xr
 
-from jaxfact import invariants, provenance
-from jaxfact.compressibility import compression_of
 from jaxfact.descent import Records, named_measures, recorded_steps
-from jaxfact.experiment import Experiment, Program, check_experiment
+from jaxfact.engine.compressibility import compression_of
+from jaxfact.engine.experiment import Experiment, Program, check_experiment
+from jaxfact.engine.lanes import Work, lanes_per_block
+from jaxfact.engine.outcomes import Rules
+from jaxfact.engine.tiles import InMemory, Progress, Tiles, tile_size
 from jaxfact.inputs import positive, positive_integer, problem_with
-from jaxfact.labels import along_runs, describe, join, label
-from jaxfact.lanes import Work, lanes_per_block
-from jaxfact.outcomes import Rules
+from jaxfact.measures import invariants
 from jaxfact.problems.base import rounding_floor
 from jaxfact.problems.factorization import Factorization
-from jaxfact.store import open_results
-from jaxfact.stored import StoreQueue, drained_by_signals
-from jaxfact.tiles import InMemory, Progress, Tiles, tile_size
-from jaxfact.tilestore import Box, Plan, Results, TileStore, blocks_of, size, stored_blocks
+from jaxfact.results.files import open_results
+from jaxfact.results.labels import along_runs, describe, join, label
+from jaxfact.store import provenance
+from jaxfact.store.queue import StoreQueue, drained_by_signals
+from jaxfact.store.tilestore import Box, Plan, Results, TileStore, blocks_of, size, stored_blocks
 
 _TILE = 4096
 
@@ -53,14 +54,14 @@ def sweep(
     """Run an experiment for every point of the axes and every seed, in one compiled program.
 
     `experiment` is a function of the axes, and of `key` if it draws its problem, that returns a `Run`; a dict of them
-    becomes the dimension `method`. `seeds` is a count or an array of seed numbers; a run depends on its seed, its point
-    and `base_seed` alone, so runs of one seed are paired along every axis and method.
+    becomes the dimension `variant`. `seeds` is a count or an array of seed numbers; a run depends on its seed, its
+    point and `base_seed` alone, so runs of one seed are paired along every axis and variant.
 
     Runs are looked at every `check_every` steps and end as `converged` (distance ≤ tolerance,
     and ≤ 10·tolerance still after max(50, 10 %) further steps), `fitted` (the data are fitted to the tolerance, and
     after as many steps again and 50 more the truth is not found), `diverged`, `cycle`, or `budget` at `max_steps`, a
     multiple of `check_every`. `tolerance` is on the distance, relative and not squared; a mapping gives one for each
-    method; with None a run ends only by divergence or at max_steps.
+    variant; with None a run ends only by divergence or at max_steps.
 
     `record` and `every` are as in `descend`, `every` in multiples of `check_every`; every record is found along `step`
     as its name with `_path` behind it, where a finished run keeps its last value and a diverged one counts as inf.
@@ -105,7 +106,7 @@ def sweep(
     for name, count in (("tile_runs", tile_runs), ("devices", devices)):
         if count is not None:
             positive_integer(name, count, "leave it out for the usual number")
-    # One after the other: what the runs of one method share need not be in memory with that of the next.
+    # One after the other: what the runs of one variant share need not be in memory with that of the next.
     parts = (Part(single, tolerances[name], options) for name, single in named.items())
     if store is not None:
         return _stored(
@@ -210,7 +211,7 @@ def _in_memory(part: Part, tile_runs: int | None, devices: int | None, progress:
 def _stored(
     path: Path,
     parts: list[Part],
-    methods: list[str] | None,
+    variants: list[str] | None,
     accept: tuple[str, ...],
     tile_runs: int | None,
     devices: int | None,
@@ -230,7 +231,7 @@ def _stored(
     tiles = [
         Tiles(part.program, part.rules, part.runs(*firsts), max(part.rules.lanes, math.prod(blocks))) for part in parts
     ]
-    template = _template(parts, tiles, methods, firsts)
+    template = _template(parts, tiles, variants, firsts)
     disk = TileStore(path, Plan(options.axes, options.seeds, template, blocks), accept)
     timings: list[dict[str, float]] = [{} for _ in parts]
     for patient in (False, True):
@@ -247,22 +248,22 @@ def _stored(
     if any(not np.array_equal(found[name], values) for name, values in asked.items()):
         found = found.sel(asked)
     seconds = [[timing.get(name, 0.0) for timing in timings] for name in ("compile_seconds", "run_seconds")]
-    dims = () if methods is None else "method"
+    dims = () if variants is None else "variant"
     timed = {
-        name: (dims, values if methods else values[0])
+        name: (dims, values if variants else values[0])
         for name, values in zip(("compile_seconds", "run_seconds"), seconds, strict=True)
     }
     return describe(found.assign(timed))
 
 
-def _template(parts: list[Part], tiles: list[Tiles], methods: list[str] | None, firsts: tuple) -> xr.Dataset:
-    """Return the dataset of one run of each method, for its form and its attributes."""
+def _template(parts: list[Part], tiles: list[Tiles], variants: list[str] | None, firsts: tuple) -> xr.Dataset:
+    """Return the dataset of one run of each variant, for its form and its attributes."""
     blank = [
         part.labelled(work.blank, *firsts).assign_attrs({**part.attributes, "program": work.fingerprint})
         for part, work in zip(parts, tiles, strict=True)
     ]
-    whole = blank[0] if methods is None else join(blank, methods)
-    return whole.assign_attrs(methods=methods)
+    whole = blank[0] if variants is None else join(blank, variants)
+    return whole.assign_attrs(variants=variants)
 
 
 def _queue(disk: TileStore, place: int, part: Part, work: Tiles, patient: bool) -> StoreQueue:
@@ -289,7 +290,7 @@ def _tolerances(
     if lone:
         raise problem_with("tolerance", dict(tolerance), "one experiment has one tolerance", "give a number")
     if set(tolerance) != set(named):
-        raise problem_with("tolerance", sorted(tolerance), f"needs the methods {sorted(named)}", "name each once")
+        raise problem_with("tolerance", sorted(tolerance), f"needs the variants {sorted(named)}", "name each once")
     return dict(tolerance)
 
 

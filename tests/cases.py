@@ -75,20 +75,20 @@ PROBLEMS: dict[str, ProblemCase] = {
 
 # From a step size to a method. Each public function of jaxfact.methods is called by name in at least one row.
 METHODS: dict[str, Callable[..., optax.GradientTransformation]] = {
-    "gradient descent": lambda step: jf.gradient_descent(step),
-    "scheduled": lambda step: jf.gradient_descent(lambda count: step / (1 + count) ** 0.5),
-    "balanced": lambda step: jf.balanced(step, 1 / 8),
-    "perturbed": lambda step: jf.perturbed(step, 1e-5),
-    "perturbed on sphere": lambda step: jf.perturbed_on_sphere(step, 1e-3),
-    "perturbed in ball": lambda step: jf.perturbed_in_ball(step, radius=1e-3, threshold=2.0, interval=2),
-    "scaled": lambda step: jf.scaled(step),
-    "scaled, damped": lambda step: jf.scaled(step, 0.1),
-    "scaled by start": lambda step: jf.scaled_by_start(step),
-    "start in a chain": lambda step: optax.chain(jf.scale_by_start(), optax.sgd(step)),
-    "alternating": lambda step: jf.alternating(step),
-    "balancing in a chain": lambda step: optax.chain(jf.add_balancing(1 / 16), optax.sgd(step)),
-    "noise in a chain": lambda step: optax.chain(optax.sgd(step), jf.add_noise(1e-5)),
-    "Gram in a chain": lambda step: optax.chain(jf.scale_by_gram(0.1), optax.sgd(step)),
+    "gradient descent": lambda step: jf.methods.gradient_descent(step),
+    "scheduled": lambda step: jf.methods.gradient_descent(lambda count: step / (1 + count) ** 0.5),
+    "balanced": lambda step: jf.methods.balanced(step, 1 / 8),
+    "perturbed": lambda step: jf.methods.perturbed(step, 1e-5),
+    "perturbed on sphere": lambda step: jf.methods.perturbed_on_sphere(step, 1e-3),
+    "perturbed in ball": lambda step: jf.methods.perturbed_in_ball(step, radius=1e-3, threshold=2.0, interval=2),
+    "scaled": lambda step: jf.methods.scaled_gd(step),
+    "scaled, damped": lambda step: jf.methods.scaled_gd(step, 0.1),
+    "scaled by start": lambda step: jf.methods.scaled_by_start(step),
+    "start in a chain": lambda step: optax.chain(jf.methods.scale_by_start(), optax.sgd(step)),
+    "alternating": lambda step: jf.methods.alternating(step),
+    "balancing in a chain": lambda step: optax.chain(jf.methods.add_balancing(1 / 16), optax.sgd(step)),
+    "noise in a chain": lambda step: optax.chain(optax.sgd(step), jf.methods.add_noise(1e-5)),
+    "Gram in a chain": lambda step: optax.chain(jf.methods.scale_by_gram(0.1), optax.sgd(step)),
     "momentum": lambda step: optax.sgd(step, momentum=0.9),
     "Nesterov": lambda step: optax.sgd(step, momentum=0.9, nesterov=True),
     "Adam": lambda step: optax.adam(step),
@@ -96,21 +96,21 @@ METHODS: dict[str, Callable[..., optax.GradientTransformation]] = {
 }
 
 # From a problem and a width to a start.
-STARTS: dict[str, Callable[[jf.Problem, int], jf.Start | jf.Factors]] = {
-    "Gaussian": lambda problem, width: jf.Gaussian(width, scale=0.3),
-    "Gaussian by norm": lambda problem, width: jf.Gaussian(width, norm=1.0),
-    "Gaussian, unbalanced": lambda problem, width: jf.Gaussian(width, scale=0.3, ratio=4.0),
-    "Gaussian of a spectral norm": lambda problem, width: jf.NormedGaussian(width, 0.3),
-    "orthogonal": lambda problem, width: jf.Orthogonal(width, 0.5),
-    "balanced": lambda problem, width: jf.Balanced(width, 0.3),
-    "spectral": lambda problem, width: jf.Spectral(width, 0.9),
-    "projected gradient": lambda problem, width: jf.ProjectedGradient(width, 3),
-    "column space": lambda problem, width: jf.ColumnSpace(width, left=2.0, right=0.5),
-    "Ward & Kolda": lambda problem, width: jf.ward_kolda(width, 9 / 16),
+STARTS: dict[str, Callable[[jf.Problem, int], jf.starts.Start | jf.Factors]] = {
+    "Gaussian": lambda problem, width: jf.starts.Gaussian(width, scale=0.3),
+    "Gaussian by norm": lambda problem, width: jf.starts.Gaussian(width, norm=1.0),
+    "Gaussian, unbalanced": lambda problem, width: jf.starts.Gaussian(width, scale=0.3, ratio=4.0),
+    "Gaussian of a spectral norm": lambda problem, width: jf.starts.NormedGaussian(width, 0.3),
+    "orthogonal": lambda problem, width: jf.starts.Orthogonal(width, 0.5),
+    "balanced": lambda problem, width: jf.starts.Balanced(width, 0.3),
+    "spectral": lambda problem, width: jf.starts.Spectral(width, 0.9),
+    "projected gradient": lambda problem, width: jf.starts.ProjectedGradient(width, 3),
+    "column space": lambda problem, width: jf.starts.ColumnSpace(width, left=2.0, right=0.5),
+    "Ward & Kolda": lambda problem, width: jf.starts.ward_kolda(width, 9 / 16),
     "explicit factors": lambda problem, width: as_jax(pair(problem.shape, width), problem.unit.dtype),
 }
 
 
-def draw(start: jf.Start | jf.Factors, key: jax.Array, problem: jf.Problem) -> jf.Factors:
+def draw(start: jf.starts.Start | jf.Factors, key: jax.Array, problem: jf.Problem) -> jf.Factors:
     """Return the first factors of a run: explicit ones are a start too."""
-    return start.draw(key, problem) if isinstance(start, jf.Start) else start
+    return start.draw(key, problem) if isinstance(start, jf.starts.Start) else start

@@ -18,7 +18,8 @@ TARGET = jf.Factorization([1.0, 0.5], shape=(5, 4))
 
 def slowed(factor):
     def experiment(step_size):
-        return jf.Run(TARGET, jf.Gaussian(2, scale=0.1), jf.gradient_descent(jnp.asarray(step_size) * factor))
+        method = jf.methods.gradient_descent(jnp.asarray(step_size) * factor)
+        return jf.Run(TARGET, jf.starts.Gaussian(2, scale=0.1), method)
 
     return experiment
 

@@ -20,7 +20,7 @@ _UNASKED = {"xla_cpu_use_fusion_emitters": True, "xla_backend_optimization_level
 @contextmanager
 def as_for_users() -> Iterator[dict]:
     """Compile sweeps, and all that child processes compile, as for users; the value is for `jax.jit`."""
-    from jaxfact import tiles  # Only now, as the flags are set before JAX is loaded.
+    from jaxfact.engine import tiles  # Only now, as the flags are set before JAX is loaded.
 
     with pytest.MonkeyPatch.context() as patch:
         # Blank flags would be the name of a file.

@@ -19,8 +19,10 @@ import pytest
 from commands import EXPERIMENTS, SWEPT, Called, Run
 
 import jaxfact as jf
-from jaxfact import cli, experiment_file, terminal
-from jaxfact.tiles import Tiles
+from jaxfact.cli import main as cli
+from jaxfact.cli import terminal
+from jaxfact.engine.tiles import Tiles
+from jaxfact.store import experiment_file
 
 jax.config.update("jax_enable_x64", True)
 

@@ -20,7 +20,7 @@ import xarray as xr
 
 import jaxfact as jf
 from jaxfact import measures
-from jaxfact.tilestore import marks
+from jaxfact.store.tilestore import marks
 
 SEEDS, STEP_SIZES, TILE = 6000, (0.1, 0.3, 2.5), 90
 
@@ -28,7 +28,7 @@ SEEDS, STEP_SIZES, TILE = 6000, (0.1, 0.3, 2.5), 90
 def experiment(step_size):
     """Return a run of a small problem."""
     problem = jf.Factorization(np.array([1.0, 0.5], np.float32), shape=(20, 10))
-    return jf.Run(problem, jf.Gaussian(2, scale=0.01), jf.gradient_descent(step_size))
+    return jf.Run(problem, jf.starts.Gaussian(2, scale=0.01), jf.methods.gradient_descent(step_size))
 
 
 def swept(path: Path | None, seeds: int = SEEDS, **options) -> xr.Dataset:

@@ -9,7 +9,8 @@ from scipy.linalg import orthogonal_procrustes
 from scipy.optimize import minimize
 
 import jaxfact as jf
-from jaxfact import alignment, measures, subspaces
+from jaxfact import measures
+from jaxfact.measures import alignment
 from jaxfact.problems.compression import compress
 from jaxfact.problems.partial import PartiallyObserved
 
@@ -21,13 +22,16 @@ MIX = np.eye(3) + 0.3 * np.random.default_rng(4).normal(size=(3, 3))
 
 distances = jax.jit(
     lambda problem, f: [
-        m(problem, f) for m in (alignment.procrustes, alignment.invertible, alignment.scaled_invertible)
+        m(problem, f)
+        for m in (measures.procrustes_distance, measures.invertible_distance, measures.scaled_invertible_distance)
     ]
 )
-two_distances = jax.jit(lambda problem, f: [m(problem, f) for m in (alignment.procrustes, alignment.invertible)])
-procrustes, gauss_newton = jax.jit(alignment.procrustes), jax.jit(alignment._gauss_newton)
+two_distances = jax.jit(
+    lambda problem, f: [m(problem, f) for m in (measures.procrustes_distance, measures.invertible_distance)]
+)
+procrustes, gauss_newton = jax.jit(measures.procrustes_distance), jax.jit(alignment._gauss_newton)
 sharpness = jax.jit(measures.relative_sharpness)
-signal = jax.jit(subspaces.signal)
+signal = jax.jit(measures.signal)
 
 
 def near(size, seed=1):
@@ -140,7 +144,7 @@ def test_signal_and_residual_against_numpy():
         values = np.linalg.svd(S, compute_uv=False)
         np.testing.assert_allclose(seen, [values[2], values[0], np.linalg.norm(X - S, 2)], rtol=1e-11)
     rows = max(np.linalg.norm(X, axis=1).max() for X in factors)
-    assert float(subspaces.largest_row(PROBLEM, as_jax(factors))) == pytest.approx(rows, rel=1e-14)
+    assert float(measures.largest_row(PROBLEM, as_jax(factors))) == pytest.approx(rows, rel=1e-14)
     # At the truth the signal is √σ and nothing is left.
     exact = signal(PROBLEM, PROBLEM.truncation(3)).U
     np.testing.assert_allclose(exact, [np.sqrt(0.3), 1.0, 0.0], atol=1e-12)
@@ -170,8 +174,10 @@ def test_moving_frames_against_numpy():
     problem = jf.Tied(Masked(jnp.asarray(mask), SQUARE.truth, jnp.ones(())))
     start = jf.TiedFactor(jnp.asarray(0.05 * pair((8, 8), 4).U))
     keep = {"factors": lambda problem, factors: factors}
-    path = jf.descend(problem, jf.gradient_descent(0.2), start, num_steps=30, every=1, record=keep).records["factors"]
-    found = jax.jit(lambda path: subspaces.moving_signal(problem, path, 0.2))(path)
+    path = jf.descend(problem, jf.methods.gradient_descent(0.2), start, num_steps=30, every=1, record=keep).records[
+        "factors"
+    ]
+    found = jax.jit(lambda path: measures.moving_signal(problem, path, 0.2))(path)
     target, frame_now = np.asarray(SQUARE.truth.target), np.asarray(SQUARE.truth.left)
     first = frame_now
     for t, X in enumerate(np.asarray(path.X)):
@@ -193,7 +199,7 @@ def test_rows_against_numpy():
     full = np.linalg.qr(np.concatenate([np.asarray(SQUARE.truth.left), frame(8, 5, 9)], axis=1))[0]
     full[:, :3] = SQUARE.truth.left
     turned = full.T @ X
-    found = jax.jit(subspaces.rows(3))(SQUARE, jf.TiedFactor(jnp.asarray(X)))
+    found = jax.jit(measures.rows(3))(SQUARE, jf.TiedFactor(jnp.asarray(X)))
     np.testing.assert_allclose(found.signal, np.sum(turned[:3] ** 2, axis=1), rtol=1e-12)
     coupling = [np.linalg.norm(turned[k : k + 1] @ turned[k + 1 :].T, 2) for k in range(3)]
     np.testing.assert_allclose(found.coupling, coupling, rtol=1e-12)
@@ -206,21 +212,21 @@ def test_rows_are_learned_one_after_the_other():
     X[0, 0], X[1, 1] = 1e-3, 1e-3
     run = jf.descend(
         problem,
-        jf.gradient_descent(0.1),
+        jf.methods.gradient_descent(0.1),
         jf.TiedFactor(jnp.asarray(X)),
         num_steps=200,
         every=1,
-        record={"rows": subspaces.rows(2)},
+        record={"rows": measures.rows(2)},
     )
     seen = run.records["rows"]
-    times = subspaces.rise_times(run.steps, seen.signal, jnp.array([0.5, 0.25]))
+    times = measures.rise_times(run.steps, seen.signal, jnp.array([0.5, 0.25]))
     for value, level, time in zip((1.0, 0.5), (0.5, 0.25), times, strict=True):
         x, t = 1e-3, 0
         while x * x < level:
             x, t = (1 + 0.1 * (value - x * x)) * x, t + 1
         assert int(time) == t
     np.testing.assert_array_equal(seen.coupling, 0)
-    assert np.isinf(subspaces.rise_times(run.steps, seen.signal, 2.0)).all()
+    assert np.isinf(measures.rise_times(run.steps, seen.signal, 2.0)).all()
 
 
 @pytest.mark.parametrize("name", ["dense, wide", "rank-deficient", "width above rank", "badly conditioned"])
@@ -252,32 +258,35 @@ def test_relative_sharpness_of_one_factor_and_of_a_mask():
 
 def test_a_sweep_records_them():
     """In the engine, compressed and tied; the distances agree with those of the run's own last factors."""
-    record = [alignment.procrustes, alignment.invertible, measures.distance]
+    record = [measures.procrustes_distance, measures.invertible_distance, measures.distance]
 
     def experiment(step_size):
-        return jf.Run(PROBLEM, jf.Gaussian(3, scale=0.3), jf.gradient_descent(step_size))
+        return jf.Run(PROBLEM, jf.starts.Gaussian(3, scale=0.3), jf.methods.gradient_descent(step_size))
 
     runs = jf.sweep(experiment, seeds=3, max_steps=400, tolerance=1e-12, record=record, every=200, step_size=[0.4])
     last = runs.isel(step=-1)
-    assert np.all(last.invertible_path <= last.procrustes_path)
+    assert np.all(last.invertible_distance_path <= last.procrustes_distance_path)
     # Near the truth both are of the order of the distance: at most it over √σ_r, and unbalanced fits keep the first.
-    assert np.all(last.invertible_path < 3 * last.distance_path)
-    assert np.all(last.procrustes_path > last.invertible_path)
+    assert np.all(last.invertible_distance_path < 3 * last.distance_path)
+    assert np.all(last.procrustes_distance_path > last.invertible_distance_path)
 
 
 UNKNOWN = Masked(jnp.ones((8, 8)), None, jnp.ones(()))
 TIED = jf.TiedFactor(jnp.ones((8, 2)))
 REFUSED = [
-    (lambda: alignment.procrustes(UNKNOWN, as_jax(pair((8, 8), 2))), r"^problem=Masked: its truth is not known; .+\.$"),
-    (lambda: alignment.invertible(SQUARE, TIED), r"^factors=one tied factor: needs a pair; .+\.$"),
     (
-        lambda: alignment.scaled_invertible(PROBLEM, as_jax(pair((9, 7), 4))),
+        lambda: measures.procrustes_distance(UNKNOWN, as_jax(pair((8, 8), 2))),
+        r"^problem=Masked: its truth is not known; .+\.$",
+    ),
+    (lambda: measures.invertible_distance(SQUARE, TIED), r"^factors=one tied factor: needs a pair; .+\.$"),
+    (
+        lambda: measures.scaled_invertible_distance(PROBLEM, as_jax(pair((9, 7), 4))),
         r"^factors=width 4 of a truth of rank 3: .+\.$",
     ),
-    (lambda: subspaces.rows(0), r"^count=0: needs a whole number, 1 or above; .+\.$"),
-    (lambda: subspaces.rows(4)(SQUARE, TIED), r"^count=4: the truth has rank 3; .+\.$"),
-    (lambda: subspaces.rows(1)(PROBLEM, near(0.1)), r"^factors=a pair: rows are those of one factor; .+\.$"),
-    (lambda: subspaces.moving_signal(PROBLEM, TIED, 0.1), r"^problem=Factorization: the frame .+; use Tied\.$"),
+    (lambda: measures.rows(0), r"^count=0: needs a whole number, 1 or above; .+\.$"),
+    (lambda: measures.rows(4)(SQUARE, TIED), r"^count=4: the truth has rank 3; .+\.$"),
+    (lambda: measures.rows(1)(PROBLEM, near(0.1)), r"^factors=a pair: rows are those of one factor; .+\.$"),
+    (lambda: measures.moving_signal(PROBLEM, TIED, 0.1), r"^problem=Factorization: the frame .+; use Tied\.$"),
 ]
 
 

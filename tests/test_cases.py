@@ -188,7 +188,7 @@ def test_table_is_complete():
     built = {type(case.build()).__name__ for case in PROBLEMS.values()}
     elsewhere = {"Compressed", "Completion", "PartiallyObserved", "Sensing", "Split", "Tied"}
     assert subclasses(jf.Problem) == built | elsewhere, "those have a file of tests each"
-    assert subclasses(jf.Start) <= called_by(STARTS.values())
+    assert subclasses(jf.starts.Start) <= called_by(STARTS.values())
     assert public_functions(methods) <= called_by(METHODS.values())
 
 

@@ -19,7 +19,9 @@ from commands import Called, assert_one_line
 from PIL import Image
 
 import jaxfact as jf
-from jaxfact import comparison, report, stats
+from jaxfact.jobs import comparison
+from jaxfact.reports import comparison as report
+from jaxfact.results import stats
 
 COMMAND = shutil.which("jaxfact", path=str(Path(sys.executable).parent))
 SMALL = ["compare", "--shape", "12x9", "--rank", "2", "--condition", "2.5", "--seeds", "40", "--max-steps", "2000"]
@@ -90,7 +92,7 @@ def test_everything_is_written(ended, name):
         with Image.open(folder / "figures" / f"{figure}.png") as image:
             assert image.width == 945
     runs = ended[name].runs
-    assert dict(runs.sizes) | {"method": 3, "seed": 40} == dict(runs.sizes)
+    assert dict(runs.sizes) | {"variant": 3, "seed": 40} == dict(runs.sizes)
     assert runs.attrs["dtype"] == {"table": "float32", "json": "float64"}[name]
 
 
@@ -114,8 +116,8 @@ def test_table_names_methods_levels_and_units(ended):
 
 def test_table_shows_the_stored_numbers(ended):
     runs = ended["table"].runs
-    for method in runs.method.values:
-        part = runs.sel({"method": method})
+    for method in runs.variant.values:
+        part = runs.sel({"variant": method})
         hit = part.hit.sel(level=float(part.tolerance)).values
         times = np.quantile(hit, [0.05, 0.5, 0.95], method="inverted_cdf")
         steps = " ".join(f"{time:.0f}" for time in times)
@@ -128,9 +130,9 @@ def test_json_agrees_with_the_store(ended):
     assert printed == ended["json"].summary
     assert printed["settings"]["unbalanced"] == 25
     assert printed["shape"] == [12, 9]
-    assert [row["method"] for row in printed["methods"]] == runs.method.values.tolist()
+    assert [row["method"] for row in printed["methods"]] == runs.variant.values.tolist()
     for row in printed["methods"]:
-        part = runs.sel({"method": row["method"]})
+        part = runs.sel({"variant": row["method"]})
         for level, value in row["reached"].items():
             if float(level) < row["tolerance"] * (1 - 1e-9):
                 assert value is None
@@ -147,7 +149,7 @@ def test_json_agrees_with_the_store(ended):
 def test_unbalanced_starts_and_their_predicted_ends(ended):
     """With ‖U‖ = 25‖V‖ the imbalance is ‖UᵀU‖ nearly; plain descent keeps it, balancing removes it."""
     plain, balanced, _ = ended["json"].summary["methods"]
-    runs = ended["json"].runs.sel({"method": "plain"})
+    runs = ended["json"].runs.sel({"variant": "plain"})
     assert plain["imbalance_start"] == pytest.approx(float(runs.imbalance_path.sel(step=0).median()))
     assert plain["imbalance_start"] > 0.5 * float(runs.energy_path.sel(step=0).median())
     assert 0.5 * plain["imbalance_start"] < plain["imbalance"] <= plain["predicted_imbalance"]
@@ -159,7 +161,7 @@ def test_help_loads_nothing_heavy(arguments):
     ended = subprocess.run([sys.executable, "-X", "importtime", COMMAND, *arguments], capture_output=True, text=True)
     loaded = {line.rsplit("|", 1)[1].strip() for line in ended.stderr.splitlines() if line.startswith("import time:")}
     assert ended.returncode == 0
-    assert "jaxfact.cli" in loaded
+    assert "jaxfact.cli.main" in loaded
     assert not loaded & {"jax", "numpy", "xarray", "matplotlib", "scipy", "zarr", "optax", "equinox"}
     expected = {"--version": jf.version.__version__, "compare": "--step-size", "--help": "compare"}
     assert expected[arguments[0] if arguments else "--help"] in ended.stdout

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import jaxfact as jf
-from jaxfact import comparison, data, measures
-from jaxfact.settings import Settings
+from jaxfact import data, measures
+from jaxfact.jobs import comparison
+from jaxfact.jobs.settings import ComparisonSettings
 
 EXACT = jf.Factorization([1, 0.7, 0.4], shape=(40, 10))
 FULL = jf.Factorization(np.concatenate([[1, 0.8, 0.5], np.linspace(0.3, 0.05, 12)]), shape=(25, 15))
@@ -18,9 +19,9 @@ FULL = jf.Factorization(np.concatenate([[1, 0.8, 0.5], np.linspace(0.3, 0.05, 12
 @pytest.mark.parametrize("step_size", [0.1, 0.7])
 def test_predicted_floor(problem, step_size):
     """The stationary distance under noise matches the linear prediction within 3 %, tail and finite step included."""
-    settings = Settings(width=3, step_size=step_size, noise=1e-4)
+    settings = ComparisonSettings(width=3, step_size=step_size, noise=1e-4)
     runs = jf.sweep(
-        lambda step_size: jf.Run(problem, jf.Spectral(3), jf.perturbed(step_size, settings.noise)),
+        lambda step_size: jf.Run(problem, jf.starts.Spectral(3), jf.methods.perturbed(step_size, settings.noise)),
         step_size=[step_size],
         seeds=64,
         max_steps=2_000,
@@ -34,17 +35,17 @@ def test_predicted_floor(problem, step_size):
 
 def test_floor_reduces_to_the_known_formula():
     """For exact rank and a small step: √(ν²(m+n)d/(2η)), less the d² entries that both factors share."""
-    settings = Settings(width=3, step_size=1e-3, noise=1e-4)
+    settings = ComparisonSettings(width=3, step_size=1e-3, noise=1e-4)
     expected = 1e-4 * np.sqrt((50 * 3 - 9) / (2 * 1e-3)) / np.linalg.norm([1, 0.7, 0.4])
     assert comparison.predicted_floor(EXACT, settings) == pytest.approx(expected, rel=2e-3)
-    assert comparison.predicted_floor(EXACT, Settings(width=3, noise=0)) == 0
+    assert comparison.predicted_floor(EXACT, ComparisonSettings(width=3, noise=0)) == 0
 
 
 def compared(problem, step_size=0.5, scale=1e-3, weight=0.125, noise=1e-5, **options):
     """Compare with one number of seeds, one budget and hyperparameters as arrays: then all share compiled programs."""
     numbers = {"step_size": step_size, "scale": scale, "weight": weight, "noise": noise}
     arrays = {name: jnp.asarray(number, float) for name, number in numbers.items()}
-    return comparison.compare(problem, Settings(width=3, seeds=100, max_steps=6_000, **arrays, **options))
+    return comparison.compare(problem, ComparisonSettings(width=3, seeds=100, max_steps=6_000, **arrays, **options))
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +112,14 @@ def test_too_large_steps_end_as_values():
     ],
 )
 def test_notes(options, words):
-    settings = Settings(**{"width": 3, **options})
+    settings = ComparisonSettings(**{"width": 3, **options})
     assert any(words in note for note in comparison.notes(EXACT, settings, 0.0))
 
 
 def test_a_tie_is_noted():
-    assert any("not unique" in note for note in comparison.notes(jf.Factorization(np.eye(5)), Settings(), 0.0))
+    assert any(
+        "not unique" in note for note in comparison.notes(jf.Factorization(np.eye(5)), ComparisonSettings(), 0.0)
+    )
 
 
 @pytest.mark.parametrize(
@@ -139,5 +142,5 @@ def test_zero_target_is_refused_here_only():
 def test_default_width_has_a_gap():
     """The default width cuts the elevation matrix where its spectrum falls by a sixth."""
     values = np.asarray(jf.Factorization(data.load("elevation")).singular_values)
-    width = Settings().width
+    width = ComparisonSettings().width
     assert values[width - 1] / values[width] > 1.15

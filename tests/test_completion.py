@@ -9,8 +9,9 @@ import pytest
 from cases import as_jax, frame, pair
 
 import jaxfact as jf
-from jaxfact import entrywise, stats
+from jaxfact import measures
 from jaxfact.problems.entries import DenseEntries, Observed, SparseEntries
+from jaxfact.results import stats
 
 KEY = jax.random.key(5, impl="threefry2x32")
 
@@ -165,7 +166,7 @@ def test_no_scatter_in_the_compiled_gradient():
 
 
 def descend_from_small_starts(problem, width, step_size, **options):
-    start, method = jf.Gaussian(width, scale=1e-3), jf.gradient_descent(step_size)
+    start, method = jf.starts.Gaussian(width, scale=1e-3), jf.methods.gradient_descent(step_size)
     return jf.sweep(lambda: jf.Run(problem, start, method), seeds=4, **options)
 
 
@@ -211,7 +212,9 @@ def test_a_mask_and_a_truth_for_every_run():
 
     def experiment(key, fraction):
         truth = jf.random_target(key, (30, 25), np.array([1.0]))
-        return jf.Run(jf.Completion.of(truth, fraction, key), jf.Gaussian(1, scale=1e-2), jf.gradient_descent(0.3))
+        return jf.Run(
+            jf.Completion.of(truth, fraction, key), jf.starts.Gaussian(1, scale=1e-2), jf.methods.gradient_descent(0.3)
+        )
 
     runs = quietly(jf.sweep, experiment, seeds=4, max_steps=600, tolerance=1e-5, fraction=[0.02, 0.8])
     assert set(runs.outcome.sel(fraction=0.8).values) == {"converged"}
@@ -246,7 +249,7 @@ def test_random_target_has_its_values_and_haar_bases():
 def test_split_is_disjoint_complete_and_held_out_error_is_numpy():
     mask, matrix = ragged(23, 17), numbers((23, 17))
     problem = completion(mask, matrix)
-    parts = entrywise.split(problem.entries, KEY, train=0.7, validation=0.1, test=0.2)
+    parts = jf.data.split(problem.entries, KEY, train=0.7, validation=0.1, test=0.2)
     assert list(parts) == ["train", "validation", "test"]
     places = np.concatenate([rows * 17 + columns for rows, columns, _ in parts.values()])
     np.testing.assert_array_equal(np.sort(places), np.flatnonzero(mask))
@@ -255,7 +258,7 @@ def test_split_is_disjoint_complete_and_held_out_error_is_numpy():
         [0.7 * count, 0.1 * count, 0.2 * count], abs=1
     )
     train = quietly(jf.Completion, *parts["train"], (23, 17))
-    held = jf.HeldOut(*parts["test"])
+    held = jf.measures.HeldOut(*parts["test"])
     U, V = factors = as_jax(pair((23, 17), 2))
     rows, columns, values = parts["test"]
     predicted = float(train.unit) * np.asarray(U @ V.T)[rows, columns]
@@ -267,10 +270,10 @@ def test_split_is_disjoint_complete_and_held_out_error_is_numpy():
 def test_held_out_error_as_a_record_and_its_best_step():
     truth = jf.random_target(KEY, (30, 25), [2.0])
     noisy = jf.Completion.of(truth, 0.6, KEY, noise=0.005)
-    parts = entrywise.split(noisy.entries, KEY, train=0.5, test=0.5)
+    parts = jf.data.split(noisy.entries, KEY, train=0.5, test=0.5)
     problem = quietly(jf.Completion, *parts["train"], (30, 25))
-    records = [jf.HeldOut(*parts["test"]), entrywise.incoherence]
-    start, method = jf.Gaussian(4, scale=1e-3), jf.gradient_descent(0.2)
+    records = [jf.measures.HeldOut(*parts["test"]), measures.incoherence]
+    start, method = jf.starts.Gaussian(4, scale=1e-3), jf.methods.gradient_descent(0.2)
     options = {"seeds": 3, "max_steps": 400, "tolerance": None, "record": records, "every": 20}
     runs = jf.sweep(lambda: jf.Run(problem, start, method), **options)
     path = runs.held_out_path.values
@@ -288,16 +291,16 @@ def test_incoherence_and_spread():
     """1 for rows that are all alike, max(m, n)/d for one that holds everything; else by projections in NumPy."""
     flat = jf.Factors(jnp.ones((6, 1)), jnp.ones((4, 1)))
     spiky = jf.Factors(jnp.eye(6)[:, :2], jnp.eye(4)[:, :2])
-    incoherence = jax.jit(lambda factors: entrywise.incoherence(None, factors))
+    incoherence = jax.jit(lambda factors: measures.incoherence(None, factors))
     assert float(incoherence(flat)) == pytest.approx(1)
     assert float(incoherence(spiky)) == pytest.approx(3)
     U, V = factors = as_jax(pair((9, 7), 3))
     both = [len(X) / 3 * np.max(np.diag(X @ np.linalg.pinv(X))) for X in map(np.asarray, (U, V))]
     assert float(incoherence(factors)) == pytest.approx(max(both))
-    assert float(entrywise.spread(None, flat)) == pytest.approx(1)
-    assert float(entrywise.spread(None, jf.TiedFactor(jnp.array([[3.0], [4.0]])))) == pytest.approx(2**0.5 * 4 / 5)
+    assert float(measures.spread(None, flat)) == pytest.approx(1)
+    assert float(measures.spread(None, jf.TiedFactor(jnp.array([[3.0], [4.0]])))) == pytest.approx(2**0.5 * 4 / 5)
     with pytest.raises(ValueError, match="needs one column"):
-        entrywise.spread(None, factors)
+        measures.spread(None, factors)
 
 
 GOOD = ([0, 1, 1], [0, 0, 1], [1.0, 2.0, 3.0])
@@ -333,9 +336,9 @@ def test_bad_problems():
         (lambda: jf.Completion.of(truth, 0.5, KEY, noise=-1.0), "needs a finite number, 0 or above"),
         (lambda: jax.jit(lambda x: jf.Completion(*GOOD[:2], x, (2, 2)).unit)(jnp.ones(3)), "traced arrays"),
         (lambda: jax.jit(lambda p: jf.Completion.of(truth, p, KEY, dense=False).unit)(0.5), "needs tables"),
-        (lambda: entrywise.split(Observed(*map(np.array, GOOD)), KEY, train=0.5), "sum to 1"),
-        (lambda: entrywise.split(Observed(*map(np.array, GOOD)), KEY, train=0.9, test=0.1), "without any"),
-        (lambda: jf.HeldOut([7], [0], [1.0])(truth, truth.truncation(1)), "use those of this problem"),
+        (lambda: jf.data.split(Observed(*map(np.array, GOOD)), KEY, train=0.5), "sum to 1"),
+        (lambda: jf.data.split(Observed(*map(np.array, GOOD)), KEY, train=0.9, test=0.1), "without any"),
+        (lambda: jf.measures.HeldOut([7], [0], [1.0])(truth, truth.truncation(1)), "use those of this problem"),
     ]:
         with pytest.raises(ValueError, match=message):
             build()

@@ -14,10 +14,10 @@ from jaxfact.problems.compression import Compressed
 
 KEY = jr.key(17, impl="threefry2x32")
 METHODS = {
-    "plain": jf.gradient_descent(0.9),
+    "plain": jf.methods.gradient_descent(0.9),
     "momentum": optax.sgd(0.1, momentum=0.9),
-    "balanced": jf.balanced(0.5, 0.125),
-    "scaled": jf.scaled(0.5),
+    "balanced": jf.methods.balanced(0.5, 0.125),
+    "scaled": jf.methods.scaled_gd(0.5),
 }
 
 
@@ -25,7 +25,9 @@ def test_sizes_are_axes():
     """m and n may be axes of one program; each point is the run of that size alone, to rounding."""
 
     def experiment(m, n):
-        return jf.Run(jf.Factorization([1, 0.5], shape=(m, n)), jf.Gaussian(2, norm=0.1), jf.gradient_descent(0.5))
+        return jf.Run(
+            jf.Factorization([1, 0.5], shape=(m, n)), jf.starts.Gaussian(2, norm=0.1), jf.methods.gradient_descent(0.5)
+        )
 
     options = {"seeds": 8, "max_steps": 200, "tolerance": None, "every": 50}
     runs = jf.sweep(experiment, m=[3, 20, 10**6], n=[4, 10**6], **options)
@@ -37,7 +39,7 @@ def test_sizes_are_axes():
 
 def test_a_size_axis_needs_compression():
     def experiment(m):
-        return jf.Run(jf.Factorization([1, 0.5], shape=(m, 9)), jf.Gaussian(3, norm=0.1), optax.adam(0.1))
+        return jf.Run(jf.Factorization([1, 0.5], shape=(m, 9)), jf.starts.Gaussian(3, norm=0.1), optax.adam(0.1))
 
     with pytest.raises(ValueError, match="traced sizes.*cannot be formed"):
         jf.sweep(experiment, seeds=2, max_steps=100, tolerance=None, m=[10, 20])
@@ -48,7 +50,11 @@ def test_rank_and_condition_are_axes():
 
     def experiment(rank, condition):
         values = jf.data.singular_values(rank, condition, padded_to=4)
-        return jf.Run(jf.Factorization(values, shape=(20, 15)), jf.Gaussian(5, scale=1e-4), jf.gradient_descent(0.5))
+        return jf.Run(
+            jf.Factorization(values, shape=(20, 15)),
+            jf.starts.Gaussian(5, scale=1e-4),
+            jf.methods.gradient_descent(0.5),
+        )
 
     runs = jf.sweep(experiment, seeds=20, max_steps=5000, tolerance=1e-6, rank=[1, 2, 4], condition=[1.0, 5.0])
     assert np.all(runs.outcome == "converged")
@@ -66,7 +72,7 @@ def test_width_is_an_axis(method):
 
     def experiment(width):
         problem = jf.Factorization([1, 0.6, 0.3], shape=(20, 15))
-        start = jf.Gaussian(width, scale=0.1, padded_to=4)
+        start = jf.starts.Gaussian(width, scale=0.1, padded_to=4)
         return jf.Run(problem, start, METHODS[method])
 
     def spare_columns(problem, factors):
@@ -93,7 +99,7 @@ def test_padded_noise_stays_in_its_columns():
 
 
 BAD = {
-    "unbounded width": (lambda n: jf.Gaussian(n, scale=0.1), "width=a traced number.*padded_to"),
+    "unbounded width": (lambda n: jf.starts.Gaussian(n, scale=0.1), "width=a traced number.*padded_to"),
     "unbounded rank": (lambda n: jf.data.singular_values(n, 2.0), "rank=a traced number.*padded_to"),
 }
 
@@ -107,6 +113,6 @@ def test_traced_sizes_need_a_bound(name):
 
 def test_width_above_its_bound():
     with pytest.raises(ValueError, match="width=6.*padded_to=5"):
-        jf.Gaussian(6, scale=0.1, padded_to=5)
+        jf.starts.Gaussian(6, scale=0.1, padded_to=5)
     with pytest.raises(ValueError, match="rank=6.*padded_to=5"):
         jf.data.singular_values(6, 2.0, padded_to=5)

@@ -12,7 +12,7 @@ from cases import frame, pair
 
 import jaxfact as jf
 from jaxfact import measures
-from jaxfact.compressibility import KNOWN, Compression, compression_of
+from jaxfact.engine.compressibility import KNOWN, Compression, compression_of
 from jaxfact.problems.compression import Compressed, reduced
 
 KEY = jr.key(17, impl="threefry2x32")
@@ -27,14 +27,14 @@ TARGETS = {
     "width above both sides": ([1, 0.5], (4, 3), 6),
 }
 METHODS = {
-    "plain": jf.gradient_descent(0.9),
+    "plain": jf.methods.gradient_descent(0.9),
     "momentum": optax.sgd(0.1, momentum=0.9),
     "nesterov": optax.sgd(0.1, momentum=0.9, nesterov=True),
-    "balanced": jf.balanced(0.5, 0.125),
-    "scaled": jf.scaled(0.5, 1e-2),
-    "alternating": jf.alternating(0.9),
-    "clipped": optax.chain(optax.clip_by_global_norm(0.5), jf.gradient_descent(0.5)),
-    "decayed": optax.chain(optax.add_decayed_weights(1e-3), jf.gradient_descent(0.5)),
+    "balanced": jf.methods.balanced(0.5, 0.125),
+    "scaled": jf.methods.scaled_gd(0.5, 1e-2),
+    "alternating": jf.methods.alternating(0.9),
+    "clipped": optax.chain(optax.clip_by_global_norm(0.5), jf.methods.gradient_descent(0.5)),
+    "decayed": optax.chain(optax.add_decayed_weights(1e-3), jf.methods.gradient_descent(0.5)),
 }
 RECORDS = [measures.loss, measures.distance, measures.imbalance, measures.energy]
 
@@ -52,7 +52,7 @@ def both_views(name, method, dense):
     """Return the records of one start over 1000 steps, run in full and compressed."""
     problem, width = build(name, dense)
     scale = 1e-3 if dense else 0.1
-    factors = jf.Gaussian(width, scale=scale).draw(KEY, problem)
+    factors = jf.starts.Gaussian(width, scale=scale).draw(KEY, problem)
     small, start = jf.compress(problem, factors)
     return [
         jax.jit(lambda f, p=p: jf.descend(p, METHODS[method], f, num_steps=1000, every=50, record=RECORDS).records)(f)
@@ -83,8 +83,10 @@ def test_every_compressible_method(method):
 NOT_COMPRESSIBLE = {
     "adam": optax.adam(0.1),
     "sign": optax.sign_sgd(0.1),
-    "block RMS clipping": optax.chain(optax.clip_by_block_rms(0.1), jf.gradient_descent(0.3)),
-    "two draws of noise": optax.chain(jf.add_noise(0.1), jf.gradient_descent(0.3), jf.add_noise(0.1)),
+    "block RMS clipping": optax.chain(optax.clip_by_block_rms(0.1), jf.methods.gradient_descent(0.3)),
+    "two draws of noise": optax.chain(
+        jf.methods.add_noise(0.1), jf.methods.gradient_descent(0.3), jf.methods.add_noise(0.1)
+    ),
     "noise of optax": optax.noisy_sgd(0.1, key=1),
     "made for one shape": optax.chain(
         optax.stateless(lambda updates, _: jax.tree.map(lambda x: x + jnp.ones((12, 3)), updates))
@@ -104,7 +106,7 @@ def test_records_are_probed():
     def to_a_fixed_matrix(problem, factors):
         return jnp.linalg.norm(factors.U - jnp.ones((12, 3)))
 
-    plain = jf.gradient_descent(0.1)
+    plain = jf.methods.gradient_descent(0.1)
     for record in KNOWN:
         # A name of its own, so that it is probed like a user's record.
         probed = {"probed": lambda problem, factors, record=record: record(problem, factors)}
@@ -114,14 +116,14 @@ def test_records_are_probed():
 
 
 def test_noisy_methods_are_told_from_quiet_ones():
-    momentum = optax.chain(optax.sgd(0.1, momentum=0.9), jf.add_noise(0.1))
-    before = optax.chain(jf.add_noise(0.1), optax.sgd(0.1, momentum=0.9))
-    assert compression_of(jf.perturbed(0.3, 0.1), None) == Compression(1, noisy=True)
-    assert compression_of(jf.perturbed_on_sphere(0.3, 0.1), None) == Compression(1, noisy=True)
+    momentum = optax.chain(optax.sgd(0.1, momentum=0.9), jf.methods.add_noise(0.1))
+    before = optax.chain(jf.methods.add_noise(0.1), optax.sgd(0.1, momentum=0.9))
+    assert compression_of(jf.methods.perturbed(0.3, 0.1), None) == Compression(1, noisy=True)
+    assert compression_of(jf.methods.perturbed_on_sphere(0.3, 0.1), None) == Compression(1, noisy=True)
     assert compression_of(momentum, None) == compression_of(before, None) == Compression(2, noisy=True)
 
 
-@pytest.mark.parametrize("start", [jf.Gaussian, jf.Orthogonal, jf.Balanced])
+@pytest.mark.parametrize("start", [jf.starts.Gaussian, jf.starts.Orthogonal, jf.starts.Balanced])
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.parametrize("dense", [False, True], ids=["diagonal", "dense"])
 def test_one_start_two_views(start, name, dense):
@@ -154,7 +156,7 @@ def test_sweeps_compress_by_themselves():
     problem, width = build("tall", dense=True)
 
     def experiment(step_size):
-        return jf.Run(problem, jf.Gaussian(width, scale=0.1), jf.gradient_descent(step_size))
+        return jf.Run(problem, jf.starts.Gaussian(width, scale=0.1), jf.methods.gradient_descent(step_size))
 
     options = {"seeds": 20, "max_steps": 400, "tolerance": 1e-6, "every": 100, "step_size": [0.3, 0.9]}
     small, full = jf.sweep(experiment, **options), jf.sweep(experiment, compress=False, **options)

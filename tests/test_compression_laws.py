@@ -11,7 +11,7 @@ from scipy import stats
 
 import jaxfact as jf
 from jaxfact import measures
-from jaxfact.draws import bartlett, chi, fold
+from jaxfact.numerics.draws import bartlett, chi, fold
 from jaxfact.problems.compression import Compressed, reduced
 
 KEY = jr.key(17, impl="threefry2x32")
@@ -108,8 +108,8 @@ def final_numbers(problem, method, start, count=COUNT):
 
 NOISY_PROBLEM = jf.Factorization(np.array([1, 0.6]), shape=(12, 10))
 NOISY = {
-    "plain": (jf.perturbed(0.3, NOISE), 1, [Dropped, OneTooFew]),
-    "momentum": (optax.chain(optax.sgd(0.1, momentum=0.8), jf.add_noise(NOISE)), 2, [Dropped, NotRotated]),
+    "plain": (jf.methods.perturbed(0.3, NOISE), 1, [Dropped, OneTooFew]),
+    "momentum": (optax.chain(optax.sgd(0.1, momentum=0.8), jf.methods.add_noise(NOISE)), 2, [Dropped, NotRotated]),
 }
 
 
@@ -137,13 +137,13 @@ def test_noise_is_exact_in_law(name):
 def test_noisy_sweeps_are_compressed_in_law():
     problem = jf.Factorization([1, 0.6], shape=(30, 20))
     runs = jf.sweep(
-        lambda: jf.Run(problem, jf.Gaussian(2, scale=0.01), jf.perturbed(0.3, 1e-3)),
+        lambda: jf.Run(problem, jf.starts.Gaussian(2, scale=0.01), jf.methods.perturbed(0.3, 1e-3)),
         seeds=200,
         max_steps=400,
         tolerance=None,
     )
     full = jf.sweep(
-        lambda: jf.Run(problem, jf.Gaussian(2, scale=0.01), jf.perturbed(0.3, 1e-3)),
+        lambda: jf.Run(problem, jf.starts.Gaussian(2, scale=0.01), jf.methods.perturbed(0.3, 1e-3)),
         seeds=200,
         max_steps=400,
         tolerance=None,

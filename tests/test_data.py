@@ -13,7 +13,7 @@ import scipy.sparse
 from PIL import Image
 
 from jaxfact import data
-from jaxfact.spectrum import Spectrum
+from jaxfact.choices import Spectrum
 
 MATRIX = np.random.default_rng(0).normal(size=(6, 5))
 GREY = np.random.default_rng(1).integers(0, 256, (6, 5)).astype(np.uint8)

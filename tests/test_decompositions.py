@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxfact import decompositions
+from jaxfact.numerics import decompositions
 
 SHAPES = [(7, 3), (3, 7), (5, 5), (1, 1), (4, 1), (1, 4), (12, 6), (20, 20)]
 

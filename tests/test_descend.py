@@ -39,7 +39,7 @@ def path(problem, factors, num_steps, noise=0.0, key=KEY):
 
 @pytest.mark.parametrize("noise", [0.0, 0.01])
 def test_descend_is_the_loop(problem, start, noise):
-    method = jf.perturbed(ETA, noise) if noise else jf.gradient_descent(ETA)
+    method = jf.methods.perturbed(ETA, noise) if noise else jf.methods.gradient_descent(ETA)
     run = jf.descend(problem, method, start, num_steps=9, key=KEY)
     for actual, expected in zip(run.factors, path(problem, start, 9, noise)[-1], strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-12)
@@ -52,7 +52,7 @@ def test_descend_is_the_loop(problem, start, noise):
     [(1, range(11)), (4, [0, 4, 8]), (20, [0]), ([7, 3, 3], [3, 7]), ([10], [10]), (jf.log_steps(10, 2), None)],
 )
 def test_records_are_taken_at_their_steps(problem, start, every, steps):
-    run = jf.descend(problem, jf.gradient_descent(ETA), start, num_steps=10, every=every)
+    run = jf.descend(problem, jf.methods.gradient_descent(ETA), start, num_steps=10, every=every)
     iterates = path(problem, start, 10)
     steps = list(every if steps is None else steps)
     assert run.steps.tolist() == steps
@@ -70,7 +70,7 @@ def test_records_are_taken_at_their_steps(problem, start, every, steps):
 
 def test_records_may_be_named_and_structured(problem, start):
     record = {"where": lambda problem, factors: factors, "signal": jf.measures.ye_du}
-    run = jf.descend(problem, jf.gradient_descent(ETA), start, num_steps=3, every=1, record=record)
+    run = jf.descend(problem, jf.methods.gradient_descent(ETA), start, num_steps=3, every=1, record=record)
     iterates = path(problem, start, 3)
     np.testing.assert_allclose(run.records["where"].V, np.stack([V for _, V in iterates]), rtol=1e-12)
     assert run.records["signal"].J.shape == (4,)
@@ -89,7 +89,9 @@ def test_state_is_handed_on(problem, start):
 
 
 def final_loss(problem, step_size, factors, num_steps=12):
-    return problem.loss(jf.descend(problem, jf.gradient_descent(step_size), factors, num_steps=num_steps).factors)
+    return problem.loss(
+        jf.descend(problem, jf.methods.gradient_descent(step_size), factors, num_steps=num_steps).factors
+    )
 
 
 def test_derivatives_by_finite_differences(problem, start):
@@ -106,7 +108,7 @@ def test_forward_and_reverse_mode_agree(problem, start, every):
     """⟨w, Jv⟩ = ⟨Jᵀw, v⟩ for the whole run, records and all."""
 
     def outcome(step_size, factors):
-        run = jf.descend(problem, jf.balanced(step_size, 0.1), factors, num_steps=12, every=every)
+        run = jf.descend(problem, jf.methods.balanced(step_size, 0.1), factors, num_steps=12, every=every)
         return run.factors, run.records
 
     point, direction = (ETA, start), (1.0, as_jax(pair((4, 6), 2, seed=4)))
@@ -127,7 +129,7 @@ def test_records_are_the_same_batched_and_compiled(problem, start):
     starts = jax.tree.map(lambda x: jnp.stack([2 * x, x]), start)
 
     def run(eta, factors, key):
-        return jf.descend(problem, jf.perturbed(eta, 0.01), factors, num_steps=6, every=2, key=key)
+        return jf.descend(problem, jf.methods.perturbed(eta, 0.01), factors, num_steps=6, every=2, key=key)
 
     batch = jax.jit(jax.vmap(run))(etas, starts, keys)
     single = run(ETA, start, keys[1])
@@ -170,7 +172,7 @@ REFUSED = [
 @pytest.mark.parametrize(("keywords", "message"), REFUSED)
 def test_runs_that_cannot_work_are_refused(problem, start, keywords, message):
     with pytest.raises(ValueError, match=message):
-        jf.descend(problem, jf.gradient_descent(ETA), start, **({"num_steps": 10} | keywords))
+        jf.descend(problem, jf.methods.gradient_descent(ETA), start, **({"num_steps": 10} | keywords))
 
 
 @pytest.mark.parametrize(

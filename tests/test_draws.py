@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from jaxfact import draws
+from jaxfact.numerics import draws
 
 KEY = jr.key(3, impl="threefry2x32")
 

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 import jaxfact as jf
-from jaxfact import export
+from jaxfact.results import export
 
 parquet = pytest.importorskip("pyarrow.parquet")
 WRITE = {"csv": export.to_csv, "parquet": export.to_parquet, "netcdf": export.to_netcdf}
@@ -25,7 +25,7 @@ def test_one_row_a_run(stored, tmp_path):
     assert export.to_csv(stored, tmp_path / "runs.csv") == 36
     table = pd.read_csv(tmp_path / "runs.csv")
     assert len(table) == 36
-    assert {"step_size", "method", "seed", "outcome", "steps", "hit_0.0001", "loss", "distance", "imbalance"} <= set(
+    assert {"step_size", "variant", "seed", "outcome", "steps", "hit_0.0001", "loss", "distance", "imbalance"} <= set(
         table
     )
     assert not any("path" in name for name in table)
@@ -58,7 +58,7 @@ def test_pieces_make_the_same_table(stored, tmp_path, monkeypatch, kind):
     pieces = list(export.tables(jf.open_results(stored)))
     assert [len(piece) for piece in pieces] == [12, 12, 12]  # two seeds, as in a tile
     WRITE[kind](stored, tmp_path / "pieces")
-    order = ["seed", "step_size", "method"]
+    order = ["seed", "step_size", "variant"]
     whole, pieced = (read(tmp_path / name).sort_values(order, ignore_index=True) for name in ("whole", "pieces"))
     pd.testing.assert_frame_equal(whole, pieced)
 
@@ -71,7 +71,7 @@ def test_netcdf_holds_the_whole_dataset(stored, tmp_path):
         np.testing.assert_array_equal(found.distance_path, runs.distance_path)
         flags = dict(zip(found.outcome.flag_meanings.split(), found.outcome.flag_values, strict=True))
         np.testing.assert_array_equal(found.outcome == flags["diverged"], runs.outcome == "diverged")
-        assert found.method.flag_meanings.split() == runs.method.values.tolist()
+        assert found.variant.flag_meanings.split() == runs.variant.values.tolist()
         assert found.step_size.attrs["latex"] == r"$\eta\,\sigma_1$"
         assert found.attrs["max_steps"] == 200
         assert json.loads(found.attrs["records"])["names"] == ["distance", "imbalance"]

@@ -74,7 +74,7 @@ def test_descent_approaches_the_flow_at_first_order(name, width, balance):
     flipped = riccati(PROBLEMS[name].scaled_matrix, factors, -balance, TIME)
     errors, wrong = [], []
     for num_steps in (200, 400):
-        method = jf.gradient_descent(TIME / num_steps)
+        method = jf.methods.gradient_descent(TIME / num_steps)
         product = jf.descend(problem, method, as_jax(factors), num_steps=num_steps).factors.product
         errors.append(np.linalg.norm(product - flow))
         wrong.append(np.linalg.norm(product - flipped))
@@ -100,7 +100,7 @@ def test_a_start_that_is_not_balanced_is_refused():
 def test_aligned_modes_are_logistic(scale):
     """From s·(P√S, Q√S) the singular values of the flow never mix: each is a logistic curve from s²·σ."""
     problem = PROBLEMS["singular values and bases"].build()
-    start = jf.Spectral(2, scale).draw(jax.random.key(0), problem)
+    start = jf.starts.Spectral(2, scale).draw(jax.random.key(0), problem)
     values = problem.singular_values[:2]
     for time in (0.0, 0.7, 8.0):
         expected = jf.flow.logistic_mode(values, scale**2 * values, time)
@@ -114,11 +114,11 @@ def test_logistic_mode_by_hand_and_by_descent():
     """ȧ = 2a(s − a), so a(t) = s/(1 + e^{−2st}) from s/2; descent with small steps follows it at first order."""
     assert float(jf.flow.logistic_mode(0.8, 0.4, 1.5)) == pytest.approx(0.8 / (1 + np.exp(-2.4)), rel=1e-14)
     problem = jf.Factorization(np.array([1.0, 0.5]), shape=(3, 2))
-    start = jf.Spectral(2, 0.1).draw(jax.random.key(0), problem)
+    start = jf.starts.Spectral(2, 0.1).draw(jax.random.key(0), problem)
     expected = jf.flow.logistic_mode(problem.singular_values, 0.01 * problem.singular_values, 3.0)
     errors = []
     for num_steps in (1000, 2000):
-        run = jf.descend(problem, jf.gradient_descent(3.0 / num_steps), start, num_steps=num_steps)
+        run = jf.descend(problem, jf.methods.gradient_descent(3.0 / num_steps), start, num_steps=num_steps)
         errors.append(np.abs(jf.measures.singular_values(problem, run.factors) - expected))
     np.testing.assert_allclose(errors[0] / errors[1], 2.0, rtol=0.05)
     assert errors[1].max() < 2e-3

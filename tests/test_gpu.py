@@ -110,7 +110,7 @@ def test_products_take_the_precision_asked_for(readiness, precision, all_highest
     """Wide factors of a full-rank target have real products: at highest precision all of them, by default none."""
     problem = jf.Factorization(np.random.default_rng(0).normal(size=(40, 36)).astype(np.float32))
     with jax.default_matmul_precision(precision):
-        function, arguments = readiness.steps(jf.gradient_descent, problem, lanes=8, width=12)
+        function, arguments = readiness.steps(jf.methods.gradient_descent, problem, lanes=8, width=12)
         text = lowered(function, *arguments)
     assert dots(text)
     assert at_highest(text) == (dots(text) if all_highest else [])

@@ -11,7 +11,7 @@ import pytest
 from cases import METHODS, as_jax, frame, pair
 
 import jaxfact as jf
-from jaxfact.invariants import (
+from jaxfact.measures.invariants import (
     OF_DESCENT,
     OF_EVERY_STEP,
     Step,
@@ -94,7 +94,7 @@ def test_every_step_of_descent_keeps_all_invariants(m, n, rank, width, dtype, as
     problem = target(m, n, rank, dtype)
 
     def whole(eta, factors):
-        return trajectory(problem, jf.gradient_descent(eta), factors, 30)
+        return trajectory(problem, jf.methods.gradient_descent(eta), factors, 30)
 
     run = jax.jit(whole, compiler_options=as_users_compile)
     bounded = []
@@ -220,8 +220,8 @@ def test_only_simultaneous_descent_has_the_invariants_of_descent(name):
 WEAK = {
     "a small multiple": (optax.sgd(1e-6), ALL),
     "clipped": (optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.1)), ALL),
-    "weak noise": (jf.perturbed(0.5, 1e-6), OF_EVERY_STEP),
-    "weak regulariser": (jf.balanced(0.5, 1e-6), OF_EVERY_STEP),
+    "weak noise": (jf.methods.perturbed(0.5, 1e-6), OF_EVERY_STEP),
+    "weak regulariser": (jf.methods.balanced(0.5, 1e-6), OF_EVERY_STEP),
 }
 
 

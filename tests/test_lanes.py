@@ -16,7 +16,9 @@ NARROW = jf.Factorization([1, 0.6], shape=(5, 4))
 
 
 def descent(scale=0.01, width=3, problem=SMALL):
-    return lambda step_size: jf.Run(problem, jf.Gaussian(width, scale=scale), jf.gradient_descent(step_size))
+    return lambda step_size: jf.Run(
+        problem, jf.starts.Gaussian(width, scale=scale), jf.methods.gradient_descent(step_size)
+    )
 
 
 def outcomes(runs) -> dict[str, int]:
@@ -31,9 +33,9 @@ def test_hits_are_first_checked_steps():
         record=[measures.distance, measures.singular_values],
     ).isel(step_size=0, seed=0)  # fmt: skip
     key = jax.random.fold_in(jax.random.key(0, impl="threefry2x32"), 5)
-    start = jf.Gaussian(3, scale=0.01).draw(jax.random.fold_in(key, 1), SMALL)
+    start = jf.starts.Gaussian(3, scale=0.01).draw(jax.random.fold_in(key, 1), SMALL)
     alone = jf.descend(
-        SMALL, jf.gradient_descent(0.3), start, num_steps=400, every=1,
+        SMALL, jf.methods.gradient_descent(0.3), start, num_steps=400, every=1,
         record=[measures.distance, measures.singular_values],
     )  # fmt: skip
     path = np.asarray(alone.records["distance"])
@@ -52,8 +54,8 @@ def test_identity_of_a_run(dtype, count, as_users_compile):
     problem = jf.Factorization(np.linspace(1, 0.2, 3).astype(dtype), shape=(12, 9))
 
     def experiment(step_size):
-        method = optax.chain(jf.add_balancing(0.1), jf.perturbed(step_size, 1e-6))
-        return jf.Run(problem, jf.Gaussian(3, scale=1e-1), method)
+        method = optax.chain(jf.methods.add_balancing(0.1), jf.methods.perturbed(step_size, 1e-6))
+        return jf.Run(problem, jf.starts.Gaussian(3, scale=1e-1), method)
 
     settings = {"max_steps": 90, "tolerance": 1e-1, "check_every": 1, "every": [1, 60], "step_size": [0.4]}
     few = jf.sweep(experiment, seeds=10, **settings)
@@ -74,8 +76,8 @@ def test_engine_agrees_with_one_run():
     keys = jax.vmap(lambda s: jax.random.fold_in(jax.random.key(0, impl="threefry2x32"), s))(jnp.arange(100))
 
     def one(key):
-        start = jf.Gaussian(3, scale=0.1).draw(jax.random.fold_in(key, 1), SMALL)
-        return SMALL.loss(jf.descend(SMALL, jf.gradient_descent(0.4), start, num_steps=200).factors)
+        start = jf.starts.Gaussian(3, scale=0.1).draw(jax.random.fold_in(key, 1), SMALL)
+        return SMALL.loss(jf.descend(SMALL, jf.methods.gradient_descent(0.4), start, num_steps=200).factors)
 
     np.testing.assert_allclose(runs.loss.isel(step_size=0), jax.vmap(one)(keys), rtol=1e-8, atol=1e-28)
 

@@ -52,12 +52,12 @@ def alternating(U, V, S):
 
 
 STEPS = {
-    "gradient descent": (lambda: jf.gradient_descent(ETA), descent),
-    "balanced": (lambda: jf.balanced(ETA, 1 / 16), balanced),
-    "balanced, heavier": (lambda: jf.balanced(ETA, 1 / 8), lambda *at: balanced(*at, weight=1 / 8)),
-    "scaled, damped": (lambda: jf.scaled(ETA, 0.2), lambda *at: scaled(*at, damping=0.2)),
-    "alternating": (lambda: jf.alternating(ETA), alternating),
-    "scaled": (lambda: jf.scaled(ETA), scaled),
+    "gradient descent": (lambda: jf.methods.gradient_descent(ETA), descent),
+    "balanced": (lambda: jf.methods.balanced(ETA, 1 / 16), balanced),
+    "balanced, heavier": (lambda: jf.methods.balanced(ETA, 1 / 8), lambda *at: balanced(*at, weight=1 / 8)),
+    "scaled, damped": (lambda: jf.methods.scaled_gd(ETA, 0.2), lambda *at: scaled(*at, damping=0.2)),
+    "alternating": (lambda: jf.methods.alternating(ETA), alternating),
+    "scaled": (lambda: jf.methods.scaled_gd(ETA), scaled),
 }
 
 
@@ -75,14 +75,14 @@ def test_step_is_the_published_formula(name, method, formula):
 def test_balancing_with_weight_zero_is_plain_descent():
     problem = PROBLEMS["dense, tall"].build()
     factors = as_jax(pair((7, 5), 3))
-    plain, _ = take_step(jf.gradient_descent(ETA), problem, factors)
-    none, _ = take_step(jf.balanced(ETA, 0.0), problem, factors)
+    plain, _ = take_step(jf.methods.gradient_descent(ETA), problem, factors)
+    none, _ = take_step(jf.methods.balanced(ETA, 0.0), problem, factors)
     jax.tree.map(np.testing.assert_array_equal, none, plain)
 
 
 def test_balancing_is_the_gradient_of_its_regulariser():
     factors, zero = as_jax(pair((7, 5), 3)), PROBLEMS["dense, tall"].build()
-    added, _ = jf.add_balancing(0.2).update(jax.tree.map(jnp.zeros_like, factors), (), factors, problem=zero)
+    added, _ = jf.methods.add_balancing(0.2).update(jax.tree.map(jnp.zeros_like, factors), (), factors, problem=zero)
     expected = jax.grad(lambda f: 0.2 * jnp.sum(f.imbalance**2))(factors)
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-12, atol=1e-13), added, expected)
 
@@ -96,7 +96,7 @@ def test_scaled_descent_contracts_by_one_minus_the_step_at_any_condition_number(
         lambda x, z: x + 1e-4 / condition * z, problem.truncation(3), as_jax(pair((8, 6), 3, scale=1.0))
     )
     ratios = []
-    for method in (jf.scaled(0.5), jf.gradient_descent(0.5)):
+    for method in (jf.methods.scaled_gd(0.5), jf.methods.gradient_descent(0.5)):
         losses = jf.descend(problem, method, start, num_steps=12, every=[2, 12], record=[jf.measures.loss]).records
         ratios.append(float(losses["loss"][1] / losses["loss"][0]))
     assert ratios[0] == pytest.approx(0.5**20, rel=0.02)
@@ -111,7 +111,7 @@ KEYS = jr.split(jr.key(5), 4000)
 
 def noise_of(method, factors, problem, keys=KEYS):
     """Return what a method adds to the plain step, one row per key: the entries of U, then those of V."""
-    plain, _ = take_step(jf.gradient_descent(ETA), problem, factors)
+    plain, _ = take_step(jf.methods.gradient_descent(ETA), problem, factors)
 
     @jax.jit
     @jax.vmap
@@ -128,7 +128,7 @@ def z_of_deviation(sample, sigma):
 
 def test_noise_is_normal_with_the_stated_deviation():
     problem, factors = PROBLEMS["dense, wide"].build(), as_jax(pair((4, 6), 2))
-    noise = noise_of(jf.perturbed(ETA, 0.02), factors, problem)
+    noise = noise_of(jf.methods.perturbed(ETA, 0.02), factors, problem)
     assert noise.shape == (4000, 20)
     assert abs(noise.mean() / (0.02 / np.sqrt(noise.size))) < Z
     assert abs(z_of_deviation(noise, 0.02)) < Z
@@ -137,23 +137,23 @@ def test_noise_is_normal_with_the_stated_deviation():
     assert stats.kstest(noise.ravel() / 0.02, "norm").pvalue > 1e-3
     # Negative control: a deviation 3 % off would have been noticed.
     assert abs(z_of_deviation(noise, 0.02 * 1.03)) > Z
-    chained = noise_of(optax.chain(optax.sgd(ETA), jf.add_noise(0.02)), factors, problem, KEYS[:3])
+    chained = noise_of(optax.chain(optax.sgd(ETA), jf.methods.add_noise(0.02)), factors, problem, KEYS[:3])
     np.testing.assert_allclose(chained, noise[:3], rtol=1e-12, atol=1e-15)
 
 
 def test_noise_is_independent_between_keys_and_entries():
     problem, factors = PROBLEMS["dense, wide"].build(), as_jax(pair((4, 6), 2))
-    noise = noise_of(jf.perturbed(ETA, 1.0), factors, problem)
+    noise = noise_of(jf.methods.perturbed(ETA, 1.0), factors, problem)
     between_keys = np.sum(noise[1:] * noise[:-1]) / np.sqrt(noise[1:].size)
     between_entries = np.corrcoef(noise.T)[np.triu_indices(20, 1)] * np.sqrt(len(noise))
     assert abs(between_keys) < Z
     assert np.abs(between_entries).max() < Z
-    np.testing.assert_array_equal(noise_of(jf.perturbed(ETA, 1.0), factors, problem, KEYS[:2]), noise[:2])
+    np.testing.assert_array_equal(noise_of(jf.methods.perturbed(ETA, 1.0), factors, problem, KEYS[:2]), noise[:2])
 
 
 def test_sphere_noise_has_its_exact_norm_and_no_direction():
     problem, factors = PROBLEMS["dense, wide"].build(), as_jax(pair((4, 6), 2))
-    noise = noise_of(jf.perturbed_on_sphere(ETA, 0.7), factors, problem)
+    noise = noise_of(jf.methods.perturbed_on_sphere(ETA, 0.7), factors, problem)
     np.testing.assert_allclose(np.linalg.norm(noise, axis=1), ETA * 0.7, rtol=1e-12)
     unit = noise / (ETA * 0.7)
     assert np.abs(unit.mean(axis=0) * np.sqrt(len(unit) * 20)).max() < Z
@@ -164,7 +164,7 @@ def test_sphere_noise_has_its_exact_norm_and_no_direction():
 
 
 def ball(**changes):
-    return jf.perturbed_in_ball(**{"step_size": ETA, "radius": 1e-3, "threshold": 1e9, "interval": 5} | changes)
+    return jf.methods.perturbed_in_ball(**{"step_size": ETA, "radius": 1e-3, "threshold": 1e9, "interval": 5} | changes)
 
 
 def test_kicks_are_uniform_in_the_ball():
@@ -216,14 +216,23 @@ def test_kicks_keep_their_interval(interval):
 
 
 REFUSED = {
-    "step_size": [jf.gradient_descent, jf.alternating, lambda x: jf.balanced(x, 0.1), lambda x: jf.perturbed(x, 0.1)]
-    + [lambda x: jf.scaled(x), lambda x: ball(step_size=x), lambda x: jf.perturbed_on_sphere(x, 0.1)],
-    "weight": [jf.add_balancing, lambda x: jf.balanced(ETA, x)],
-    "noise": [jf.add_noise, lambda x: jf.perturbed(ETA, x)],
-    "radius": [lambda x: jf.perturbed_on_sphere(ETA, x), lambda x: ball(radius=x)],
+    "step_size": [
+        jf.methods.gradient_descent,
+        jf.methods.alternating,
+        lambda x: jf.methods.balanced(x, 0.1),
+        lambda x: jf.methods.perturbed(x, 0.1),
+    ]
+    + [
+        lambda x: jf.methods.scaled_gd(x),
+        lambda x: ball(step_size=x),
+        lambda x: jf.methods.perturbed_on_sphere(x, 0.1),
+    ],
+    "weight": [jf.methods.add_balancing, lambda x: jf.methods.balanced(ETA, x)],
+    "noise": [jf.methods.add_noise, lambda x: jf.methods.perturbed(ETA, x)],
+    "radius": [lambda x: jf.methods.perturbed_on_sphere(ETA, x), lambda x: ball(radius=x)],
     "threshold": [lambda x: ball(threshold=x)],
     "interval": [lambda x: ball(interval=x)],
-    "damping": [jf.scale_by_gram, lambda x: jf.scaled(ETA, x)],
+    "damping": [jf.methods.scale_by_gram, lambda x: jf.methods.scaled_gd(ETA, x)],
 }
 
 
@@ -244,7 +253,7 @@ def test_gram_scaling_is_covariant():
     problem, (U, V) = PROBLEMS["dense, tall"].build(), pair((7, 5), 3)
     Q = frame(3, 3, 0) @ np.diag([0.5, 1.0, 3.0])
     turned = as_jax(jf.Factors(U @ Q, V @ np.linalg.inv(Q).T))
-    for method, commutes in ((jf.scaled(ETA), True), (jf.gradient_descent(ETA), False)):
+    for method, commutes in ((jf.methods.scaled_gd(ETA), True), (jf.methods.gradient_descent(ETA), False)):
         here, _ = take_step(method, problem, as_jax(jf.Factors(U, V)))
         there, _ = take_step(method, problem, turned)
         assert np.allclose(there.U, here.U @ Q, rtol=1e-11) == commutes

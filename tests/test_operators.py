@@ -12,7 +12,7 @@ import scipy.linalg
 from cases import as_jax, pair
 
 import jaxfact as jf
-from jaxfact import operators
+from jaxfact.problems import operators
 
 KEY = jr.key(5)
 M, N, P = 8, 6, 20
@@ -154,10 +154,10 @@ def test_bad_input_is_refused(build, message):
 def test_rip_lower_bound_where_the_constant_is_known():
     """An orthogonal transform has δ = 0; c times one has |c² − 1| at every rank."""
     isometry = operators.transform(KEY, (M, N), M * N)
-    assert float(jf.rip_lower_bound(isometry, 2, KEY)) == pytest.approx(0, abs=1e-12)
+    assert float(jf.measures.rip_lower_bound(isometry, 2, KEY)) == pytest.approx(0, abs=1e-12)
     for c in (1.2, 0.5):
         scaled = operators.Dense(c * as_matrix(isometry).reshape(-1, M, N))
-        assert float(jf.rip_lower_bound(scaled, 2, KEY)) == pytest.approx(abs(c**2 - 1), rel=1e-12)
+        assert float(jf.measures.rip_lower_bound(scaled, 2, KEY)) == pytest.approx(abs(c**2 - 1), rel=1e-12)
 
 
 def test_rip_lower_bound_against_singular_values():
@@ -165,7 +165,7 @@ def test_rip_lower_bound_against_singular_values():
     operator = operators.gaussian(KEY, (M, N), 90)
     values = np.linalg.eigvalsh(as_matrix(operator).T @ as_matrix(operator))
     true = max(values[-1] - 1, 1 - values[0])
-    found = [float(jf.rip_lower_bound(operator, rank, KEY, steps=300)) for rank in (1, 2, N)]
+    found = [float(jf.measures.rip_lower_bound(operator, rank, KEY, steps=300)) for rank in (1, 2, N)]
     assert found[2] == pytest.approx(true, rel=1e-6)
     assert 0.2 < found[0] < found[1] < found[2] <= true * (1 + 1e-12)
 
@@ -174,7 +174,7 @@ def test_rip_lower_bound_of_a_diagonal_operator():
     """With A_ij = √w_ij·E_ij the rank-1 extreme values of ‖𝒜(X)‖² are the largest and least weight, at E_ij."""
     w = np.random.default_rng(3).uniform(0.3, 1.2, size=12)
     operator = operators.Dense((np.sqrt(w)[:, None] * np.eye(12)).reshape(12, 4, 3))
-    found = float(jf.rip_lower_bound(operator, 1, KEY, restarts=32, steps=400))
+    found = float(jf.measures.rip_lower_bound(operator, 1, KEY, restarts=32, steps=400))
     true = max(w.max() - 1, 1 - w.min())
     assert true * 0.999 < found <= true * (1 + 1e-12)
 
@@ -182,4 +182,4 @@ def test_rip_lower_bound_of_a_diagonal_operator():
 @pytest.mark.parametrize("bad", [{"rank": 0}, {"rank": 7}, {"rank": 1, "restarts": 0}])
 def test_rip_lower_bound_refuses(bad):
     with pytest.raises(ValueError, match="rank=|restarts="):
-        jf.rip_lower_bound(operators.gaussian(KEY, (M, N), P), key=KEY, **bad)
+        jf.measures.rip_lower_bound(operators.gaussian(KEY, (M, N), P), key=KEY, **bad)

@@ -16,7 +16,9 @@ STILL = jf.Factors(jnp.zeros((5, 1)), jnp.zeros((4, 1)))
 
 
 def descent(scale=0.01, width=3, problem=SMALL):
-    return lambda step_size: jf.Run(problem, jf.Gaussian(width, scale=scale), jf.gradient_descent(step_size))
+    return lambda step_size: jf.Run(
+        problem, jf.starts.Gaussian(width, scale=scale), jf.methods.gradient_descent(step_size)
+    )
 
 
 def outcomes(runs) -> dict[str, int]:
@@ -45,7 +47,7 @@ def test_balancing_moves_the_edge(plain):
     """The regulariser with weight w has its own edge 1/(8wσ₁): 0.5 at w = 0.25."""
 
     def balanced(step_size):
-        return jf.Run(SMALL, jf.Gaussian(3, scale=0.01), jf.balanced(step_size, 0.25))
+        return jf.Run(SMALL, jf.starts.Gaussian(3, scale=0.01), jf.methods.balanced(step_size, 0.25))
 
     runs = jf.sweep(balanced, seeds=300, max_steps=20_000, tolerance=1e-10, step_size=[0.48, 0.55])
     assert outcomes(runs.sel(step_size=0.48)) == {"converged": 300}
@@ -81,7 +83,7 @@ def test_most_runs_diverging_means_never():
 
     def experiment(key):
         step_size = jnp.where(jax.random.uniform(key) < 0.94, 2.5, 0.5)
-        return jf.Run(SMALL, jf.Gaussian(3, scale=0.3), jf.gradient_descent(step_size))
+        return jf.Run(SMALL, jf.starts.Gaussian(3, scale=0.3), jf.methods.gradient_descent(step_size))
 
     runs = jf.sweep(experiment, seeds=1_000, max_steps=5_000, tolerance=1e-6)
     counts = outcomes(runs)
@@ -106,7 +108,9 @@ def test_budget_is_censoring():
 
 def test_fixed_point_has_period_one():
     """Zero is a saddle that descent never leaves: a numerical fixed point, found without looking at the loss."""
-    runs = jf.sweep(lambda: jf.Run(NARROW, STILL, jf.gradient_descent(0.5)), seeds=3, max_steps=1_000, tolerance=1e-6)
+    runs = jf.sweep(
+        lambda: jf.Run(NARROW, STILL, jf.methods.gradient_descent(0.5)), seeds=3, max_steps=1_000, tolerance=1e-6
+    )
     assert outcomes(runs) == {"cycle": 3}
     assert np.all(runs.period == 1)
 
@@ -138,7 +142,9 @@ def test_method_state_belongs_to_the_cycle():
 
 def test_noisy_methods_do_not_cycle():
     """With noise a state met twice proves nothing: such a run can only converge, diverge or use up its budget."""
-    quiet = jf.sweep(lambda: jf.Run(NARROW, STILL, jf.perturbed(0.5, 0.0)), seeds=2, max_steps=1_000, tolerance=1e-6)
+    quiet = jf.sweep(
+        lambda: jf.Run(NARROW, STILL, jf.methods.perturbed(0.5, 0.0)), seeds=2, max_steps=1_000, tolerance=1e-6
+    )
     assert outcomes(quiet) == {"budget": 2}
 
 
@@ -161,6 +167,10 @@ def test_passing_is_not_staying():
     assert runs.hit.sel(level=1e-3).item() < kick
     assert runs.steps.item() > kick + 50
     calm = jf.sweep(
-        lambda: jf.Run(NARROW, near, jf.gradient_descent(0.5)), seeds=1, max_steps=2_000, tolerance=1e-3, check_every=2
+        lambda: jf.Run(NARROW, near, jf.methods.gradient_descent(0.5)),
+        seeds=1,
+        max_steps=2_000,
+        tolerance=1e-3,
+        check_every=2,
     )
     assert calm.steps.item() == calm.hit.sel(level=1e-3).item() + 50

@@ -7,8 +7,8 @@ import scipy.special
 import scipy.stats
 
 import jaxfact as jf
-from jaxfact import plots
-from jaxfact.phase import threshold
+from jaxfact import figures
+from jaxfact.jobs.phase import threshold
 
 
 def test_threshold_covers_the_truth_as_often_as_it_says():
@@ -47,7 +47,7 @@ def diagram():
     problem = jf.Factorization(np.array([1.0, 0.7, 0.4]), shape=(12, 9))
 
     def experiment(step_size, scale):
-        return jf.Run(problem, jf.Gaussian(3, scale=scale), jf.gradient_descent(step_size))
+        return jf.Run(problem, jf.starts.Gaussian(3, scale=scale), jf.methods.gradient_descent(step_size))
 
     sizes = np.array([0.4, 0.7, 0.9, 0.97, 1.04, 1.15, 1.6])
     return jf.phase_diagram(experiment, seeds=20, max_steps=4000, tolerance=1e-6, step_size=sizes, scale=[1e-3, 1e-2])
@@ -63,7 +63,7 @@ def test_the_edge_of_stability_is_found(diagram):
 
 
 def test_the_figure_draws_every_cell(diagram):
-    figure = plots.phase_diagram(diagram)
+    figure = figures.phase_diagram(diagram)
     mesh = figure.axes[0].collections[0]
     np.testing.assert_array_equal(np.ravel(mesh.get_array()), np.ravel(diagram.converged.values.T))
 
@@ -85,7 +85,7 @@ def test_more_entries_complete_higher_ranks():
         masked, drawn = jax.random.split(key)
         truth = jf.random_target(drawn, (30, 31), jf.data.singular_values(rank, 1.0, padded_to=3))
         problem = jf.Completion.of(truth, fraction, masked)
-        return jf.Run(problem, jf.Gaussian(rank, norm=1e-2, padded_to=3), jf.gradient_descent(0.25))
+        return jf.Run(problem, jf.starts.Gaussian(rank, norm=1e-2, padded_to=3), jf.methods.gradient_descent(0.25))
 
     diagram = jf.phase_diagram(
         completed, seeds=16, max_steps=1500, tolerance=1e-3, fraction=[0.04, 0.2, 0.35, 0.5, 0.8], rank=[1, 3]

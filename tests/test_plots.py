@@ -15,27 +15,28 @@ from matplotlib.text import Text
 from PIL import Image
 
 import jaxfact as jf
-from jaxfact import measures, plots
+from jaxfact import figures, measures
+from jaxfact.figures.curves import worst_seeds
 
 TARGET = [1.0, 0.5]
 SEEDS = 20
 FIGURES = {
-    "distance": plots.distance,
-    "survival": plots.survival,
-    "imbalance": plots.imbalance,
-    "singular values": lambda runs: plots.singular_values(runs, TARGET),
-    "worst": plots.worst,
+    "distance": figures.distance,
+    "survival": figures.survival,
+    "imbalance": figures.imbalance,
+    "singular values": lambda runs: figures.singular_values(runs, TARGET),
+    "worst": figures.worst,
 }
 
 
 @pytest.fixture(scope="module")
 def runs() -> xr.Dataset:
     """Return runs of two methods, which differ in the balancing weight alone and so share one compilation."""
-    problem, start = jf.Factorization(TARGET, shape=(5, 4)), jf.Gaussian(2, scale=0.1, ratio=3.0)
+    problem, start = jf.Factorization(TARGET, shape=(5, 4)), jf.starts.Gaussian(2, scale=0.1, ratio=3.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "local_devices", lambda: jax.devices()[:1])  # a device more is a compilation more
         runs = jf.sweep(
-            lambda weight: jf.Run(problem, start, jf.balanced(0.5, weight)),
+            lambda weight: jf.Run(problem, start, jf.methods.balanced(0.5, weight)),
             seeds=SEEDS,
             max_steps=400,
             tolerance=1e-4,
@@ -44,13 +45,13 @@ def runs() -> xr.Dataset:
             check_every=5,
             weight=[0, 1 / 8],
         )
-    return runs.rename(weight="method").assign_coords(method=["plain", "balanced"])
+    return runs.rename(weight="variant").assign_coords(variant=["plain", "balanced"])
 
 
 @pytest.fixture
 def three(runs) -> xr.Dataset:
     """Return the runs with a third method, a copy of the first."""
-    return xr.concat([runs, runs.isel(method=[0]).assign_coords(method=["third"])], "method", data_vars="minimal")
+    return xr.concat([runs, runs.isel(variant=[0]).assign_coords(variant=["third"])], "variant", data_vars="minimal")
 
 
 @pytest.fixture(params=FIGURES)
@@ -129,7 +130,7 @@ def seen_without_green(colour: str) -> np.ndarray:
 
 
 def test_methods_differ_in_colour_and_in_line(three):
-    lines = curves(plots.distance(three))
+    lines = curves(figures.distance(three))
     assert list(lines) == ["plain", "balanced", "third"]
     assert len({str(line._dash_pattern) for line in lines.values()}) == 3
     seen = {name: seen_without_green(line.get_color()) for name, line in lines.items()}
@@ -142,10 +143,10 @@ def test_methods_differ_in_colour_and_in_line(three):
 def test_bands_are_quantiles_of_the_runs(runs, name, path):
     figure = FIGURES[name](runs)
     for place, (method, line) in enumerate(curves(figure).items()):
-        part = runs[path].sel({"method": method})
+        part = runs[path].sel({"variant": method})
         steps = line.get_xdata()
         np.testing.assert_array_equal(line.get_ydata(), quantile(part, 0.5)[: len(steps)])
-        assert steps[-1] >= runs.steps.sel({"method": method}).max()
+        assert steps[-1] >= runs.steps.sel({"variant": method}).max()
         edges = [np.column_stack([steps, quantile(part, fraction)[: len(steps)]]) for fraction in (0.05, 0.95)]
         shown = np.isfinite(edges).all(axis=(0, 2))
         assert shown.sum() > 5
@@ -161,36 +162,36 @@ def with_diverged(runs: xr.Dataset, count: int) -> xr.Dataset:
 @pytest.mark.parametrize(("count", "median", "upper"), [(0, True, True), (2, True, False), (12, False, False)])
 def test_a_diverged_run_counts_as_infinite(runs, count, median, upper):
     """With 10 % of the runs gone the upper quantile is infinite, with 60 % the median too: no number shows it."""
-    figure = plots.distance(with_diverged(runs, count))
+    figure = figures.distance(with_diverged(runs, count))
     line = figure.axes[0].lines[0]
     late = line.get_xdata() >= 50
     assert late.any()
     assert np.isfinite(line.get_ydata()[late]).all() == median
     assert np.isfinite(line.get_ydata()[~late]).all()
-    survivors = runs.distance_path.sel({"method": "plain", "seed": slice(count, None), "step": line.get_xdata()[late]})
+    survivors = runs.distance_path.sel({"variant": "plain", "seed": slice(count, None), "step": line.get_xdata()[late]})
     edge = np.column_stack([line.get_xdata()[late], quantile(survivors, 0.95)])
     assert (points(edge) <= band(figure, 0)) == upper
 
 
 def test_survival_is_the_fraction_not_yet_arrived(runs):
-    figure = plots.survival(runs)
+    figure = figures.survival(runs)
     for label, line in curves(figure).items():
         method, level = label.split(", level ")
-        hit = runs.hit.sel({"method": method, "level": float(level)}).values
+        hit = runs.hit.sel({"variant": method, "level": float(level)}).values
         expected = [np.mean(hit > step) for step in line.get_xdata()]
         np.testing.assert_allclose(line.get_ydata(), expected, atol=1e-12)
         assert set(hit) <= set(line.get_xdata())
 
 
 def test_target_lines_and_singular_values(runs):
-    figure = plots.singular_values(runs, [1.0, 0.5, 0.25])
-    for axes, method in zip(figure.axes, runs.method.values, strict=True):
+    figure = figures.singular_values(runs, [1.0, 0.5, 0.25])
+    for axes, method in zip(figure.axes, runs.variant.values, strict=True):
         assert axes.get_title(loc="left") == method
         flat = [line.get_ydata()[0] for line in axes.lines if list(line.get_xdata()) == [0, 1]]
         assert flat == TARGET
         found = [line for line in axes.lines if list(line.get_xdata()) != [0, 1]]
         for place, line in enumerate(found):
-            path = runs.singular_values_path.sel({"method": method, "step": line.get_xdata()})
+            path = runs.singular_values_path.sel({"variant": method, "step": line.get_xdata()})
             expected = quantile(path.isel(singular_values_0=place), 0.5)
             np.testing.assert_array_equal(line.get_ydata(), expected)
             assert line.get_ydata()[-1] == pytest.approx(TARGET[place], abs=1e-3)
@@ -212,25 +213,25 @@ def test_worst_seeds_are_failures_then_the_slowest(last):
         "tolerance": 1e-4,
     }
     runs = xr.Dataset(variables, {"seed": 10 * np.arange(7), "level": [0.1, 1e-4]})
-    ranked = plots.worst_seeds(runs, 7)
+    ranked = worst_seeds(runs, 7)
     assert sorted(ranked[:2]) == [20, 60]
     assert ranked[2:] == [40, 10, 30, 50, 0]
-    assert plots.worst_seeds(runs, 3) == ranked[:3]
+    assert worst_seeds(runs, 3) == ranked[:3]
 
 
 def test_worst_shows_the_runs_that_it_names(runs):
-    figure = plots.worst(runs, count=3)
+    figure = figures.worst(runs, count=3)
     assert [axes.get_visible() for axes in figure.axes] == [True, True, True, False]
-    for axes, seed in zip(figure.axes, plots.worst_seeds(runs.sel({"method": "plain"}), 3), strict=False):
+    for axes, seed in zip(figure.axes, worst_seeds(runs.sel({"variant": "plain"}), 3), strict=False):
         assert axes.get_title(loc="left") == f"seed {seed}: converged"
         line = next(line for line in axes.lines if line.get_label() == "balanced")
-        own = runs.distance_path.sel({"method": "balanced", "seed": seed, "step": line.get_xdata()})
+        own = runs.distance_path.sel({"variant": "balanced", "seed": seed, "step": line.get_xdata()})
         np.testing.assert_array_equal(line.get_ydata(), own)
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_one_method_needs_no_name(runs, name):
-    figure = FIGURES[name](runs.sel({"method": "plain"}))
+    figure = FIGURES[name](runs.sel({"variant": "plain"}))
     assert "plain" not in "\n".join(text.get_text() for text in texts(figure))
 
 
@@ -241,18 +242,18 @@ def test_axes_must_be_selected_first(runs, name):
 
 
 def saved(figure: Figure, path) -> bytes:
-    plots.save(figure, path)
+    figures.save(figure, path)
     return path.read_bytes()
 
 
 def test_saved_figures_have_their_size(tmp_path, runs):
-    figure = plots.distance(runs)
+    figure = figures.distance(runs)
     image = Image.open(io.BytesIO(saved(figure, tmp_path / "a.png")))
     assert image.size == (945, 750)
     assert np.ptp(np.asarray(image.convert("L"))) > 100
     assert b'width="226.8pt"' in saved(figure, tmp_path / "a.svg")
     with pytest.raises(ValueError, match=r"a\.jpg: needs the suffix \.png or \.svg"):
-        plots.save(figure, tmp_path / "a.jpg")
+        figures.save(figure, tmp_path / "a.jpg")
     assert not (tmp_path / "a.jpg").exists()
 
 
@@ -271,10 +272,10 @@ USER = {
 
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
 def test_the_users_style_is_neither_used_nor_changed(tmp_path, runs, suffix):
-    expected = saved(plots.distance(runs), tmp_path / f"a{suffix}")
+    expected = saved(figures.distance(runs), tmp_path / f"a{suffix}")
     with mpl.rc_context(USER):
         before = dict(mpl.rcParams)
-        found = saved(plots.distance(runs), tmp_path / f"b{suffix}")
+        found = saved(figures.distance(runs), tmp_path / f"b{suffix}")
         assert dict(mpl.rcParams) == before
         figure = Figure()
         figure.subplots().set_ylabel(r"$\Sigma$")

@@ -9,8 +9,9 @@ import pytest
 import xarray as xr
 
 import jaxfact as jf
-from jaxfact import cli, presets, terminal
-from jaxfact.presets import base, beyond_procrustes, chen, kim_chung, ma_fattahi, wind
+from jaxfact.cli import main as cli
+from jaxfact.cli import terminal
+from jaxfact.papers import base, chen_2024, kim_chung_2023, ma_fattahi_2024, ma_li_chi_2021, wind_2023
 
 
 def verdicts(findings, part=""):
@@ -21,7 +22,7 @@ def verdicts(findings, part=""):
 def sensed():
     """At n=10 a matrix has 100 entries: 50 Gaussian numbers are far from an isometry, 500 nearer than at n=20."""
     sizes = {(10, 50): base.below, (10, 600): base.above}
-    return wind.run(4, sizes=sizes, norms=(1e-1, 1e-2, 1e-3))
+    return wind_2023.run(4, sizes=sizes, norms=(1e-1, 1e-2, 1e-3))
 
 
 def test_wind_needs_measurements_for_the_rate(sensed):
@@ -30,7 +31,7 @@ def test_wind_needs_measurements_for_the_rate(sensed):
     assert set(verdicts(sensed.findings, "max ‖[U; V]‖")) == {True}
     assert few.attrs["rip_lower_bound"] > 1 > many.attrs["rip_lower_bound"] > 0
     assert list(few.norm.values) == [1e-1, 1e-2, 1e-3]
-    swapped = wind.judged("", few, base.above, 0.0) + wind.judged("", many, base.below, 0.0)
+    swapped = wind_2023.judged("", few, base.above, 0.0) + wind_2023.judged("", many, base.below, 0.0)
     assert verdicts(swapped, "slope") == [False, False]
 
 
@@ -43,41 +44,43 @@ def test_wind_records_are_spectral_norms(sensed):
     factors = jf.Factors(*(np.random.default_rng(side).normal(size=(6, 3)) for side in range(2)))
     matrix = np.random.default_rng(2).normal(size=(6, 6))
     problem, scaled = jf.Factorization(matrix), matrix / np.linalg.norm(matrix, 2)
-    assert float(wind.stacked_norm(problem, factors)) == pytest.approx(np.linalg.norm(np.vstack(factors), 2), rel=1e-12)
+    assert float(wind_2023.stacked_norm(problem, factors)) == pytest.approx(
+        np.linalg.norm(np.vstack(factors), 2), rel=1e-12
+    )
     error = np.linalg.norm(factors.U @ factors.V.T - scaled, 2)
-    assert float(wind.spectral_error(problem, factors)) == pytest.approx(error, rel=1e-12)
+    assert float(wind_2023.spectral_error(problem, factors)) == pytest.approx(error, rel=1e-12)
 
 
 def test_ma_fattahi_the_exact_width_forgets_its_start():
     norms = (1e-2, 1e-4, 1e-6)
-    found = ma_fattahi.run(2, widths=[3, 4], norms=norms, fractions=(0.3, 0.5, 1.0))
+    found = ma_fattahi_2024.run(2, widths=[3, 4], norms=norms, fractions=(0.3, 0.5, 1.0))
     assert set(verdicts(found.findings)) == {True}
     assert len(verdicts(found.findings, "r′=3")) == len(verdicts(found.findings, "r′=4")) == 2
     # Paired along the norms; the point both sweeps have in common is one run, to the last bit.
     both = [found.runs[f"width4_{name}"].distance.sel(norm=1e-6, fraction=0.5) for name in ("norms", "fractions")]
     np.testing.assert_array_equal(*both)
-    large = ma_fattahi.run(2, widths=[3, 4], norms=(0.5, 0.8, 8.0), fractions=(0.3, 0.5, 1.0))
+    large = ma_fattahi_2024.run(2, widths=[3, 4], norms=(0.5, 0.8, 8.0), fractions=(0.3, 0.5, 1.0))
     assert verdicts(large.findings, "α") == [False, False]  # from α = 8 the first step is beyond all bounds
 
 
 @pytest.mark.filterwarnings("ignore:.* rows have no observed entry", "ignore:.* columns have no observed entry")
 def test_kim_chung_finds_and_spreads_unless_too_little_is_seen():
-    found = kim_chung.run(3, size=100, fraction=0.5)
+    found = kim_chung_2023.run(3, size=100, fraction=0.5)
     assert set(verdicts(found.findings)) == {True}
     slope = next(finding for finding in found.findings if "slope" in finding.what)
     assert slope.measured == pytest.approx(0.1 / np.log(1.1), rel=0.05)  # growth by 1 + η a step
-    scarce = kim_chung.run(3, size=100, fraction=0.03)
+    scarce = kim_chung_2023.run(3, size=100, fraction=0.03)
     assert False in verdicts(scarce.findings, "fraction of runs")
     assert verdicts(scarce.findings, "slope") == [False]
 
 
 def test_chen_learns_rows_in_order_of_distinct_eigenvalues():
-    found = chen.run(6)
+    found = chen_2024.run(6)
     assert set(verdicts(found.findings)) == {True}
     times = found.runs["runs"].row_time
     assert np.all(times.sel(row=1, scale=0.001) > times.sel(row=1, scale=2.0))  # a small start has further to grow
-    equal = np.concatenate([[1, 1], chen.EIGENVALUES[2:]])
-    wrong = chen.run(6, eigenvalues=equal, too_large=1.5)
+    equal = np.concatenate([[1, 1], chen_2024.EIGENVALUES[2:]])
+    wrong = chen_2024.run(6, eigenvalues=equal, too_large=1.5)
     assert False in verdicts(wrong.findings, "row 1 before row 2")
     assert verdicts(wrong.findings, "diverge") == [False]
 
@@ -85,19 +88,19 @@ def test_chen_learns_rows_in_order_of_distinct_eigenvalues():
 def test_row_times_are_first_passages():
     path = np.array([[0.0, 0.0], [0.5, 0.1], [0.2, 0.24], [0.9, 0.2]])
     runs = xr.Dataset({"rows_signal_path": (("step", "rows_signal_0"), path)}, {"step": [0, 2, 4, 6]})
-    np.testing.assert_array_equal(chen.row_times(runs, np.array([1.0, 0.5])), [2, np.inf])
+    np.testing.assert_array_equal(chen_2024.row_times(runs, np.array([1.0, 0.5])), [2, np.inf])
 
 
 def test_balancing_changes_nothing_unless_it_is_strong():
     few = {"size": 60, "fraction": 0.5, "conditions": (2.0,)}
-    found = beyond_procrustes.run(4, **few)
+    found = ma_li_chi_2021.run(4, **few)
     assert set(verdicts(found.findings)) == {True, None}
     runs = found.runs["condition2"]
-    assert dict(runs.sizes) | {"seed": 4, "method": 2} == dict(runs.sizes)
+    assert dict(runs.sizes) | {"seed": 4, "variant": 2} == dict(runs.sizes)
     first = runs.distance_path.isel(step=0)
-    np.testing.assert_array_equal(first.sel({"method": "plain"}), first.sel({"method": "balanced"}))
+    np.testing.assert_array_equal(first.sel({"variant": "plain"}), first.sel({"variant": "balanced"}))
     assert len(np.unique(first)) == 4  # every seed has a mask of its own
-    strong = beyond_procrustes.run(4, **few, weight=0.6)  # beyond its stability edge 1/(8·weight) = 0.2
+    strong = ma_li_chi_2021.run(4, **few, weight=0.6)  # beyond its stability edge 1/(8·weight) = 0.2
     assert verdicts(strong.findings, "down to an error") == [False]
 
 
@@ -116,14 +119,14 @@ def test_intervals_and_verdicts():
 
 
 def test_names_and_precision():
-    assert list(presets.ALL) == [preset.name for preset in presets.ALL.values()]
-    assert all(presets.find(name).seconds < 60 for name in presets.ALL)
+    assert list(papers.ALL) == [preset.name for preset in papers.ALL.values()]
+    assert all(papers.find(name).seconds < 60 for name in papers.ALL)
     with pytest.raises(ValueError, match="preset=nothing: the presets are wind_small, .*choose one"):
-        presets.find("nothing")
+        papers.find("nothing")
     with pytest.raises(ValueError, match="seeds=0"):
-        presets.find("chen_fig1_small").run(0)
+        papers.find("chen_fig1_small").run(0)
     with jax.enable_x64(False), pytest.raises(ValueError, match="float32"):
-        presets.find("wind_small").run(1)
+        papers.find("wind_small").run(1)
 
 
 @pytest.fixture
@@ -145,7 +148,7 @@ def call(monkeypatch, capsys, tmp_path):
 def test_the_command_lists_presets(call):
     code, out, err = call("presets")
     assert (code, err) == (0, "")
-    for preset in presets.ALL.values():
+    for preset in papers.ALL.values():
         assert preset.name in out
         assert preset.statement.split()[0] in out
 

@@ -96,7 +96,7 @@ def test_an_over_parametrised_run_reports_its_true_distance(dtype):
     problem = jf.Factorization(np.array([1.0, 0.7, 0.4], dtype), shape=(10, 8))
     start = as_jax(pair((10, 8), 12, seed=3, scale=0.3), dtype)
     record = {"at": lambda problem, f: f, "loss": jf.measures.loss, "distance": jf.measures.distance}
-    run = jf.descend(problem, jf.gradient_descent(0.3), start, num_steps=900, every=25, record=record).records
+    run = jf.descend(problem, jf.methods.gradient_descent(0.3), start, num_steps=900, every=25, record=record).records
     product = np.asarray(run["at"].U, float) @ np.asarray(run["at"].V, float).transpose(0, 2, 1)
     true = np.linalg.norm(product - np.asarray(problem.target, float), axis=(1, 2))
     resolved = true > 300 * np.finfo(dtype).eps

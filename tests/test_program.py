@@ -10,10 +10,10 @@ import numpy as np
 from jax import lax
 
 import jaxfact as jf
-from jaxfact import tiles
 from jaxfact.descent import stepper
+from jaxfact.engine import tiles
+from jaxfact.numerics.products import pinned
 from jaxfact.problems import compression, factorization
-from jaxfact.products import pinned
 
 LANES = 32
 
@@ -24,11 +24,11 @@ def compiled_steps(options=None):
         jf.Factorization(np.linspace(1, 0.5, 5, dtype=np.float32), shape=(100, 100)),
         jf.Factors(jnp.ones((100, 5), "f4"), jnp.ones((100, 5), "f4")),
     )
-    advance = stepper(small, jf.gradient_descent(0.3), jax.random.key(0, impl="threefry2x32"))
+    advance = stepper(small, jf.methods.gradient_descent(0.3), jax.random.key(0, impl="threefry2x32"))
     batch = jax.tree.map(lambda x: jnp.repeat(x[..., None], LANES, -1), factors)
 
     def step(t, batch):
-        moved = jax.vmap(lambda own: advance(own, (jf.gradient_descent(0.3).init(own)), t)[0], -1, -1)(batch)
+        moved = jax.vmap(lambda own: advance(own, (jf.methods.gradient_descent(0.3).init(own)), t)[0], -1, -1)(batch)
         return pinned(moved)
 
     return jax.jit(lambda batch: lax.fori_loop(0, 100, step, batch)).lower(batch).compile(options)
@@ -65,7 +65,7 @@ target = np.random.default_rng(0).standard_normal((4000, 2000), dtype=np.float32
 left, right = np.eye(4000, 2000, dtype=np.float32), np.eye(2000, dtype=np.float32)
 problem = jf.Factorization(np.linspace(1, 0.5, 2000, dtype=np.float32), shape=(4000, 2000), left=left, right=right)
 del target, left, right
-run = lambda: jf.Run(problem, jf.Gaussian(1, scale=1e-2), jf.gradient_descent(0.1))
+run = lambda: jf.Run(problem, jf.starts.Gaussian(1, scale=1e-2), jf.methods.gradient_descent(0.1))
 jf.sweep(run, seeds=int(sys.argv[1]), max_steps=1, tolerance=None, check_every=1, compress=False)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """

@@ -9,12 +9,18 @@ import numpy as np
 import pytest
 
 import jaxfact as jf
-from jaxfact import cli, pages, recovery, recovery_report, stats, terminal
+from jaxfact.choices import Centring
+from jaxfact.cli import main as cli
+from jaxfact.cli import terminal
+from jaxfact.jobs import recovery
+from jaxfact.jobs.recovery import complete
+from jaxfact.jobs.settings import RecoverySettings
 from jaxfact.problems.completion import Completion
 from jaxfact.problems.entries import Observed
 from jaxfact.problems.splits import TEST, TRAINING, VALIDATION, Part, Splits
-from jaxfact.recovery import recover
-from jaxfact.settings import Centring, RecoverySettings
+from jaxfact.reports import pages
+from jaxfact.reports import recovery as recovery_report
+from jaxfact.results import stats
 
 M, N, RANK = 40, 30, 2
 NOISE, LEVEL = 0.1, 3.0
@@ -38,12 +44,12 @@ def low_rank(noise: float, observed: float = 0.6, level: float = LEVEL, rank: in
 
 @pytest.fixture(scope="module")
 def clean() -> recovery.Recovery:
-    return recover(low_rank(NOISE), QUICK, centre=Centring.MEAN, splits=SPLITS)
+    return complete(low_rank(NOISE), QUICK, centre=Centring.MEAN, splits=SPLITS)
 
 
 @pytest.fixture(scope="module")
 def noisy() -> recovery.Recovery:
-    return recover(low_rank(1.0, level=0.0), QUICK, splits=SPLITS)
+    return complete(low_rank(1.0, level=0.0), QUICK, splits=SPLITS)
 
 
 def parted(matrix: np.ndarray, settings: RecoverySettings) -> tuple[Observed, list[np.ndarray]]:
@@ -76,7 +82,7 @@ def oracle() -> float:
 
 def test_every_method_comes_down_to_the_noise():
     """As near to the noise as an oracle that knows the row and column spaces, and stopped early, so a little nearer."""
-    found, best = recover(low_rank(NOISE, level=0.0), QUICK, splits=SPLITS), oracle()
+    found, best = complete(low_rank(NOISE, level=0.0), QUICK, splits=SPLITS), oracle()
     assert NOISE < best < 1.5 * NOISE
     for row in found.methods:
         assert row.diverged == 0
@@ -127,7 +133,7 @@ def test_a_split_is_the_problem_of_its_training_entries():
         seen, values = parts == TRAINING, entries.values - number
         plain = Completion(entries.rows[seen], entries.columns[seen], values[seen], (M, N))
         problem = every.at(number)
-        factors = jf.Gaussian(3, scale=0.3).draw(jax.random.key(number), plain)
+        factors = jf.starts.Gaussian(3, scale=0.3).draw(jax.random.key(number), plain)
         for name in ("loss", "misfit"):
             np.testing.assert_allclose(getattr(problem, name)(factors), getattr(plain, name)(factors), rtol=1e-12)
         for one, two in zip(problem.gradient(factors), plain.gradient(factors), strict=True):
@@ -148,17 +154,19 @@ def test_plain_descent_is_the_usual_one(clean):
     seen, held = parts == TRAINING, parts == TEST
     mean = entries.values[seen].mean()
     problem = Completion(entries.rows[seen], entries.columns[seen], entries.values[seen] - mean, (M, N))
-    record = {"test": jf.HeldOut(entries.rows[held], entries.columns[held], entries.values[held] - mean)}
+    record = {"test": jf.measures.HeldOut(entries.rows[held], entries.columns[held], entries.values[held] - mean)}
     settings = clean.settings
     runs = jf.sweep(
-        lambda: jf.Run(problem, jf.Gaussian(RANK, scale=settings.scale), jf.gradient_descent(settings.step_size)),
+        lambda: jf.Run(
+            problem, jf.starts.Gaussian(RANK, scale=settings.scale), jf.methods.gradient_descent(settings.step_size)
+        ),
         seeds=2,
         max_steps=600,
         tolerance=None,
         record=record,
         every=clean.runs.step.values,
     )
-    ours = clean.runs.sel({"method": "plain", "split": 0})
+    ours = clean.runs.sel({"variant": "plain", "split": 0})
     np.testing.assert_allclose(ours.test_path.values, runs.test_path.values, rtol=1e-6)
 
 
@@ -167,7 +175,7 @@ def test_early_stopping_helps_where_the_noise_is_large(noisy):
     for row in noisy.methods:
         assert row.test[0] < row.test_at_end[0]
         assert row.best_step[1] < QUICK.max_steps
-    runs = noisy.runs.sel({"method": "plain"})
+    runs = noisy.runs.sel({"variant": "plain"})
     places = runs.validation_path.argmin("step")
     np.testing.assert_array_equal(stats.best_over_time(runs, "validation").step, runs.step[places])
     assert noisy.methods[0].test[0] == pytest.approx(float(runs.test_path.isel(step=places).mean()))
@@ -175,7 +183,7 @@ def test_early_stopping_helps_where_the_noise_is_large(noisy):
 
 def test_noise_alone_gains_nothing():
     """A matrix of nothing but noise: no method beats its mean, and the page says so."""
-    found = recover(low_rank(1.0, rank=0), QUICK, centre=Centring.MEAN, splits=SPLITS)
+    found = complete(low_rank(1.0, rank=0), QUICK, centre=Centring.MEAN, splits=SPLITS)
     assert found.pairs["plain", "mean"].ratio > 0.98
     assert any(note.startswith("factors gain little") for note in found.notes)
 
@@ -184,14 +192,14 @@ def test_noise_alone_gains_nothing():
 def test_what_was_removed_is_said_and_added_back(centre, low, high):
     """The error stays that in the user's level: the same at the start as the level's own."""
     matrix = low_rank(NOISE)
-    found = recover(matrix, QUICK, centre=centre, splits=SPLITS)
+    found = complete(matrix, QUICK, centre=centre, splits=SPLITS)
     entries, drawn = parted(matrix, found.settings)
     levels = [recovery._level(entries, (M, N), parts, centre) for parts in drawn]
     errors = [
         np.sqrt(np.mean((entries.values - level)[parts == TEST] ** 2))
         for level, parts in zip(levels, drawn, strict=True)
     ]
-    np.testing.assert_allclose(found.runs.test_path.isel(step=0).sel({"method": "plain"})[:, 0], errors, rtol=1e-3)
+    np.testing.assert_allclose(found.runs.test_path.isel(step=0).sel({"variant": "plain"})[:, 0], errors, rtol=1e-3)
     assert low <= min(map(np.min, levels)) <= max(map(np.max, levels)) <= high
     assert ("nothing was removed" in found.notes[0]) == (centre is Centring.NONE)
 
@@ -221,7 +229,7 @@ def test_page_and_store(clean, tmp_path):
     assert summary["methods"][0]["test"] == list(clean.methods[0].test)
     stored = jf.open_results(tmp_path / "out" / "results.zarr")
     np.testing.assert_array_equal(stored.test_path, clean.runs.test_path)
-    assert stored.method.values.tolist() == ["plain", "balanced", "noisy"]
+    assert stored.variant.values.tolist() == ["plain", "balanced", "noisy"]
     text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert text.count("<figure>") == 2
     for line in (*recovery_report.heading(clean), *recovery_report.paired_lines(clean)):
@@ -241,7 +249,7 @@ def test_page_and_store(clean, tmp_path):
 )
 def test_matrices_and_settings_that_will_not_do(matrix, settings, words):
     with pytest.raises(ValueError, match=words):
-        recover(matrix, RecoverySettings(width=1, **settings), centre=Centring.MEAN, splits=SPLITS)
+        complete(matrix, RecoverySettings(width=1, **settings), centre=Centring.MEAN, splits=SPLITS)
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,13 @@ import zarr
 from cases import METHODS
 
 import jaxfact as jf
-from jaxfact import cli, invariants, measures
-from jaxfact.numpy_script import Descent, descent_of
-from jaxfact.replay import experiment_in
+from jaxfact import measures
+from jaxfact.cli import main as cli
+from jaxfact.engine.tiles import Tiles
+from jaxfact.jobs.numpy_script import Descent, descent_of
+from jaxfact.jobs.replay import experiment_in
+from jaxfact.measures import invariants
 from jaxfact.sweep import Options, Part
-from jaxfact.tiles import Tiles
 
 PROBLEM = jf.Factorization(np.array([1, 0.6, 0.3]), shape=(8, 6))
 SINGLE = jf.Factorization(np.array([1, 0.6, 0.3], np.float32), shape=(8, 6))
@@ -25,11 +27,11 @@ CHECK_EVERY, TOLERANCE, SEED = 10, 1e-3, 8123
 
 
 def plain(step_size):
-    return jf.Run(PROBLEM, jf.Gaussian(2, scale=0.01), jf.gradient_descent(step_size))
+    return jf.Run(PROBLEM, jf.starts.Gaussian(2, scale=0.01), jf.methods.gradient_descent(step_size))
 
 
 def noisy(step_size):
-    return jf.Run(PROBLEM, jf.Gaussian(2, scale=0.01), jf.perturbed(step_size, 1e-6))
+    return jf.Run(PROBLEM, jf.starts.Gaussian(2, scale=0.01), jf.methods.perturbed(step_size, 1e-6))
 
 
 def energy(problem, factors):
@@ -39,7 +41,9 @@ def energy(problem, factors):
 EXPERIMENTS = {
     "plain": plain,
     "noisy": noisy,
-    "balanced": lambda step_size: jf.Run(SINGLE, jf.Gaussian(2, scale=0.01), jf.balanced(step_size, 1 / 8)),
+    "balanced": lambda step_size: jf.Run(
+        SINGLE, jf.starts.Gaussian(2, scale=0.01), jf.methods.balanced(step_size, 1 / 8)
+    ),
 }
 
 
@@ -76,7 +80,7 @@ def altered(store, tmp_path):
 @pytest.mark.parametrize("method", EXPERIMENTS)
 def test_every_step_of_a_run(store, method):
     """What the store holds at some steps is met in its bits, and each step follows from the one before."""
-    found = jf.replay(store, seed=SEED, method=method, step_size=0.3)
+    found = jf.replay(store, seed=SEED, variant=method, step_size=0.3)
     run, distance = found.run, found.distance
     last = run.steps.item()
     np.testing.assert_array_equal(found.steps, np.arange(last + 1))
@@ -99,14 +103,14 @@ def test_an_altered_number_is_caught(altered):
     """One last bit of one number, by its name and by no other."""
     path = altered(loss=lambda loss: np.nextafter(loss, 1))
     with pytest.raises(RuntimeError, match=r"of the store: loss \(0.*there, 0.*here\); versions, device and program"):
-        jf.replay(path, seed=SEED, method="plain", step_size=0.3)
-    assert jf.replay(path, seed=3, method="plain", step_size=0.3).run.outcome == "converged"
+        jf.replay(path, seed=SEED, variant="plain", step_size=0.3)
+    assert jf.replay(path, seed=3, variant="plain", step_size=0.3).run.outcome == "converged"
 
 
 def test_what_may_have_changed_the_bits_is_said(altered):
     path = altered({"jaxlib": "0.0.1"}, steps=lambda steps: steps - 10)
     with pytest.raises(RuntimeError, match=r"steps \(.*\); the store was made otherwise: jaxlib was 0.0.1 and is"):
-        jf.replay(path, seed=SEED, method="plain", step_size=0.3)
+        jf.replay(path, seed=SEED, variant="plain", step_size=0.3)
 
 
 def test_another_precision_is_refused(altered):
@@ -121,22 +125,22 @@ def test_another_experiment_is_refused(store):
         return plain(step_size)._replace(problem=other)
 
     with pytest.raises(ValueError, match="the experiment or the data it uses have changed"):
-        jf.replay(store, seed=SEED, method="plain", step_size=0.3, experiment={"plain": changed})
+        jf.replay(store, seed=SEED, variant="plain", step_size=0.3, experiment={"plain": changed})
 
 
 def test_an_experiment_without_a_file(altered):
     """It must be given, and is as good as the one that is found."""
     path = altered({"experiment_name": ["", "", ""]})
     with pytest.raises(ValueError, match="experiment=None: the store holds no file that has it"):
-        jf.replay(path, seed=SEED, method="plain", step_size=0.3)
-    assert jf.replay(path, seed=SEED, method="plain", step_size=0.3, experiment=plain).run.seed == SEED
+        jf.replay(path, seed=SEED, variant="plain", step_size=0.3)
+    assert jf.replay(path, seed=SEED, variant="plain", step_size=0.3, experiment=plain).run.seed == SEED
 
 
 def test_a_record_that_is_not_found(altered):
     path = altered({"record_functions": ["jaxfact.measures:distance", "elsewhere:power"]})
     with pytest.raises(ValueError, match="record=None: energy was a function that is not found; give record= too"):
-        jf.replay(path, seed=SEED, method="plain", step_size=0.3)
-    again = jf.replay(path, seed=SEED, method="plain", step_size=0.3, record=[measures.distance, energy])
+        jf.replay(path, seed=SEED, variant="plain", step_size=0.3)
+    again = jf.replay(path, seed=SEED, variant="plain", step_size=0.3, record=[measures.distance, energy])
     assert "energy_path" in again.run
 
 
@@ -147,7 +151,7 @@ def test_a_checked_program_is_known_again(monkeypatch):
 
     def narrow(step_size):
         problem = jf.Factorization(np.array([1.0]), shape=(2, 2))
-        return jf.Run(problem, jf.Gaussian(1, scale=0.1), jf.gradient_descent(step_size))
+        return jf.Run(problem, jf.starts.Gaussian(1, scale=0.1), jf.methods.gradient_descent(step_size))
 
     part = Part(narrow, TOLERANCE, Options(np.array([SEED]), axes, 400, None, (), CHECK_EVERY, 0, True, True, False))
     example = part.runs(axes, np.array([SEED]))
@@ -162,21 +166,21 @@ def test_a_checked_program_is_known_again(monkeypatch):
         ({"seed": 8000}, "seed=8000: is none of the 2 from 3 to 8123 in the store; the nearest is 8123"),
         ({"step_size": 0.31}, "step_size=0.31: is none of the 2 from 0.3 to 0.5 in the store; the nearest is 0.3"),
         ({"step_size": "0.3"}, "step_size='0.3': needs a number"),
-        ({"method": "momentum"}, "method=momentum: the store has plain, noisy, balanced; name one of them"),
-        ({"method": None}, "method=None: the store has plain, noisy, balanced; name one of them"),
+        ({"variant": "momentum"}, "variant=momentum: the store has plain, noisy, balanced; name one of them"),
+        ({"variant": None}, "variant=None: the store has plain, noisy, balanced; name one of them"),
         ({"scale": 1.0}, "axes=step_size, scale: the store has step_size; give one value of each"),
         ({"experiment": {"noisy": noisy}}, "lacks plain; name it as the sweep did"),
     ],
 )
 def test_runs_that_are_not_there(store, changed, message):
     with pytest.raises(ValueError, match=message):
-        jf.replay(store, **{"seed": SEED, "method": "plain", "step_size": 0.3, **changed})
+        jf.replay(store, **{"seed": SEED, "variant": "plain", "step_size": 0.3, **changed})
 
 
 def test_a_run_that_is_pending(altered):
     path = altered(outcome=lambda _: -1)
     with pytest.raises(ValueError, match="this run has not finished yet; repeat the sweep"):
-        jf.replay(path, seed=SEED, method="plain", step_size=0.3)
+        jf.replay(path, seed=SEED, variant="plain", step_size=0.3)
 
 
 SCRIPT = """
@@ -208,23 +212,23 @@ def test_a_script_is_executed_up_to_its_sweep(capsys):
 def test_a_numpy_script_repeats_the_run(store, tmp_path, method, rtol):
     """Rounding moves factors of size 1 by ε a step and a descent forgets it in 1/η steps: ε/η beside the last level of
     1e-3 is 2e-4 in float32 and 1e-12 in float64."""
-    script = jf.numpy_script(store, tmp_path / "run", seed=SEED, method=method, step_size=0.3)
+    script = jf.numpy_script(store, tmp_path / "run", seed=SEED, variant=method, step_size=0.3)
     lines = script.read_text().splitlines()
     assert [x for x in lines if "import " in x] == ["from pathlib import Path", "import numpy as np"]
     printed = subprocess.run([sys.executable, "-I", script], capture_output=True, text=True, check=True).stdout
     rows = [line.removeprefix("last loss").split()[-3:] for line in printed.splitlines()[1:]]
     steps, here, there = np.asarray(rows, float).T
-    run = jf.open_results(store).sel({"method": method, "seed": SEED, "step_size": 0.3})
+    run = jf.open_results(store).sel({"variant": method, "seed": SEED, "step_size": 0.3})
     np.testing.assert_array_equal(steps, [*run.hit.values[np.isfinite(run.hit)], run.steps])
     assert there[-1] == pytest.approx(run.loss.item(), rel=1e-8)
     np.testing.assert_allclose(here, there, rtol=rtol)
     with pytest.raises(ValueError, match=r"run.py: exists already"):
-        jf.numpy_script(store, tmp_path / "run.py", seed=SEED, method=method, step_size=0.3)
+        jf.numpy_script(store, tmp_path / "run.py", seed=SEED, variant=method, step_size=0.3)
 
 
 def test_a_noisy_run_is_not_written_in_numpy(store, tmp_path):
     with pytest.raises(ValueError, match="method=one that takes another step: only gradient descent.*use replay"):
-        jf.numpy_script(store, tmp_path / "run.py", seed=SEED, method="noisy", step_size=0.3)
+        jf.numpy_script(store, tmp_path / "run.py", seed=SEED, variant="noisy", step_size=0.3)
     assert not list(tmp_path.iterdir())
 
 
@@ -251,12 +255,12 @@ def command(monkeypatch, *words) -> int:
 
 def test_the_command(store, tmp_path, monkeypatch, capsys):
     out = tmp_path / "path.npz"
-    words = [store, "--seed", SEED, "step_size=0.3", "--method", "plain"]
+    words = [store, "--seed", SEED, "step_size=0.3", "--variant", "plain"]
     assert command(monkeypatch, *words, "--out", out, "--numpy", tmp_path / "run.py") == 0
     shown = capsys.readouterr().out
     assert f"plain, seed {SEED}, step_size=0.3: converged after " in shown
     assert "every stored number was met bit for bit: best_distance, distance, distance_path, energy_path" in shown
-    run = jf.open_results(store).sel({"method": "plain", "seed": SEED, "step_size": 0.3})
+    run = jf.open_results(store).sel({"variant": "plain", "seed": SEED, "step_size": 0.3})
     with np.load(out) as path:
         assert set(path) == {"steps", "loss", "distance", "U", "V"}
         assert path["U"].shape == (run.steps.item() + 1, 5, 2)  # 3 singular values, and 2 rows for all others
@@ -269,7 +273,7 @@ def test_the_command(store, tmp_path, monkeypatch, capsys):
 
 def test_mistakes_at_the_command_line(store, altered, tmp_path, monkeypatch, capsys):
     """One line each: 2 for the user's, 1 where the numbers are not those of the store."""
-    words = ["--seed", SEED, "step_size=0.3", "--method", "plain"]
+    words = ["--seed", SEED, "step_size=0.3", "--variant", "plain"]
     for message, given in {
         "Missing option '--seed'": [store],
         "point=0.3: needs a name and a number; write it like step_size=0.3": [store, "--seed", SEED, "0.3"],

@@ -19,8 +19,10 @@ from PIL import Image
 from rich.console import Console
 
 import jaxfact as jf
-from jaxfact import comparison, pages, plots, report
-from jaxfact.settings import Settings
+from jaxfact.jobs import comparison
+from jaxfact.jobs.settings import ComparisonSettings
+from jaxfact.reports import comparison as report
+from jaxfact.reports import pages
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FIGURES = ("distance", "survival", "imbalance", "singular_values", "worst")
@@ -32,7 +34,7 @@ def found() -> comparison.Comparison:
     problem = jf.Factorization([1.0, 0.5], shape=(6, 5))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "local_devices", lambda: jax.devices()[:1])  # a device more is a compilation more
-        return comparison.compare(problem, Settings(width=2, seeds=6, max_steps=400))
+        return comparison.compare(problem, ComparisonSettings(width=2, seeds=6, max_steps=400))
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +170,7 @@ def test_page_is_not_blank(page, tmp_path):
 
 
 def test_a_failure_half_way_leaves_nothing(found, tmp_path, monkeypatch):
-    saved, save = [], plots.save
+    saved, save = [], pages.save
 
     def fail_at_the_third(figure, path):
         if len(saved) == 2:
@@ -176,7 +178,7 @@ def test_a_failure_half_way_leaves_nothing(found, tmp_path, monkeypatch):
         save(figure, path)
         saved.append(path)
 
-    monkeypatch.setattr(plots, "save", fail_at_the_third)
+    monkeypatch.setattr(pages, "save", fail_at_the_third)
     with pytest.raises(OSError, match="no space left"):
         report.write(found, tmp_path / "out")
     assert saved

@@ -15,9 +15,9 @@ from cases import as_jax, frame, pair
 from scipy import stats
 
 import jaxfact as jf
-from jaxfact import operators
-from jaxfact.compressibility import compression_of
-from jaxfact.experiment import Program
+from jaxfact.engine.compressibility import compression_of
+from jaxfact.engine.experiment import Program
+from jaxfact.problems import operators
 
 KEY = jr.key(7)
 M, N, P = 9, 7, 60
@@ -90,7 +90,7 @@ def test_the_noise_has_the_deviation_that_is_asked_for():
 
 @jax.jit
 def descended(sensing, start):
-    return jf.descend(sensing, jf.gradient_descent(0.1), start, num_steps=50).factors
+    return jf.descend(sensing, jf.methods.gradient_descent(0.1), start, num_steps=50).factors
 
 
 def test_the_unit_takes_the_scale_out():
@@ -119,7 +119,7 @@ def swept(experiment, **options):
 def test_enough_measurements_recover_the_matrix():
     """p = 60 is twice the 2(9+7−2) = 28 degrees of freedom; noise keeps the distance at its own size."""
     clean, noisy = problem(), problem(noise=1e-2, key=KEY)
-    start, method = jf.Gaussian(2, scale=0.05), jf.gradient_descent(0.2)
+    start, method = jf.starts.Gaussian(2, scale=0.05), jf.methods.gradient_descent(0.2)
     assert set(swept(lambda: jf.Run(clean, start, method)).outcome.values.ravel()) == {"converged"}
     floor = swept(lambda: jf.Run(noisy, start, method), tolerance=None, max_steps=1000).distance.values
     assert np.all((floor > 1e-3) & (floor < 0.05))
@@ -128,7 +128,7 @@ def test_enough_measurements_recover_the_matrix():
 def test_too_few_measurements_are_fitted_without_recovery():
     with pytest.warns(UserWarning, match=r"10 measurements .* 28 degrees"):
         few = problem(10)
-    runs = swept(lambda: jf.Run(few, jf.Gaussian(2, scale=0.05), jf.gradient_descent(0.1)))
+    runs = swept(lambda: jf.Run(few, jf.starts.Gaussian(2, scale=0.05), jf.methods.gradient_descent(0.1)))
     assert set(runs.outcome.values.ravel()) == {"fitted"}
     assert np.all(runs.distance > 0.1)
 
@@ -139,8 +139,8 @@ def test_the_operator_may_be_drawn_by_each_run_and_its_count_be_an_axis():
 
     def experiment(count, key):
         operator = operators.gaussian(key, (M, N), count, padded_to=P)
-        start = jf.Gaussian(2, scale=0.05)
-        return jf.Run(jf.Sensing.of(truth(), operator), start, jf.gradient_descent(0.1))
+        start = jf.starts.Gaussian(2, scale=0.05)
+        return jf.Run(jf.Sensing.of(truth(), operator), start, jf.methods.gradient_descent(0.1))
 
     runs = swept(experiment, count=[12, P])
     assert not np.any(runs.outcome.sel(count=12) == "converged")
@@ -192,7 +192,7 @@ def test_fresh_batches_have_the_mean_and_spread_of_explicit_ones():
     """
     count, factors = 5, as_jax(pair((M, N), 2))
     R = factors.product - truth().target
-    method = jf.fresh_batch(count)
+    method = jf.methods.fresh_batch(count)
 
     def ours(key):
         return method.update(None, method.init(factors), factors, problem=truth(), key=key)[0]
@@ -224,7 +224,7 @@ def test_fresh_batches_recover_the_matrix():
     start = as_jax(pair((M, N), 2, scale=0.05))
 
     def end(count):
-        method = optax.chain(jf.fresh_batch(count), jf.gradient_descent(0.2))
+        method = optax.chain(jf.methods.fresh_batch(count), jf.methods.gradient_descent(0.2))
         return truth().distance(jf.descend(truth(), method, start, num_steps=300, key=KEY).factors)
 
     many, few = jax.jit(jax.vmap(end))(jnp.array([500, 1]))
@@ -234,15 +234,15 @@ def test_fresh_batches_recover_the_matrix():
 
 def test_fresh_batches_are_not_compressed():
     """A batch sees all m×n entries: the probe must not take it for iterate noise."""
-    assert compression_of(jf.fresh_batch(50), [jf.measures.loss]) is None
+    assert compression_of(jf.methods.fresh_batch(50), [jf.measures.loss]) is None
 
 
 def test_fresh_batches_need_a_known_matrix():
     factors = as_jax(pair((M, N), 2))
     with pytest.raises(ValueError, match="give the Factorization"):
-        jf.fresh_batch(5).update(factors, None, factors, problem=problem(), key=KEY)
+        jf.methods.fresh_batch(5).update(factors, None, factors, problem=problem(), key=KEY)
     with pytest.raises(ValueError, match="count=0"):
-        jf.fresh_batch(0)
+        jf.methods.fresh_batch(0)
 
 
 PEAK = """
@@ -257,7 +257,7 @@ def sweep(side, count):
     operator = jf.operators.gaussian(jax.random.key(0), (side, side), count, dtype=np.float32)
     problem = jf.Sensing.of(truth, operator)
     before = peak()
-    run = lambda: jf.Run(problem, jf.Gaussian(1, scale=1e-2), jf.gradient_descent(0.1))
+    run = lambda: jf.Run(problem, jf.starts.Gaussian(1, scale=1e-2), jf.methods.gradient_descent(0.1))
     jf.sweep(run, seeds=64, max_steps=1, tolerance=None, check_every=1)
     return peak() - before
 
@@ -276,7 +276,9 @@ def test_a_shared_operator_is_in_memory_once():
 def test_a_shared_operator_is_no_constant_of_the_program():
     """4 MB of matrices are one shared array, and the text of a step has none of their numbers."""
     sensing = jf.Sensing.of(truth(), operators.gaussian(KEY, (M, N), 8000))
-    program = Program(lambda: jf.Run(sensing, jf.Gaussian(2, scale=0.1), jf.gradient_descent(0.1)), {}, None)
+    program = Program(
+        lambda: jf.Run(sensing, jf.starts.Gaussian(2, scale=0.1), jf.methods.gradient_descent(0.1)), {}, None
+    )
     assert [x.shape for x in program.shared if x.size >= 8000 * M * N] == [(8000, M * N)]
     own = program.start(program.shared, KEY, {})
     step = jax.jit(lambda shared, own: program.advance(shared, own, jnp.zeros((), jnp.int32)))

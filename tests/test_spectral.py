@@ -77,38 +77,40 @@ def best_semidefinite(matrix, width):
 @pytest.mark.parametrize("steps", [1, 2, 8])
 def test_projected_gradient_against_numpy(steps):
     problem = seen()
-    start = jf.ProjectedGradient(2, steps).draw(KEY, problem)
+    start = jf.starts.ProjectedGradient(2, steps).draw(KEY, problem)
     np.testing.assert_allclose(start.product, projected(problem, 2, steps, best), atol=1e-12)
     np.testing.assert_allclose(start.imbalance, 0, atol=1e-12)
     if steps == 1:
-        np.testing.assert_allclose(start.product, jf.Spectral(2).draw(KEY, problem).product, atol=1e-14)
+        np.testing.assert_allclose(start.product, jf.starts.Spectral(2).draw(KEY, problem).product, atol=1e-14)
 
 
 @pytest.mark.parametrize("steps", [1, 6])
 def test_projected_gradient_in_one_factor(steps):
     problem = seen(SQUARE, 1000, symmetric=True)
-    start = jf.ProjectedGradient(3, steps).draw(KEY, jf.Tied(problem))
+    start = jf.starts.ProjectedGradient(3, steps).draw(KEY, jf.Tied(problem))
     np.testing.assert_allclose(start.product, projected(problem, 3, steps, best_semidefinite), atol=1e-12)
 
 
 def test_projected_gradient_comes_nearer_at_every_step():
     """Its error contracts where the isometry constant is small; the spectral start alone is 0.25 away."""
     problem = seen(measurements=1000)
-    distances = [float(problem.distance(jf.ProjectedGradient(2, steps).draw(KEY, problem))) for steps in (1, 3, 5, 9)]
+    distances = [
+        float(problem.distance(jf.starts.ProjectedGradient(2, steps).draw(KEY, problem))) for steps in (1, 3, 5, 9)
+    ]
     assert distances[0] > 0.1
     assert all(later < 0.5 * earlier for earlier, later in zip(distances, distances[1:], strict=False))
 
 
 def test_on_a_full_target_it_is_the_truncation():
     problem = PROBLEMS["dense, tall"].build()
-    start = jf.ProjectedGradient(3, 4).draw(KEY, problem)
+    start = jf.starts.ProjectedGradient(3, 4).draw(KEY, problem)
     jax.tree.map(np.testing.assert_array_equal, start, problem.truncation(3))
 
 
 def test_spectral_starts_when_traced_are_those_of_the_host():
     """As where the measurements depend on the key: decomposed by loops. The columns' signs are free."""
     problem, tied = seen(), jf.Tied(seen(SQUARE, 300, symmetric=True))
-    for start in (jf.Spectral(2), jf.ProjectedGradient(2, 3)):
+    for start in (jf.starts.Spectral(2), jf.starts.ProjectedGradient(2, 3)):
         for one in (problem, tied):
             traced = jax.jit(lambda problem, start=start: start.draw(KEY, problem).product)(one)
             np.testing.assert_allclose(traced, start.draw(KEY, one).product, atol=1e-12)
@@ -118,12 +120,12 @@ def test_a_known_problem_is_decomposed_on_the_host_inside_a_trace():
     problem = seen()
 
     def draw():
-        return jf.ProjectedGradient(2, 3).draw(KEY, problem)
+        return jf.starts.ProjectedGradient(2, 3).draw(KEY, problem)
 
     primitives = str(jax.make_jaxpr(draw)())
     assert "svd" not in primitives
     assert "while" not in primitives
-    assert "svd" in str(jax.make_jaxpr(lambda problem: jf.Spectral(2).draw(KEY, problem))(problem))
+    assert "svd" in str(jax.make_jaxpr(lambda problem: jf.starts.Spectral(2).draw(KEY, problem))(problem))
 
 
 def test_semidefinite_factor_of_pairs_of_opposite_eigenvalues():
@@ -145,7 +147,7 @@ def test_columns_are_those_of_the_target(name):
     """U₀ = left·ΣΦ₁/√d and V₀ = right·Φ₂/√n: U₀ is in the column space, and both have the stated variance."""
     case = PROBLEMS[name]
     problem, matrix = case.build(), case.scaled_matrix
-    start, n = jf.ColumnSpace(2, left=3.0, right=0.7), problem.shape[1]
+    start, n = jf.starts.ColumnSpace(2, left=3.0, right=0.7), problem.shape[1]
     keys = jr.split(KEY, 2000)
     U, V = map(np.asarray, jax.jit(jax.vmap(start.draw, (0, None)))(keys, problem))
     basis = np.linalg.svd(matrix)[0][:, : np.linalg.matrix_rank(matrix)]
@@ -161,7 +163,7 @@ def test_columns_are_those_of_the_target(name):
 def test_columns_of_a_back_projection():
     """On a partly observed matrix Σ is 𝒜*(y); negative control: not the truth."""
     problem = seen()
-    start = jf.ColumnSpace(3, left=1.0)
+    start = jf.starts.ColumnSpace(3, left=1.0)
     U, V = start.draw(KEY, problem)
     mix = np.linalg.lstsq(np.asarray(problem.back_projection()), np.asarray(U), rcond=None)
     assert np.abs(np.asarray(problem.back_projection()) @ mix[0] - U).max() < 1e-12
@@ -173,7 +175,7 @@ def test_columns_of_a_back_projection():
 def test_columns_are_the_same_in_compressed_form(shape, bases):
     sides = {"left": frame(shape[0], 3, 6), "right": frame(shape[1], 3, 7)} if bases else {}
     problem = jf.Factorization(np.array([1.0, 0.7, 0.4]), shape=shape, **sides)
-    start = jf.ward_kolda(4, 9 / 16)
+    start = jf.starts.ward_kolda(4, 9 / 16)
     small = Compressed(problem, 4)
     draw = jax.jit(lambda key, problem: start.draw(key, problem))
     full, compressed = draw(KEY, problem), draw(KEY, small)
@@ -182,7 +184,7 @@ def test_columns_are_the_same_in_compressed_form(shape, bases):
 
 def test_ward_kolda_by_hand():
     """1/(√(9/16)·8) = 1/6 and √(9/16)·8·½/9 = 1/3."""
-    start = jf.ward_kolda(5, 9 / 16)
+    start = jf.starts.ward_kolda(5, 9 / 16)
     assert float(start.left) == pytest.approx(1 / 6, rel=1e-14)
     assert float(start.right) == pytest.approx(1 / 3, rel=1e-14)
 
@@ -201,7 +203,9 @@ def test_scaled_steps_against_numpy():
             X, Y = X - 0.4 / of_U * R @ Y, Y - 0.4 / of_V * R.T @ X
         return X
 
-    scaled = jax.jit(lambda eta: jf.descend(problem, jf.scaled_by_start(eta), as_jax(factors), num_steps=20).factors)
+    scaled = jax.jit(
+        lambda eta: jf.descend(problem, jf.methods.scaled_by_start(eta), as_jax(factors), num_steps=20).factors
+    )
     found = scaled(0.4).U
     np.testing.assert_allclose(found, run(squares[1], squares[0]), rtol=1e-11)
     assert np.abs(found - run(squares[0], squares[1])).max() > 1e-3
@@ -213,7 +217,7 @@ def test_scaled_steps_in_one_factor():
     square = np.linalg.norm(X.X, 2) ** 2
     one, other = (
         jax.jit(lambda X, method=method: jf.descend(problem, method, X, num_steps=9).factors.X)(X)
-        for method in (jf.scaled_by_start(0.3), jf.gradient_descent(0.3 / square))
+        for method in (jf.methods.scaled_by_start(0.3), jf.methods.gradient_descent(0.3 / square))
     )
     np.testing.assert_allclose(one, other, rtol=1e-11)
 
@@ -223,7 +227,7 @@ def test_a_sweep_runs_from_these_starts():
     problem = seen(measurements=800)
 
     def experiment(step_size):
-        return jf.Run(problem, jf.ProjectedGradient(2, 4), jf.scaled_by_start(step_size))
+        return jf.Run(problem, jf.starts.ProjectedGradient(2, 4), jf.methods.scaled_by_start(step_size))
 
     runs = jf.sweep(experiment, seeds=2, max_steps=2000, tolerance=1e-8, step_size=[0.2, 0.5])
     assert np.all(runs.distance < 1e-8)
@@ -231,13 +235,13 @@ def test_a_sweep_runs_from_these_starts():
 
 
 REFUSED = [
-    (lambda: jf.ProjectedGradient(0, 2), r"^width=0: needs a whole number, 1 or above; .+\.$"),
-    (lambda: jf.ProjectedGradient(2, 0), r"^steps=0: needs a whole number, 1 or above; .+\.$"),
-    (lambda: jf.ColumnSpace(2, left=0.0), r"^left=0: needs a finite number above 0; .+\.$"),
-    (lambda: jf.ColumnSpace(2, left=1.0, right=-1.0), r"^right=-1: needs a finite number, 0 or above; .+\.$"),
-    (lambda: jf.ward_kolda(2, -1.0), r"^step_size=-1: needs a finite number above 0; .+\.$"),
+    (lambda: jf.starts.ProjectedGradient(0, 2), r"^width=0: needs a whole number, 1 or above; .+\.$"),
+    (lambda: jf.starts.ProjectedGradient(2, 0), r"^steps=0: needs a whole number, 1 or above; .+\.$"),
+    (lambda: jf.starts.ColumnSpace(2, left=0.0), r"^left=0: needs a finite number above 0; .+\.$"),
+    (lambda: jf.starts.ColumnSpace(2, left=1.0, right=-1.0), r"^right=-1: needs a finite number, 0 or above; .+\.$"),
+    (lambda: jf.starts.ward_kolda(2, -1.0), r"^step_size=-1: needs a finite number above 0; .+\.$"),
     (
-        lambda: jf.ColumnSpace(2, left=1.0).draw(KEY, jf.Tied(jf.Factorization(SQUARE))),
+        lambda: jf.starts.ColumnSpace(2, left=1.0).draw(KEY, jf.Tied(jf.Factorization(SQUARE))),
         r"^start=ColumnSpace: needs the two factors of a pair; leave Tied out\.$",
     ),
 ]

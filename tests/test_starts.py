@@ -41,7 +41,7 @@ def low():
 
 
 def test_gaussian_has_the_stated_variance_in_every_entry(tall):
-    for sample in draws(tall, jf.Gaussian(2, scale=0.3))[0]:
+    for sample in draws(tall, jf.starts.Gaussian(2, scale=0.3))[0]:
         assert abs(z_of_variance(sample, 0.09)) < Z
         assert np.abs(sample.mean(axis=0) * np.sqrt(len(KEYS)) / 0.3).max() < Z
         assert max(abs(z_of_variance(column, 0.09)) for column in sample.reshape(len(KEYS), -1).T) < Z
@@ -50,7 +50,7 @@ def test_gaussian_has_the_stated_variance_in_every_entry(tall):
 
 
 def test_gaussian_factors_are_not_correlated(tall):
-    U, V = (x.reshape(len(KEYS), -1) for x in draws(tall, jf.Gaussian(2, scale=1.0))[0])
+    U, V = (x.reshape(len(KEYS), -1) for x in draws(tall, jf.starts.Gaussian(2, scale=1.0))[0])
     across = U.T @ V / np.sqrt(len(KEYS))
     assert np.abs(across).max() < Z
     # Negative control: factors drawn from one key share their entries.
@@ -62,7 +62,7 @@ def test_gaussian_by_norm_means_the_same_at_every_size():
     """scale = norm/√(m+n), so that E‖[U; V]‖²_F = norm²·width whatever m and n."""
     for shape in ((9, 4), (30, 20)):
         problem = jf.Factorization(np.array([1.0]), shape=shape)
-        rules = jf.Gaussian(3, norm=0.8), jf.Gaussian(3, scale=0.8 / np.sqrt(sum(shape)))
+        rules = jf.starts.Gaussian(3, norm=0.8), jf.starts.Gaussian(3, scale=0.8 / np.sqrt(sum(shape)))
         by_norm, by_scale = draws(problem, *rules)
         np.testing.assert_allclose(by_norm.U, by_scale.U, rtol=1e-13)
         squared = np.sum(by_norm.U**2, axis=(1, 2)) + np.sum(by_norm.V**2, axis=(1, 2))
@@ -73,7 +73,7 @@ def test_gaussian_by_norm_means_the_same_at_every_size():
 @pytest.mark.parametrize("ratio", [0.25, 25.0])
 def test_ratio_is_that_of_the_factors_root_mean_squares(tall, ratio):
     """The scales are ε·t and ε/t with t = √(ratio·√(n/m)): their product stays ε²."""
-    plain, tilted = draws(tall, *(jf.Gaussian(2, scale=0.1, ratio=r) for r in (None, ratio)))
+    plain, tilted = draws(tall, *(jf.starts.Gaussian(2, scale=0.1, ratio=r) for r in (None, ratio)))
     tilt = np.sqrt(ratio * np.sqrt(4 / 9))
     np.testing.assert_allclose(tilted.U, plain.U * tilt, rtol=1e-12)
     np.testing.assert_allclose(tilted.V, plain.V / tilt, rtol=1e-12)
@@ -87,7 +87,7 @@ def test_ratio_is_that_of_the_factors_root_mean_squares(tall, ratio):
 @pytest.mark.parametrize("width", [2, 3, 4, 6])
 def test_orthogonal_frames_are_exact(low, width):
     """Columns where they fit, rows where the width exceeds the size."""
-    U, V = one_draw(jf.Orthogonal(width, 0.6), KEYS[0], low)
+    U, V = one_draw(jf.starts.Orthogonal(width, 0.6), KEYS[0], low)
     for factor, size in ((U, 5), (V, 3)):
         gram = factor.T @ factor if width <= size else factor @ factor.T
         np.testing.assert_allclose(gram, 0.36 * np.eye(min(width, size)), atol=1e-15)
@@ -96,7 +96,7 @@ def test_orthogonal_frames_are_exact(low, width):
 def test_orthogonal_is_haar():
     """A Haar matrix of O(3) has mean 0, entry variance ⅓, E tr = 0 and E tr² = 1; raw Householder QR has not."""
     problem = jf.Factorization(np.array([1.0]), shape=(3, 3))
-    ((U, V),) = draws(problem, jf.Orthogonal(3, 1.0))
+    ((U, V),) = draws(problem, jf.starts.Orthogonal(3, 1.0))
     raw = np.linalg.qr(np.random.default_rng(0).normal(size=(len(KEYS), 3, 3)))[0]
 
     def largest_z(sample):
@@ -113,7 +113,7 @@ def test_orthogonal_is_haar():
 
 @pytest.mark.parametrize("width", [2, 3, 4, 6])
 def test_balanced_keeps_the_gaussian_product(low, width):
-    starts = jf.Gaussian(width, scale=0.3), jf.Balanced(width, 0.3)
+    starts = jf.starts.Gaussian(width, scale=0.3), jf.starts.Balanced(width, 0.3)
     gaussian, balanced = all_draws(starts, KEYS[0], low)
     np.testing.assert_allclose(balanced.product, gaussian.product, atol=1e-14)
     np.testing.assert_allclose(balanced.imbalance, 0, atol=1e-14)
@@ -124,10 +124,10 @@ def test_balanced_keeps_the_gaussian_product(low, width):
 def test_spectral_is_the_optimum(name):
     case = PROBLEMS[name]
     problem = case.build()
-    best = jf.Spectral(case.width).draw(KEYS[0], problem)
+    best = jf.starts.Spectral(case.width).draw(KEYS[0], problem)
     assert float(problem.distance(best)) < 1e-14
     # Scaled by s, the product is s²·Σ_d: its distance is 1 − s².
-    half = jf.Spectral(case.width, 0.5).draw(KEYS[1], problem)
+    half = jf.starts.Spectral(case.width, 0.5).draw(KEYS[1], problem)
     assert float(problem.distance(half)) == pytest.approx(0.75, rel=1e-12)
 
 
@@ -143,7 +143,7 @@ def test_spectral_needs_a_known_target(tall):
             return jnp.sum(factors.U)
 
     with pytest.raises(ValueError, match=r"^problem=Unknown: has no spectral start; start from Gaussian"):
-        jf.Spectral(1).draw(KEYS[0], Unknown())
+        jf.starts.Spectral(1).draw(KEYS[0], Unknown())
 
 
 @pytest.mark.parametrize("begin", STARTS.values(), ids=STARTS)
@@ -151,7 +151,9 @@ def test_one_key_one_draw(tall, begin):
     start = begin(tall, 2)
     first, again, other = (one_draw(start, key, tall) for key in (KEYS[0], KEYS[0], KEYS[1]))
     jax.tree.map(np.testing.assert_array_equal, first, again)
-    random = isinstance(start, jf.Start) and not isinstance(start, jf.Spectral | jf.ProjectedGradient)
+    random = isinstance(start, jf.starts.Start) and not isinstance(
+        start, jf.starts.Spectral | jf.starts.ProjectedGradient
+    )
     assert [bool(np.any(a != b)) for a, b in zip(first, other, strict=True)] == [random, random]
 
 
@@ -159,28 +161,28 @@ def test_one_key_one_draw(tall, begin):
 def test_ye_du_scale_and_step_by_hand(unit):
     """ε = σ_d/(√(d^e·σ₁)(m+n)) = 0.5/(√2·20), η = σ_d·ε²/(d·σ₁³); in units of σ₁ the target's size is immaterial."""
     problem = jf.Factorization(unit * np.array([1.0, 0.5]), shape=(10, 10))
-    scale = jf.ye_du_scale(problem, 2)
+    scale = jf.starts.ye_du_scale(problem, 2)
     assert float(scale) == pytest.approx(0.0176777, rel=1e-5)
-    assert float(jf.ye_du_scale(problem, 2, exponent=3)) == pytest.approx(0.5 / (8**0.5 * 20), rel=1e-12)
-    assert float(jf.ye_du_step_size(problem, 2, scale)) == pytest.approx(7.8125e-5, rel=1e-12)
+    assert float(jf.starts.ye_du_scale(problem, 2, exponent=3)) == pytest.approx(0.5 / (8**0.5 * 20), rel=1e-12)
+    assert float(jf.starts.ye_du_step_size(problem, 2, scale)) == pytest.approx(7.8125e-5, rel=1e-12)
     # Over-parametrised, σ_d is the last singular value there is, and d the width.
-    assert float(jf.ye_du_scale(problem, 8)) == pytest.approx(0.5 / (8**0.5 * 20), rel=1e-12)
-    assert float(jf.ye_du_step_size(problem, 1, 0.1)) == pytest.approx(0.01, rel=1e-12)
+    assert float(jf.starts.ye_du_scale(problem, 8)) == pytest.approx(0.5 / (8**0.5 * 20), rel=1e-12)
+    assert float(jf.starts.ye_du_step_size(problem, 1, 0.1)) == pytest.approx(0.01, rel=1e-12)
 
 
 REFUSED = [
-    (lambda: jf.Gaussian(0, scale=0.1), r"^width=0: needs a whole number, 1 or above; .+\.$"),
-    (lambda: jf.Gaussian(2.0, scale=0.1), r"^width=2.0: needs a whole number, 1 or above; .+\.$"),
-    (lambda: jf.Gaussian(2), r"^scale, norm=neither: needs one of the two; say scale= .+\.$"),
-    (lambda: jf.Gaussian(2, scale=1.0, norm=1.0), r"^scale, norm=both: needs one of the two; say scale= .+\.$"),
-    (lambda: jf.Gaussian(2, scale=-1.0), r"^scale=-1: needs a finite number above 0; .+\.$"),
-    (lambda: jf.Gaussian(2, norm=np.nan), r"^norm=nan: needs a finite number above 0; .+\.$"),
-    (lambda: jf.Gaussian(2, scale=1.0, ratio=0.0), r"^ratio=0: needs a finite number above 0; .+\.$"),
-    (lambda: jf.Orthogonal(2, 0.0), r"^scale=0: needs a finite number above 0; .+\.$"),
-    (lambda: jf.Balanced(True, 1.0), r"^width=True: needs a whole number, 1 or above; .+\.$"),
-    (lambda: jf.Spectral(2, np.inf), r"^scale=inf: needs a finite number above 0; .+\.$"),
+    (lambda: jf.starts.Gaussian(0, scale=0.1), r"^width=0: needs a whole number, 1 or above; .+\.$"),
+    (lambda: jf.starts.Gaussian(2.0, scale=0.1), r"^width=2.0: needs a whole number, 1 or above; .+\.$"),
+    (lambda: jf.starts.Gaussian(2), r"^scale, norm=neither: needs one of the two; say scale= .+\.$"),
+    (lambda: jf.starts.Gaussian(2, scale=1.0, norm=1.0), r"^scale, norm=both: needs one of the two; say scale= .+\.$"),
+    (lambda: jf.starts.Gaussian(2, scale=-1.0), r"^scale=-1: needs a finite number above 0; .+\.$"),
+    (lambda: jf.starts.Gaussian(2, norm=np.nan), r"^norm=nan: needs a finite number above 0; .+\.$"),
+    (lambda: jf.starts.Gaussian(2, scale=1.0, ratio=0.0), r"^ratio=0: needs a finite number above 0; .+\.$"),
+    (lambda: jf.starts.Orthogonal(2, 0.0), r"^scale=0: needs a finite number above 0; .+\.$"),
+    (lambda: jf.starts.Balanced(True, 1.0), r"^width=True: needs a whole number, 1 or above; .+\.$"),
+    (lambda: jf.starts.Spectral(2, np.inf), r"^scale=inf: needs a finite number above 0; .+\.$"),
     (
-        lambda: jf.ye_du_scale(jf.Factorization(np.zeros((2, 2))), 1),
+        lambda: jf.starts.ye_du_scale(jf.Factorization(np.zeros((2, 2))), 1),
         r"^problem=a zero target: .+ need σ_d > 0; give a non-zero target\.$",
     ),
 ]
@@ -197,11 +199,11 @@ def test_starts_that_cannot_work_are_refused(build, message):
 def test_a_normed_start_has_its_spectral_norm(width, compressed):
     # The stacked norm of Wind (2023), of one factor for Ma & Fattahi (2024); rotations of the rows leave it as it is.
     problem = jf.Factorization(np.array([1.0, 0.5]), shape=(30, 20))
-    start = jf.NormedGaussian(width, 0.02)
+    start = jf.starts.NormedGaussian(width, 0.02)
     problem = Compressed(problem, width) if compressed else problem
     pair = start.draw(jr.key(1), problem)
     assert np.linalg.norm(np.concatenate(pair), 2) == pytest.approx(0.02, rel=1e-12)
-    gaussian = jf.Gaussian(width, scale=1.0).draw(jr.key(1), problem)
+    gaussian = jf.starts.Gaussian(width, scale=1.0).draw(jr.key(1), problem)
     size = np.linalg.norm(np.concatenate(gaussian), 2)
     np.testing.assert_allclose(np.concatenate(pair), np.concatenate(gaussian) * (0.02 / size), rtol=1e-12)
     tied = start.draw(jr.key(1), jf.Tied(jf.Factorization(np.array([1.0, 0.5]), shape=(20, 20))))

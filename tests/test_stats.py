@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from jaxfact import stats
+from jaxfact.results import stats
 
 NAN, INF = math.nan, math.inf
 LEVELS = [0.1, 1e-5]
 
 
 def dataset(hit, steps=None, outcome=None, tolerance=1e-5, check_every=1.0) -> xr.Dataset:
-    """Return a data set as a sweep makes it, with `hit` at the lower level; a mapping becomes the dimension method."""
+    """Return a data set as a sweep makes it, with `hit` at the lower level; a mapping becomes the dimension variant."""
     if isinstance(hit, dict):
         tolerances = tolerance if isinstance(tolerance, dict) else dict.fromkeys(hit, tolerance)
         parts = [dataset(times, steps, outcome, tolerances[name], check_every) for name, times in hit.items()]
-        return xr.concat(parts, xr.IndexVariable("method", list(hit)), coords="minimal", join="exact")
+        return xr.concat(parts, xr.IndexVariable("variant", list(hit)), coords="minimal", join="exact")
     hit = np.asarray(hit, float)
     if outcome is None:
         outcome = np.where(np.isnan(hit), "budget", np.where(np.isinf(hit), "diverged", "converged"))
@@ -108,8 +108,8 @@ def test_fractions_are_unknown_below_a_methods_tolerance():
     hit = {"plain": [10, 20, 30, INF], "noisy": [NAN] * 4}
     found = stats.fraction_reached(dataset(hit, tolerance={"plain": 1e-5, "noisy": 0.1})).sel(level=1e-5)
     for name, value in zip(("fraction", "low", "high"), (0.75, *stats.wilson(3, 4)), strict=True):
-        assert found[name].sel({"method": "plain"}) == pytest.approx(float(value))
-        assert np.isnan(found[name].sel({"method": "noisy"}))
+        assert found[name].sel({"variant": "plain"}) == pytest.approx(float(value))
+        assert np.isnan(found[name].sel({"variant": "noisy"}))
 
 
 def test_outcomes_share_the_seeds():
@@ -117,8 +117,8 @@ def test_outcomes_share_the_seeds():
     found = stats.outcome_fractions(dataset({"a": np.ones(8), "b": np.ones(8)}, outcome=outcome))
     assert found.outcome.values.tolist() == ["budget", "converged", "diverged"]
     np.testing.assert_allclose(found.fraction.sum("outcome"), 1)
-    np.testing.assert_array_equal(found.fraction.sel({"method": "b"}), [1 / 8, 5 / 8, 2 / 8])
-    np.testing.assert_allclose(found.high.sel({"method": "a", "outcome": "diverged"}), stats.wilson(2, 8)[1])
+    np.testing.assert_array_equal(found.fraction.sel({"variant": "b"}), [1 / 8, 5 / 8, 2 / 8])
+    np.testing.assert_allclose(found.high.sel({"variant": "a", "outcome": "diverged"}), stats.wilson(2, 8)[1])
 
 
 @pytest.mark.parametrize(
@@ -212,8 +212,8 @@ def test_a_level_to_which_a_method_was_not_run_is_not_compared():
     [
         (lambda runs: stats.time_to(runs, 1e-3), "level=0.001: the levels are 0.1, 1e-05"),
         (lambda runs: stats.time_to(runs, 0.1).quantile([1.5]), "q=.*fractions from 0 to 1"),
-        (lambda runs: stats.paired_times(runs, "first", "third", 0.1), "first, third.*dimension method"),
-        (lambda runs: stats.paired_times(runs.isel(method=0), "first", "second", 0.1), "dimension method"),
+        (lambda runs: stats.paired_times(runs, "first", "third", 0.1), "first, third.*dimension variant"),
+        (lambda runs: stats.paired_times(runs.isel(variant=0), "first", "second", 0.1), "dimension variant"),
         (lambda runs: stats.paired_times(runs.expand_dims(scale=2), "first", "second", 0.1), "axes .*scale.*one point"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 from filelock import FileLock
 
 import jaxfact as jf
-from jaxfact.provenance import here
+from jaxfact.store.provenance import here
 
 
 def mark(store, number: int) -> tuple:
@@ -37,9 +37,9 @@ def test_a_finished_store(stored):
     found, runs = jf.status(stored), jf.open_results(stored)
     assert found.finished
     assert (found.done, found.runs, found.total) == (36, 36, 18)
-    for name, counts in found.methods.items():
-        assert counts == dict(zip(*np.unique(runs.outcome.sel({"method": name}), return_counts=True), strict=True))
-    assert sum(map(sum, (counts.values() for counts in found.methods.values()))) == 36
+    for name, counts in found.variants.items():
+        assert counts == dict(zip(*np.unique(runs.outcome.sel({"variant": name}), return_counts=True), strict=True))
+    assert sum(map(sum, (counts.values() for counts in found.variants.values()))) == 36
     assert found.failed == int((runs.outcome == "diverged").sum()) == 12
     assert found.run_steps == int(runs.steps.sum())
     assert (found.seconds_left, found.workers) == (0, {})
@@ -111,4 +111,4 @@ def test_the_command_in_json(call, unfinished):
     found = json.loads(call("status", unfinished, "--json").out, parse_constant=lambda name: pytest.fail(name))
     assert (found["done"], found["runs"], found["finished"]) == (36, 54, False)
     assert found["seconds_left"] is None
-    assert found["methods"]["slow"] == {"budget": 6, "converged": 6, "diverged": 6}
+    assert found["variants"]["slow"] == {"budget": 6, "converged": 6, "diverged": 6}

@@ -9,8 +9,8 @@ import xarray as xr
 
 import jaxfact as jf
 from jaxfact import measures
-from jaxfact.outcomes import OUTCOMES
-from jaxfact.store import PENDING
+from jaxfact.engine.outcomes import OUTCOMES
+from jaxfact.results.files import PENDING
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +19,15 @@ def runs() -> xr.Dataset:
     problem = jf.Factorization([1.0, 0.5], shape=(5, 4))
 
     def experiment(method):
-        return lambda step_size: jf.Run(problem, jf.Gaussian(2, scale=0.1), method(step_size))
+        return lambda step_size: jf.Run(problem, jf.starts.Gaussian(2, scale=0.1), method(step_size))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "local_devices", lambda: jax.devices()[:1])  # a device more is a compilation more
         return jf.sweep(
-            {"plain": experiment(jf.gradient_descent), "balanced": experiment(lambda step: jf.balanced(step, 1 / 8))},
+            {
+                "plain": experiment(jf.methods.gradient_descent),
+                "balanced": experiment(lambda step: jf.methods.balanced(step, 1 / 8)),
+            },
             seeds=3,
             max_steps=300,
             tolerance={"plain": 1e-4, "balanced": 1e-2},
@@ -48,13 +51,13 @@ def test_round_trip(tmp_path, runs):
     found = jf.open_results(tmp_path / "a.zarr")
     assert_same(found, runs)
     assert set(np.unique(found.outcome)) == {"converged", "diverged"}
-    assert found.method.values.tolist() == ["plain", "balanced"]
+    assert found.variant.values.tolist() == ["plain", "balanced"]
     assert found.attrs["experiment"] == runs.attrs["experiment"]
     jf.write_results(found, tmp_path / "b.zarr")
     assert_same(jf.open_results(tmp_path / "b.zarr"), runs)
 
 
-@pytest.mark.parametrize("point", [{"method": "plain"}, {"method": "plain", "step_size": 0.5}, {"seed": 1}])
+@pytest.mark.parametrize("point", [{"variant": "plain"}, {"variant": "plain", "step_size": 0.5}, {"seed": 1}])
 def test_a_selection(tmp_path, runs, point):
     """What was selected stays as a scalar coordinate."""
     one = runs.sel(point)
@@ -65,9 +68,9 @@ def test_a_selection(tmp_path, runs, point):
 @pytest.mark.parametrize("names", [["plain", "with noise"], ["step 0.1", "step 0.2"]])
 def test_methods_keep_their_names(tmp_path, runs, names):
     """Flag meanings are separated by blanks; a name with a blank must not become two."""
-    named = runs.assign_coords(method=names)
+    named = runs.assign_coords(variant=names)
     jf.write_results(named, tmp_path / "a.zarr")
-    assert jf.open_results(tmp_path / "a.zarr").method.values.tolist() == names
+    assert jf.open_results(tmp_path / "a.zarr").variant.values.tolist() == names
 
 
 def test_anybodys_xarray_opens_it(tmp_path, runs):
@@ -78,9 +81,9 @@ def test_anybodys_xarray_opens_it(tmp_path, runs):
         flags = dict(zip(plain.outcome.flag_meanings.split(), plain.outcome.flag_values, strict=True))
         assert tuple(flags) == (PENDING, *OUTCOMES)
         np.testing.assert_array_equal(plain.outcome == flags["diverged"], runs.outcome == "diverged")
-        assert plain.method.flag_meanings.split() == ["plain", "balanced"]
+        assert plain.variant.flag_meanings.split() == ["plain", "balanced"]
         np.testing.assert_array_equal(plain.distance_path, runs.distance_path)
-        assert plain.distance_path.dims == ("step_size", "method", "seed", "step")
+        assert plain.distance_path.dims == ("step_size", "variant", "seed", "step")
         assert plain.imbalance.units == "σ₁"
         assert plain.hit.long_name == runs.hit.long_name
         assert plain.attrs["max_steps"] == 300

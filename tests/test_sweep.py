@@ -12,15 +12,15 @@ import pytest
 
 import jaxfact as jf
 from jaxfact import measures
-from jaxfact.experiment import Program
+from jaxfact.engine.experiment import Program
 
 SMALL = jf.Factorization([1, 0.7, 0.4], shape=(12, 9))
-START = jf.Gaussian(3, scale=0.1)
+START = jf.starts.Gaussian(3, scale=0.1)
 
 
 def plain(step_size):
     """As an array a step size is data, so that all of them share one compiled program."""
-    return jf.Run(SMALL, START, jf.gradient_descent(jnp.asarray(step_size)))
+    return jf.Run(SMALL, START, jf.methods.gradient_descent(jnp.asarray(step_size)))
 
 
 def run(experiment=plain, **options):
@@ -29,7 +29,7 @@ def run(experiment=plain, **options):
 
 def test_axes_are_ordered_and_labelled():
     def experiment(scale, step_size):
-        return jf.Run(SMALL, jf.Gaussian(3, scale=scale), jf.gradient_descent(step_size))
+        return jf.Run(SMALL, jf.starts.Gaussian(3, scale=scale), jf.methods.gradient_descent(step_size))
 
     runs = run(experiment, step_size=[0.1, 0.2, 0.3], scale=[1e-3, 1e-1], every=100)
     assert runs.outcome.dims == ("step_size", "scale", "seed")
@@ -41,7 +41,7 @@ def test_axes_are_ordered_and_labelled():
     assert runs.loss.attrs["units"] == "σ₁²"
     for name in ("jax", "device", "dtype", "base_seed", "check_every", "experiment", "matmul_precision", "date"):
         assert name in runs.attrs
-    assert "jf.gradient_descent(step_size)" in runs.attrs["experiment"]
+    assert "jf.methods.gradient_descent(step_size)" in runs.attrs["experiment"]
 
 
 def test_methods_are_paired():
@@ -49,18 +49,18 @@ def test_methods_are_paired():
     runs = run(
         {"one": lambda: plain(0.3), "same": lambda: plain(0.3), "slow": lambda: plain(0.1)}, every=100, max_steps=600
     )
-    assert runs.outcome.dims == ("method", "seed")
+    assert runs.outcome.dims == ("variant", "seed")
     first = runs.distance_path.isel(step=0)
-    np.testing.assert_array_equal(first.isel(method=0), first.isel(method=2))
-    np.testing.assert_array_equal(runs.loss.isel(method=0), runs.loss.isel(method=1))
-    assert np.all(runs.hit.sel({"method": "slow"}) > runs.hit.sel({"method": "one"}))
+    np.testing.assert_array_equal(first.isel(variant=0), first.isel(variant=2))
+    np.testing.assert_array_equal(runs.loss.isel(variant=0), runs.loss.isel(variant=1))
+    assert np.all(runs.hit.sel({"variant": "slow"}) > runs.hit.sel({"variant": "one"}))
 
 
 def test_a_tolerance_for_each_method():
     runs = run({"far": lambda: plain(0.3), "near": lambda: plain(0.3)}, tolerance={"far": 1e-6, "near": 1e-2})
     assert runs.sizes["level"] == 6
-    assert np.all(np.isnan(runs.hit.sel({"method": "near", "level": 1e-3})))
-    assert np.all(np.isfinite(runs.hit.sel({"method": "far", "level": 1e-3})))
+    assert np.all(np.isnan(runs.hit.sel({"variant": "near", "level": 1e-3})))
+    assert np.all(np.isfinite(runs.hit.sel({"variant": "far", "level": 1e-3})))
     assert runs.tolerance.values.tolist() == [1e-6, 1e-2]
 
 
@@ -84,7 +84,7 @@ def test_random_problem_per_run():
 
     def experiment(key, step_size):
         values = jnp.sort(jr.uniform(key, (3,), minval=0.3), descending=True)
-        return jf.Run(jf.Factorization(values, shape=(12, 9)), START, jf.gradient_descent(step_size))
+        return jf.Run(jf.Factorization(values, shape=(12, 9)), START, jf.methods.gradient_descent(step_size))
 
     largest = {"largest": lambda problem, factors: problem.unit}
     runs = run(experiment, step_size=[0.3, 0.5], every=300, record=largest)
@@ -99,16 +99,18 @@ def test_dense_and_singular_coordinates_agree():
     """Explicit factors rotated with the target give the same run: loss and distance to rounding."""
     matrix = np.random.default_rng(1).normal(size=(8, 6))
     dense = jf.Factorization(matrix)
-    factors = jf.Gaussian(6, scale=0.1).draw(jr.key(3), dense)
+    factors = jf.starts.Gaussian(6, scale=0.1).draw(jr.key(3), dense)
     turned = jf.Factors(
         jnp.linalg.svd(matrix)[0].T @ factors.U, dense.right.T @ factors.V
     )  # fmt: skip
     left = np.linalg.svd(matrix)[0]
     left[:, :6] = dense.left
     turned = turned._replace(U=jnp.asarray(left).T @ factors.U)
-    ambient = run(lambda: jf.Run(dense, factors, jf.gradient_descent(0.3)), seeds=1, tolerance=None)
+    ambient = run(lambda: jf.Run(dense, factors, jf.methods.gradient_descent(0.3)), seeds=1, tolerance=None)
     rotated = run(
-        lambda: jf.Run(dense.in_singular_coordinates(), turned, jf.gradient_descent(0.3)), seeds=1, tolerance=None
+        lambda: jf.Run(dense.in_singular_coordinates(), turned, jf.methods.gradient_descent(0.3)),
+        seeds=1,
+        tolerance=None,
     )
     np.testing.assert_allclose(ambient.distance, rotated.distance, rtol=1e-9)
     np.testing.assert_allclose(ambient.imbalance, rotated.imbalance, rtol=1e-9)
@@ -118,9 +120,9 @@ def test_shared_arrays_are_arguments():
     """What depends on neither key nor point is evaluated once and is no constant of the program."""
     matrix = np.random.default_rng(0).normal(size=(300, 200))
     problem = jf.Factorization(matrix)
-    start = jf.Gaussian(2, scale=1e-2)
+    start = jf.starts.Gaussian(2, scale=1e-2)
     program = Program(
-        lambda step_size: jf.Run(problem, start, jf.gradient_descent(step_size)),
+        lambda step_size: jf.Run(problem, start, jf.methods.gradient_descent(step_size)),
         {"step_size": jnp.asarray(0.1)},
         [measures.loss],
     )
@@ -155,11 +157,11 @@ def test_any_optax_optimiser_is_a_method():
         "momentum": lambda: optax.sgd(0.1, momentum=0.9),
         "nesterov": lambda: optax.sgd(0.1, momentum=0.9, nesterov=True),
         "adam": lambda: optax.adam(0.02),
-        "schedule": lambda: jf.gradient_descent(optax.exponential_decay(0.9, 1000, 0.5)),
-        "clipped": lambda: optax.chain(optax.clip_by_global_norm(0.1), jf.gradient_descent(0.5)),
+        "schedule": lambda: jf.methods.gradient_descent(optax.exponential_decay(0.9, 1000, 0.5)),
+        "clipped": lambda: optax.chain(optax.clip_by_global_norm(0.1), jf.methods.gradient_descent(0.5)),
     }
     # Narrow factors, as each method is a program of its own.
-    problem, start = jf.Factorization([1, 0.7], shape=(5, 4)), jf.Gaussian(2, scale=0.1)
+    problem, start = jf.Factorization([1, 0.7], shape=(5, 4)), jf.starts.Gaussian(2, scale=0.1)
     experiments = {name: (lambda make=make: jf.Run(problem, start, make())) for name, make in methods.items()}
     runs = run(experiments, max_steps=2000, tolerance=1e-3)
     assert np.all(runs.outcome == "converged")
@@ -173,7 +175,7 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
 import jaxfact as jf
 problem = jf.Factorization([1, 0.7], shape=(12, 9))
-experiment = lambda step_size: jf.Run(problem, jf.Gaussian(2, scale=0.1), jf.scaled(step_size, 1e-3))
+experiment = lambda step_size: jf.Run(problem, jf.starts.Gaussian(2, scale=0.1), jf.methods.scaled_gd(step_size, 1e-3))
 runs = jf.sweep(experiment, seeds=300, max_steps=200, tolerance=1e-6, step_size=[0.3, 0.5])
 assert runs.attrs["devices"] == int(sys.argv[1])
 sys.stdout.write("".join(x.hex() for x in runs.loss.values.ravel().tolist() + runs.hit.values.ravel().tolist()))
@@ -219,15 +221,15 @@ def test_bad_input(options, words):
 
 WRONG = {
     "no run": (lambda: 3, "returned a int"),
-    "no problem": (lambda: jf.Run(np.eye(3), START, jf.gradient_descent(0.1)), "needs a Problem"),
-    "no start": (lambda: jf.Run(SMALL, 0.1, jf.gradient_descent(0.1)), "needs a Start or factors"),
+    "no problem": (lambda: jf.Run(np.eye(3), START, jf.methods.gradient_descent(0.1)), "needs a Problem"),
+    "no start": (lambda: jf.Run(SMALL, 0.1, jf.methods.gradient_descent(0.1)), "needs a Start or factors"),
     "no method": (lambda: jf.Run(SMALL, START, 0.1), "needs an optax transformation"),
     "wrong rows": (
-        lambda: jf.Run(SMALL, jf.Factors(jnp.ones((9, 3)), jnp.ones((9, 3))), jf.gradient_descent(0.1)),
+        lambda: jf.Run(SMALL, jf.Factors(jnp.ones((9, 3)), jnp.ones((9, 3))), jf.methods.gradient_descent(0.1)),
         "12",
     ),
     "wrong widths": (
-        lambda: jf.Run(SMALL, jf.Factors(jnp.ones((12, 3)), jnp.ones((9, 2))), jf.gradient_descent(0.1)),
+        lambda: jf.Run(SMALL, jf.Factors(jnp.ones((12, 3)), jnp.ones((9, 2))), jf.methods.gradient_descent(0.1)),
         "match the problem",
     ),
     "no function": (SMALL, "needs a function"),
@@ -244,7 +246,7 @@ def test_wrong_experiments(experiment, words):
 def test_float32_tolerance_names_the_floor():
     problem = jf.Factorization(np.array([1, 0.5], np.float32), shape=(4, 4))
     with pytest.raises(ValueError, match=r"1\.2e-07; raise it, or give the target in float64"):
-        run(lambda: jf.Run(problem, jf.Gaussian(2, scale=0.1), jf.gradient_descent(0.5)), tolerance=1e-7)
+        run(lambda: jf.Run(problem, jf.starts.Gaussian(2, scale=0.1), jf.methods.gradient_descent(0.5)), tolerance=1e-7)
 
 
 def test_progress_counts_every_run():
@@ -261,7 +263,7 @@ def test_compensated_steps_get_below_the_rounding_floor(as_users_compile):
     medians = {}
     for compensated in (False, True):
         runs = jf.sweep(
-            lambda: jf.Run(problem, jf.Gaussian(3, scale=0.05), jf.gradient_descent(0.05)),
+            lambda: jf.Run(problem, jf.starts.Gaussian(3, scale=0.05), jf.methods.gradient_descent(0.05)),
             compensated=compensated,
             **options,
         )
@@ -272,4 +274,4 @@ def test_compensated_steps_get_below_the_rounding_floor(as_users_compile):
 
 def test_compensation_is_refused_where_noise_is():
     with pytest.raises(ValueError, match="noise hides what rounding does"):
-        run(lambda: jf.Run(SMALL, START, jf.perturbed(0.1, 1e-3)), tolerance=None, compensated=True)
+        run(lambda: jf.Run(SMALL, START, jf.methods.perturbed(0.1, 1e-3)), tolerance=None, compensated=True)

@@ -16,9 +16,14 @@ import xarray as xr
 from commands import OPTIONS, assert_one_line
 
 import jaxfact as jf
-from jaxfact import axis_plots, experiment_file, measures, sweep_cli, sweep_report, terminal
-from jaxfact.stored import StoreError
-from jaxfact.tiles import Tiles
+from jaxfact import measures
+from jaxfact.cli import sweep as sweep_cli
+from jaxfact.cli import terminal
+from jaxfact.engine.tiles import Tiles
+from jaxfact.figures import axes as axis_plots
+from jaxfact.reports import sweep as sweep_report
+from jaxfact.store import experiment_file
+from jaxfact.store.queue import StoreError
 
 SHORT = ["--seeds", "2", "--store", "new.zarr"]
 module = importlib.import_module("jaxfact.sweep")
@@ -334,7 +339,7 @@ def test_reports_say_the_stored_numbers(call, stored):
     """Runs of the plain method arrive at both smaller steps; nothing arrives at the largest."""
     text = " ".join(call("report", stored).out.split())
     assert "plain 0 (0–17.6) 66.7 (43.7–83.7) 33.3 (16.3–56.3)" in text
-    runs = jf.open_results(stored).sel({"method": "plain", "step_size": 0.2})
+    runs = jf.open_results(stored).sel({"variant": "plain", "step_size": 0.2})
     times = np.quantile(runs.hit.sel(level=1e-4), [0.05, 0.5, 0.95], method="inverted_cdf")
     assert f"plain 0.2 100 (61–100) {' '.join(f'{time:.0f}' for time in times)} plain 0.5" in text
     assert "slow 5 0 (0–39) not reached not reached not reached" in text
@@ -344,7 +349,7 @@ def test_unfinished_seeds_are_left_out_and_counted(call, stored, unfinished, tmp
     whole, part = sweep_report.shown(stored), sweep_report.shown(unfinished)
     xr.testing.assert_equal(whole.runs.drop_attrs(), part.runs.drop_attrs())
     ended = call("report", unfinished, "--out", "out")
-    assert "6 of 9 seeds are done at every point and with every method; the others are left out" in ended.out
+    assert "6 of 9 seeds are done at every point and with every variant; the others are left out" in ended.out
     assert "seeds are done" not in call("report", stored).out
     jf.write_results(jf.open_results(unfinished).isel(seed=slice(6, 9)).load(), tmp_path / "none.zarr")
     assert_one_line(call("report", "none.zarr"), "none.zarr: has no seed yet that is done at every point")
@@ -355,7 +360,7 @@ def test_the_heat_map_shows_fractions(stored):
     figure = axis_plots.heat_map(success, "step_size", "scale", "fraction converged")
     for axes, method in zip(figure.axes, ("plain", "slow"), strict=False):
         shown = np.ravel(axes.collections[0].get_array()).reshape(2, 3)
-        expected = success.sel({"method": method}).mean("seed").transpose("scale", "step_size")
+        expected = success.sel({"variant": method}).mean("seed").transpose("scale", "step_size")
         np.testing.assert_array_equal(shown, expected)
         assert shown[1].max() == 0
     assert figure.axes[1].get_xlabel() == r"step size $\eta\,\sigma_1$"
@@ -363,7 +368,7 @@ def test_the_heat_map_shows_fractions(stored):
 
 
 def test_times_that_never_come_stand_at_the_edge(stored):
-    runs = jf.open_results(stored).sel({"method": "plain"})
+    runs = jf.open_results(stored).sel({"variant": "plain"})
     axes = axis_plots.times_along(runs, "step_size").axes[0]
     line, never = axes.lines
     middle = np.quantile(runs.hit.sel(level=1e-4), 0.5, axis=1, method="inverted_cdf")
@@ -409,7 +414,7 @@ def test_a_full_folder_is_kept(call, stored, tmp_path):
 def test_an_interrupted_process_says_how_to_go_on(experiments, tmp_path):
     """The tiles in flight are finished: what was run is whole tiles, and the store is in order."""
     store = tmp_path / "new.zarr"
-    command = [sys.executable, "-c", "from jaxfact.cli import main; main()", "sweep", f"{experiments}:plain"]
+    command = [sys.executable, "-c", "from jaxfact.cli.main import main; main()", "sweep", f"{experiments}:plain"]
     options = [*OPTIONS, "--seeds", "1000000", "--tile-runs", "600", "--devices", "1", "--store", store]
     with subprocess.Popen([*command, *options], stdout=-1, stderr=-1, encoding="utf-8") as process:
         while process.poll() is None and not any((store / "tiles").glob("*/zarr.json")):

@@ -32,7 +32,7 @@ def test_loss_gradient_and_distance_against_numpy(problem):
 
 def test_descent_is_that_of_a_numpy_loop(problem):
     """One step of the papers: X⁺ = X + η(Σ − XXᵀ)X."""
-    found = jf.descend(problem, jf.gradient_descent(0.1), jf.TiedFactor(jnp.asarray(X)), num_steps=50)
+    found = jf.descend(problem, jf.methods.gradient_descent(0.1), jf.TiedFactor(jnp.asarray(X)), num_steps=50)
     moved = X
     for _ in range(50):
         moved = moved + 0.1 * (MATRIX / 2 - moved @ moved.T) @ moved
@@ -42,15 +42,15 @@ def test_descent_is_that_of_a_numpy_loop(problem):
 def test_a_tied_run_is_a_run_of_two_equal_factors(problem):
     """From U = V a symmetric target keeps the pair equal, at the same step size."""
     pair = jf.Factors(jnp.asarray(X), jnp.asarray(X))
-    two = jf.descend(jf.Factorization(MATRIX), jf.gradient_descent(0.1), pair, num_steps=40)
-    one = jf.descend(problem, jf.gradient_descent(0.1), jf.TiedFactor(jnp.asarray(X)), num_steps=40)
+    two = jf.descend(jf.Factorization(MATRIX), jf.methods.gradient_descent(0.1), pair, num_steps=40)
+    one = jf.descend(problem, jf.methods.gradient_descent(0.1), jf.TiedFactor(jnp.asarray(X)), num_steps=40)
     np.testing.assert_allclose(two.factors.U, one.factors.X, rtol=1e-10)
     np.testing.assert_allclose(two.factors.V, one.factors.X, rtol=1e-10)
 
 
 METHODS = {
-    "gradient descent": lambda: jf.gradient_descent(0.3),
-    "scaled, damped": lambda: jf.scaled(0.5, 0.1),
+    "gradient descent": lambda: jf.methods.gradient_descent(0.3),
+    "scaled, damped": lambda: jf.methods.scaled_gd(0.5, 0.1),
     "momentum": lambda: optax.sgd(0.2, momentum=0.5),
 }
 
@@ -58,7 +58,7 @@ METHODS = {
 @pytest.mark.parametrize("name", METHODS)
 def test_sweeps_converge_and_have_no_imbalance(problem, name):
     runs = jf.sweep(
-        lambda: jf.Run(problem, jf.Gaussian(WIDTH, scale=1e-2), METHODS[name]()),
+        lambda: jf.Run(problem, jf.starts.Gaussian(WIDTH, scale=1e-2), METHODS[name]()),
         seeds=16,
         max_steps=4000,
         tolerance=1e-8,
@@ -72,16 +72,16 @@ def test_sweeps_converge_and_have_no_imbalance(problem, name):
 
 
 def test_the_usual_records_leave_the_imbalance_out(problem):
-    found = jf.descend(problem, jf.gradient_descent(0.1), problem.truncation(WIDTH), num_steps=10, every=5)
+    found = jf.descend(problem, jf.methods.gradient_descent(0.1), problem.truncation(WIDTH), num_steps=10, every=5)
     assert set(found.records) == {"loss", "distance"}
     np.testing.assert_allclose(found.records["distance"], 0, atol=1e-12)
 
 
 def test_noise_has_the_drift_of_one_factor(problem):
     """Without a gradient, ‖X‖² grows by noise²·nd a step; 200 runs tell 2 % at four standard errors."""
-    still = optax.chain(optax.set_to_zero(), jf.add_noise(0.1))
+    still = optax.chain(optax.set_to_zero(), jf.methods.add_noise(0.1))
     runs = jf.sweep(
-        lambda: jf.Run(problem, jf.Gaussian(WIDTH, scale=1e-9), still),
+        lambda: jf.Run(problem, jf.starts.Gaussian(WIDTH, scale=1e-9), still),
         seeds=200,
         max_steps=20,
         tolerance=None,
@@ -96,7 +96,7 @@ def test_noise_has_the_drift_of_one_factor(problem):
 
 def test_checked_runs_keep_the_rotation_identity(problem):
     jf.sweep(
-        lambda: jf.Run(problem, jf.Gaussian(WIDTH, scale=0.1), jf.gradient_descent(0.1)),
+        lambda: jf.Run(problem, jf.starts.Gaussian(WIDTH, scale=0.1), jf.methods.gradient_descent(0.1)),
         seeds=4,
         max_steps=50,
         tolerance=None,
@@ -111,7 +111,7 @@ def test_checked_runs_keep_the_rotation_identity(problem):
     broken = Crooked(problem.problem)
     with pytest.raises(RuntimeError, match="rotation"):
         jf.sweep(
-            lambda: jf.Run(broken, jf.Gaussian(WIDTH, scale=0.1), jf.gradient_descent(0.1)),
+            lambda: jf.Run(broken, jf.starts.Gaussian(WIDTH, scale=0.1), jf.methods.gradient_descent(0.1)),
             seeds=4,
             max_steps=50,
             tolerance=None,
@@ -140,19 +140,21 @@ def test_what_cannot_be_tied(build, message):
 
 @pytest.mark.parametrize(
     ("method", "message"),
-    [(lambda: jf.balanced(0.1, 1 / 8), "balancing"), (lambda: jf.alternating(0.1), "alternation")],
+    [(lambda: jf.methods.balanced(0.1, 1 / 8), "balancing"), (lambda: jf.methods.alternating(0.1), "alternation")],
     ids=["balanced", "alternating"],
 )
 def test_methods_of_pairs_are_refused(problem, method, message):
     with pytest.raises(ValueError, match=f"{message}=one factor: needs the two factors of a pair"):
-        jf.sweep(lambda: jf.Run(problem, jf.Gaussian(2, scale=0.1), method()), seeds=2, max_steps=10, tolerance=None)
+        jf.sweep(
+            lambda: jf.Run(problem, jf.starts.Gaussian(2, scale=0.1), method()), seeds=2, max_steps=10, tolerance=None
+        )
 
 
 def test_pairs_are_refused(problem):
     pair = jf.Factors(jnp.asarray(X), jnp.asarray(X))
     with pytest.raises(ValueError, match=r"factors=U .*needs X \(9, 3\)"):
-        jf.sweep(lambda: jf.Run(problem, pair, jf.gradient_descent(0.1)), seeds=2, max_steps=10, tolerance=None)
+        jf.sweep(lambda: jf.Run(problem, pair, jf.methods.gradient_descent(0.1)), seeds=2, max_steps=10, tolerance=None)
     with pytest.raises(ValueError, match="one factor cannot be unbalanced"):
-        jf.Gaussian(2, scale=0.1, ratio=3.0).draw(KEY, problem)
+        jf.starts.Gaussian(2, scale=0.1, ratio=3.0).draw(KEY, problem)
     with pytest.raises(ValueError, match="imbalance=one factor"):
         jf.measures.imbalance(problem, jf.TiedFactor(jnp.asarray(X)))

@@ -23,7 +23,10 @@ import zarr
 from zarr.codecs import Crc32cCodec
 
 import jaxfact as jf
-from jaxfact import measures, provenance, shards, stored, tiles, tilestore
+from jaxfact import measures
+from jaxfact.engine import tiles
+from jaxfact.store import provenance, shards, tilestore
+from jaxfact.store import queue as stored
 
 TIMES = ["compile_seconds", "run_seconds"]
 PROBLEM = jf.Factorization(np.array([1.0, 0.5], np.float32), shape=(20, 10))
@@ -34,7 +37,7 @@ def with_weight(weight):
     weight = jnp.asarray(weight, jnp.float32)  # data, so that all these experiments are one program
 
     def experiment(step_size, scale):
-        return jf.Run(PROBLEM, jf.Gaussian(2, scale=scale), jf.balanced(step_size, weight))
+        return jf.Run(PROBLEM, jf.starts.Gaussian(2, scale=scale), jf.methods.balanced(step_size, weight))
 
     return experiment
 
@@ -218,7 +221,7 @@ REFUSED = {
     "base_seed was 0 and is 1": {"base_seed": 1},
     "compression was exact and is none": {"compress": False},
     "the experiment or the data it uses have changed": {"chosen": weighted},
-    "methods was None and is": {"chosen": {"a": experiment}},
+    "variants was None and is": {"chosen": {"a": experiment}},
     "tile_runs=10: the tiles of .* have 72 runs": {"tile_runs": 10},
 }
 

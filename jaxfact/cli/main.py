@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jaxfact import sweep_cli, terminal
+from jaxfact.choices import Centring, Sensor, Spectrum
+from jaxfact.cli import sweep as sweep_cli
+from jaxfact.cli import terminal
+from jaxfact.cli.replay import replay
 from jaxfact.inputs import problem_with
-from jaxfact.replay_cli import replay
-from jaxfact.sensors import Sensor
-from jaxfact.settings import Centring, RecoverySettings, Settings
-from jaxfact.spectrum import Spectrum
+from jaxfact.jobs.settings import ComparisonSettings, RecoverySettings
 from jaxfact.version import __version__
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from jaxfact.problems.factorization import Factorization
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-_DEFAULT = Settings()
+_DEFAULT = ComparisonSettings()
 _TARGET, _OPERATOR = range(2)
 
 
@@ -121,7 +121,7 @@ def compare(
     if preset is not None:
         return _run_preset(preset, _given(context), as_json)
     made_up = shape is not None
-    settings = Settings(
+    settings = ComparisonSettings(
         width=_DEFAULT.width if width is None else width,
         seeds=seeds,
         scale=scale,
@@ -145,8 +145,10 @@ def compare(
     if tied and unbalanced is not None:
         raise problem_with("--unbalanced", unbalanced, "one factor cannot be unbalanced", "leave --tied out")
     terminal.configure(x64)
-    from jaxfact import comparison, pages, report
+    from jaxfact.jobs import comparison
     from jaxfact.problems.factorization import Factorization
+    from jaxfact.reports import comparison as report
+    from jaxfact.reports import pages
 
     folder = terminal.free_folder("jaxfact-compare") if out is None else out
     pages.check_folder(folder)
@@ -181,7 +183,7 @@ def presets() -> None:
     terminal.configure(x64=False)
     from rich.console import Console
 
-    from jaxfact import preset_report
+    from jaxfact.reports import paper as preset_report
 
     preset_report.print_list(Console())
 
@@ -217,8 +219,8 @@ def _run_preset(name: str, given: dict[str, Any], as_json: bool) -> None:
     terminal.configure(x64=False)
     from rich.console import Console
 
-    from jaxfact import preset_report
-    from jaxfact.presets import find
+    from jaxfact.papers import find
+    from jaxfact.reports import paper as preset_report
 
     preset = find(name)
     terminal.configure(preset.needs_x64 or "x64" in given)
@@ -269,7 +271,7 @@ def _made_up(
 
 
 def _sensed(problem: "Factorization", sense: Sensor, measurements: int, base_seed: int) -> "Problem":
-    from jaxfact import operators
+    from jaxfact.problems import operators
     from jaxfact.problems.sensing import Sensing
 
     draw = {
@@ -307,7 +309,8 @@ def _measured(matrix: Path | None) -> "Matrix":
 
 def _recover(context: typer.Context, matrix: "Matrix", folder: Path, as_json: bool) -> None:
     """Complete a matrix with missing entries, with the options that were given and its own defaults for the others."""
-    from jaxfact import recovery, recovery_report
+    from jaxfact.jobs import recovery
+    from jaxfact.reports import recovery as recovery_report
 
     given = _given(context)
     for name in {"tolerance", "compress"} & set(given):
@@ -318,13 +321,13 @@ def _recover(context: typer.Context, matrix: "Matrix", folder: Path, as_json: bo
     known = RecoverySettings.__dataclass_fields__
     settings = RecoverySettings(**{name: value for name, value in given.items() if name in known})
     with terminal.progress_bar() as progress:
-        found = recovery.recover(matrix, settings, centre=given.get("centre", Centring.NONE), progress=progress)
+        found = recovery.complete(matrix, settings, centre=given.get("centre", Centring.NONE), progress=progress)
     _tell(found, recovery, recovery_report, folder, as_json)
 
 
 def _tell(found: Any, job: ModuleType, report: ModuleType, folder: Path, as_json: bool) -> None:
     """Print a job's numbers and write its folder; printed first, so that a full disk does not take them along."""
-    from jaxfact import pages
+    from jaxfact.reports import pages
 
     if as_json:
         typer.echo(json.dumps(job.as_json(found), indent=2, ensure_ascii=False))

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jaxfact.devices import WHOLE_LOOPS, use_cores
+from jaxfact.engine.devices import WHOLE_LOOPS, use_cores
 from jaxfact.inputs import problem_with
 
 if TYPE_CHECKING:
-    from jaxfact.replay import Replay
+    from jaxfact.jobs.replay import Replay
 
 
 def replay(
     store: Annotated[Path, typer.Argument(help="The store of a sweep.")],
     seed: Annotated[int, typer.Option(help="Number of the seed.")],
     point: Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Where along each axis.")] = None,
-    method: Annotated[str | None, typer.Option(help="Which method, where the store has several.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Which variant, where the store has several.")] = None,
     experiment: Annotated[
         str | None, typer.Option(help="FILE.py:NAME of the experiment, where the store does not hold its file.")
     ] = None,
@@ -36,12 +36,12 @@ def replay(
 
     The text of the experiment's file that the store holds is executed: trust a store as you would trust a script.
     """
-    chosen: dict[str, Any] = {"seed": seed, "method": method, **dict(map(_axis_value, point or []))}
+    chosen: dict[str, Any] = {"seed": seed, "variant": variant, **dict(map(_axis_value, point or []))}
     if out is not None:
         _check_new(out)
     _configure_as(store)
-    from jaxfact.numpy_script import numpy_script
-    from jaxfact.replay import replay as replayed
+    from jaxfact.jobs.numpy_script import numpy_script
+    from jaxfact.jobs.replay import replay as replayed
 
     if experiment is not None:
         chosen["experiment"] = _experiment(experiment)
@@ -91,7 +91,7 @@ def _configure_as(store: Path) -> None:
 
 def _experiment(text: str) -> Any:
     """Return the experiment, or the dict of them, that FILE.py:NAME means."""
-    from jaxfact.replay import experiment_in
+    from jaxfact.jobs.replay import experiment_in
 
     file, found, name = text.partition(".py:")
     path = Path(f"{file}.py")
@@ -117,7 +117,7 @@ def _as_json(found: "Replay") -> dict[str, Any]:
 def _as_text(found: "Replay") -> str:
     """Return what the run did, in lines."""
     run, axes = found.run, found.run.attrs["axes"]
-    named = [*([str(run.method.item())] if "method" in run.coords else []), f"seed {run.seed.item()}"]
+    named = [*([str(run.variant.item())] if "variant" in run.coords else []), f"seed {run.seed.item()}"]
     named += [f"{name}={run[name].item()}" for name in axes]
     lines = [
         f"{', '.join(named)}: {run.outcome.item()} after {run.steps.item()} steps; "

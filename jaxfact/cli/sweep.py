@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jaxfact import terminal
-from jaxfact.formats import Format
+from jaxfact.choices import Format
+from jaxfact.cli import terminal
 from jaxfact.inputs import problem_with
 
 if TYPE_CHECKING:
     import numpy as np
 
     from jaxfact.measures import Measure
-    from jaxfact.status import Status
+    from jaxfact.store.status import Status
 
 _AXIS = "write it like step_size=0.1:1:10:log, scale=0:1:11:lin or width=2,4,8"
 _SUFFIXES = {Format.CSV: ".csv", Format.PARQUET: ".parquet", Format.NETCDF: ".nc"}
@@ -32,7 +32,7 @@ def sweep(
     experiment: Annotated[
         str,
         typer.Argument(
-            metavar="FILE.py:NAME", help="A function in a file that returns a jaxfact.Run, or a dict of them: methods."
+            metavar="FILE.py:NAME", help="A function in a file that returns a jaxfact.Run, or a dict of them: variants."
         ),
     ],
     store: Annotated[Path, typer.Option(help="Where the runs are kept; what is there already is not run again.")],
@@ -76,9 +76,9 @@ def sweep(
     axes = _axes(axis or [])
     level = _level(tolerance)
     terminal.configure(x64, count)
-    from jaxfact import experiment_file
     from jaxfact.descent import log_steps
-    from jaxfact.status import outcomes_so_far
+    from jaxfact.store import experiment_file
+    from jaxfact.store.status import outcomes_so_far
     from jaxfact.sweep import sweep as run
 
     if taken := sorted(set(axes) & set(inspect.signature(run).parameters)):
@@ -115,7 +115,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
     """Say how far a sweep is, how its runs ended, and who works on it."""
-    from jaxfact.status import status as look
+    from jaxfact.store.status import status as look
 
     if as_json:
         typer.echo(json.dumps(_status_numbers(look(store)), indent=2, ensure_ascii=False))
@@ -130,7 +130,8 @@ def report(
     """Draw figures and write one HTML page of a sweep, finished or not, or of any store of results."""
     from rich.console import Console
 
-    from jaxfact import pages, sweep_report
+    from jaxfact.reports import pages
+    from jaxfact.reports import sweep as sweep_report
 
     folder = terminal.free_folder("jaxfact-report") if out is None else out
     pages.check_folder(folder)
@@ -146,7 +147,7 @@ def export(
     out: Annotated[Path | None, typer.Option(help="New file.  [default: beside the store]")] = None,
 ) -> None:
     """Write the finished runs of a store for other programs."""
-    from jaxfact import export as writing
+    from jaxfact.results import export as writing
 
     write = {Format.CSV: writing.to_csv, Format.PARQUET: writing.to_parquet, Format.NETCDF: writing.to_netcdf}[to]
     file = _beside(store, _SUFFIXES[to]) if out is None else out
@@ -159,8 +160,8 @@ COMMANDS = (sweep, status, report, export)
 @contextmanager
 def _ending_in_one_line(experiment: str, store: Path) -> Iterator[None]:
     """Say in one line what ended a sweep, where it is not the user's mistake of a value."""
-    from jaxfact.experiment_file import blamed
-    from jaxfact.stored import StoreError
+    from jaxfact.store.experiment_file import blamed
+    from jaxfact.store.queue import StoreError
 
     file = Path(experiment.rpartition(":")[0]).absolute()
     try:
@@ -268,7 +269,7 @@ def _known(measures: ModuleType) -> "dict[str, Measure]":
 
 def _say_status(store: Path) -> None:
     """Print how far a sweep is."""
-    from jaxfact.status import status as look
+    from jaxfact.store.status import status as look
 
     found = look(store)
     typer.echo("\n".join(_status_lines(found)))
@@ -278,8 +279,8 @@ def _status_lines(found: "Status") -> list[str]:
     share = f"{math.floor(1000 * found.done / found.runs) / 10:g} %"
     done = f"finished, {found.runs} runs" if found.finished else f"{found.done} of {found.runs} runs done ({share})"
     lines = [f"{found.path}: {done}"]
-    if len(found.methods) > 1:
-        lines += [f"  {name}: {_ended(counts, found.total)}" for name, counts in found.methods.items()]
+    if len(found.variants) > 1:
+        lines += [f"  {name}: {_ended(counts, found.total)}" for name, counts in found.variants.items()]
     if found.done:
         shares = {name: f"{100 * count / found.done:.3g} %" for name, count in found.outcomes.items()}
         ranked = sorted(found.outcomes, key=found.outcomes.__getitem__, reverse=True)

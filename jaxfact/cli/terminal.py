@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Never
 
-from jaxfact.devices import use_cores
+from jaxfact.engine.devices import use_cores
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from jaxfact.tiles import Progress
+    from jaxfact.engine.tiles import Progress
 
 _LOG_SECONDS = 60.0
 _SHOWN_SECONDS = 0.5

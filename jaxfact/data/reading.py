@@ -11,11 +11,11 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from jaxfact.centring import Centred as Centred
-from jaxfact.centring import remove_biases as remove_biases
-from jaxfact.centring import remove_mean as remove_mean
+from jaxfact.choices import Spectrum
+from jaxfact.data.centring import Centred as Centred
+from jaxfact.data.centring import remove_biases as remove_biases
+from jaxfact.data.centring import remove_mean as remove_mean
 from jaxfact.inputs import positive, positive_integer, problem_with
-from jaxfact.spectrum import Spectrum
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".pgm", ".gif", ".webp")
 _LARGEST = 2**28  # entries of a matrix read from a list, two gigabytes
@@ -34,7 +34,7 @@ def load(name: str, *, path: str | Path | None = None) -> Matrix:
     air.rda of "pm10" where R does not hold it. Raises ValueError for other names, a missing package and a wrong path;
     `read` takes files.
     """
-    from jaxfact import datasets
+    from jaxfact.data import datasets
 
     return datasets.load(name, path)
 

@@ -18,10 +18,10 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jaxfact import measures
 from jaxfact.descent import Records, as_measure, named_measures, stepper
-from jaxfact.draws import fold
-from jaxfact.factors import Factors
+from jaxfact.numerics.draws import fold
 from jaxfact.problems.compression import Compressed
 from jaxfact.problems.factorization import Factorization
+from jaxfact.problems.factors import Factors
 
 _WIDTH, _VALUES, _STEPS = 2, (1.0, 0.6), 3
 _EXACT = 1e-9

@@ -13,15 +13,16 @@ import optax
 from jax.extend import core
 from jaxtyping import Array, PRNGKeyArray, PyTree, UInt
 
-from jaxfact import invariants, measures
-from jaxfact.compressibility import Compression
+from jaxfact import measures
 from jaxfact.descent import Records, as_measure, initial_state, stepper
-from jaxfact.draws import fold
-from jaxfact.factors import AnyFactors, Factors, TiedFactor
+from jaxfact.engine.compressibility import Compression
 from jaxfact.inputs import problem_with
+from jaxfact.measures import invariants
+from jaxfact.numerics.draws import fold
 from jaxfact.problems.base import Problem
 from jaxfact.problems.compression import Compressed, reduced
 from jaxfact.problems.factorization import Factorization
+from jaxfact.problems.factors import AnyFactors, Factors, TiedFactor
 from jaxfact.starts import Start
 
 _PROBLEM, _START, _NOISE = range(3)

@@ -16,11 +16,11 @@ from jax import lax
 from jax.experimental import checkify
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt
 
-from jaxfact.draws import fold
-from jaxfact.experiment import Own, Program
-from jaxfact.outcomes import CYCLE, EXPLOSION, Lane, Rules, choose, judge, note, remember, same
-from jaxfact.products import pinned
-from jaxfact.recording import Recording, blank, nothing_recorded, scattered, set_aside
+from jaxfact.engine.experiment import Own, Program
+from jaxfact.engine.outcomes import CYCLE, EXPLOSION, Lane, Rules, choose, judge, note, remember, same
+from jaxfact.engine.recording import Recording, blank, nothing_recorded, scattered, set_aside
+from jaxfact.numerics.draws import fold
+from jaxfact.numerics.products import pinned
 
 _CPU_ENTRIES, _GPU_ENTRIES = 1600, 2**26
 _REFILL = 8  # lanes wait until one in eight has ended

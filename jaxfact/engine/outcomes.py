@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jaxfact.experiment import Glance, Own
+from jaxfact.engine.experiment import Glance, Own
 
 OUTCOMES = ("budget", "converged", "fitted", "diverged", "cycle")
 BUDGET, CONVERGED, FITTED, DIVERGED, CYCLE = range(len(OUTCOMES))

@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
 
-from jaxfact.experiment import Program
-from jaxfact.lanes import Engine, Tile, Work, is_finished
-from jaxfact.outcomes import Rules
+from jaxfact.engine.experiment import Program
+from jaxfact.engine.lanes import Engine, Tile, Work, is_finished
+from jaxfact.engine.outcomes import Rules
 
 _LARGEST = 4096
 _PROGRAMS = 16  # compiled programs that are kept, a few megabytes each

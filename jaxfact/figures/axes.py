@@ -1,7 +1,7 @@
-"""Figures of a sweep over its axes: how runs ended and when they arrived, a method a colour.
+"""Figures of a sweep over its axes: how runs ended and when they arrived, a variant a colour.
 
-Every function takes a dataset with the dimensions `seed`, perhaps `method`, and the axes it draws along (select a point
-of others first), and returns a matplotlib figure that belongs to no window.
+Every function takes a dataset with the dimensions `seed`, perhaps `variant`, and the axes it draws along (select
+a point of others first), and returns a matplotlib figure that belongs to no window.
 """
 
 import numpy as np
@@ -9,30 +9,29 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jaxfact import stats
-from jaxfact.plots import axis_scale, cell_edges, count_line, methods_of, new_figure, styled
+from jaxfact.figures.styles import FEW, axis_scale, cell_edges, count_line, new_figure, styled, variants_of
+from jaxfact.results import stats
 
 _QUANTILES = (0.05, 0.5, 0.95)
-_FEW = 8  # values that are all named on an axis
 
 
 @styled
 def outcomes(runs: xr.Dataset) -> Figure:
     """Plot how many of the runs of one point had each outcome, with Wilson intervals."""
     found = stats.outcome_fractions(runs)
-    methods = list(methods_of(found))
+    variants = list(variants_of(found))
     count = found.sizes["outcome"]
-    figure, (axes,) = new_figure(1.1 + 0.22 * count * len(methods))
-    height = 0.8 / len(methods)
-    for place, (name, part, colour, _) in enumerate(methods):
-        at = np.arange(count) + (place - (len(methods) - 1) / 2) * height
+    figure, (axes,) = new_figure(1.1 + 0.22 * count * len(variants))
+    height = 0.8 / len(variants)
+    for place, (name, part, colour, _) in enumerate(variants):
+        at = np.arange(count) + (place - (len(variants) - 1) / 2) * height
         reach = [part.fraction - part.low, part.high - part.fraction]
         axes.barh(at, part.fraction, 0.9 * height, xerr=np.maximum(reach, 0), color=colour, label=name or None)
     axes.set_yticks(np.arange(count), found.outcome.values)
     axes.invert_yaxis()
     axes.set(xlabel="fraction of runs", xlim=(0, 1.02))
     axes.set_title(count_line(runs, "bar: 95 % Wilson interval"))
-    _name_methods(figure, axes)
+    _name_variants(figure, axes)
     return figure
 
 
@@ -42,24 +41,24 @@ def outcomes_along(runs: xr.Dataset, axis: str) -> Figure:
     found = stats.outcome_fractions(runs).sortby(axis)
     figure, panels = new_figure(1.0 + 1.15 * found.sizes["outcome"], found.sizes["outcome"])
     for axes, outcome in zip(panels, found.outcome.values, strict=True):
-        for name, part, colour, line in methods_of(found.sel(outcome=outcome)):
+        for name, part, colour, line in variants_of(found.sel(outcome=outcome)):
             at = part[axis].values
             axes.fill_between(at, part.low, part.high, color=colour, alpha=0.2, linewidth=0)
             axes.plot(at, part.fraction, color=colour, linestyle=line, marker=".", label=name or None)
         axes.set(ylabel=str(outcome), ylim=(-0.04, 1.04))
     _axis(panels[-1], "x", runs[axis])
     panels[0].set_title("fractions of " + count_line(runs, "band: 95 % Wilson interval"))
-    _name_methods(figure, panels[0])
+    _name_variants(figure, panels[0])
     return figure
 
 
 @styled
 def times_along(runs: xr.Dataset, axis: str) -> Figure:
-    """Plot quantiles of the time to each method's tolerance against an axis; at the upper edge where it is infinite."""
+    """Plot quantiles of the time to each variant's tolerance against an axis; at the upper edge where infinite."""
     figure, (axes,) = new_figure(2.9)
     drawn = [
         (name, stats.time_to(part, float(part.tolerance)).quantile(_QUANTILES).sortby(axis), colour, line)
-        for name, part, colour, line in methods_of(runs)
+        for name, part, colour, line in variants_of(runs)
     ]
     shown = np.concatenate([times.values[(times.values > 0) & np.isfinite(times.values)] for _, times, _, _ in drawn])
     bottom, top = (shown.min() / 1.5, shown.max() * 1.5) if shown.size else (1.0, 10.0)
@@ -75,19 +74,19 @@ def times_along(runs: xr.Dataset, axis: str) -> Figure:
     axes.set(yscale="log", ylim=(bottom, top), ylabel="step at which the tolerance is met")
     _axis(axes, "x", runs[axis])
     axes.set_title(count_line(runs, "median, band: 5–95 %; triangle: not reached"))
-    _name_methods(figure, axes)
+    _name_variants(figure, axes)
     return figure
 
 
 @styled
 def heat_map(success: xr.DataArray, along: str, across: str, label: str) -> Figure:
-    """Plot the fraction of seeds with success over two axes, a panel a method."""
+    """Plot the fraction of seeds with success over two axes, a panel a variant."""
     fraction = success.mean("seed").sortby([along, across])
-    names = fraction.method.values.tolist() if "method" in fraction.dims else [""]
+    names = fraction.variant.values.tolist() if "variant" in fraction.dims else [""]
     figure, panels = new_figure(0.7 + 1.9 * len(names), len(names))
     columns, rows = (cell_edges(fraction[name].values) for name in (along, across))
     for axes, name in zip(panels, names, strict=True):
-        part = fraction.sel({"method": name}) if "method" in fraction.dims else fraction
+        part = fraction.sel({"variant": name}) if "variant" in fraction.dims else fraction
         # As a picture: readers of SVG leave hairlines between cells.
         cells = part.transpose(across, along)
         mesh = axes.pcolormesh(columns, rows, cells, cmap="cividis", vmin=0, vmax=1, rasterized=True)
@@ -114,11 +113,11 @@ def _axis(axes: Axes, which: str, coordinate: xr.DataArray) -> None:
     values = np.sort(coordinate.values)
     scale = axis_scale(values)
     axes.set(**{f"{which}label": axis_label(coordinate), f"{which}scale": scale})
-    if len(values) <= _FEW and scale == "linear":
+    if len(values) <= FEW and scale == "linear":
         axes.set(**{f"{which}ticks": values})
 
 
-def _name_methods(figure: Figure, axes: Axes) -> None:
+def _name_variants(figure: Figure, axes: Axes) -> None:
     handles, names = axes.get_legend_handles_labels()
     if names:
         figure.legend(handles, names, loc="outside lower center", ncols=2)

@@ -8,19 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from jaxfact import measures, stats
+from jaxfact import measures
 from jaxfact.descent import log_steps
-from jaxfact.experiment import Experiment, Run
-from jaxfact.factors import TiedFactor
+from jaxfact.engine.experiment import Experiment, Run
+from jaxfact.engine.tiles import Progress
 from jaxfact.inputs import problem_with
+from jaxfact.jobs.settings import ComparisonSettings
 from jaxfact.methods import balanced, gradient_descent, perturbed
 from jaxfact.problems.base import Problem, rounding_floor
 from jaxfact.problems.factorization import Factorization
+from jaxfact.problems.factors import TiedFactor
 from jaxfact.problems.tied import Tied
-from jaxfact.settings import Settings
+from jaxfact.results import stats
 from jaxfact.starts import Gaussian
 from jaxfact.sweep import sweep
-from jaxfact.tiles import Progress
 
 PLAIN, BALANCED, NOISY = "plain", "balanced", "noisy"
 _TIE = 1e-6
@@ -67,22 +68,23 @@ class Comparison:
 
     problem: Problem
     truth: Factorization
-    settings: Settings
+    settings: ComparisonSettings
     runs: xr.Dataset
     methods: list[MethodSummary]
     pairs: dict[str, tuple[float, stats.PairedTimes]]
     notes: list[str] = field(default_factory=list)
 
 
-def compare(problem: Problem, settings: Settings, progress: Progress | None = None) -> Comparison:
+def compare(problem: Problem, settings: ComparisonSettings, progress: Progress | None = None) -> Comparison:
     """Run the three methods from the same Gaussian starts and summarise them; a tied problem has no balanced one.
 
     The runs on a fully observed target take place in its singular coordinates, which changes neither the methods nor
     the law of the starts. Every method is judged at `tolerance`, the noisy one at the first level above its predicted
     floor.
 
-    Raises ValueError where a setting cannot work on this target: see `Settings`; a zero or unknown target, a tolerance
-    below three times the rounding floor of the dtype at this step size, and noise whose floor lies above every level.
+    Raises ValueError where a setting cannot work on this target: see `ComparisonSettings`; a zero or unknown target,
+    a tolerance below three times the rounding floor of the dtype at this step size, and noise whose floor lies above
+    every level.
     """
     problem, truth = _rotated(problem)
     if truth.rank == 0:
@@ -112,7 +114,7 @@ def compare(problem: Problem, settings: Settings, progress: Progress | None = No
     floors = {PLAIN: 0.0, BALANCED: 0.0, NOISY: noise_floor}
     outcomes = stats.outcome_fractions(runs)
     methods = [
-        _summarise(truth, settings, runs.sel({"method": name}), outcomes.sel({"method": name}), floors[name])
+        _summarise(truth, settings, runs.sel({"variant": name}), outcomes.sel({"variant": name}), floors[name])
         for name in tolerances
     ]
     pairs = {
@@ -138,11 +140,11 @@ def _rotated(problem: Problem) -> tuple[Problem, Factorization]:
         return Tied(inner), inner
     truth = getattr(problem, "truth", None)
     if truth is None:
-        raise problem_with("problem", type(problem).__name__, "needs a known truth", "see jaxfact.recovery.recover")
+        raise problem_with("problem", type(problem).__name__, "needs a known truth", "see jaxfact.recovery.complete")
     return problem, truth
 
 
-def experiments(problem: Problem, settings: Settings) -> dict[str, Experiment]:
+def experiments(problem: Problem, settings: ComparisonSettings) -> dict[str, Experiment]:
     """Return the experiments of a comparison, which share their starts: three, without the balanced one if tied."""
     start = Gaussian(settings.width, scale=settings.scale, ratio=settings.unbalanced)
     methods = {
@@ -155,7 +157,7 @@ def experiments(problem: Problem, settings: Settings) -> dict[str, Experiment]:
     return {name: (lambda method=method: Run(problem, start, method)) for name, method in methods.items()}
 
 
-def predicted_floor(problem: Factorization, settings: Settings) -> float:
+def predicted_floor(problem: Factorization, settings: ComparisonSettings) -> float:
     """Return the distance at which iterate noise holds a run up: the stationary root mean square of the linear process.
 
     Around the balanced optimum each mode of the error obeys x⁺ = (1 − ηλ)x + noise, whose variance is
@@ -184,7 +186,7 @@ def predicted_floor(problem: Factorization, settings: Settings) -> float:
     return float(np.hypot(settings.noise * np.sqrt(total), free) / np.linalg.norm(leading)) if settings.noise else 0.0
 
 
-def notes(truth: Factorization, settings: Settings, noise_floor: float) -> list[str]:
+def notes(truth: Factorization, settings: ComparisonSettings, noise_floor: float) -> list[str]:
     """Return what a reader should know before the numbers: edges, floors, and hypotheses that do not hold."""
     m, n = truth.shape
     edge = 1 / (8 * settings.weight) if settings.weight else np.inf
@@ -206,7 +208,7 @@ def notes(truth: Factorization, settings: Settings, noise_floor: float) -> list[
     return [text for text, holds in said.items() if holds]
 
 
-def _sharpness_lines(problem: Problem, truth: Factorization, settings: Settings) -> list[str]:
+def _sharpness_lines(problem: Problem, truth: Factorization, settings: ComparisonSettings) -> list[str]:
     """Return a line on how far the unit convention holds at the truth of a problem that is not fully observed."""
     if not problem.misfits:
         return []
@@ -222,7 +224,7 @@ def _compression_lines(runs: xr.Dataset) -> list[str]:
     """Return a line that says how the runs were compressed, one for all methods."""
     kinds = runs.attrs["compression"]
     kinds = dict(
-        zip(runs.method.values, kinds if isinstance(kinds, list) else [kinds] * runs.sizes["method"], strict=True)
+        zip(runs.variant.values, kinds if isinstance(kinds, list) else [kinds] * runs.sizes["variant"], strict=True)
     )
     said = {"exact": "exactly", "in law": "exactly in law", "none": "not at all"}
     text = ", ".join(f"{name} {said[kind]}" for name, kind in kinds.items())
@@ -245,7 +247,7 @@ def _judged_level(tolerance: float, floor: float) -> float:
     return above[-1]
 
 
-def _check_tolerance(problem: Problem, settings: Settings) -> None:
+def _check_tolerance(problem: Problem, settings: ComparisonSettings) -> None:
     dtype = problem.unit.dtype
     floor = 3 * float(rounding_floor(jnp.finfo(dtype).eps, settings.step_size))
     if settings.tolerance < floor:
@@ -258,9 +260,9 @@ def _check_tolerance(problem: Problem, settings: Settings) -> None:
 
 
 def _summarise(
-    truth: Factorization, settings: Settings, runs: xr.Dataset, outcomes: xr.Dataset, floor: float
+    truth: Factorization, settings: ComparisonSettings, runs: xr.Dataset, outcomes: xr.Dataset, floor: float
 ) -> MethodSummary:
-    method, tolerance = str(runs.method.values), float(runs.tolerance)
+    method, tolerance = str(runs.variant.values), float(runs.tolerance)
     reached = stats.fraction_reached(runs)
     times = stats.time_to(runs, tolerance).quantile(QUANTILES).values
     pair = "imbalance" in runs
@@ -286,7 +288,7 @@ def _summarise(
     )
 
 
-def _predicted_imbalance(truth: Factorization, settings: Settings, runs: xr.Dataset) -> tuple[float, str]:
+def _predicted_imbalance(truth: Factorization, settings: ComparisonSettings, runs: xr.Dataset) -> tuple[float, str]:
     """Return the median imbalance that the step's identities predict for the end of the runs, and the rule.
 
     Plain descent moves D by at most 2η(f₀ − f_T), as long as steps lower the loss by half their first-order promise.
@@ -294,12 +296,12 @@ def _predicted_imbalance(truth: Factorization, settings: Settings, runs: xr.Data
     2·noise²(d+1)(‖U‖² + ‖V‖²) a step; the small drift of the descent itself is left out there.
     """
     start = float(runs.imbalance_path.isel(step=0).median())
-    if runs.method == BALANCED and settings.weight:
+    if runs.variant == BALANCED and settings.weight:
         return 0.0, "→"
     # From nothing to the best approximation the loss falls by half the sum of its squared singular values.
     fall = float(jnp.sum(truth.singular_values[: settings.width] ** 2) / 2)
     bound = start + 2 * settings.step_size * fall
-    if runs.method != NOISY or not settings.noise:
+    if runs.variant != NOISY or not settings.noise:
         return bound, "≤"
     m, n = truth.shape
     d, noise = settings.width, settings.noise

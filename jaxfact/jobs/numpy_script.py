@@ -10,12 +10,12 @@ import numpy as np
 import optax
 
 from jaxfact.descent import Records
-from jaxfact.experiment import Experiment
-from jaxfact.factors import Factors
+from jaxfact.engine.experiment import Experiment
 from jaxfact.inputs import problem_with
+from jaxfact.jobs.replay import StoredRun
 from jaxfact.problems.compression import Compressed
 from jaxfact.problems.factorization import Factorization
-from jaxfact.replay import StoredRun
+from jaxfact.problems.factors import Factors
 
 _SCALES = (1.0, 1e-6, 1e6)  # a method that clips or waits differs at one of them
 _EXACT = 1e-10
@@ -71,7 +71,7 @@ def numpy_script(
     path: str | Path,
     *,
     seed: int,
-    method: str | None = None,
+    variant: str | None = None,
     experiment: Experiment | Mapping[str, Experiment] | None = None,
     record: Records | None = None,
     **axes: float,
@@ -89,7 +89,7 @@ def numpy_script(
     for file in files:
         if file.exists():
             raise problem_with("path", file, "exists already", "choose another path, or remove it")
-    again = StoredRun(store, seed, method, experiment, record, axes)
+    again = StoredRun(store, seed, variant, experiment, record, axes)
     problem, transformation = again.ingredients
     if not isinstance(problem, Factorization):
         raise problem_with("problem", type(problem).__name__, "only a Factorization is written so", "use replay")
@@ -100,7 +100,7 @@ def numpy_script(
     replayed = again.replay()
     hits = replayed.run.hit[np.isfinite(replayed.run.hit)]
     steps = hits.values.astype(int)
-    named = [*([] if method is None else [method]), f"seed {seed}", *(f"{name}={x}" for name, x in axes.items())]
+    named = [*([] if variant is None else [variant]), f"seed {seed}", *(f"{name}={x}" for name, x in axes.items())]
     text = _SCRIPT.format(
         title=f"{again.path.name}: {', '.join(named)}",
         rule=rule,

@@ -8,11 +8,11 @@ import scipy.special
 import xarray as xr
 from jaxtyping import Float, Int
 
-from jaxfact import stats
-from jaxfact.experiment import Experiment
+from jaxfact.engine.experiment import Experiment
+from jaxfact.engine.tiles import Progress
 from jaxfact.inputs import problem_with
+from jaxfact.results import stats
 from jaxfact.sweep import sweep
-from jaxfact.tiles import Progress
 
 _DEVIANCE = 3.841  # 95 % of χ² with one degree of freedom
 _PLACES, _WIDTHS = 1201, 80

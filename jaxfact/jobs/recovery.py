@@ -13,21 +13,22 @@ import optax
 import xarray as xr
 from jaxtyping import Float
 
-from jaxfact import measures, stats
-from jaxfact.centring import Centred, remove_biases, remove_mean
-from jaxfact.comparison import BALANCED, MARGIN, NOISY, PLAIN
+from jaxfact import measures
+from jaxfact.choices import Centring
+from jaxfact.data import Centred, remove_biases, remove_mean, split
 from jaxfact.descent import log_steps
-from jaxfact.entrywise import split
-from jaxfact.experiment import Experiment, Run
+from jaxfact.engine.experiment import Experiment, Run
+from jaxfact.engine.tiles import Progress
 from jaxfact.inputs import positive_integer, problem_with
+from jaxfact.jobs.comparison import BALANCED, MARGIN, NOISY, PLAIN
+from jaxfact.jobs.settings import RecoverySettings
 from jaxfact.methods import add_noise, balanced
 from jaxfact.problems.completion import Completion
 from jaxfact.problems.entries import Observed
 from jaxfact.problems.splits import TEST, TRAINING, VALIDATION, Part, Splits
-from jaxfact.settings import Centring, RecoverySettings
+from jaxfact.results import stats
 from jaxfact.starts import Gaussian, Spectral
 from jaxfact.sweep import sweep
-from jaxfact.tiles import Progress
 
 SHRINKAGE = 2.0  # of biases, in entries: those of a row with a single one are halved twice over
 _METHODS = (PLAIN, BALANCED, NOISY)
@@ -60,7 +61,7 @@ class MethodRecovery:
 
 @dataclass(frozen=True)
 class Recovery:
-    """A recovery that has run: settings, the labelled runs along split, method, seed and step, and what they say.
+    """A recovery that has run: settings, the labelled runs along split, variant, seed and step, and what they say.
 
     `baselines` are test errors of predicting by the mean of the training entries, and by biases of rows and columns;
     `pairs` compares errors, by the names of the two.
@@ -83,7 +84,7 @@ class Recovery:
         return self.runs.sizes["split"]
 
 
-def recover(
+def complete(
     matrix: Float[np.ndarray, "m n"],
     settings: RecoverySettings | None = None,
     *,
@@ -110,7 +111,7 @@ def recover(
     cut = [Part(entries.values - level, parts) for level, parts in zip(levels[centre], drawn, strict=True)]
     settings, sharpness = _chosen(settings, entries, shape, cut[0])
     runs = _run(settings, Splits(entries, shape, cut, _dtype()), count, progress)
-    methods = [_summarise(runs.sel({"method": name})) for name in _METHODS]
+    methods = [_summarise(runs.sel({"variant": name})) for name in _METHODS]
     lone = {str(kind): _baseline(entries, drawn, levels[kind]) for kind in (Centring.MEAN, Centring.BIASES)}
     pairs = _pairs(runs, lone)
     baselines = {name: stats.nested_mean(errors) for name, errors in lone.items()}
@@ -201,11 +202,11 @@ def _run(settings: RecoverySettings, splits: Splits, count: int, progress: Progr
         base_seed=settings.base_seed,
         progress=progress,
         split=np.arange(count),
-        method=np.arange(len(_METHODS)),
+        variant=np.arange(len(_METHODS)),
     )
     runs = runs.drop_vars([name for name in _USELESS if name in runs.variables])
     runs["unit"] = ("split", np.asarray(splits.units, float))
-    return runs.assign_coords(method=list(_METHODS))
+    return runs.assign_coords(variant=list(_METHODS))
 
 
 def _experiment(settings: RecoverySettings, splits: Splits) -> Experiment:
@@ -214,8 +215,8 @@ def _experiment(settings: RecoverySettings, splits: Splits) -> Experiment:
     step_size, scale = jnp.asarray(settings.step_size), jnp.asarray(settings.scale)
     start = Gaussian(settings.width, scale=scale, ratio=settings.unbalanced)
 
-    def experiment(split, method):
-        number = jnp.asarray(method, jnp.int32)
+    def experiment(split, variant):
+        number = jnp.asarray(variant, jnp.int32)
         # Without weight and noise this is plain descent, to the bit but for the sign of zeros.
         rule = optax.chain(balanced(step_size, weights[number]), add_noise(noises[number]))  # pyright: ignore[reportArgumentType]
         return Run(splits.at(split), start, rule)
@@ -237,7 +238,7 @@ def _summarise(runs: xr.Dataset) -> MethodRecovery:
     steps = stats.best_over_time(runs, "validation").step.values
     low, middle, high = np.quantile(steps, (0.05, 0.5, 0.95), method="inverted_cdf")
     return MethodRecovery(
-        method=str(runs.method.values),
+        method=str(runs.variant.values),
         test=stats.nested_mean(_at_best(runs, "test")),
         validation=float(_at_best(runs, "validation").mean()),
         best_step=(float(low), float(middle), float(high)),
@@ -256,7 +257,7 @@ def _baseline(entries: Observed, drawn: list[np.ndarray], levels: list[np.ndarra
 
 
 def _pairs(runs: xr.Dataset, baselines: dict[str, Errors]) -> dict[tuple[str, str], stats.PairedErrors]:
-    errors = {name: _at_best(runs.sel({"method": name}), "test") for name in _METHODS} | baselines
+    errors = {name: _at_best(runs.sel({"variant": name}), "test") for name in _METHODS} | baselines
     compared = [(BALANCED, PLAIN), (NOISY, PLAIN), *((PLAIN, name) for name in baselines)]
     return {(one, two): stats.paired_errors(errors[one], errors[two], MARGIN) for one, two in compared}
 

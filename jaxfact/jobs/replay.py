@@ -23,17 +23,17 @@ import numpy as np
 import optax
 import xarray as xr
 
-from jaxfact import provenance
 from jaxfact.descent import Records, named_measures
-from jaxfact.draws import fold
-from jaxfact.experiment import Experiment
-from jaxfact.factors import AnyFactors
+from jaxfact.engine.experiment import Experiment
+from jaxfact.engine.lanes import Tile, Work
+from jaxfact.engine.tiles import Tiles
 from jaxfact.inputs import problem_with
-from jaxfact.lanes import Tile, Work
+from jaxfact.numerics.draws import fold
 from jaxfact.problems.base import Problem
-from jaxfact.store import PENDING, encoded, open_results
+from jaxfact.problems.factors import AnyFactors
+from jaxfact.results.files import PENDING, encoded, open_results
+from jaxfact.store import provenance
 from jaxfact.sweep import Options, Part
-from jaxfact.tiles import Tiles
 
 _GIVE = "give experiment=, as it was given to the sweep"
 
@@ -57,14 +57,14 @@ def replay(
     store: str | Path,
     *,
     seed: int,
-    method: str | None = None,
+    variant: str | None = None,
     experiment: Experiment | Mapping[str, Experiment] | None = None,
     record: Records | None = None,
     **axes: float,
 ) -> Replay:
     """Run one run of a store again, and return every step of it.
 
-    `method` is needed where there are several, and one value of every axis. `experiment` is what the sweep was given;
+    `variant` is needed where there are several, and one value of every axis. `experiment` is what the sweep was given;
     without it the text that the store holds of the experiment's file is executed, up to where it sweeps: so trust a
     store as you would trust a script. `record` is needed for records that are neither of this library nor of the file
     the experiment is in. All factors of all steps are kept in memory, in √σ₁.
@@ -72,7 +72,7 @@ def replay(
     Raises ValueError for a run that the store does not hold or has not finished, and for an experiment or settings that
     are not those of the store; RuntimeError where a number differs from the stored one in any bit.
     """
-    return StoredRun(store, seed, method, experiment, record, axes).replay()
+    return StoredRun(store, seed, variant, experiment, record, axes).replay()
 
 
 class StoredRun:
@@ -85,7 +85,7 @@ class StoredRun:
         self,
         store: str | Path,
         seed: int,
-        method: str | None,
+        variant: str | None,
         experiment: Experiment | Mapping[str, Experiment] | None,
         record: Records | None,
         axes: Mapping[str, float],
@@ -94,10 +94,10 @@ class StoredRun:
         if "tile" not in runs.attrs:
             raise problem_with("store", store, "is no store of a sweep", "give the path that sweep(store=) was given")
         self.path, self._all = Path(store), runs.attrs
-        self._methods = _check_method(runs, method)
+        self._variants = _check_variant(runs, variant)
         self._axes = {name: runs[name].values for name in runs.attrs["axes"]}
         place = _check_point(self._axes, axes) | {"seed": _nearest("seed", runs.seed.values, seed)}
-        chosen = runs if method is None else runs.sel({"method": method})
+        chosen = runs if variant is None else runs.sel({"variant": variant})
         self.said = chosen.isel(place).load()
         if self.said.outcome.item() == PENDING:
             raise problem_with("seed", seed, "this run has not finished yet", "repeat the sweep, which goes on with it")
@@ -111,9 +111,9 @@ class StoredRun:
         self.differences = self._check_program()
 
     def attribute(self, name: str) -> Any:
-        """Return an attribute of the store; where methods differ in it, that of this run's method."""
+        """Return an attribute of the store; where variants differ in it, that of this run's variant."""
         value = self._all[name]
-        return value[self._methods.index(str(self.said.method.item()))] if isinstance(value, list) else value
+        return value[self._variants.index(str(self.said.variant.item()))] if isinstance(value, list) else value
 
     @property
     def ingredients(self) -> tuple[Problem, optax.GradientTransformation]:
@@ -157,10 +157,10 @@ class StoredRun:
         if given is None:
             given = self._recorded()
         elif isinstance(given, Mapping):
-            method = str(self.said.method.item()) if self._methods else "a function"
-            if method not in given:
-                raise problem_with("experiment", sorted(given), f"lacks {method}", "name it as the sweep did")
-            given = given[method]
+            variant = str(self.said.variant.item()) if self._variants else "a function"
+            if variant not in given:
+                raise problem_with("experiment", sorted(given), f"lacks {variant}", "name it as the sweep did")
+            given = given[variant]
         options = Options(
             seeds=self.said.seed.values[None],
             axes=self._axes,
@@ -199,7 +199,7 @@ class StoredRun:
 
     def _check_program(self) -> dict[str, str]:
         """Refuse another experiment; return what else has changed."""
-        wanted = self.part.attributes | {"program": self._tiles.fingerprint, "methods": self._all["methods"]}
+        wanted = self.part.attributes | {"program": self._tiles.fingerprint, "variants": self._all["variants"]}
         wanted, stored = json.loads(json.dumps(wanted)), dict(self._all)
         for name in wanted.keys() & stored.keys():
             if isinstance(stored[name], list) and not isinstance(wanted[name], list):
@@ -224,7 +224,7 @@ class StoredRun:
         found = self.part.labelled(results, point, np.asarray(self.work.seeds))
         found = found.isel(dict.fromkeys([*point, "seed"], 0)).reindex(level=self.said.level)
         old, new = encoded(self.said), encoded(found)
-        # Variables that other methods alone have, and a wider dtype of theirs, say nothing about this run.
+        # Variables that other variants alone have, and a wider dtype of theirs, say nothing about this run.
         names = [str(name) for name in old.data_vars if name in new]
         differing = [
             name for name in names if not _same_bits(old[name].values, new[name].values.astype(old[name].dtype))
@@ -280,15 +280,15 @@ def _binds(statement: ast.stmt, name: str) -> bool:
     )
 
 
-def _check_method(runs: xr.Dataset, method: str | None) -> list[str]:
-    """Return the methods of a store, none where it has one without a name; refuse one that is not among them."""
-    methods = list(runs.attrs["methods"] or [])
-    if method is None and methods:
-        raise problem_with("method", None, f"the store has {', '.join(methods)}", "name one of them")
-    if method is not None and method not in methods:
-        there = f"the store has {', '.join(methods) or 'one without a name'}"
-        raise problem_with("method", method, there, "name one of them" if methods else "leave it out")
-    return methods
+def _check_variant(runs: xr.Dataset, variant: str | None) -> list[str]:
+    """Return the variants of a store, none where it has one without a name; refuse one that is not among them."""
+    variants = list(runs.attrs["variants"] or [])
+    if variant is None and variants:
+        raise problem_with("variant", None, f"the store has {', '.join(variants)}", "name one of them")
+    if variant is not None and variant not in variants:
+        there = f"the store has {', '.join(variants) or 'one without a name'}"
+        raise problem_with("variant", variant, there, "name one of them" if variants else "leave it out")
+    return variants
 
 
 def _check_point(there: Mapping[str, np.ndarray], given: Mapping[str, float]) -> dict[str, int]:

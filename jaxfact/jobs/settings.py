@@ -1,13 +1,12 @@
 """What a comparison is run with; light enough for the command line to show the defaults."""
 
-import enum
 from dataclasses import dataclass
 
 from jaxfact.inputs import non_negative, positive, positive_integer, problem_with
 
 
 @dataclass(frozen=True)
-class Settings:
+class ComparisonSettings:
     """Settings of a comparison: step size in 1/σ₁, scale and noise in √σ₁; weight and tolerance are pure numbers.
 
     `scale` and `noise` are standard deviations per entry; a scale of None is 1e-3, and less for a matrix with m + n
@@ -36,17 +35,9 @@ class Settings:
         positive("tolerance", self.tolerance, "the defaults are a good beginning")
 
 
-class Centring(enum.StrEnum):
-    """What is removed from the training entries before the descent, and added back to its predictions."""
-
-    NONE = "none"
-    MEAN = "mean"
-    BIASES = "biases"
-
-
 @dataclass(frozen=True)
 class RecoverySettings:
-    """Settings of a recovery: step size in 1/unit, scale and noise in √unit, the unit being ‖P_Ω(Σ)/p‖₂.
+    """ComparisonSettings of a recovery: step size in 1/unit, scale and noise in √unit, the unit being ‖P_Ω(Σ)/p‖₂.
 
     `seeds` starts are shared by all splits and methods; a scale of None is min(1e-3, 0.0316/√(m+n)). A step size of
     None is min(½, ½/relative sharpness), the sharpness taken at the spectral start. `validation` and `test` are the
@@ -78,7 +69,7 @@ class RecoverySettings:
             raise problem_with("validation, test", given, "leave no training entry", "0.1 and 0.2 are usual")
 
 
-def _check(settings: Settings | RecoverySettings) -> None:
+def _check(settings: ComparisonSettings | RecoverySettings) -> None:
     """Refuse what no run could use."""
     positive_integer("width", settings.width, "the rank you look for; above min(m, n) is allowed")
     for name in ("seeds", "max_steps", "check_every"):

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxfact.decompositions import inverse, qr, svd, triangle
-from jaxfact.factors import AnyFactors, Factors, TiedFactor
 from jaxfact.inputs import problem_with
+from jaxfact.numerics.decompositions import inverse, qr, svd, triangle
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factorization import Factorization
+from jaxfact.problems.factors import AnyFactors, Factors, TiedFactor
 
 _ITERATIONS = 40
 _LONGEST = 0.5  # of a step in P⁻¹dP: the linearised problem says nothing about longer ones
@@ -30,7 +30,7 @@ def truth_of(problem: Problem) -> Factorization:
     return truth
 
 
-def procrustes(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
+def procrustes_distance(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
     """Return min over orthogonal R of ‖[U; V]R − [X⋆; Y⋆]‖_F, in √σ₁ (Tu et al. 2016, Theorem 3.3).
 
     X⋆ = P√S and Y⋆ = Q√S are the balanced factors of the truth's best approximation of this width. For one tied factor
@@ -42,37 +42,38 @@ def procrustes(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
     return jnp.linalg.norm(here @ _rotation(here, goal) - goal)
 
 
-def invertible(problem: Problem, factors: Factors) -> Float[Array, ""]:
+def invertible_distance(problem: Problem, factors: Factors) -> Float[Array, ""]:
     """Return min over invertible P of √(‖UP − X⋆‖²_F + ‖VP^{-T} − Y⋆‖²_F), in √σ₁ (Ma, Li & Chi 2021, Theorem 1).
 
-    X⋆ and Y⋆ are as in `procrustes`. Found by 40 damped Gauss-Newton steps from the optimal rotation, so it is never
-    above the Procrustes distance. Near the truth, where theory uses it, that is the minimum to rounding; far from it,
-    or for factors near rank deficiency, it is an upper bound.
+    X⋆ and Y⋆ are as in `procrustes_distance`. Found by 40 damped Gauss-Newton steps from the optimal rotation, so it is
+    never above the Procrustes distance. Near the truth, where theory uses it, that is the minimum to rounding; far from
+    it, or for factors near rank deficiency, it is an upper bound.
 
-    Raises ValueError where the truth is not known, and for one tied factor: there P is orthogonal, see `procrustes`.
+    Raises ValueError where the truth is not known, and for one tied factor: there P is orthogonal, see
+    `procrustes_distance`.
     """
     return _aligned(problem, factors, jnp.ones(factors.width, problem.unit.dtype))
 
 
-def scaled_invertible(problem: Problem, factors: Factors) -> Float[Array, ""]:
+def scaled_invertible_distance(problem: Problem, factors: Factors) -> Float[Array, ""]:
     """Return min over invertible P of √(‖(UP − X⋆)S^½‖²_F + ‖(VP^{-T} − Y⋆)S^½‖²_F), in σ₁.
 
     The distance in which ScaledGD contracts whatever the condition number (Tong, Ma & Chi 2021, Theorem 13); found as
-    `invertible` is.
+    `invertible_distance` is.
 
     Raises ValueError where the truth is not known or its rank is below the width, and for one tied factor.
     """
     truth = truth_of(problem)
     if truth.rank < factors.width:
         given = f"width {factors.width} of a truth of rank {truth.rank}"
-        raise problem_with("factors", given, "weights σ = 0 would count nothing", "use alignment.invertible")
+        raise problem_with("factors", given, "weights σ = 0 would count nothing", "use measures.invertible_distance")
     return _aligned(problem, factors, jnp.sqrt(truth.singular_values[: factors.width]))
 
 
 def _aligned(problem: Problem, factors: Factors, weights: Float[Array, " d"]) -> Float[Array, ""]:
     """Return the least weighted distance that Gauss-Newton finds; weights multiply columns of the differences."""
     if isinstance(factors, TiedFactor):
-        raise problem_with("factors", "one tied factor", "needs a pair", "use alignment.procrustes")
+        raise problem_with("factors", "one tied factor", "needs a pair", "use measures.procrustes_distance")
     best = truth_of(problem).truncation(factors.width)
     here, goal = _shortened(factors, best)
     R = _rotation(jnp.concatenate(here), jnp.concatenate(goal))

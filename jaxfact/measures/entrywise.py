@@ -1,16 +1,15 @@
 """What single entries say: held-out errors, and how evenly a product is spread over rows and columns."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, Int
 
-from jaxfact.decompositions import qr
-from jaxfact.factors import AnyFactors, as_pair
+from jaxfact.data.observed import checked_entries
 from jaxfact.inputs import problem_with
+from jaxfact.numerics.decompositions import qr
 from jaxfact.problems.base import Problem
-from jaxfact.problems.entries import Observed, checked
+from jaxfact.problems.factors import AnyFactors, as_pair
 
 
 class HeldOut(eqx.Module):
@@ -33,7 +32,7 @@ class HeldOut(eqx.Module):
     def __init__(self, rows: ArrayLike, columns: ArrayLike, values: ArrayLike):
         sizes = [int(np.max(numbers, initial=0)) + 1 for numbers in (np.asarray(rows), np.asarray(columns))]
         self.least_shape = (sizes[0], sizes[1])
-        entries = checked(rows, columns, values, self.least_shape)
+        entries = checked_entries(rows, columns, values, self.least_shape)
         self.rows, self.columns = (jnp.asarray(numbers, jnp.int32) for numbers in entries[:2])
         self.values = jnp.asarray(entries.values, float if entries.values.dtype.kind != "f" else None)
 
@@ -50,30 +49,6 @@ class HeldOut(eqx.Module):
             raise problem_with("held out", given, f"the factors' is {(len(U), len(V))}", "use those of this problem")
         predicted = problem.unit * jnp.sum(U[self.rows] * V[self.columns], axis=1)
         return jnp.sqrt(jnp.mean((predicted - self.values.astype(predicted.dtype)) ** 2))
-
-
-def split(entries: Observed, key: PRNGKeyArray, **shares: float) -> dict[str, Observed]:
-    """Return disjoint parts of the entries that together are all of them, drawn uniformly, by name.
-
-    For example split(problem.entries, key, train=0.8, validation=0.1, test=0.1); each part makes a problem,
-    Completion(*part, shape), or a record, HeldOut(*part).
-
-    Raises ValueError for shares that are not above 0 or do not sum to 1, and for parts that would be empty.
-    """
-    given = ", ".join(f"{name}={share:g}" for name, share in shares.items())
-    if not shares or min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-9:
-        raise problem_with("shares", given, "needs numbers above 0 that sum to 1", "say train=0.8, test=0.2")
-    count = len(entries.values)
-    ends = np.rint(np.cumsum(list(shares.values())) * count).astype(int)
-    if np.diff(ends, prepend=0).min() < 1:
-        needed = f"{count} entries leave a part without any"
-        raise problem_with("shares", given, needed, "give that part a larger share, or leave it out")
-    order = np.asarray(jax.random.permutation(key, count))
-    parts = np.split(order, ends[:-1])
-    return {
-        name: Observed(*(np.asarray(x)[np.sort(part)] for x in entries))
-        for name, part in zip(shares, parts, strict=True)
-    }
 
 
 def incoherence(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from jaxfact.decompositions import eigenvalues, qr
-from jaxfact.factors import AnyFactors, Factors
 from jaxfact.methods import Method
+from jaxfact.numerics.decompositions import eigenvalues, qr
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factorization import Factorization
+from jaxfact.problems.factors import AnyFactors, Factors
 
 
 class Step(NamedTuple):

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxfact.decompositions import qr
-from jaxfact.draws import fold, normal
-from jaxfact.factors import Factors
 from jaxfact.inputs import positive_integer, problem_with
-from jaxfact.operators import Operator
+from jaxfact.numerics.decompositions import qr
+from jaxfact.numerics.draws import fold, normal
+from jaxfact.problems.factors import Factors
+from jaxfact.problems.operators import Operator
 
 
 def rip_lower_bound(

@@ -4,11 +4,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, ScalarLike
 
-from jaxfact.draws import chi, fold, normal
-from jaxfact.factors import Factors
 from jaxfact.inputs import positive, problem_with
-from jaxfact.methods import Method
+from jaxfact.methods.base import Method
+from jaxfact.numerics.draws import chi, fold, normal
 from jaxfact.problems.factorization import Factorization
+from jaxfact.problems.factors import Factors
 
 
 def fresh_batch(count: ScalarLike) -> Method:

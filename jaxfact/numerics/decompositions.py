@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxfact.products import is_long, keep, times
+from jaxfact.numerics.products import is_long, keep, times
 
 _WRITTEN_OUT = 8  # steps; beyond that a loop keeps the program small
 

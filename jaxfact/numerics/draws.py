@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt
 
 from jaxfact.inputs import problem_with
-from jaxfact.products import keep
+from jaxfact.numerics.products import keep
 
 # fmt: off
 _CENTRAL = (2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 2.1858087e-04, -1.25372503e-03,

@@ -4,12 +4,12 @@
 """
 
 from jaxfact.inputs import problem_with
-from jaxfact.presets.base import Finding, Outcome, Preset
-from jaxfact.presets.beyond_procrustes import BEYOND_PROCRUSTES_FIG2
-from jaxfact.presets.chen import CHEN_FIG1_SMALL
-from jaxfact.presets.kim_chung import KIMCHUNG_SMALL
-from jaxfact.presets.ma_fattahi import MAFATTAHI_FIG1
-from jaxfact.presets.wind import WIND_SMALL
+from jaxfact.papers.base import Finding, Outcome, Preset
+from jaxfact.papers.chen_2024 import CHEN_FIG1_SMALL
+from jaxfact.papers.kim_chung_2023 import KIMCHUNG_SMALL
+from jaxfact.papers.ma_fattahi_2024 import MAFATTAHI_FIG1
+from jaxfact.papers.ma_li_chi_2021 import BEYOND_PROCRUSTES_FIG2
+from jaxfact.papers.wind_2023 import WIND_SMALL
 
 __all__ = ["ALL", "Finding", "Outcome", "Preset", "find"]
 

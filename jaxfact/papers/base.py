@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import xarray as xr
 
-from jaxfact import stats
+from jaxfact.engine.tiles import Progress
 from jaxfact.inputs import positive_integer, problem_with
-from jaxfact.tiles import Progress
+from jaxfact.results import stats
 
 BOOTSTRAP, WILSON, RANGE = "95 %, bootstrap over seeds", "95 %, Wilson", "range over runs"
 _RESAMPLES = 4000

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from jaxfact.experiment import Run
+from jaxfact.engine.experiment import Run
+from jaxfact.engine.tiles import Progress
+from jaxfact.measures import rows
 from jaxfact.methods import gradient_descent
-from jaxfact.presets.base import Finding, Outcome, Preset, always, within
+from jaxfact.papers.base import Finding, Outcome, Preset, always, within
 from jaxfact.problems.factorization import Factorization
 from jaxfact.problems.tied import Tied
 from jaxfact.starts import Gaussian
-from jaxfact.subspaces import rows
 from jaxfact.sweep import sweep
-from jaxfact.tiles import Progress
 
 SIZE, RANK, STEP_SIZE, STEPS = 200, 2, 0.1, 500
 EIGENVALUES = np.concatenate([[1, 0.5], np.linspace(0.3, 0, SIZE - RANK)]).astype(np.float32)

@@ -6,17 +6,17 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from jaxfact.draws import fold, normal
-from jaxfact.entrywise import spread
-from jaxfact.experiment import Run
+from jaxfact.engine.experiment import Run
+from jaxfact.engine.tiles import Progress
+from jaxfact.measures import spread
 from jaxfact.methods import gradient_descent
-from jaxfact.presets.base import Outcome, Preset, always, bounded, within
+from jaxfact.numerics.draws import fold, normal
+from jaxfact.papers.base import Outcome, Preset, always, bounded, within
 from jaxfact.problems.completion import Completion
 from jaxfact.problems.factorization import Factorization
 from jaxfact.problems.tied import Tied
 from jaxfact.starts import Gaussian
 from jaxfact.sweep import sweep
-from jaxfact.tiles import Progress
 
 STEP_SIZE, STEPS = 0.1, 1200
 NORMS = (1e-6, 1e-3, 0.05, 0.5, 1.0)

@@ -5,17 +5,17 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from jaxfact.decompositions import qr
-from jaxfact.draws import fold, normal
-from jaxfact.experiment import Run
+from jaxfact.engine.experiment import Run
+from jaxfact.engine.tiles import Progress
 from jaxfact.methods import gradient_descent
-from jaxfact.presets.base import Finding, Outcome, Preset, above, below, bounded, log_slopes, part
+from jaxfact.numerics.decompositions import qr
+from jaxfact.numerics.draws import fold, normal
+from jaxfact.papers.base import Finding, Outcome, Preset, above, below, bounded, log_slopes, part
 from jaxfact.problems.completion import Completion
 from jaxfact.problems.factorization import Factorization
 from jaxfact.problems.tied import Tied
 from jaxfact.starts import NormedGaussian
 from jaxfact.sweep import sweep
-from jaxfact.tiles import Progress
 
 SIZE, RANK, STEP_SIZE, STEPS = 100, 3, 0.25, 600
 WIDTHS = (3, 4, 15, 100)

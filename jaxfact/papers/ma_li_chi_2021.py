@@ -8,15 +8,15 @@ import numpy as np
 import xarray as xr
 
 from jaxfact import measures
-from jaxfact.draws import fold
-from jaxfact.experiment import Experiment, Run
+from jaxfact.engine.experiment import Experiment, Run
+from jaxfact.engine.tiles import Progress
 from jaxfact.methods import balanced, gradient_descent
-from jaxfact.presets.base import Finding, Outcome, Preset, always, below, bounded, part, unjudged
+from jaxfact.numerics.draws import fold
+from jaxfact.papers.base import Finding, Outcome, Preset, always, below, bounded, part, unjudged
 from jaxfact.problems.completion import Completion
 from jaxfact.problems.drawn import random_target
 from jaxfact.starts import Spectral
 from jaxfact.sweep import sweep
-from jaxfact.tiles import Progress
 
 RANK, STEP_SIZE, STEPS, WEIGHT = 5, 0.5, 300, 1 / 64
 CONDITIONS = (1.0, 3.0)
@@ -75,7 +75,7 @@ def _problem(size: int, fraction: float, condition: float, number: int) -> Compl
 
 
 def _findings(condition: float, runs: xr.Dataset) -> list[Finding]:
-    plain, other = (runs.distance_path.sel({"method": name}, drop=True) for name in ("plain", "balanced"))
+    plain, other = (runs.distance_path.sel({"variant": name}, drop=True) for name in ("plain", "balanced"))
     apart = np.abs(other / plain - 1)
     shown, whole = (apart.where(np.minimum(plain, other) > least).max("step") for least in (_SHOWN, _ROUNDING))
     what = f"κ={condition:g}: largest relative difference of the two error curves "
@@ -88,7 +88,7 @@ def _findings(condition: float, runs: xr.Dataset) -> list[Finding]:
 
 
 def _plain_imbalance(runs: xr.Dataset) -> np.ndarray:
-    return runs.imbalance_path.sel({"method": "plain"}).max("step").values
+    return runs.imbalance_path.sel({"variant": "plain"}).max("step").values
 
 
 BEYOND_PROCRUSTES_FIG2 = Preset(

@@ -7,21 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from jaxfact import operators
-from jaxfact.alignment import truth_of
-from jaxfact.decompositions import largest_eigenvalue
-from jaxfact.experiment import Run
-from jaxfact.factors import Factors
-from jaxfact.isometry import rip_lower_bound
+from jaxfact.engine.experiment import Run
+from jaxfact.engine.tiles import Progress
+from jaxfact.measures import rip_lower_bound
+from jaxfact.measures.alignment import truth_of
 from jaxfact.methods import gradient_descent
-from jaxfact.presets.base import Finding, Outcome, Preset, above, below, bounded, log_slopes, near, part
+from jaxfact.numerics.decompositions import largest_eigenvalue
+from jaxfact.numerics.products import gram
+from jaxfact.papers.base import Finding, Outcome, Preset, above, below, bounded, log_slopes, near, part
+from jaxfact.problems import operators
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factorization import Factorization
+from jaxfact.problems.factors import Factors
 from jaxfact.problems.sensing import Sensing
-from jaxfact.products import gram
 from jaxfact.starts import NormedGaussian
 from jaxfact.sweep import sweep
-from jaxfact.tiles import Progress
 
 Expectation = Callable[[str, np.ndarray, float], Finding]
 STEP_SIZE = 0.1

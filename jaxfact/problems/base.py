@@ -7,9 +7,9 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, ScalarLike
 
-from jaxfact.draws import fold, normal
-from jaxfact.factors import AnyFactors, Factors
 from jaxfact.inputs import problem_with
+from jaxfact.numerics.draws import fold, normal
+from jaxfact.problems.factors import AnyFactors, Factors
 
 
 class Problem(eqx.Module):

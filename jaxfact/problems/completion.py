@@ -12,13 +12,14 @@ import scipy.sparse.linalg
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, ScalarLike
 
-from jaxfact.draws import fold, normal, uniform
-from jaxfact.factors import Factors
+from jaxfact.data.observed import checked_entries
 from jaxfact.inputs import non_negative, problem_with
-from jaxfact.problems.entries import DenseEntries, Observed, SparseEntries, checked
+from jaxfact.numerics.draws import fold, normal, uniform
+from jaxfact.numerics.products import keep
+from jaxfact.problems.entries import DenseEntries, Observed, SparseEntries
 from jaxfact.problems.factorization import Factorization
+from jaxfact.problems.factors import Factors
 from jaxfact.problems.partial import PartiallyObserved
-from jaxfact.products import keep
 
 # Measured on two CPU cores in float32, with half of the entries observed: the dense form is ahead for wide factors
 # (300×300 at width 20: 1.5 times) and large matrices (1000×1000 at width 5: 1 to 1.6 times), the sparse one for narrow
@@ -69,7 +70,7 @@ class Completion(PartiallyObserved):
             instead = "make the problem outside of the experiment, or draw it by Completion.of"
             raise problem_with("rows, columns, values", "traced arrays", "needs plain arrays", instead)
         shape = (int(shape[0]), int(shape[1]))
-        entries = checked(rows, columns, values, shape)
+        entries = checked_entries(rows, columns, values, shape)
         _check_truth(truth, shape)
         _warn_of_gaps(entries, shape, truth)
         share = len(entries.values) / (shape[0] * shape[1])

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
-from jaxfact.decompositions import beyond, qr, triangle
-from jaxfact.draws import bartlett, fold, normal
-from jaxfact.factors import Factors
+from jaxfact.numerics.decompositions import beyond, qr, triangle
+from jaxfact.numerics.draws import bartlett, fold, normal
 from jaxfact.problems.factorization import Factorization
+from jaxfact.problems.factors import Factors
 
 _FRAME = 2  # keys 0 and 1 draw the compressed factors, 2 and 3 the frames they stand in
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, PRNGKeyArray
 
-from jaxfact.decompositions import qr
-from jaxfact.draws import fold, normal
+from jaxfact.numerics.decompositions import qr
+from jaxfact.numerics.draws import fold, normal
 from jaxfact.problems.factorization import Factorization
 
 

@@ -8,28 +8,20 @@ entries of a row or column are written as gathers too.
 import operator
 from collections.abc import Iterator
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, Float, Int
 
-from jaxfact.factors import Factors
-from jaxfact.inputs import problem_with
-from jaxfact.products import gram, is_long, keep, times
+from jaxfact.data import Observed
+from jaxfact.numerics.products import gram, is_long, keep, times
+from jaxfact.problems.factors import Factors
 
 # A sum of k terms is padded to the next of these, which wastes little; longer ones are cut into pieces.
 _LENGTHS = np.array([1, 2, 3, 4, 6, 8, 12, 16, 24, 32])
 _LONGEST = int(_LENGTHS[-1])
-
-
-class Observed(NamedTuple):
-    """Entries (i, j, Σ_ij) that are known, in the user's unit."""
-
-    rows: Int[np.ndarray, " k"]
-    columns: Int[np.ndarray, " k"]
-    values: Float[np.ndarray, " k"]
 
 
 class DenseEntries(eqx.Module):
@@ -173,47 +165,6 @@ class Sums(eqx.Module):
         for tables in self.levels:
             sums = keep(jnp.concatenate([sums, *(_total(_taken(sums, s) for s in table.T) for table in tables)]))
         return _taken(sums, self.place)
-
-
-def checked(rows: ArrayLike, columns: ArrayLike, values: ArrayLike, shape: tuple[int, int]) -> Observed:
-    """Return the entries as arrays, or refuse them."""
-    observed = Observed(np.asarray(rows), np.asarray(columns), np.asarray(values))
-    sizes = [x.shape for x in observed]
-    if len(set(sizes)) > 1 or observed.rows.ndim != 1:
-        instead = "give the row, column and value of each observed entry"
-        raise problem_with("rows, columns, values", f"arrays of shapes {sizes}", "needs three of one length", instead)
-    if len(observed.values) == 0:
-        raise problem_with(
-            "values", "no entries", "needs at least one observed entry", "check how missing ones are told"
-        )
-    for name, numbers, size in (("rows", observed.rows, shape[0]), ("columns", observed.columns, shape[1])):
-        if numbers.dtype.kind not in "iu":
-            raise problem_with(name, f"numbers of dtype {numbers.dtype}", "needs whole numbers", "convert them to int")
-        off = np.flatnonzero((numbers < 0) | (numbers >= size))
-        if len(off):
-            given = f"{numbers[off[0]]} at place {off[0]}"
-            raise problem_with(
-                name, given, f"needs numbers from 0 to {size - 1}", "count from 0, or give a larger shape"
-            )
-    if observed.values.dtype.kind not in "iubf":
-        given = f"numbers of dtype {observed.values.dtype}"
-        raise problem_with("values", given, "needs real numbers", "convert them to a floating dtype first")
-    broken = np.flatnonzero(~np.isfinite(observed.values))
-    if len(broken):
-        given = f"{observed.values[broken[0]]} at place {broken[0]}"
-        raise problem_with("values", given, "an observed entry needs a finite number", "leave missing entries out")
-    _check_repeats(observed, shape)
-    return observed
-
-
-def _check_repeats(observed: Observed, shape: tuple[int, int]) -> None:
-    flat = observed.rows.astype(np.int64) * shape[1] + observed.columns
-    order = np.argsort(flat, kind="stable")
-    again = order[1:][np.diff(flat[order]) == 0]
-    if len(again):
-        at = int(again.min())
-        given = f"({observed.rows[at]}, {observed.columns[at]}) a second time at place {at}"
-        raise problem_with("rows, columns", given, "needs each entry once", "average the repeats, or keep the last")
 
 
 def _pieces(items: np.ndarray, groups: np.ndarray, padding: int) -> tuple[list[np.ndarray], np.ndarray]:

@@ -9,12 +9,12 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, ScalarLike
 
-from jaxfact.decompositions import triangle
-from jaxfact.factors import Factors
 from jaxfact.inputs import problem_with
+from jaxfact.numerics.decompositions import triangle
+from jaxfact.numerics.products import gram, keep, times
 from jaxfact.problems.base import Problem
+from jaxfact.problems.factors import Factors
 from jaxfact.problems.targets import check_numbers, check_parts, decompose, without_zeros
-from jaxfact.products import gram, keep, times
 
 
 class SingularCoordinates(NamedTuple):

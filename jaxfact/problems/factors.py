@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxfact.decompositions import svd, triangle
+from jaxfact.numerics.decompositions import svd, triangle
 
 
 class Factors(NamedTuple):

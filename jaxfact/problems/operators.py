@@ -10,9 +10,9 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
-from jaxfact.draws import fold, normal, uniform
-from jaxfact.factors import Factors
 from jaxfact.inputs import positive_integer, problem_with
+from jaxfact.numerics.draws import fold, normal, uniform
+from jaxfact.problems.factors import Factors
 
 _MANY = 64  # runs that share a pass over a big array: enough to compute on it rather than to wait for it
 

@@ -10,10 +10,10 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from jaxfact.decompositions import svd
-from jaxfact.factors import Factors, TiedFactor
+from jaxfact.numerics.decompositions import svd
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factorization import Factorization
+from jaxfact.problems.factors import Factors, TiedFactor
 
 
 class PartiallyObserved(Problem):

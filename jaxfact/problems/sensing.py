@@ -8,11 +8,11 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, ScalarLike
 
-from jaxfact.draws import normal
-from jaxfact.factors import Factors
 from jaxfact.inputs import non_negative, problem_with
-from jaxfact.operators import Operator
+from jaxfact.numerics.draws import normal
 from jaxfact.problems.factorization import Factorization
+from jaxfact.problems.factors import Factors
+from jaxfact.problems.operators import Operator
 from jaxfact.problems.partial import PartiallyObserved, leading
 
 

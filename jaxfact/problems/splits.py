@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, ScalarLike
 
-from jaxfact.factors import Factors
 from jaxfact.problems.completion import Completion, spectral_norm
 from jaxfact.problems.entries import Observed, SparseEntries
+from jaxfact.problems.factors import Factors
 
 TRAINING, VALIDATION, TEST = range(3)
 _PADDING = -1  # of the layout's last entry, which counts for nothing

@@ -6,8 +6,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike
 
-from jaxfact.decompositions import svd
 from jaxfact.inputs import problem_with
+from jaxfact.numerics.decompositions import svd
 
 
 def check_numbers(target: ArrayLike) -> None:

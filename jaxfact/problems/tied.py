@@ -6,11 +6,11 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from jaxfact.draws import fold, normal
-from jaxfact.factors import TiedFactor, as_pair
 from jaxfact.inputs import problem_with
+from jaxfact.numerics.draws import fold, normal
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factorization import Factorization
+from jaxfact.problems.factors import TiedFactor, as_pair
 from jaxfact.problems.partial import PartiallyObserved, semidefinite_factor
 
 _SYMMETRIC = 1e-5

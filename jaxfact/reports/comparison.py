@@ -7,23 +7,24 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from jaxfact import pages, plots
-from jaxfact.comparison import QUANTILES, Comparison, MethodSummary, as_json
-from jaxfact.pages import Sheet
+from jaxfact import figures
+from jaxfact.jobs.comparison import QUANTILES, Comparison, MethodSummary, as_json
+from jaxfact.reports import pages
+from jaxfact.reports.pages import Sheet
 
 _LEVELS_A_TABLE = 5  # what fits into 80 columns
 
 
-def figures(comparison: Comparison) -> dict[str, Figure]:
+def drawn(comparison: Comparison) -> dict[str, Figure]:
     """Return the figures of a comparison by name."""
     runs = comparison.runs
-    imbalance = {"imbalance": plots.imbalance(runs)} if "imbalance_path" in runs else {}
+    imbalance = {"imbalance": figures.imbalance(runs)} if "imbalance_path" in runs else {}
     return {
-        "distance": plots.distance(runs),
-        "survival": plots.survival(runs),
+        "distance": figures.distance(runs),
+        "survival": figures.survival(runs),
         **imbalance,
-        "singular_values": plots.singular_values(runs, np.asarray(comparison.truth.singular_values)),
-        "worst": plots.worst(runs),
+        "singular_values": figures.singular_values(runs, np.asarray(comparison.truth.singular_values)),
+        "worst": figures.worst(runs),
     }
 
 
@@ -36,7 +37,7 @@ def sheet(comparison: Comparison) -> Sheet:
 def write(comparison: Comparison, folder: Path) -> None:
     """Write results, figures, summary and page into a folder, which appears whole or not at all."""
     pages.check_folder(folder)
-    pages.write(sheet(comparison), figures(comparison), folder)
+    pages.write(sheet(comparison), drawn(comparison), folder)
 
 
 def print_tables(comparison: Comparison, console: Console) -> None:

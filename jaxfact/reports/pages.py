@@ -17,9 +17,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from jaxfact import plots
+from jaxfact.figures import save
 from jaxfact.inputs import problem_with
-from jaxfact.store import write_results
+from jaxfact.results.files import write_results
 
 RESULTS, PAGE, SUMMARY = "results.zarr", "report.html", "summary.json"
 
@@ -65,7 +65,7 @@ def write(sheet: Sheet, figures: dict[str, Figure], folder: Path) -> None:
         (made / "figures").mkdir()
         for name, figure in figures.items():
             for suffix in (".png", ".svg"):
-                plots.save(figure, made / "figures" / f"{name}{suffix}")
+                save(figure, made / "figures" / f"{name}{suffix}")
         (made / SUMMARY).write_text(json.dumps(sheet.summary, indent=2, ensure_ascii=False), encoding="utf-8")
         (made / PAGE).write_text(page(sheet, made / "figures"), encoding="utf-8")
         if folder.exists():  # may be a mount, a link, or the folder one is in: fill it
@@ -92,7 +92,7 @@ def print_tables(sheet: Sheet, console: Console) -> None:
 
 def page(sheet: Sheet, folder: Path) -> str:
     """Return the page: heading, table, figures from `folder` and settings, in one file that needs no network."""
-    template = Template((files("jaxfact") / "page.html").read_text(encoding="utf-8"))
+    template = Template((files("jaxfact.reports") / "page.html").read_text(encoding="utf-8"))
     present = {name: title for name, title in sheet.captions.items() if (folder / f"{name}.svg").exists()}
     drawn = "".join(_drawn(folder / f"{name}.svg", title) for name, title in present.items())
     return template.substitute(

@@ -12,18 +12,18 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
-from jaxfact import presets
-from jaxfact.pages import check_folder
-from jaxfact.presets import Finding, Outcome, Preset
-from jaxfact.store import write_results
-from jaxfact.tiles import Progress
+from jaxfact import papers
+from jaxfact.engine.tiles import Progress
+from jaxfact.papers import Finding, Outcome, Preset
+from jaxfact.reports.pages import check_folder
+from jaxfact.results.files import write_results
 
 _HOLDS = {True: "yes", False: "no", None: "–"}
 
 
 def print_list(console: Console) -> None:
     """Print name, paper, statement and seconds of every preset."""
-    for preset in presets.ALL.values():
+    for preset in papers.ALL.values():
         console.print(f"{preset.name}: {preset.paper}", highlight=False, markup=False)
         console.print(Padding(preset.statement, (0, 0, 0, 4)), highlight=False, markup=False)
         cost = f"{preset.seeds} seeds unless given, about {preset.seconds} s on two CPU cores"

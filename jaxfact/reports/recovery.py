@@ -6,9 +6,11 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from jaxfact import pages, plots
-from jaxfact.pages import Sheet
-from jaxfact.recovery import MethodRecovery, Recovery, as_json
+from jaxfact import figures
+from jaxfact.figures.recovery import over_splits
+from jaxfact.jobs.recovery import MethodRecovery, Recovery, as_json
+from jaxfact.reports import pages
+from jaxfact.reports.pages import Sheet
 
 _VERDICTS = {
     "equivalent": "equivalent within 5 %",
@@ -17,12 +19,12 @@ _VERDICTS = {
 }
 
 
-def figures(recovery: Recovery) -> dict[str, Figure]:
+def drawn(recovery: Recovery) -> dict[str, Figure]:
     """Return the figures of a recovery by name."""
     lone = {name: at[0] for name, at in recovery.baselines.items()}
     return {
-        "errors": plots.recovery(recovery.runs, lone),
-        "imbalance": plots.imbalance(plots.over_splits(recovery.runs)),
+        "errors": figures.recovery(recovery.runs, lone),
+        "imbalance": figures.imbalance(over_splits(recovery.runs)),
     }
 
 
@@ -35,7 +37,7 @@ def sheet(recovery: Recovery) -> Sheet:
 def write(recovery: Recovery, folder: Path) -> None:
     """Write results, figures, summary and page into a folder, which appears whole or not at all."""
     pages.check_folder(folder)
-    pages.write(sheet(recovery), figures(recovery), folder)
+    pages.write(sheet(recovery), drawn(recovery), folder)
 
 
 def print_tables(recovery: Recovery, console: Console) -> None:

@@ -9,10 +9,13 @@ import xarray as xr
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from jaxfact import axis_plots, pages, plots, stats
+from jaxfact import figures
+from jaxfact.figures.styles import variants_of
 from jaxfact.inputs import problem_with
-from jaxfact.pages import Sheet
-from jaxfact.store import PENDING, open_results
+from jaxfact.reports import pages
+from jaxfact.reports.pages import Sheet
+from jaxfact.results import stats
+from jaxfact.results.files import PENDING, open_results
 
 _PATH_SEEDS = 10_000  # whose paths are drawn: a band over more is the same
 _ROWS = 24  # of a table along an axis
@@ -38,19 +41,19 @@ class Shown:
 def shown(path: str | Path) -> Shown:
     """Return what is to be shown of a store.
 
-    Raises ValueError where there is no store, or no seed in it that is done at every point and with every method.
+    Raises ValueError where there is no store, or no seed in it that is done at every point and with every variant.
     """
     runs = open_results(path)
     if "outcome" not in runs or "seed" not in runs.outcome.dims:
         raise problem_with("store", path, "holds no outcomes of runs along seed", "give the store of a sweep")
     waiting = (runs.outcome == PENDING).any([dim for dim in runs.outcome.dims if dim != "seed"]).values
     if waiting.all():
-        needed = "has no seed yet that is done at every point and with every method"
+        needed = "has no seed yet that is done at every point and with every variant"
         raise problem_with("store", path, needed, "wait: jaxfact status says how far it is")
     count = runs.sizes["seed"]
     if waiting.any():
         runs = runs.isel(seed=np.flatnonzero(~waiting))
-    axes = [str(dim) for dim in runs.outcome.dims if dim not in ("seed", "method")]
+    axes = [str(dim) for dim in runs.outcome.dims if dim not in ("seed", "variant")]
     drawn = [dim for dim in axes if runs.sizes[dim] > 1][:2]
     fixed = {dim: runs[dim].values[0] for dim in axes if dim not in drawn}
     runs = runs.isel(dict.fromkeys(fixed, 0))
@@ -60,26 +63,26 @@ def shown(path: str | Path) -> Shown:
     return Shown(Path(path), runs, drawn, fixed, count, judged)
 
 
-def figures(found: Shown) -> dict[str, Figure]:
+def drawn(found: Shown) -> dict[str, Figure]:
     """Return the figures by name."""
     runs, axes = found.runs, found.axes
     if len(axes) == 2:
         success, label = _success(found)
         along, across = axes
-        return {"fractions": axis_plots.heat_map(success, along, across, label)}
+        return {"fractions": figures.heat_map(success, along, across, label)}
     if axes:
-        times = {"times": axis_plots.times_along(runs, axes[0])} if found.judged else {}
-        return {"outcomes": axis_plots.outcomes_along(runs, axes[0]), **times}
-    drawn = {"outcomes": axis_plots.outcomes(runs)}
+        times = {"times": figures.times_along(runs, axes[0])} if found.judged else {}
+        return {"outcomes": figures.outcomes_along(runs, axes[0]), **times}
+    curves = {"outcomes": figures.outcomes(runs)}
     if found.judged:
-        drawn["survival"] = plots.survival(runs)
+        curves["survival"] = figures.survival(runs)
     some = runs.isel(seed=slice(_PATH_SEEDS))
-    for name, draw in (("distance", plots.distance), ("imbalance", plots.imbalance)):
+    for name, draw in (("distance", figures.distance), ("imbalance", figures.imbalance)):
         if f"{name}_path" in runs:
-            drawn[name] = draw(some)
+            curves[name] = draw(some)
     if found.judged and "distance_path" in runs:
-        drawn["worst"] = plots.worst(some)
-    return drawn
+        curves["worst"] = figures.worst(some)
+    return curves
 
 
 def sheet(found: Shown) -> Sheet:
@@ -91,7 +94,7 @@ def sheet(found: Shown) -> Sheet:
 def write(found: Shown, folder: Path) -> None:
     """Write figures, summary and page into a folder, which appears whole or not at all."""
     pages.check_folder(folder)
-    pages.write(sheet(found), figures(found), folder)
+    pages.write(sheet(found), drawn(found), folder)
 
 
 def print_tables(found: Shown, console: Console) -> None:
@@ -103,28 +106,28 @@ def heading(found: Shown) -> list[str]:
     """Return the lines that say what was run."""
     attrs, runs = found.runs.attrs, found.runs
     axes = [f"{_axis_name(runs[name])}: {_values(runs[name].values)}" for name in found.axes]
-    methods = [f"methods: {', '.join(map(str, runs.method.values))}"] if "method" in runs.dims else []
+    variants = [f"variants: {', '.join(map(str, runs.variant.values))}"] if "variant" in runs.dims else []
     problem = f"{attrs['problem']} of {'×'.join(map(str, attrs['shape']))}, " if "problem" in attrs else ""
     return [
         f"{problem}{runs.sizes['seed']} seeds at each point",
         *axes,
-        *methods,
+        *variants,
         f"at most {attrs.get('max_steps')} steps, looked at every {attrs.get('check_every')}; {attrs.get('dtype')} on "
         f"{attrs.get('device')}, jax {attrs.get('jax')}",
     ]
 
 
 def tables(found: Shown) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Return title, columns and rows: outcomes over all points by method, and along one axis with times to arrive."""
+    """Return title, columns and rows: outcomes over all points by variant, and along one axis with times to arrive."""
     runs = found.runs
     flat = runs[["outcome"]].drop_vars(["seed", *found.axes]).rename(seed="run")
     every = stats.outcome_fractions(flat.stack(seed=[*found.axes, "run"], create_index=False))
     names = every.outcome.values.tolist()
     overall = [
         [name or "all", *(_percent(part.sel(outcome=outcome)) for outcome in names)]
-        for name, part, _, _ in plots.methods_of(every)
+        for name, part, _, _ in variants_of(every)
     ]
-    found_tables = [("% of runs by outcome (95 % Wilson interval)", ["method", *map(str, names)], overall)]
+    found_tables = [("% of runs by outcome (95 % Wilson interval)", ["variant", *map(str, names)], overall)]
     if found.judged and len(found.axes) == 1 and runs.sizes[found.axes[0]] <= _ROWS:
         found_tables.append(_along(found))
     return found_tables
@@ -140,8 +143,8 @@ def as_json(found: Shown) -> dict[str, Any]:
         "store": str(found.path),
         "seeds": runs.sizes["seed"],
         "seeds_in_store": found.seeds,
-        "axes": {name: _plain(runs[name]) for name in runs.outcome.dims if name not in ("seed", "method")},
-        **({"methods": runs.method.values.tolist()} if "method" in runs.dims else {}),
+        "axes": {name: _plain(runs[name]) for name in runs.outcome.dims if name not in ("seed", "variant")},
+        **({"variants": runs.variant.values.tolist()} if "variant" in runs.dims else {}),
         "fixed": {name: _finite(value.item()) for name, value in found.fixed.items()},
         "fractions": {"along": [dim for dim in runs.outcome.dims if dim != "seed"], **fractions},
         "attributes": {k: v for k, v in runs.attrs.items() if k not in long},
@@ -155,17 +158,17 @@ def _axis_name(coordinate: xr.DataArray) -> str:
 
 
 _CAPTIONS = {
-    "fractions": "Fraction of the runs that succeeded over two axes of the sweep, a panel a method.",
-    "outcomes": "Fraction of the runs that ended in each way, a method a colour, with 95 % Wilson intervals.",
-    "times": "Steps to each method's tolerance: Kaplan-Meier median, band 5–95 % of the runs. Runs that fail never "
+    "fractions": "Fraction of the runs that succeeded over two axes of the sweep, a panel a variant.",
+    "outcomes": "Fraction of the runs that ended in each way, a variant a colour, with 95 % Wilson intervals.",
+    "times": "Steps to each variant's tolerance: Kaplan-Meier median, band 5–95 % of the runs. Runs that fail never "
     "arrive; a triangle at the upper edge says that fewer than half have arrived.",
-    "survival": "Fraction of starts not yet at the method's level (Kaplan-Meier; runs that fail never arrive). "
+    "survival": "Fraction of starts not yet at the variant's level (Kaplan-Meier; runs that fail never arrive). "
     "Band: pointwise 95 % Wilson interval.",
     "distance": "Distance to the best approximation against steps. Line: median over the starts; band: 5–95 % of them. "
     "A finished run keeps its last value.",
     "imbalance": "Imbalance of the factors against steps. Line: median; band: 5–95 % of the starts.",
-    "worst": "The worst ten starts of the first method one by one: failures first, then the slowest. Coloured: every "
-    "method from that start; grey: the first method's median over the starts.",
+    "worst": "The worst ten starts of the first variant one by one: failures first, then the slowest. Coloured: every "
+    "variant from that start; grey: the first variant's median over the starts.",
 }
 
 
@@ -183,7 +186,7 @@ def _notes(found: Shown) -> list[str]:
     held = ", ".join(f"{name} = {value:.4g}" for name, value in found.fixed.items())
     paths = any(str(name).endswith("_path") for name in found.runs) and not found.axes
     said = {
-        f"{used} of {found.seeds} seeds are done at every point and with every method; the others are left out": (
+        f"{used} of {found.seeds} seeds are done at every point and with every variant; the others are left out": (
             used < found.seeds
         ),
         f"shown at {held}": bool(held),
@@ -194,11 +197,11 @@ def _notes(found: Shown) -> list[str]:
 
 
 def _along(found: Shown) -> tuple[str, list[str], list[list[str]]]:
-    """Return the table along the one axis: the fraction that succeeded and the times to arrive, by method."""
+    """Return the table along the one axis: the fraction that succeeded and the times to arrive, by variant."""
     (axis,), runs = found.axes, found.runs
     success, label = _success(found)
     rows = []
-    for name, part, _, _ in plots.methods_of(runs.assign(success=success)):
+    for name, part, _, _ in variants_of(runs.assign(success=success)):
         times = stats.time_to(part, float(part.tolerance)).quantile(_QUANTILES)
         for value in runs[axis].values:
             one = part.success.sel({axis: value})
@@ -206,7 +209,7 @@ def _along(found: Shown) -> tuple[str, list[str], list[list[str]]]:
             share = _shares(float(one.mean()), float(low), float(high))
             rows.append([name or "all", f"{value:.4g}", share, *map(_steps, times.sel({axis: value}).values)])
     title = f"% of runs ({label}; 95 % Wilson interval), and steps by which 5, 50, 95 % had arrived (Kaplan-Meier)"
-    return title, ["method", _axis_name(runs[axis]), label.removeprefix("fraction "), "5 %", "50 %", "95 %"], rows
+    return title, ["variant", _axis_name(runs[axis]), label.removeprefix("fraction "), "5 %", "50 %", "95 %"], rows
 
 
 def _percent(at: xr.Dataset) -> str:

@@ -19,13 +19,13 @@ import pandas as pd
 import xarray as xr
 
 from jaxfact.inputs import problem_with
-from jaxfact.store import PENDING, encoded, open_results
+from jaxfact.results.files import PENDING, encoded, open_results
 
 _ROWS = 65536  # about so many at a time
 
 
 def to_csv(store: str | Path, out: str | Path) -> int:
-    """Write one line a finished run and return how many: axes, method, seed, outcome, steps and the other numbers.
+    """Write one line a finished run and return how many: axes, variant, seed, outcome, steps and the other numbers.
 
     A hit time is a column `hit_1e-05` a level, `inf` where it never was reached and empty where that is not known.
     Records along the steps are left out.
@@ -66,7 +66,7 @@ def to_parquet(store: str | Path, out: str | Path) -> int:
 def to_netcdf(store: str | Path, out: str | Path) -> int:
     """Write the whole dataset as netCDF 4 and return the number of finished runs.
 
-    Outcomes and methods are CF flags; attributes that netCDF has no type for are written as JSON.
+    Outcomes and variants are CF flags; attributes that netCDF has no type for are written as JSON.
 
     Raises ValueError where there is no store, or something under the name of the file, and without h5netcdf and h5py.
     """

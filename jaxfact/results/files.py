@@ -8,8 +8,8 @@ import numpy as np
 import xarray as xr
 import zarr
 
+from jaxfact.engine.outcomes import OUTCOMES
 from jaxfact.inputs import problem_with
-from jaxfact.outcomes import OUTCOMES
 
 PENDING = "pending"
 """The outcome of a run that a store does not hold yet."""
@@ -41,7 +41,7 @@ def open_results(path: str | Path) -> xr.Dataset:
         raise problem_with("path", path, "is no Zarr 3 store", "give the folder of a sweep or of write_results")
     consolidated = "consolidated_metadata" in json.loads((path / "zarr.json").read_text())
     runs = xr.open_dataset(path, engine="zarr", chunks=None, consolidated=consolidated)
-    for name in ("outcome", "method"):
+    for name in ("outcome", "variant"):
         if name in runs.variables:
             runs = runs.assign({name: _named(runs[name])})
     return runs
@@ -56,22 +56,22 @@ def consolidate(path: Path) -> None:
 
 
 def encoded(runs: xr.Dataset) -> xr.Dataset:
-    """Return a dataset whose outcomes and methods are numbers, with CF attributes that say what they mean."""
+    """Return a dataset whose outcomes and variants are numbers, with CF attributes that say what they mean."""
     runs = runs.drop_encoding()  # the layout of the store it came from need not fit a part of it
     names = np.array(sorted(_CODES))
     codes = np.array([_CODES[name] for name in names], np.int8)
     numbers = codes[np.searchsorted(names, runs.outcome.values)]
     flags = {"flag_values": list(_CODES.values()), "flag_meanings": " ".join(_CODES)}
     stored = runs.assign(outcome=(runs.outcome.dims, numbers, {**runs.outcome.attrs, **flags}))
-    if "method" not in stored.coords:
+    if "variant" not in stored.coords:
         return stored
-    # Zarr 3 has no settled type for strings, so the methods' names travel as a CF flag too.
+    # Zarr 3 has no settled type for strings, so the variants' names travel as a CF flag too.
     # Meanings are parted by blanks, so exact names stand beside them.
-    names = [str(name) for name in np.ravel(stored.method)]
+    names = [str(name) for name in np.ravel(stored.variant)]
     meanings = " ".join("_".join(name.split()) for name in names)
     flags = {"flag_values": list(range(len(names))), "flag_meanings": meanings, "flag_names": names}
-    numbers = np.arange(len(names), dtype=np.int16).reshape(stored.method.shape)
-    return stored.assign_coords(method=(stored.method.dims, numbers, flags))
+    numbers = np.arange(len(names), dtype=np.int16).reshape(stored.variant.shape)
+    return stored.assign_coords(variant=(stored.variant.dims, numbers, flags))
 
 
 def _named(flags: xr.DataArray) -> xr.DataArray:

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import xarray as xr
 
-from jaxfact import lanes
-from jaxfact.outcomes import BUDGET, DIVERGED, OUTCOMES, Rules
+from jaxfact.engine import lanes
+from jaxfact.engine.outcomes import BUDGET, DIVERGED, OUTCOMES, Rules
 
 _DISTANCE = r"$\|UV^\top-\Sigma_d\|_F \,/\, \|\Sigma_d\|_F$"
 _IMBALANCE = r"$\|U^\top U-V^\top V\|_F \,/\, \sigma_1$"
@@ -115,16 +115,16 @@ def describe(dataset: xr.Dataset) -> xr.Dataset:
     return dataset
 
 
-def join(parts: Sequence[xr.Dataset], methods: Sequence[str]) -> xr.Dataset:
-    """Return the datasets of several methods along `method`; a level that one was not run to is NaN there."""
+def join(parts: Sequence[xr.Dataset], variants: Sequence[str]) -> xr.Dataset:
+    """Return the datasets of several variants along `variant`; a level that one was not run to is NaN there."""
     shared = {name: value for name, value in parts[0].attrs.items() if all(p.attrs.get(name) == value for p in parts)}
     differing = [name for name in parts[0].attrs if name not in shared]
     joined = xr.concat(
-        parts, xr.IndexVariable("method", list(methods)), join="outer", combine_attrs="drop", coords="minimal"
+        parts, xr.IndexVariable("variant", list(variants)), join="outer", combine_attrs="drop", coords="minimal"
     )
     joined = joined.sortby("level", ascending=False)
     axes = [name for name in parts[0].outcome.dims if name != "seed"]
-    order = [*axes, "method", "seed", "level", "step"]
+    order = [*axes, "variant", "seed", "level", "step"]
     joined = joined.transpose(*(name for name in order if name in joined.dims), ...)
     joined = joined.assign_attrs(shared)
     joined.attrs |= {name: [str(part.attrs[name]) for part in parts] for name in differing}

@@ -55,13 +55,13 @@ class Times:
 
 
 class PairedTimes(NamedTuple):
-    """How two methods' hitting times compare, seed by seed.
+    """How two variants' hitting times compare, seed by seed.
 
     `ratio` is the geometric mean of the time ratios over seeds on which both arrived, `low` and `high` its bootstrap
     interval over seeds, widened by the resolution of the times. `both`, `first_only`, `second_only`, `neither` count
     seeds; `p_success` is McNemar's exact p-value for a difference in arriving. `verdict` is "equivalent" where the
     interval lies within [1−margin, 1+margin] and, with the same confidence, at most `margin` of the seeds arrived with
-    one method alone; "different" where one of the two is excluded; else "inconclusive".
+    one variant alone; "different" where one of the two is excluded; else "inconclusive".
     """
 
     ratio: float
@@ -114,7 +114,7 @@ def wilson(successes: xr.DataArray | np.ndarray | int, count: int) -> tuple[np.n
 def fraction_reached(runs: xr.Dataset) -> xr.Dataset:
     """Return the fraction of seeds that reached each level, with Wilson's interval, as `fraction`, `low`, `high`.
 
-    NaN where a method was not run down to a level.
+    NaN where a variant was not run down to a level.
     """
     return _fractions(np.isfinite(runs.hit)).where(~is_beyond(runs))
 
@@ -127,25 +127,27 @@ def outcome_fractions(runs: xr.Dataset) -> xr.Dataset:
 
 
 def is_beyond(runs: xr.Dataset) -> xr.DataArray:
-    """Tell which levels lie below the tolerance to which a method was run: nothing is known there."""
+    """Tell which levels lie below the tolerance to which a variant was run: nothing is known there."""
     return runs.level < runs.tolerance * (1 - 1e-9)
 
 
 def paired_times(runs: xr.Dataset, first: str, second: str, level: float, margin: float = 0.05) -> PairedTimes:
-    """Compare the times that two methods need to a level, time(first)/time(second), on the same seeds.
+    """Compare the times that two variants need to a level, time(first)/time(second), on the same seeds.
 
-    Raises ValueError for methods that are not there and for datasets with axes left; select a point first.
+    Raises ValueError for variants that are not there and for datasets with axes left; select a point first.
     """
-    if "method" not in runs.dims or not {first, second} <= set(runs.method.values.tolist()):
-        raise problem_with("methods", f"{first}, {second}", "both must be in the dimension method", "name two of them")
-    left = [name for name in runs.outcome.dims if name not in ("method", "seed")]
+    if "variant" not in runs.dims or not {first, second} <= set(runs.variant.values.tolist()):
+        raise problem_with(
+            "variants", f"{first}, {second}", "both must be in the dimension variant", "name two of them"
+        )
+    left = [name for name in runs.outcome.dims if name not in ("variant", "seed")]
     if left:
         raise problem_with("runs", f"axes {left}", "a comparison is made at one point", "select one with runs.sel(...)")
-    below = [name for name in (first, second) if level < float(runs.tolerance.sel({"method": name})) * (1 - 1e-9)]
+    below = [name for name in (first, second) if level < float(runs.tolerance.sel({"variant": name})) * (1 - 1e-9)]
     if below:
         raise problem_with("level", f"{level:g}", f"{', '.join(below)} was not run so far down", "choose a higher one")
     times = time_to(runs, level).hit
-    one, two = times.sel({"method": first}).values, times.sel({"method": second}).values
+    one, two = times.sel({"variant": first}).values, times.sel({"variant": second}).values
     arrived = np.isfinite(one) & np.isfinite(two)
     only = [int(np.sum(np.isfinite(a) & ~np.isfinite(b))) for a, b in ((one, two), (two, one))]
     neither = int(len(one) - arrived.sum() - sum(only))

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray, ScalarLike
 
-from jaxfact.decompositions import largest_eigenvalue, qr, svd
-from jaxfact.factors import AnyFactors, Factors, TiedFactor
 from jaxfact.inputs import positive, positive_integer, problem_with
+from jaxfact.numerics.decompositions import largest_eigenvalue, qr, svd
+from jaxfact.numerics.products import gram
 from jaxfact.problems.base import Problem
 from jaxfact.problems.compression import standard_normal
 from jaxfact.problems.factorization import Factorization
-from jaxfact.products import gram
+from jaxfact.problems.factors import AnyFactors, Factors, TiedFactor
 
 
 class Start(eqx.Module):

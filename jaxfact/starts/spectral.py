@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, ScalarLike
 
-from jaxfact.draws import fold
-from jaxfact.factors import AnyFactors, Factors, TiedFactor, as_pair
 from jaxfact.inputs import non_negative, positive, positive_integer, problem_with
+from jaxfact.numerics.draws import fold
 from jaxfact.problems.base import Problem
+from jaxfact.problems.factors import AnyFactors, Factors, TiedFactor, as_pair
 from jaxfact.problems.partial import PartiallyObserved, balanced_pair, semidefinite_factor
 from jaxfact.problems.tied import Tied
-from jaxfact.starts import Start, standard_factors
+from jaxfact.starts.random import Start, standard_factors
 
 
 class ProjectedGradient(Start):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxfact.experiment import Experiment
+from jaxfact.engine.experiment import Experiment
 from jaxfact.inputs import problem_with
 
 _EXAMPLE = "write it like experiments.py:experiment"

@@ -12,16 +12,16 @@ from typing import Any
 
 import jax
 
-from jaxfact.compressibility import Compression
-from jaxfact.experiment import Experiment, Run
+from jaxfact.engine.compressibility import Compression
+from jaxfact.engine.experiment import Experiment, Run
+from jaxfact.engine.outcomes import Rules
 from jaxfact.inputs import problem_with
-from jaxfact.outcomes import Rules
 from jaxfact.version import __version__
 
 HARMLESS = ("jaxfact", "jax", "jaxlib", "device", "cpu_features", "xla_flags", "program")
 """Differences after which the last bits of new runs may differ from the old ones', which a user may accept."""
 
-_BOUND = (*HARMLESS, "backend", "dtype", "x64", "matmul_precision", "compression", "base_seed", "axes", "methods")
+_BOUND = (*HARMLESS, "backend", "dtype", "x64", "matmul_precision", "compression", "base_seed", "axes", "variants")
 _RULES = ("max_steps", "tolerance", "check_every", "lanes_per_block", "records", "checked", "compensated")
 # The last bits of a sum depend on the width of vectors and on fused multiply-adds.
 _SIMD = ("sse", "ssse", "avx", "fma", "f16c", "amx", "bmi", "asimd", "sve")

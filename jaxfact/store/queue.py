@@ -14,9 +14,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxfact.lanes import Work
-from jaxfact.tiles import Task, Tiles
-from jaxfact.tilestore import Box, Results, TileStore, size
+from jaxfact.engine.lanes import Work
+from jaxfact.engine.tiles import Task, Tiles
+from jaxfact.store.tilestore import Box, Results, TileStore, size
 
 _PAUSE = 0.2
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -30,7 +30,7 @@ class StoreError(OSError):
 
 
 class StoreQueue:
-    """The tiles of one method that a store does not hold; those that others work on are left to them.
+    """The tiles of one variant that a store does not hold; those that others work on are left to them.
 
     `runs_of` returns the runs of some boxes and `results` what was found in one. A patient queue waits for the tiles of
     others, and takes them where their owner dies; another leaves them.
@@ -39,17 +39,17 @@ class StoreQueue:
     def __init__(
         self,
         store: TileStore,
-        method: int,
+        variant: int,
         runs_of: Callable[[list[Box]], Work],
         results: Callable[[Any, Box], Results],
         *,
         patient: bool,
         halted: Callable[[], bool],
     ):
-        self._store, self._method, self._runs_of, self._results = store, method, runs_of, results
+        self._store, self._variant, self._runs_of, self._results = store, variant, runs_of, results
         self._patient, self._halted, self._told = patient, halted, False
-        self.total, self.done = store.runs, store.held(method)
-        self._left = deque(tile for tile in store.tiles() if store.missing(tile, method))
+        self.total, self.done = store.runs, store.held(variant)
+        self._left = deque(tile for tile in store.tiles() if store.missing(tile, variant))
         self._claims: dict[Any, contextlib.ExitStack] = {}
         self._boxes: dict[Any, list[Box]] = {}
 
@@ -82,7 +82,7 @@ class StoreQueue:
             begin += size(box)
         facts = {"seconds": round(seconds, 3), "run_steps": int(found[0].steps.sum(dtype=np.int64))}
         try:
-            self._store.write(task.name, self._method, parts, facts)  # pyright: ignore[reportArgumentType]
+            self._store.write(task.name, self._variant, parts, facts)  # pyright: ignore[reportArgumentType]
         except OSError as error:
             raise StoreError(error.errno, self._unwritten(error)) from error
 
@@ -92,10 +92,10 @@ class StoreQueue:
 
     def _claim(self, tile: Any) -> Task | None:
         claim = contextlib.ExitStack()
-        if not claim.enter_context(self._store.claimed(tile, self._method)):
+        if not claim.enter_context(self._store.claimed(tile, self._variant)):
             self._left.append(tile)
             return None
-        boxes = self._store.missing(tile, self._method)
+        boxes = self._store.missing(tile, self._variant)
         if not boxes:  # somebody has done it in the meantime
             claim.close()
             self.done += size(self._store.box(tile))
@@ -108,14 +108,14 @@ class StoreQueue:
         if self._told or not self._left or self._claims:
             return
         self._told = True
-        owner = self._store.owner(self._left[0], self._method)
+        owner = self._store.owner(self._left[0], self._variant)
         warnings.warn(
             f"{self._store.path}: waiting for {len(self._left)} tiles, of which {owner} has one", stacklevel=2
         )
 
     def _unwritten(self, error: OSError) -> str:
-        held = sum(self._store.held(method) for method in range(len(self._store.methods or [""])))
-        total = self._store.runs * len(self._store.methods or [""])
+        held = sum(self._store.held(variant) for variant in range(len(self._store.variants or [""])))
+        total = self._store.runs * len(self._store.variants or [""])
         reason = "the disk is full" if error.errno in _FULL else f"the store cannot be written ({error})"
         return (
             f"{self._store.path}: {reason}; {held} of {total} runs are safe there: make room and repeat the call, "

@@ -13,23 +13,23 @@ import xarray as xr
 from filelock import FileLock, Timeout
 
 from jaxfact.inputs import problem_with
-from jaxfact.tilestore import marks
+from jaxfact.store.tilestore import marks
 
 _RECENT = 20  # tiles whose pace tells the time left
 
 
 @dataclass(frozen=True)
 class Status:
-    """How far a sweep is: runs done of all, by outcome, over all methods and by method, and who works on it.
+    """How far a sweep is: runs done of all, by outcome, over all variants and by variant, and who works on it.
 
-    `total` counts the runs of one method; `methods` maps each method's name, "" where there is one only, to its runs by
-    outcome. `run_steps_per_second` is over the time in which anybody worked, compilation apart; `seconds_left` is
+    `total` counts the runs of one variant; `variants` maps each variant's name, "" where there is one only, to its runs
+    by outcome. `run_steps_per_second` is over the time in which anybody worked, compilation apart; `seconds_left` is
     inferred from the last tiles, NaN where nobody works or none is done. `workers` maps who holds tiles to how many.
     """
 
     path: Path
     total: int
-    methods: dict[str, dict[str, int]]
+    variants: dict[str, dict[str, int]]
     run_steps: int
     run_steps_per_second: float
     seconds_left: float
@@ -38,7 +38,7 @@ class Status:
     @property
     def runs(self) -> int:
         """All runs that the store is to hold."""
-        return self.total * len(self.methods)
+        return self.total * len(self.variants)
 
     @property
     def done(self) -> int:
@@ -47,8 +47,8 @@ class Status:
 
     @property
     def outcomes(self) -> dict[str, int]:
-        """The runs that it holds by outcome, over all methods."""
-        return dict(sum(map(Counter, self.methods.values()), Counter()))
+        """The runs that it holds by outcome, over all variants."""
+        return dict(sum(map(Counter, self.variants.values()), Counter()))
 
     @property
     def failed(self) -> int:
@@ -71,7 +71,7 @@ def status(path: str | Path) -> Status:
     found: list[Counter[str]] = [Counter() for _ in names]
     work: list[dict[str, Any]] = []
     for mark in marks(path):
-        found[mark["method"]].update(mark["outcomes"])
+        found[mark["variant"]].update(mark["outcomes"])
         work += mark["work"]
     workers = dict(Counter(_named(owner) for owner in _owners(path)))
     seconds, run_steps = _worked(work), sum(entry["run_steps"] for entry in work)
@@ -81,7 +81,7 @@ def status(path: str | Path) -> Status:
     return Status(
         path=path,
         total=total,
-        methods={name: dict(counts) for name, counts in zip(names, found, strict=True)},
+        variants={name: dict(counts) for name, counts in zip(names, found, strict=True)},
         run_steps=run_steps,
         run_steps_per_second=run_steps / seconds if seconds else math.nan,
         seconds_left=0.0 if not missing else missing * lasted / runs if workers and runs else math.nan,
@@ -97,12 +97,12 @@ def outcomes_so_far(path: Path) -> dict[str, int]:
 
 
 def _plan(path: Path) -> tuple[list[str], int]:
-    """Return the methods of a store and the number of runs of each."""
+    """Return the variants of a store and the number of runs of each."""
     if not (path / "tiles").is_dir():
         raise problem_with("store", path, "is no store of a sweep", "give the path that the sweep was given")
     with xr.open_dataset(path, engine="zarr", chunks=None) as runs:
-        sizes = {dim: length for dim, length in runs.outcome.sizes.items() if dim != "method"}
-        return runs.attrs["methods"] or [""], math.prod(sizes.values())
+        sizes = {dim: length for dim, length in runs.outcome.sizes.items() if dim != "variant"}
+        return runs.attrs["variants"] or [""], math.prod(sizes.values())
 
 
 def _worked(work: Iterable[Mapping[str, Any]]) -> float:

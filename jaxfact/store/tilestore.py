@@ -1,6 +1,6 @@
 """A store that is written tile by tile, by several threads and processes, and outlives them all.
 
-A tile is a block of seeds at a block of points of one method. It is written whole, one shard a variable, and then
+A tile is a block of seeds at a block of points of one variant. It is written whole, one shard a variable, and then
 marked: by a Zarr group of its own, whose attributes say what it holds, how long it took and who made it. What is not
 marked is not there. A tile is taken by locking a file, and the system releases the locks of a process that dies.
 Readers see the shapes in the root's consolidated metadata, which one atomic replacement switches to larger ones.
@@ -25,11 +25,11 @@ import zarr
 from filelock import FileLock, Timeout
 from zarr.codecs import Crc32cCodec
 
+from jaxfact.engine.outcomes import OUTCOMES
 from jaxfact.inputs import problem_with
-from jaxfact.outcomes import OUTCOMES
-from jaxfact.provenance import check_same, here, now
-from jaxfact.shards import parts_of, shard_of, write_whole
-from jaxfact.store import consolidate, encoded
+from jaxfact.results.files import consolidate, encoded
+from jaxfact.store.provenance import check_same, here, now
+from jaxfact.store.shards import parts_of, shard_of, write_whole
 
 _TILES = "tiles"
 _COORDINATES = 65536
@@ -42,7 +42,7 @@ Box = tuple[range, ...]
 class Plan(NamedTuple):
     """What a store is to hold.
 
-    `template` is the dataset of all methods at one point and one seed: its variables, and the sizes of what is behind
+    `template` is the dataset of all variants at one point and one seed: its variables, and the sizes of what is behind
     the seeds. `blocks` are the lengths of a tile along the axes and the seeds.
     """
 
@@ -86,7 +86,7 @@ class TileStore:
         self.seeds, self._levels = np.asarray(group["seed"]), np.asarray(group["level"])
         attributes = _root(path)["attributes"]
         self.blocks: tuple[int, ...] = tuple(attributes["tile"])
-        self.methods: list[str] | None = attributes["methods"]
+        self.variants: list[str] | None = attributes["variants"]
         self._drop_damaged()
 
     @property
@@ -96,11 +96,11 @@ class TileStore:
 
     @property
     def runs(self) -> int:
-        """The number of runs of one method."""
+        """The number of runs of one variant."""
         return math.prod(self.shape)
 
     def tiles(self) -> list[tuple[int, ...]]:
-        """Return the place of every tile, without the method; seeds run slowest, so that early results are paired."""
+        """Return the place of every tile, without the variant; seeds run slowest, so that early results are paired."""
         counts = [-(-length // block) for length, block in zip(self.shape, self.blocks, strict=True)]
         return [(*place[1:], place[0]) for place in itertools.product(*(range(n) for n in (counts[-1], *counts[:-1])))]
 
@@ -110,9 +110,9 @@ class TileStore:
         ends = [min(begin + block, n) for begin, block, n in zip(begins, self.blocks, self.shape, strict=True)]
         return tuple(range(begin, end) for begin, end in zip(begins, ends, strict=True))
 
-    def missing(self, tile: Sequence[int], method: int) -> list[Box]:
+    def missing(self, tile: Sequence[int], variant: int) -> list[Box]:
         """Return the runs of a tile that the store does not hold, as boxes that do not overlap."""
-        whole, mark = self.box(tile), self._mark(tile, method)
+        whole, mark = self.box(tile), self._mark(tile, variant)
         if mark is None:
             return [whole]
         held = [range(positions.start, end) for positions, end in zip(whole, mark["covers"], strict=True)]
@@ -120,14 +120,14 @@ class TileStore:
         boxes = [(*held[:k], fresh[k], *whole[k + 1 :]) for k in range(len(whole))]
         return [box for box in boxes if all(map(len, box))]
 
-    def held(self, method: int) -> int:
-        """Return how many runs of a method the store holds."""
-        return self.runs - sum(size(box) for tile in self.tiles() for box in self.missing(tile, method))
+    def held(self, variant: int) -> int:
+        """Return how many runs of a variant the store holds."""
+        return self.runs - sum(size(box) for tile in self.tiles() for box in self.missing(tile, variant))
 
     @contextmanager
-    def claimed(self, tile: Sequence[int], method: int) -> Iterator[bool]:
+    def claimed(self, tile: Sequence[int], variant: int) -> Iterator[bool]:
         """Take a tile for the time of the block; false where another thread or process has it."""
-        folder = self._folder(tile, method)
+        folder = self._folder(tile, variant)
         lock = FileLock(folder.with_suffix(".lock"), timeout=0)
         try:
             lock.acquire()
@@ -137,7 +137,7 @@ class TileStore:
         owner = folder.with_suffix(".owner")
         try:
             if owner.exists():  # it died, perhaps in the middle of a file
-                self._clean(tile, method)
+                self._clean(tile, variant)
             owner.write_text(json.dumps(here()))
             yield True
         finally:
@@ -145,94 +145,94 @@ class TileStore:
             folder.with_suffix(".lock").unlink(missing_ok=True)
             lock.release()
 
-    def owner(self, tile: Sequence[int], method: int) -> str:
+    def owner(self, tile: Sequence[int], variant: int) -> str:
         """Return who has taken a tile, in words."""
         try:
-            who = json.loads(self._folder(tile, method).with_suffix(".owner").read_text())
+            who = json.loads(self._folder(tile, variant).with_suffix(".owner").read_text())
         except (OSError, ValueError):
             return "another process"
         return f"process {who['pid']} on {who['host']}"
 
-    def write(self, tile: Sequence[int], method: int, parts: Sequence[tuple[Box, Results]], facts: dict) -> None:
+    def write(self, tile: Sequence[int], variant: int, parts: Sequence[tuple[Box, Results]], facts: dict) -> None:
         """Write the missing runs of a tile, then mark it; `facts` are kept with the mark."""
         for box, found in parts:
             # The outcome last: who sees that a run has ended sees its other numbers.
             for name in sorted(found.variables, key=lambda name: (name == "outcome", name)):
-                self._put(name, found, box, method)
-        past = self._mark(tile, method) or {"outcomes": {}, "work": []}
+                self._put(name, found, box, variant)
+        past = self._mark(tile, variant) or {"outcomes": {}, "work": []}
         codes = np.concatenate([found.variables["outcome"][1].ravel() for _, found in parts])
         counts = Counter(past["outcomes"]) + Counter(map(OUTCOMES.__getitem__, codes.tolist()))
-        # Not those of all arrays: a method may lack a variable of the others, as tied factors lack the imbalance.
-        files = [self._shard(name, tile, method) for name in parts[0][1].variables]
+        # Not those of all arrays: a variant may lack a variable of the others, as tied factors lack the imbalance.
+        files = [self._shard(name, tile, variant) for name in parts[0][1].variables]
         attributes = {
             "covers": [positions.stop for positions in self.box(tile)],
             "outcomes": counts,
             "work": [*past["work"], {**facts, "runs": len(codes), "date": now(), **here()}],
             "files": {str(file.relative_to(self.path)): file.stat().st_size for file in files},
         }
-        folder = self._folder(tile, method)
+        folder = self._folder(tile, variant)
         folder.mkdir(exist_ok=True)
         _write_json(folder / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attributes})
 
-    def _put(self, name: str, found: Results, box: Box, method: int) -> None:
+    def _put(self, name: str, found: Results, box: Box, variant: int) -> None:
         """Write a variable of a box: as one file where it is the whole of a tile, else into the file that is there."""
         array = self._arrays[name]
         dims = array.metadata.dimension_names
         _, values = found.variables[name]
-        if "level" in dims:  # a method's own levels are some of those of all
+        if "level" in dims:  # a variant's own levels are some of those of all
             own, values = values, np.full((*values.shape[:-1], len(self._levels)), np.nan)
             values[..., np.searchsorted(-self._levels, -found.levels)] = own
-        if "method" in dims:
-            values = np.expand_dims(values, dims.index("method"))
-        along = dict(zip(self._names, box, strict=True)) | {"method": range(method, method + 1)}
+        if "variant" in dims:
+            values = np.expand_dims(values, dims.index("variant"))
+        along = dict(zip(self._names, box, strict=True)) | {"variant": range(variant, variant + 1)}
         tile = tuple(positions.start // block for positions, block in zip(box, self.blocks, strict=True))
         if box == self.box(tile):
             whole = values.astype(array.dtype, copy=False)
             if whole.shape != array.shards:  # at the end of an axis
                 whole = np.full(array.shards, array.fill_value, array.dtype)
                 whole[tuple(map(slice, values.shape))] = values
-            file = self._shard(name, tile, method)
+            file = self._shard(name, tile, variant)
             file.parent.mkdir(parents=True, exist_ok=True)
             write_whole(file, shard_of(whole, array.chunks))
         else:
             array[tuple(slice(along[d].start, along[d].stop) if d in along else slice(None) for d in dims)] = values
 
-    def _folder(self, tile: Sequence[int], method: int) -> Path:
-        return self.path / _TILES / "-".join(map(str, (method, *tile)))
+    def _folder(self, tile: Sequence[int], variant: int) -> Path:
+        return self.path / _TILES / "-".join(map(str, (variant, *tile)))
 
-    def _mark(self, tile: Sequence[int], method: int) -> dict[str, Any] | None:
-        return read_mark(self._folder(tile, method))
+    def _mark(self, tile: Sequence[int], variant: int) -> dict[str, Any] | None:
+        return read_mark(self._folder(tile, variant))
 
-    def _shards(self, tile: Sequence[int], method: int) -> list[Path]:
+    def _shards(self, tile: Sequence[int], variant: int) -> list[Path]:
         """Return the files of a tile."""
-        return [self._shard(name, tile, method) for name in self._arrays]
+        return [self._shard(name, tile, variant) for name in self._arrays]
 
-    def _shard(self, name: str, tile: Sequence[int], method: int) -> Path:
-        places = dict(zip(self._names, tile, strict=True)) | {"method": method}
+    def _shard(self, name: str, tile: Sequence[int], variant: int) -> Path:
+        places = dict(zip(self._names, tile, strict=True)) | {"variant": variant}
         dims = self._arrays[name].metadata.dimension_names
         return self.path.joinpath(name, "c", *(str(places.get(d, 0)) for d in dims))
 
-    def _clean(self, tile: Sequence[int], method: int) -> None:
+    def _clean(self, tile: Sequence[int], variant: int) -> None:
         """Remove what a process that died in the middle of a file has left."""
-        for file in (*self._shards(tile, method), self._folder(tile, method) / "zarr.json"):
+        for file in (*self._shards(tile, variant), self._folder(tile, variant) / "zarr.json"):
             for partial in file.parent.glob(f"{file.name}.*.partial"):
                 partial.unlink(missing_ok=True)
 
     def _drop_damaged(self) -> None:
         """Read every marked tile; unmark those that are damaged, and say which."""
-        for method, tile in itertools.product(range(len(self.methods or [""])), self.tiles()):
-            if self._mark(tile, method) is None:
+        for variant, tile in itertools.product(range(len(self.variants or [""])), self.tiles()):
+            if self._mark(tile, variant) is None:
                 continue
-            with self.claimed(tile, method) as mine:
-                mark = self._mark(tile, method)
-                if not mine or mark is None or not (damage := self._damage(tile, method, mark)):
+            with self.claimed(tile, variant) as mine:
+                mark = self._mark(tile, variant)
+                if not mine or mark is None or not (damage := self._damage(tile, variant, mark)):
                     continue
-                shutil.rmtree(self._folder(tile, method))
-                for file in self._shards(tile, method):
+                shutil.rmtree(self._folder(tile, variant))
+                for file in self._shards(tile, variant):
                     file.unlink(missing_ok=True)
                 warnings.warn(f"{self.path}: {damage}; the runs of this tile are made again", stacklevel=5)
 
-    def _damage(self, tile: Sequence[int], method: int, mark: Mapping[str, Any]) -> str:
+    def _damage(self, tile: Sequence[int], variant: int, mark: Mapping[str, Any]) -> str:
         """Return what is wrong with a tile, or nothing."""
         for name, length in mark["files"].items():
             file = self.path / name
@@ -242,9 +242,9 @@ class TileStore:
         for name, array in self._arrays.items():
             dims = array.metadata.dimension_names
             try:
-                array[tuple(method if d == "method" else along.get(d, slice(None)) for d in dims)]
+                array[tuple(variant if d == "variant" else along.get(d, slice(None)) for d in dims)]
             except (ValueError, RuntimeError, OSError) as error:
-                return f"{name} of tile {'-'.join(map(str, (method, *tile)))} is damaged ({error})"
+                return f"{name} of tile {'-'.join(map(str, (variant, *tile)))} is damaged ({error})"
         return ""
 
     def _note_accepted(self) -> None:
@@ -314,10 +314,10 @@ def read_mark(folder: Path) -> dict[str, Any] | None:
 
 
 def marks(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield what the marks of a store say, and the number of the `method` each is of."""
+    """Yield what the marks of a store say, and the number of the `variant` each is of."""
     for folder in sorted((path / _TILES).iterdir()):
         if folder.is_dir() and (mark := read_mark(folder)) is not None:
-            yield {**mark, "method": int(folder.name.partition("-")[0])}
+            yield {**mark, "variant": int(folder.name.partition("-")[0])}
 
 
 def _create(path: Path, plan: Plan) -> None:
@@ -328,7 +328,7 @@ def _create(path: Path, plan: Plan) -> None:
         attributes = _plain(plan.template.attrs) | {"tile": list(plan.blocks), "created": now()}
         group = zarr.create_group(made, zarr_format=3, attributes=attributes)
         lengths = {**{name: len(values) for name, values in plan.axes.items()}, "seed": len(plan.seeds)}
-        blocks = dict(zip(lengths, plan.blocks, strict=True)) | {"method": 1}
+        blocks = dict(zip(lengths, plan.blocks, strict=True)) | {"variant": 1}
         form = encoded(plan.template)
         for name, variable in form.variables.items():
             _create_array(group, str(name), variable, lengths, blocks)

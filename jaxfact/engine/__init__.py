@@ -1,0 +1,1 @@
+"""How an experiment is read, and how its runs advance, are recorded and end."""

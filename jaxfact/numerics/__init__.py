@@ -1,0 +1,1 @@
+"""Small products, random numbers and decompositions, written for thousands of runs at once."""

@@ -1,0 +1,1 @@
+"""Tables and pages of what a job found."""

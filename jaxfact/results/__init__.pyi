@@ -1,0 +1,2 @@
+from . import export as export
+from . import stats as stats

@@ -1,0 +1,1 @@
+"""Sweeps on disk, tile by tile."""
