@@ -33,9 +33,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxfact as jf
 from jaxfact.engine.compressibility import compression_of
-from jaxfact.engine.experiment import Program
 from jaxfact.engine.lanes import Engine, Work
 from jaxfact.engine.outcomes import Rules
+from jaxfact.engine.reading import Reading
 
 WHEELS = ("jax-cuda13-plugin", "jax-cuda13-pjrt")
 MISSING = f"install {' and '.join(WHEELS)} of the same version as jax"
@@ -118,11 +118,10 @@ def engine(method: Callable, problem: jf.Factorization, lanes: int) -> tuple[Cal
     rules = Rules(
         max_steps=10_000,
         check_every=CHECK_EVERY,
-        levels=(1e-1, 1e-2, 1e-3, 1e-4, 1e-5),
-        stops=True,
+        tolerance=1e-5,
         record_steps=(),
         periodic=not program.uses_noise,
-        misfits=program.misfits,
+        misfits=program.findings.misfits,
         checked=False,
         lanes=lanes,
     )
@@ -207,12 +206,12 @@ def has_wheels() -> bool:
         return False
 
 
-def _program(method: Callable, problem: jf.Factorization, width: int = 5) -> Program:
+def _program(method: Callable, problem: jf.Factorization, width: int = 5) -> Reading:
     def experiment(step_size):
         return jf.Run(problem, jf.starts.Gaussian(width, scale=0.01), method(step_size))
 
     point = {"step_size": jnp.asarray(0.1, problem.unit.dtype)}
-    return Program(experiment, point, None, compression=compression_of(method(0.1), None))
+    return Reading(experiment, point, None, compression=compression_of(method(0.1), None))
 
 
 def _work(lanes: int) -> Work:

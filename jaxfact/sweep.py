@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,12 @@ import xarray as xr
 
 from jaxfact.descent import Records, named_measures, recorded_steps
 from jaxfact.engine.compressibility import compression_of
-from jaxfact.engine.experiment import Experiment, Program, check_experiment
-from jaxfact.engine.lanes import Work, lanes_per_block
+from jaxfact.engine.experiment import Experiment, check_experiment
+from jaxfact.engine.lanes import Found, Work, lanes_per_block
 from jaxfact.engine.outcomes import Rules
-from jaxfact.engine.tiles import InMemory, Progress, Tiles, tile_size
+from jaxfact.engine.program import Program
+from jaxfact.engine.reading import Reading
+from jaxfact.engine.tiles import InMemory, Progress, tile_size
 from jaxfact.inputs import positive, positive_integer, problem_with
 from jaxfact.measures import invariants
 from jaxfact.problems.base import rounding_floor
@@ -150,20 +152,19 @@ class Part:
         compression = compression_of(first.method, options.record) if can else None
         self._points = {name: np.asarray(jnp.asarray(values)) for name, values in options.axes.items()}
         point = {name: jnp.asarray(values)[0] for name, values in options.axes.items()}
-        self.program = Program(experiment, point, options.record, checks, compression, options.compensated)
-        if options.compensated and self.program.uses_noise:
+        self.reading = Reading(experiment, point, options.record, checks, compression, options.compensated)
+        if options.compensated and self.reading.uses_noise:
             raise problem_with("compensated", True, "noise hides what rounding does", "leave it out for noisy methods")
-        self._options = options
+        self.options = options
         self.rules = Rules(
             max_steps=options.max_steps,
             check_every=options.check_every,
-            levels=tuple(_levels(tolerance)),
-            stops=tolerance is not None,
+            tolerance=None if tolerance is None else float(tolerance),
             record_steps=options.record_steps,
-            periodic=not self.program.uses_noise,
-            misfits=self.program.misfits,
+            periodic=not self.reading.uses_noise,
+            misfits=self.reading.findings.misfits,
             checked=options.checked,
-            lanes=lanes_per_block(self.program, self.runs(options.axes, options.seeds[:1])),
+            lanes=lanes_per_block(self.reading, self.runs(options.axes, options.seeds[:1])),
         )
         self.attributes = provenance.of_sweep(experiment, self.rules, options.base_seed, first, compression)
         self.attributes |= {
@@ -177,7 +178,7 @@ class Part:
 
     def runs(self, axes: Mapping[str, np.ndarray], seeds: np.ndarray) -> Work:
         """Return seeds and points of runs, on the host; the points run fastest, so that tiles are alike."""
-        options = self._options
+        options = self.options
         base = np.asarray(jax.random.key_data(jax.random.key(options.base_seed, impl="threefry2x32")))
         grid = np.meshgrid(*axes.values(), indexing="ij")
         flat = {
@@ -188,22 +189,24 @@ class Part:
         numbers = np.asarray(count * len(seeds), np.int32), np.asarray(options.check_every, np.int32)
         return Work(base, np.repeat(seeds.astype(np.uint32), count), flat, *numbers)  # pyright: ignore[reportArgumentType]
 
-    def labelled(self, found: Any, axes: Mapping[str, np.ndarray], seeds: np.ndarray) -> xr.Dataset:
+    def labelled(self, found: Found, axes: Mapping[str, np.ndarray], seeds: np.ndarray) -> xr.Dataset:
         """Return the results of such runs as a dataset."""
-        return label(found, self.rules, axes, seeds, self.program.is_pair)
+        return label(found, self.rules, axes, seeds, self.reading.findings.is_pair)
 
-    def results(self, found: Any, box: Box) -> Results:
+    def results(self, found: Found, box: Box) -> Results:
         """Return the results of the runs of a box as a store takes them."""
         lengths = dict(zip(self._points, map(len, box), strict=False))
-        return Results(np.asarray(self.rules.levels), along_runs(found, self.rules, lengths, self.program.is_pair))
+        return Results(
+            np.asarray(self.rules.levels), along_runs(found, self.rules, lengths, self.reading.findings.is_pair)
+        )
 
 
 def _in_memory(part: Part, tile_runs: int | None, devices: int | None, progress: Progress | None) -> xr.Dataset:
     """Run one experiment and keep everything in memory."""
-    options = part._options
+    options = part.options
     runs = part.runs(options.axes, options.seeds)
     queue = InMemory(runs, tile_size(int(runs.count), part.rules, devices, tile_runs))
-    tiles = Tiles(part.program, part.rules, runs, queue.size)
+    tiles = Program(part.reading, part.rules, runs, queue.size)
     timing = tiles.run(queue, progress, min(len(queue), devices or len(queue)))
     return part.labelled(queue.found, options.axes, options.seeds).assign(timing).assign_attrs(part.attributes)
 
@@ -218,7 +221,7 @@ def _stored(
     progress: Progress | None,
 ) -> xr.Dataset:
     """Run what a store does not hold, and open it."""
-    options = parts[0]._options
+    options = parts[0].options
     lengths = [len(values) for values in options.axes.values()]
     blocks = stored_blocks(path)
     if blocks is None:
@@ -229,7 +232,8 @@ def _stored(
         raise problem_with("tile_runs", tile_runs, held, "leave it out, or begin a new store")
     firsts = {name: values[:1] for name, values in options.axes.items()}, options.seeds[:1]
     tiles = [
-        Tiles(part.program, part.rules, part.runs(*firsts), max(part.rules.lanes, math.prod(blocks))) for part in parts
+        Program(part.reading, part.rules, part.runs(*firsts), max(part.rules.lanes, math.prod(blocks)))
+        for part in parts
     ]
     template = _template(parts, tiles, variants, firsts)
     disk = TileStore(path, Plan(options.axes, options.seeds, template, blocks), accept)
@@ -256,7 +260,7 @@ def _stored(
     return describe(found.assign(timed))
 
 
-def _template(parts: list[Part], tiles: list[Tiles], variants: list[str] | None, firsts: tuple) -> xr.Dataset:
+def _template(parts: list[Part], tiles: list[Program], variants: list[str] | None, firsts: tuple) -> xr.Dataset:
     """Return the dataset of one run of each variant, for its form and its attributes."""
     blank = [
         part.labelled(work.blank, *firsts).assign_attrs({**part.attributes, "program": work.fingerprint})
@@ -266,7 +270,7 @@ def _template(parts: list[Part], tiles: list[Tiles], variants: list[str] | None,
     return whole.assign_attrs(variants=variants)
 
 
-def _queue(disk: TileStore, place: int, part: Part, work: Tiles, patient: bool) -> StoreQueue:
+def _queue(disk: TileStore, place: int, part: Part, work: Program, patient: bool) -> StoreQueue:
     def at(box: Box) -> tuple[dict[str, np.ndarray], np.ndarray]:
         return {n: disk.axes[n][p.start : p.stop] for n, p in zip(disk.axes, box, strict=False)}, disk.seeds[
             box[-1].start : box[-1].stop
@@ -292,14 +296,6 @@ def _tolerances(
     if set(tolerance) != set(named):
         raise problem_with("tolerance", sorted(tolerance), f"needs the variants {sorted(named)}", "name each once")
     return dict(tolerance)
-
-
-def _levels(tolerance: float | None) -> list[float]:
-    """Return 1e-1, 1e-2, … and the tolerance; six decades without one."""
-    if tolerance is None:
-        return [float(f"1e-{k}") for k in range(1, 7)]
-    decades = [float(f"1e-{k}") for k in range(1, 17)]
-    return [level for level in decades if level > tolerance * (1 + 1e-9)] + [float(tolerance)]
 
 
 def _seed_numbers(seeds: int | Sequence[int] | np.ndarray) -> np.ndarray:

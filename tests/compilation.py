@@ -20,7 +20,7 @@ _UNASKED = {"xla_cpu_use_fusion_emitters": True, "xla_backend_optimization_level
 @contextmanager
 def as_for_users() -> Iterator[dict]:
     """Compile sweeps, and all that child processes compile, as for users; the value is for `jax.jit`."""
-    from jaxfact.engine import tiles  # Only now, as the flags are set before JAX is loaded.
+    from jaxfact.engine import program  # Only now, as the flags are set before JAX is loaded.
 
     with pytest.MonkeyPatch.context() as patch:
         # Blank flags would be the name of a file.
@@ -28,8 +28,8 @@ def as_for_users() -> Iterator[dict]:
             patch.setenv("XLA_FLAGS", flags)
         else:
             patch.delenv("XLA_FLAGS")
-        patch.setattr(tiles, "ON_CPU", _UNASKED | tiles.ON_CPU)
+        patch.setattr(program, "ON_CPU", _UNASKED | program.ON_CPU)
         # A program compiled already would be taken whatever the options.
-        tiles._compiled.cache_clear()
+        program._compiled.cache_clear()
         yield _UNASKED
-        tiles._compiled.cache_clear()
+        program._compiled.cache_clear()

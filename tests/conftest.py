@@ -21,7 +21,7 @@ from commands import EXPERIMENTS, SWEPT, Called, Run
 import jaxfact as jf
 from jaxfact.cli import main as cli
 from jaxfact.cli import terminal
-from jaxfact.engine.tiles import Tiles
+from jaxfact.engine.program import Program
 from jaxfact.store import experiment_file
 
 jax.config.update("jax_enable_x64", True)
@@ -73,6 +73,6 @@ def unfinished(stored, experiments, tmp_path, monkeypatch) -> Path:
     store = tmp_path / "unfinished.zarr"
     shutil.copytree(stored, store)
     with monkeypatch.context() as patch:
-        patch.setattr(Tiles, "run", lambda *_: {})
+        patch.setattr(Program, "run", lambda *_: {})
         jf.sweep(experiment_file.load(f"{experiments}:methods"), seeds=9, store=store, **SWEPT)
     return store

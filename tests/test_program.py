@@ -11,7 +11,7 @@ from jax import lax
 
 import jaxfact as jf
 from jaxfact.descent import stepper
-from jaxfact.engine import tiles
+from jaxfact.engine import program
 from jaxfact.numerics.products import pinned
 from jaxfact.problems import compression, factorization
 
@@ -46,14 +46,14 @@ def kernels_with_a_gram(compiled) -> int:
 
 def test_gram_matrices_are_computed_once(monkeypatch, as_users_compile):
     """The control takes the barrier away, and both Grams go into the kernels that use them."""
-    assert kernels_with_a_gram(compiled_steps(tiles.ON_CPU)) == 0
+    assert kernels_with_a_gram(compiled_steps(program.ON_CPU)) == 0
     monkeypatch.setattr(factorization, "keep", lambda tree: tree)
-    assert kernels_with_a_gram(compiled_steps(tiles.ON_CPU)) == 2
+    assert kernels_with_a_gram(compiled_steps(program.ON_CPU)) == 2
 
 
 def test_no_kernel_is_split_over_threads(as_users_compile):
     """The other cores have tiles of their own; without the option XLA splits large kernels of a step."""
-    assert "outer_dimension_partitions" not in compiled_steps(tiles.ON_CPU).as_text()
+    assert "outer_dimension_partitions" not in compiled_steps(program.ON_CPU).as_text()
 
 
 PEAK = """

@@ -15,7 +15,7 @@ from cases import METHODS
 import jaxfact as jf
 from jaxfact import measures
 from jaxfact.cli import main as cli
-from jaxfact.engine.tiles import Tiles
+from jaxfact.engine.program import Program
 from jaxfact.jobs.numpy_script import Descent, descent_of
 from jaxfact.jobs.replay import experiment_in
 from jaxfact.measures import invariants
@@ -155,7 +155,7 @@ def test_a_checked_program_is_known_again(monkeypatch):
 
     part = Part(narrow, TOLERANCE, Options(np.array([SEED]), axes, 400, None, (), CHECK_EVERY, 0, True, True, False))
     example = part.runs(axes, np.array([SEED]))
-    programs = [Tiles(part.program, part.rules, example, part.rules.lanes) for _ in range(2)]
+    programs = [Program(part.reading, part.rules, example, part.rules.lanes) for _ in range(2)]
     assert programs[0].fingerprint == programs[1].fingerprint
     assert programs[0]._lowered != programs[1]._lowered
 

@@ -16,7 +16,7 @@ from scipy import stats
 
 import jaxfact as jf
 from jaxfact.engine.compressibility import compression_of
-from jaxfact.engine.experiment import Program
+from jaxfact.engine.reading import Reading
 from jaxfact.problems import operators
 
 KEY = jr.key(7)
@@ -276,7 +276,7 @@ def test_a_shared_operator_is_in_memory_once():
 def test_a_shared_operator_is_no_constant_of_the_program():
     """4 MB of matrices are one shared array, and the text of a step has none of their numbers."""
     sensing = jf.Sensing.of(truth(), operators.gaussian(KEY, (M, N), 8000))
-    program = Program(
+    program = Reading(
         lambda: jf.Run(sensing, jf.starts.Gaussian(2, scale=0.1), jf.methods.gradient_descent(0.1)), {}, None
     )
     assert [x.shape for x in program.shared if x.size >= 8000 * M * N] == [(8000, M * N)]

@@ -12,7 +12,7 @@ import pytest
 
 import jaxfact as jf
 from jaxfact import measures
-from jaxfact.engine.experiment import Program
+from jaxfact.engine.reading import Reading
 
 SMALL = jf.Factorization([1, 0.7, 0.4], shape=(12, 9))
 START = jf.starts.Gaussian(3, scale=0.1)
@@ -121,7 +121,7 @@ def test_shared_arrays_are_arguments():
     matrix = np.random.default_rng(0).normal(size=(300, 200))
     problem = jf.Factorization(matrix)
     start = jf.starts.Gaussian(2, scale=1e-2)
-    program = Program(
+    program = Reading(
         lambda step_size: jf.Run(problem, start, jf.methods.gradient_descent(step_size)),
         {"step_size": jnp.asarray(0.1)},
         [measures.loss],

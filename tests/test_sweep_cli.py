@@ -19,7 +19,7 @@ import jaxfact as jf
 from jaxfact import measures
 from jaxfact.cli import sweep as sweep_cli
 from jaxfact.cli import terminal
-from jaxfact.engine.tiles import Tiles
+from jaxfact.engine.program import Program
 from jaxfact.figures import axes as axis_plots
 from jaxfact.reports import sweep as sweep_report
 from jaxfact.store import experiment_file
@@ -45,7 +45,7 @@ def test_the_command_makes_the_runs_of_the_call(call, experiments, stored, tmp_p
 
 
 def test_what_is_there_is_not_run_again(call, experiments, stored, unfinished, monkeypatch):
-    monkeypatch.setattr(Tiles, "run", lambda *_: pytest.fail("a tile was run"))
+    monkeypatch.setattr(Program, "run", lambda *_: pytest.fail("a tile was run"))
     arguments = ["sweep", f"{experiments}:methods", *OPTIONS]
     assert call(*arguments, "--store", stored, "--seeds", "6").code == 0
     with pytest.raises(pytest.fail.Exception):

@@ -24,7 +24,7 @@ from zarr.codecs import Crc32cCodec
 
 import jaxfact as jf
 from jaxfact import measures
-from jaxfact.engine import tiles
+from jaxfact.engine import program
 from jaxfact.store import provenance, shards, tilestore
 from jaxfact.store import queue as stored
 
@@ -143,7 +143,7 @@ def test_it_goes_on_where_it_stopped(monkeypatch, tmp_path, whole, tiles):
 
 
 def test_a_finished_store_runs_nothing(monkeypatch, store):
-    monkeypatch.setattr(stored.Tiles, "run", lambda *_: fail())
+    monkeypatch.setattr(stored.Program, "run", lambda *_: fail())
     assert int((swept(store).outcome == "pending").sum()) == 0
 
 
@@ -448,8 +448,8 @@ def test_out_of_memory_says_what_fits(monkeypatch, tmp_path):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 4711 bytes.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(tiles, "_compiled", lambda *_: exhausted)
-        patch.setattr(tiles, "_free_bytes", lambda _: 300_000)
+        patch.setattr(program, "_compiled", lambda *_: exhausted)
+        patch.setattr(program, "_free_bytes", lambda _: 300_000)
         with pytest.raises(MemoryError, match=r"a tile of 360 runs needs .* MB, and about 0 MB are free") as caught:
             swept(tmp_path / "a.zarr", tile_runs=360)
     fits = int(re.search(r"tile_runs=(\d+) fits", str(caught.value))[1])  # pyright: ignore[reportOptionalSubscript]

@@ -5,7 +5,7 @@ compiled loop, so that no run waits for another. What happens to a run depends o
 constants, never on its neighbours; so its numbers are the same bits among ten runs or a million.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,8 +16,8 @@ from jax import lax
 from jax.experimental import checkify
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt
 
-from jaxfact.engine.experiment import Own, Program
 from jaxfact.engine.outcomes import CYCLE, EXPLOSION, Lane, Rules, choose, judge, note, remember, same
+from jaxfact.engine.reading import Own, Reading
 from jaxfact.engine.recording import Recording, blank, nothing_recorded, scattered, set_aside
 from jaxfact.numerics.draws import fold
 from jaxfact.numerics.products import pinned
@@ -41,6 +41,31 @@ class Finished(NamedTuple):
     rose: Bool[Array, " run"]
 
 
+class Found(NamedTuple):
+    """The results of some runs, on the host: what is kept of each, its records at their steps, and those at its end.
+
+    All arrays have the runs along their first axis, the records at steps the steps along their second.
+    """
+
+    finished: Finished
+    at_steps: dict[str, PyTree]
+    last: dict[str, PyTree]
+
+    def rows(self, rows: slice) -> "Found":
+        """Return the results of some of the runs."""
+        return jax.tree.map(lambda x: x[rows], self)
+
+    @property
+    def run_steps(self) -> int:
+        """How many steps all the runs took together."""
+        return int(np.sum(self.finished.steps, dtype=np.int64))
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Found]") -> "Found":
+        """Return the results of several blocks of runs, one after the other."""
+        return jax.tree.map(lambda *each: np.concatenate(each), *parts)
+
+
 class Tile(NamedTuple):
     """The loop's state: lanes, the queue's head, results and records."""
 
@@ -48,6 +73,11 @@ class Tile(NamedTuple):
     next_run: Int[Array, ""]
     finished: Finished
     recording: Recording
+
+    def found(self, count: int) -> Found:
+        """Return the results of the first `count` runs, on the host."""
+        results = Found(self.finished, self.recording.at_steps, self.recording.last)
+        return jax.tree.map(lambda x: np.asarray(x)[:count], results)
 
 
 class Work(NamedTuple):
@@ -64,36 +94,36 @@ class Work(NamedTuple):
     stride: Int[Array, ""]
 
 
-def lanes_per_block(program: Program, work: Work) -> int:
+def lanes_per_block(reading: Reading, work: Work) -> int:
     """Return how many lanes advance together; chosen from shapes only, because the last bits may depend on it.
 
     On a CPU the largest block at which no kernel of a step is split over threads, which would cost more than it brings:
     about 1600 numbers in the largest array, from 8 to 128 lanes. Elsewhere as many as fill the device.
     """
-    own = jax.eval_shape(partial(_start, program), program.shared, work, 0)
+    own = jax.eval_shape(partial(_start, reading), reading.shared, work, 0)
     sizes = [leaf.size for leaf in jax.tree.leaves((own.factors, own.state))]
     if jax.default_backend() == "cpu":
-        if program.lanes is not None:
-            return program.lanes
+        if reading.findings.lanes is not None:
+            return reading.findings.lanes
         return int(np.clip(_CPU_ENTRIES // max(sizes) // 16 * 16, 16, 128))
     return int(np.clip(_GPU_ENTRIES // sum(sizes) // 128 * 128, 128, 65536))
 
 
-def _start(program: Program, shared: list[Array], work: Work, run: Int[Array, ""] | int) -> Own:
+def _start(reading: Reading, shared: list[Array], work: Work, run: Int[Array, ""] | int) -> Own:
     """Begin one run of a tile; its key is fold_in(base, seed)."""
     key = fold(jax.random.wrap_key_data(work.base, impl="threefry2x32"), work.seeds[run])
-    return program.start(shared, key, jax.tree.map(lambda x: x[run], work.points))
+    return reading.start(shared, key, jax.tree.map(lambda x: x[run], work.points))
 
 
 class Engine:
-    """The compiled loop of one program under one set of rules, for tiles of a fixed size.
+    """The loop of one experiment under one set of rules, for tiles of a fixed size.
 
     Every array of a `Lane` has the lanes along its last axis, which is innermost in memory: one vector instruction
     advances several runs.
     """
 
-    def __init__(self, program: Program, rules: Rules, tile: int):
-        self.program, self.rules, self.tile = program, rules, tile
+    def __init__(self, reading: Reading, rules: Rules, tile: int):
+        self.reading, self.rules, self.tile = reading, rules, tile
         self._levels = np.asarray(rules.levels)
         self._record_steps = np.asarray(rules.record_steps, np.int32)
 
@@ -102,7 +132,7 @@ class Engine:
         rules, tile = self.rules, self.tile
         lanes = jax.tree.map(lambda x: blank((*x.shape, rules.lanes), x.dtype), fresh)
         lanes = lanes._replace(run=np.full(rules.lanes, -1, np.int32))
-        finished = Finished(*(np.zeros((tile, *x.shape), x.dtype) for x in _result(fresh, fresh.step)))  # pyright: ignore[reportArgumentType]
+        finished = jax.tree.map(lambda x: np.zeros((tile, *x.shape), x.dtype), _result(fresh, fresh.step))
         recording = nothing_recorded(_recorded(fresh.own), records, tile, len(rules.record_steps), rules.lanes)
         return Tile(lanes, np.zeros((), np.int32), finished, recording)  # pyright: ignore[reportArgumentType]
 
@@ -147,7 +177,7 @@ class Engine:
         fresh = (lanes.run >= 0) & (lanes.step < 0)
         look = jnp.any(fresh)
         own = self._steps(shared, lanes, jnp.where(look, 0, stride))
-        glance = jax.vmap(self.program.glance, (None, -1), -1)(shared, own)
+        glance = jax.vmap(self.reading.glance, (None, -1), -1)(shared, own)
         moved = lanes._replace(
             own=own,
             step=jnp.where(fresh, 0, lanes.step + stride),
@@ -159,13 +189,27 @@ class Engine:
 
     def one(self, shared: list[Array], work: Work) -> tuple[Lane, PyTree]:
         """Return a lane and its records, for their shapes."""
-        own = _start(self.program, shared, work, 0)
-        glance = self.program.glance(shared, own)
-        never, energy = jnp.full((), -1, jnp.int32), glance.energy
-        mark, hit = ((own.factors, own.state), never), jnp.full(len(self._levels), -1, jnp.int32)
-        seen = (energy, glance.loss, glance.distance, glance.misfit, glance.imbalance, glance.distance, never > 0)
-        lane = Lane(never, never, never, own, mark, hit, never, never, *seen)
-        return lane, self.program.record(shared, own) if self.rules.record_steps else {}
+        own = _start(self.reading, shared, work, 0)
+        glance = self.reading.glance(shared, own)
+        never = jnp.full((), -1, jnp.int32)
+        lane = Lane(
+            run=never,
+            step=never,
+            outcome=never,
+            own=own,
+            mark=((own.factors, own.state), never),
+            hit=jnp.full(len(self._levels), -1, jnp.int32),
+            arrived=never,
+            fitted=never,
+            first_energy=glance.energy,
+            loss=glance.loss,
+            distance=glance.distance,
+            misfit=glance.misfit,
+            imbalance=glance.imbalance,
+            best=glance.distance,
+            rose=never > 0,
+        )
+        return lane, self.reading.record(shared, own) if self.rules.record_steps else {}
 
     def _refill(self, shared: list[Array], work: Work, tile: Tile) -> Tile:
         """Give idle lanes the next runs of the queue."""
@@ -176,7 +220,7 @@ class Engine:
         run = jnp.minimum(claimed, self.tile - 1).astype(jnp.int32)
 
         def draw(lanes):
-            own = jax.vmap(partial(_start, self.program), (None, None, 0), -1)(shared, work, run)
+            own = jax.vmap(partial(_start, self.reading), (None, None, 0), -1)(shared, work, run)
             fresh = lanes._replace(
                 run=run,
                 step=jnp.full_like(run, -1),
@@ -196,7 +240,7 @@ class Engine:
         """Advance every lane by some steps; idle lanes move too, and nobody looks."""
 
         def step(index, own):
-            moved = jax.vmap(self.program.advance, (None, -1, 0), -1)(shared, own, lanes.step + index)
+            moved = jax.vmap(self.reading.advance, (None, -1, 0), -1)(shared, own, lanes.step + index)
             if self.rules.checked:
                 self._check(shared, own, moved, lanes, lanes.step + index)
             return pinned(moved)
@@ -205,10 +249,13 @@ class Engine:
 
     def _check(self, shared: list[Array], before: Own, after: Own, lanes: Lane, steps: Array) -> None:
         """Fail, naming run, step and quantity, where an invariant's defect exceeds its bound."""
-        defects = jax.vmap(self.program.defects, (None, -1, -1), -1)(shared, before, after)
+        defects = jax.vmap(self.reading.defects, (None, -1, -1), -1)(shared, before, after)
         energy = sum(jnp.sum(x**2, axis=(0, 1)) for x in after.factors)
         watched = (lanes.run >= 0) & (lanes.outcome < 0) & (energy <= EXPLOSION * jnp.maximum(1, lanes.first_energy))
-        for name, (value, bound) in zip(self.program.quantities, defects, strict=True):
+        for name, defect in zip(self.reading.checks, defects, strict=True):
+            if defect is None:
+                continue
+            value, bound = defect
             broken = watched & ~(value <= bound)
             worst = jnp.argmax(broken)
             checkify.check(
@@ -235,7 +282,7 @@ class Engine:
 
         def step(carry):
             count, own, period = carry
-            own = jax.vmap(self.program.advance, (None, -1, 0), -1)(shared, own, lanes.step + count)
+            own = jax.vmap(self.reading.advance, (None, -1, 0), -1)(shared, own, lanes.step + count)
             again = same(own, (lanes.own.factors, lanes.own.state))
             return count + 1, own, jnp.where((period == 0) & again, count + 1, period)
 
@@ -255,7 +302,7 @@ class Engine:
         """Write the records that are due and the results of finished runs, and free their lanes."""
         lanes, ended = tile.lanes, tile.lanes.outcome >= 0
         rows = jnp.where(ended, lanes.run, self.tile)
-        result = Finished(*_result(lanes, self._periods(shared, lanes)))
+        result = _result(lanes, self._periods(shared, lanes))
         free = lanes._replace(run=jnp.where(ended, -1, lanes.run), outcome=jnp.full_like(lanes.outcome, -1))
         due, slot = self._due(lanes)
         measure, own = partial(self._measure, shared), _recorded(lanes.own)
@@ -266,7 +313,7 @@ class Engine:
         )
 
     def _measure(self, shared: list[Array], own: Own) -> PyTree:
-        return jax.vmap(self.program.record, (None, -1), -1)(shared, own)
+        return jax.vmap(self.reading.record, (None, -1), -1)(shared, own)
 
 
 def is_finished(tile: Tile, count: Int[Array, ""] | int) -> Bool[Array, ""]:
@@ -281,6 +328,17 @@ def _recorded(own: Own) -> Own:
     return own._replace(state=None, noise_key=None)
 
 
-def _result(lanes: Lane, period: Array) -> tuple[Array, ...]:
-    """Return the fields of `Finished`."""
-    return lanes.outcome, lanes.step, period, *(getattr(lanes, name) for name in Finished._fields[3:])
+def _result(lanes: Lane, period: Array) -> Finished:
+    """Return what is kept of runs."""
+    return Finished(
+        outcome=lanes.outcome,
+        steps=lanes.step,
+        period=period,
+        hit=lanes.hit,
+        loss=lanes.loss,
+        distance=lanes.distance,
+        misfit=lanes.misfit,
+        imbalance=lanes.imbalance,
+        best=lanes.best,
+        rose=lanes.rose,
+    )

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jaxfact.engine.experiment import Glance, Own
+from jaxfact.engine.levels import ladder
+from jaxfact.engine.reading import Glance, Own
 
 OUTCOMES = ("budget", "converged", "fitted", "diverged", "cycle")
 BUDGET, CONVERGED, FITTED, DIVERGED, CYCLE = range(len(OUTCOMES))
@@ -19,20 +20,29 @@ _STAY = 50
 class Rules(NamedTuple):
     """When to look at a run, and when it ends; the engine's constants, recorded with the results.
 
-    `levels` are distances, the last being the tolerance where `stops` is true; `record_steps` are multiples of
-    `check_every`; `periodic` says that a state met twice repeats for ever, `misfits` that the data may be fitted where
-    the truth is not found.
+    With `tolerance`, a distance, a run may end before `max_steps` other than by divergence; None runs every run to its
+    end. `record_steps` are multiples of `check_every`; `periodic` says that a state met twice repeats for ever,
+    `misfits` that the data may be fitted where the truth is not found.
     """
 
     max_steps: int
     check_every: int
-    levels: tuple[float, ...]
-    stops: bool
+    tolerance: float | None
     record_steps: tuple[int, ...]
     periodic: bool
     misfits: bool
     checked: bool
     lanes: int
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The distances that runs are timed to, the last being the tolerance where there is one."""
+        return ladder(self.tolerance)
+
+    @property
+    def stops(self) -> bool:
+        """Whether a run may end before its budget other than by divergence."""
+        return self.tolerance is not None
 
 
 class Lane(NamedTuple):

@@ -1,35 +1,16 @@
-"""A queue of tiles of runs, and one thread a device that works on it.
+"""Blocks of runs: how large they are, where they come from, and where their results go."""
 
-Every thread calls the same single-device program, on a CPU even the same executable. So no collective can appear, a
-slow tile holds up nobody, and a run's bits are the same on any number of devices.
-"""
-
-import hashlib
-import os
 import queue
-import threading
-import time
-from collections.abc import Callable, Hashable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, lru_cache, partial
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.experimental import checkify
 
-from jaxfact.engine.experiment import Program
-from jaxfact.engine.lanes import Engine, Tile, Work, is_finished
+from jaxfact.engine.lanes import Found, Work
 from jaxfact.engine.outcomes import Rules
 
 _LARGEST = 4096
-_PROGRAMS = 16  # compiled programs that are kept, a few megabytes each
-_CALL_SECONDS = 0.1
-# On a CPU XLA would split larger kernels of a step over threads, at many times what they cost on one; the other cores
-# have tiles of their own.
-ON_CPU = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner", "xla_cpu_prefer_vector_width": 512}
-
 Progress = Callable[[int, int], None]
 """Called with the number of runs finished so far and the number of all runs."""
 
@@ -42,11 +23,11 @@ class Task(NamedTuple):
 
 
 class Queue(Protocol):
-    """Where the tiles of a program come from and where their results go; called from one thread a device.
+    """Where the tiles of a program come from and where their results go; called from one thread per device.
 
     `total` counts all runs and `done` those that need not be run. `take` returns None where nothing is left to do,
-    `keep` is given the finished runs, records and last records of a task and the seconds they took, and `release`
-    follows whether a task was finished or not.
+    `keep` is given the results of a task and the seconds they took, and `release` follows whether a task was finished
+    or not.
     """
 
     total: int
@@ -56,169 +37,13 @@ class Queue(Protocol):
         """Return the next task."""
         ...
 
-    def keep(self, task: Task, found: Any, seconds: float) -> None:
+    def keep(self, task: Task, found: Found, seconds: float) -> None:
         """Keep a task's results."""
         ...
 
     def release(self, task: Task) -> None:
         """Let go of a task."""
         ...
-
-
-class Tiles:
-    """The compiled loop of one program, for tiles of one size; a smaller task is padded with runs nobody wants."""
-
-    def __init__(self, program: Program, rules: Rules, example: Work, size: int):
-        self._engine = Engine(program, rules, size)
-        self.shapes = jax.eval_shape(self._engine.one, program.shared, example)
-        self._example = example
-        self._traced = self._trace(example)
-        self._progress: Progress | None = None
-        self._done: dict[Hashable, int] = {}
-        self._stop, self._drain = threading.Event(), threading.Event()
-
-    @property
-    def size(self) -> int:
-        """The number of runs of a whole tile."""
-        return self._engine.tile
-
-    @property
-    def blank(self) -> Any:
-        """Finished runs, records and last records of one run that has not begun, for their form."""
-        tile = self._engine.empty(*self.shapes)
-        return jax.tree.map(lambda x: np.asarray(x)[:1], (tile.finished, tile.recording.at_steps, tile.recording.last))
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """A hash of the program and of the arrays all runs share: two sweeps with the same one make the same runs."""
-        unchecked = self
-        if (rules := self._engine.rules).checked:
-            # A process numbers its checks, and the program's text holds these numbers; no run depends on them.
-            unchecked = Tiles(self._engine.program, rules._replace(checked=False), self._example, self.size)
-        digest = hashlib.sha256(unchecked._lowered.text.encode())
-        for array in self._engine.program.shared:
-            digest.update(np.asarray(_words(array)).tobytes())
-        return digest.hexdigest()
-
-    def drain(self) -> None:
-        """Let every thread finish its tile and take no other."""
-        self._drain.set()
-
-    def run(self, queue: Queue, progress: Progress | None = None, count: int | None = None) -> dict[str, float]:
-        """Run what the queue holds, on at most `count` devices; return the seconds it took to compile and to run."""
-        self._progress, self._done = progress, {}
-        used = jax.local_devices()[:count]
-        # CPU devices are all the same cores: one program serves them, called from as many threads.
-        homes = [used[0]] * len(used) if used[0].platform == "cpu" else used
-        began = time.perf_counter()
-        with ThreadPoolExecutor(len(used)) as threads:
-            distinct = list(dict.fromkeys(homes))
-            programs = dict(zip(distinct, threads.map(self._compile, distinct), strict=True))
-            compiling = time.perf_counter() - began
-            try:
-                for future in [threads.submit(self._serve, home, programs[home], queue) for home in homes]:
-                    future.result()
-            except BaseException as error:
-                self._stop.set()
-                if _is_out_of_memory(error):
-                    raise MemoryError(self._what_fits(used[0])) from error
-                raise
-        return {"compile_seconds": compiling, "run_seconds": time.perf_counter() - began - compiling}
-
-    def steps(self, task: Work, device: Any, *, beyond: bool = False) -> Iterator[Tile]:
-        """Yield the state of one tile after every look at its runs, each until the next is asked for.
-
-        It ends when all runs have ended; `beyond` that, they go on for ever. Then there may be one run a lane at most.
-        """
-        advance = self._compile(device)
-        begun = self._engine.program.shared, self._padded(task), self._engine.empty(*self.shapes)
-        shared, work, tile = jax.device_put(begun, device)
-        lane = np.arange(self._engine.rules.lanes, dtype=np.int32)
-        while beyond or not is_finished(tile, task.count):
-            tile = advance(shared, work, tile, np.ones((), np.int32))
-            yield tile
-            if beyond:  # a lane whose run has ended keeps its numbers, and only forgets whose they are
-                tile = tile._replace(lanes=tile.lanes._replace(run=np.where(lane < task.count, lane, -1)))
-
-    def _serve(self, device: Any, advance: Callable, queue: Queue) -> None:
-        """Take tiles from the queue until it is empty, or until another thread failed."""
-        try:
-            with jax.default_device(device):
-                shared = jax.device_put(self._engine.program.shared, device)
-                while not self.halted() and (task := queue.take()) is not None:
-                    try:
-                        self._finish(task, partial(advance, shared), device, queue)
-                    finally:
-                        queue.release(task)
-        except BaseException:
-            self._stop.set()
-            raise
-
-    def halted(self) -> bool:
-        """Tell whether no further tile is to be taken."""
-        return self._stop.is_set() or self._drain.is_set()
-
-    def _padded(self, work: Work) -> Work:
-        """Repeat the last run until the tile is full."""
-        index = np.minimum(np.arange(self.size), int(work.count) - 1)
-        points = {name: values[index] for name, values in work.points.items()}
-        return work._replace(seeds=work.seeds[index], points=points)
-
-    def _what_fits(self, device: Any) -> str:
-        """Say how large a tile may be in the memory that is free."""
-        tile = self._engine.empty(*self.shapes)
-        a_run = _bytes((tile.finished, tile.recording.at_steps, tile.recording.last)) / self.size
-        lanes = _bytes((tile.lanes, tile.recording.waiting))
-        free = _free_bytes(device)
-        # What is free now may be taken when it is tried again, and XLA needs scratch space beside.
-        fits = min(self.size // 2, int((free / 2 - lanes) / a_run))
-        said = f"out of memory: a tile of {self.size} runs needs {(self.size * a_run + lanes) / 1e6:.0f} MB"
-        found = f"about {free / 1e6:.0f} MB are free on {device}"
-        instead = f"tile_runs={fits} fits" if fits >= self._engine.rules.lanes else "record less, or less often"
-        return f"{said}, and {found}; {instead}."
-
-    @cached_property
-    def _lowered(self) -> "_Lowered":
-        return _Lowered(self._traced.lower())
-
-    def _trace(self, example: Work) -> Any:
-        """Trace the engine's loop, once for all devices."""
-        checks = checkify.checkify(self._engine.advance, errors=checkify.user_checks)
-        function = checks if self._engine.rules.checked else self._engine.advance
-        arguments = (
-            self._engine.program.shared,
-            self._padded(example),
-            self._engine.empty(*self.shapes),
-            np.ones((), np.int32),
-        )
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
-        return jax.jit(function, donate_argnums=2).trace(*shapes)
-
-    def _compile(self, device: Any) -> Callable:
-        """Compile the loop for a device."""
-        with jax.default_device(device):
-            compiled = _compiled(self._lowered, device)
-        return partial(_throwing, compiled) if self._engine.rules.checked else compiled
-
-    def _finish(self, task: Task, advance: Callable, device: Any, queue: Queue) -> None:
-        """Run one tile to its end, some blocks a call."""
-        began, blocks, count = time.perf_counter(), 16, int(task.work.count)
-        work, tile = jax.device_put((self._padded(task.work), self._engine.empty(*self.shapes)), device)
-        while not self._stop.is_set():
-            started = time.perf_counter()
-            tile = advance(work, tile, np.asarray(blocks, np.int32))
-            busy = int(np.sum(np.asarray(tile.lanes.run) >= 0))
-            self._done[task.name] = int(tile.next_run) - busy
-            if self._progress:
-                self._progress(queue.done + sum(self._done.values()), queue.total)
-            if is_finished(tile, count):
-                found = (tile.finished, tile.recording.at_steps, tile.recording.last)
-                found = jax.tree.map(lambda x: np.asarray(x)[:count], found)
-                queue.keep(task, found, time.perf_counter() - began)
-                return
-            # Long calls hide progress and delay an interrupt; short ones cost their overhead.
-            if time.perf_counter() - started < _CALL_SECONDS:
-                blocks *= 2
 
 
 class InMemory:
@@ -231,16 +56,16 @@ class InMemory:
         self._begins = range(0, self.total, size)
         for begin in self._begins:
             self._waiting.put(begin)
-        self._results: dict[int, Any] = {}
+        self._results: dict[Hashable, Found] = {}
 
     def __len__(self) -> int:
         """Return the number of tiles."""
         return len(self._begins)
 
     @property
-    def found(self) -> Any:
-        """Finished runs, records and last records, in order."""
-        return jax.tree.map(lambda *parts: np.concatenate(parts), *map(self._results.get, self._begins))
+    def found(self) -> Found:
+        """The results of all runs, in order."""
+        return Found.joined([self._results[begin] for begin in self._begins])
 
     def take(self) -> Task | None:
         """Return the next tile."""
@@ -250,9 +75,9 @@ class InMemory:
             return None
         return Task(begin, chosen(self._runs, slice(begin, begin + self.size)))
 
-    def keep(self, task: Task, found: Any, seconds: float) -> None:
+    def keep(self, task: Task, found: Found, seconds: float) -> None:
         """Remember a tile's results."""
-        self._results[task.name] = found  # pyright: ignore[reportArgumentType]
+        self._results[task.name] = found
 
     def release(self, task: Task) -> None:
         """Do nothing: nobody else could take the tile."""
@@ -268,50 +93,3 @@ def tile_size(total: int, rules: Rules, devices: int | None, most: int | None) -
     """Return how many runs a tile has, so that all devices have work."""
     count = min(devices or jax.local_device_count(), jax.local_device_count())
     return max(rules.lanes, min(most or _LARGEST, -(-total // count)))
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    exhausted = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
-    return exhausted or isinstance(error, MemoryError)
-
-
-def _bytes(tree: Any) -> int:
-    return sum(np.asarray(_words(leaf)).nbytes for leaf in jax.tree.leaves(tree))
-
-
-def _free_bytes(device: Any) -> int:
-    """Return the memory that is free on a device, or in this machine."""
-    if stats := device.memory_stats():
-        return stats["bytes_limit"] - stats["bytes_in_use"]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _words(array: Any) -> Any:
-    return jax.random.key_data(array) if jnp.issubdtype(array.dtype, jax.dtypes.prng_key) else array
-
-
-class _Lowered:
-    """A program before compilation, equal to every other of the same text."""
-
-    def __init__(self, lowered: jax.stages.Lowered):
-        self.lowered, self.text = lowered, lowered.as_text()
-
-    def __hash__(self) -> int:
-        return hash(self.text)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Lowered) and self.text == other.text
-
-
-@lru_cache(_PROGRAMS)
-def _compiled(program: _Lowered, device: Any) -> Callable:
-    """Compile a program, unless a sweep before has: other seeds, points and targets of one shape need no other."""
-    return program.lowered.compile(ON_CPU if device.platform == "cpu" else None)
-
-
-def _throwing(advance: Callable, *arguments: Any) -> Tile:
-    """Turn a failed check into an exception of one line."""
-    error, tile = advance(*arguments)
-    if message := error.get():
-        raise RuntimeError(message.split(" (`check` failed)")[0])
-    return tile

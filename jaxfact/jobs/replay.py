@@ -25,8 +25,8 @@ import xarray as xr
 
 from jaxfact.descent import Records, named_measures
 from jaxfact.engine.experiment import Experiment
-from jaxfact.engine.lanes import Tile, Work
-from jaxfact.engine.tiles import Tiles
+from jaxfact.engine.lanes import Found, Tile, Work
+from jaxfact.engine.program import Program
 from jaxfact.inputs import problem_with
 from jaxfact.numerics.draws import fold
 from jaxfact.problems.base import Problem
@@ -107,7 +107,7 @@ class StoredRun:
         point = {name: self._axes[name][[place[name]]] for name in self._axes}
         self.work = self.part.runs(point, np.asarray([seed]))
         size = max(self.part.rules.lanes, math.prod(runs.attrs["tile"]))
-        self._tiles = Tiles(self.part.program, self.part.rules, self.work, size)
+        self._program = Program(self.part.reading, self.part.rules, self.work, size)
         self.differences = self._check_program()
 
     def attribute(self, name: str) -> Any:
@@ -119,20 +119,21 @@ class StoredRun:
     def ingredients(self) -> tuple[Problem, optax.GradientTransformation]:
         """The problem this run takes place on, compressed or not, and its method."""
         key = fold(jax.random.wrap_key_data(jnp.asarray(self.work.base), impl="threefry2x32"), self.work.seeds[0])
-        return self.part.program.ingredients(key, {name: jnp.asarray(x[0]) for name, x in self.work.points.items()})
+        return self.part.reading.ingredients(key, {name: jnp.asarray(x[0]) for name, x in self.work.points.items()})
 
     @property
     def width(self) -> int:
         """The number of columns of its factors."""
-        return self._tiles.shapes[0].own.factors.width
+        return self._program.shapes[0].own.factors.width
 
     def replay(self) -> Replay:
         """Run it with the looks of the sweep, compare, and run it with a look at every step."""
-        looks, results = {}, ()
+        looks, found = {}, None
         for tile in self._states(self.work):
             looks[int(np.asarray(tile.lanes.step)[0])] = _seen(tile)
-            results = tile.finished, tile.recording.at_steps, tile.recording.last
-        self._compare(jax.tree.map(lambda x: np.asarray(x)[:1], results))
+            found = tile.found(1)
+        assert found is not None, "a run is looked at before it begins"
+        self._compare(found)
         last = max(looks)
         every_step = self.work._replace(stride=np.ones_like(self.work.stride))
         path = [_seen(tile) for tile in islice(self._states(every_step, beyond=True), last + 1)]
@@ -143,7 +144,7 @@ class StoredRun:
         return Replay(self.said, factors, np.arange(last + 1), loss, distance, self.ingredients[0])
 
     def _states(self, work: Work, *, beyond: bool = False) -> Iterator[Tile]:
-        return self._tiles.steps(work, jax.local_devices()[0], beyond=beyond)
+        return self._program.steps(work, jax.local_devices()[0], beyond=beyond)
 
     def _check_environment(self) -> None:
         """Refuse another backend or precision before anything is made of them."""
@@ -199,7 +200,7 @@ class StoredRun:
 
     def _check_program(self) -> dict[str, str]:
         """Refuse another experiment; return what else has changed."""
-        wanted = self.part.attributes | {"program": self._tiles.fingerprint, "variants": self._all["variants"]}
+        wanted = self.part.attributes | {"program": self._program.fingerprint, "variants": self._all["variants"]}
         wanted, stored = json.loads(json.dumps(wanted)), dict(self._all)
         for name in wanted.keys() & stored.keys():
             if isinstance(stored[name], list) and not isinstance(wanted[name], list):
@@ -218,7 +219,7 @@ class StoredRun:
             return f"the store was made otherwise: {'; '.join(differing)}"
         return "versions, device and program are the same: so the store was altered, or this machine computes otherwise"
 
-    def _compare(self, results: Any) -> None:
+    def _compare(self, results: Found) -> None:
         """Refuse a run of which a stored number differs in any bit."""
         point = {name: np.asarray(values) for name, values in self.work.points.items()}
         found = self.part.labelled(results, point, np.asarray(self.work.seeds))

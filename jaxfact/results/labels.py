@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import xarray as xr
 
-from jaxfact.engine import lanes
+from jaxfact.engine.lanes import Found
 from jaxfact.engine.outcomes import BUDGET, DIVERGED, OUTCOMES, Rules
 
 _DISTANCE = r"$\|UV^\top-\Sigma_d\|_F \,/\, \|\Sigma_d\|_F$"
@@ -54,17 +54,17 @@ _TEXTS = {
 
 
 def label(
-    found: tuple[lanes.Finished, Any, Any],
+    found: Found,
     rules: Rules,
     axes: Mapping[str, np.ndarray],
     seeds: np.ndarray,
     is_pair: bool = True,
 ) -> xr.Dataset:
-    """Return the results of all runs along the axes and `seed`; `found` holds finished runs, records, last records."""
+    """Return the results of all runs along the axes and `seed`."""
     variables: dict[str, Any] = along_runs(found, rules, {name: len(values) for name, values in axes.items()}, is_pair)
     dims, codes = variables["outcome"]
     variables["outcome"] = (dims, np.asarray(OUTCOMES)[codes])
-    variables["tolerance"] = rules.levels[-1] if rules.stops else float("nan")
+    variables["tolerance"] = float("nan") if rules.tolerance is None else rules.tolerance
     coordinates: dict[str, Any] = {**axes, "seed": seeds, "level": list(rules.levels)}
     if rules.record_steps:
         coordinates["step"] = list(rules.record_steps)
@@ -72,13 +72,13 @@ def label(
 
 
 def along_runs(
-    found: tuple[lanes.Finished, Any, Any], rules: Rules, lengths: Mapping[str, int], is_pair: bool
+    found: Found, rules: Rules, lengths: Mapping[str, int], is_pair: bool
 ) -> dict[str, tuple[list[str], np.ndarray]]:
     """Return the dims and the values of every variable; `lengths` are those of the axes, outcomes are their numbers.
 
     Tied factors, which are no pair, have no imbalance.
     """
-    finished, records, last = found
+    finished = found.finished
     grid = [*lengths, "seed"]
 
     def spread(values, *extra):
@@ -100,7 +100,7 @@ def along_runs(
         "loss_rose": spread(finished.rose),
     }
     diverged = np.asarray(finished.outcome == DIVERGED)
-    for name, values, final in _named_leaves(records, last):
+    for name, values, final in _named_leaves(found.at_steps, found.last):
         filled = _fill(values, final, rules.record_steps, np.asarray(finished.steps), diverged)
         extra = [f"{name}_{place}" for place in range(values.ndim - 2)]
         variables[f"{name}_path"] = spread(filled, "step", *extra)

@@ -11,11 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
-from jaxfact.engine.lanes import Work
-from jaxfact.engine.tiles import Task, Tiles
+from jaxfact.engine.lanes import Found, Work
+from jaxfact.engine.program import Program
+from jaxfact.engine.tiles import Task
 from jaxfact.store.tilestore import Box, Results, TileStore, size
 
 _PAUSE = 0.2
@@ -41,7 +39,7 @@ class StoreQueue:
         store: TileStore,
         variant: int,
         runs_of: Callable[[list[Box]], Work],
-        results: Callable[[Any, Box], Results],
+        results: Callable[[Found, Box], Results],
         *,
         patient: bool,
         halted: Callable[[], bool],
@@ -73,14 +71,13 @@ class StoreQueue:
             time.sleep(_PAUSE)
         return None
 
-    def keep(self, task: Task, found: Any, seconds: float) -> None:
+    def keep(self, task: Task, found: Found, seconds: float) -> None:
         """Write a tile's results and mark it."""
         boxes, parts, begin = self._boxes[task.name], [], 0
         for box in boxes:
-            part = _rows(found, slice(begin, begin + size(box)))
-            parts.append((box, self._results(part, box)))
+            parts.append((box, self._results(found.rows(slice(begin, begin + size(box))), box)))
             begin += size(box)
-        facts = {"seconds": round(seconds, 3), "run_steps": int(found[0].steps.sum(dtype=np.int64))}
+        facts = {"seconds": round(seconds, 3), "run_steps": found.run_steps}
         try:
             self._store.write(task.name, self._variant, parts, facts)  # pyright: ignore[reportArgumentType]
         except OSError as error:
@@ -124,7 +121,7 @@ class StoreQueue:
 
 
 @contextlib.contextmanager
-def drained_by_signals(tiles: Tiles, path: Path) -> Iterator[None]:
+def drained_by_signals(program: Program, path: Path) -> Iterator[None]:
     """Finish the tiles in flight at the first interrupt or SIGTERM, stop at once at the second.
 
     Raises KeyboardInterrupt that says how to go on, where the block was cut short.
@@ -136,7 +133,7 @@ def drained_by_signals(tiles: Tiles, path: Path) -> Iterator[None]:
 
     def handle(number: int, _: object) -> None:
         caught.append(number)
-        tiles.drain()
+        program.drain()
         if len(caught) > 1:
             raise KeyboardInterrupt(f"stopped at once; {_resume(path)}")
         warnings.warn("finishing the tiles in flight; interrupt again to stop at once", stacklevel=2)
@@ -153,7 +150,3 @@ def drained_by_signals(tiles: Tiles, path: Path) -> Iterator[None]:
 
 def _resume(path: Path) -> str:
     return f"what is in {path} is safe: repeat the call, which makes the other runs alone"
-
-
-def _rows(found: Any, rows: slice) -> Any:
-    return jax.tree.map(lambda x: x[rows], found)
