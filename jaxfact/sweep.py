@@ -13,6 +13,7 @@ import optax
 import xarray as xr
 
 from jaxfact.descent import Records, named_measures, recorded_steps
+from jaxfact.engine.axes import Values, axes_of, seed_numbers
 from jaxfact.engine.compressibility import compression_of
 from jaxfact.engine.experiment import Experiment, check_experiment
 from jaxfact.engine.lanes import Found, Work, lanes_per_block
@@ -25,7 +26,7 @@ from jaxfact.measures import invariants
 from jaxfact.problems.base import rounding_floor
 from jaxfact.problems.factorization import Factorization
 from jaxfact.results.files import open_results
-from jaxfact.results.labels import along_runs, describe, join, label
+from jaxfact.results.labels import VARIABLES, along_runs, describe, join, label
 from jaxfact.store import provenance
 from jaxfact.store.queue import StoreQueue, drained_by_signals
 from jaxfact.store.tilestore import Box, Plan, Results, TileStore, blocks_of, size, stored_blocks
@@ -51,59 +52,75 @@ def sweep(
     accept: Iterable[str] = (),
     tile_runs: int | None = None,
     devices: int | None = None,
-    **axes: Sequence[float] | np.ndarray,
+    axes: Mapping[str, Values] | None = None,
+    **more_axes: Values,
 ) -> xr.Dataset:
     """Run an experiment for every point of the axes and every seed, in one compiled program.
 
-    `experiment` is a function of the axes, and of `key` if it draws its problem, that returns a `Run`; a dict of them
-    becomes the dimension `variant`. `seeds` is a count or an array of seed numbers; a run depends on its seed, its
-    point and `base_seed` alone, so runs of one seed are paired along every axis and variant.
+    Runs end as `converged` (distance ≤ tolerance, and ≤ 10·tolerance still after max(50, 10 %) further steps), `fitted`
+    (the data are fitted to the tolerance, and after as many steps again and 50 more the truth is not found),
+    `diverged`, `cycle`, or `budget`. A run depends on its seed, its point and `base_seed` alone, so runs of one seed
+    are paired along every axis and variant. With `store` the same call goes on where a sweep was interrupted or killed,
+    mends tiles that are damaged, and makes what new seeds and axis values add; several processes with the same call
+    share the work, and what is returned is read when it is looked at. The first interrupt or SIGTERM finishes the tiles
+    in flight, the second stops at once.
 
-    Runs are looked at every `check_every` steps and end as `converged` (distance ≤ tolerance,
-    and ≤ 10·tolerance still after max(50, 10 %) further steps), `fitted` (the data are fitted to the tolerance, and
-    after as many steps again and 50 more the truth is not found), `diverged`, `cycle`, or `budget` at `max_steps`, a
-    multiple of `check_every`. `tolerance` is on the distance, relative and not squared; a mapping gives one for each
-    variant; with None a run ends only by divergence or at max_steps.
+    Args:
+        experiment: A function of the axes, and of `key` if it draws its problem, that returns a `Run`; a dict of them
+            becomes the dimension `variant`.
+        seeds: A count, or an array of distinct seed numbers from 0 to 2³²−1.
+        max_steps: The budget of steps for one run, a multiple of `check_every`.
+        tolerance: The distance at which a run may end, relative and not squared; a mapping gives one for each variant.
+            With None a run ends only by divergence or at `max_steps`.
+        record: Measures along the steps, as in `descend`; each is found along `step` as its name with `_path` behind
+            it, where a finished run keeps its last value and a diverged one counts as inf.
+        every: The steps to record, a stride or a list (see `log_steps`), in multiples of `check_every`.
+        check_every: The number of steps between two looks at a run, the resolution of all times.
+        base_seed: The number from which all random keys derive.
+        checked: Whether the invariants are evaluated after every step; the first that is broken stops the sweep.
+        compress: Whether runs may take place on the exactly compressed problem, where a probe of method and records
+            finds that to be exact (with iterate noise: exact in law). The attribute `compression` says what was done.
+        compensated: Whether the rounding error of each update is carried into the next, which lowers the rounding floor
+            of small steps to about ε/2.
+        progress: Called with the number of runs finished so far and the number of all runs.
+        store: The path of a store that is written tile by tile, new or of the same sweep.
+        accept: Names of harmless differences between this sweep and what made the store, to go on with: jaxfact, jax,
+            jaxlib, device, cpu_features, xla_flags, program; the last bits of new runs may differ.
+        tile_runs: The largest number of runs in a tile, which is run and written as one.
+        devices: How many local devices work, all of them by default; on a CPU there is one unless `use_cores` or
+            `jax_num_cpu_devices` says more.
+        axes: The values of each axis, for names that collide with options; others may be given by keyword.
+        **more_axes: The values of each axis by keyword.
 
-    `record` and `every` are as in `descend`, `every` in multiples of `check_every`; every record is found along `step`
-    as its name with `_path` behind it, where a finished run keeps its last value and a diverged one counts as inf.
-    `compress` lets runs take place on the exactly compressed problem where a probe of method and records finds that to
-    be exact (with iterate noise: exact in law); the attribute `compression` says what was done. `compensated` carries
-    the rounding error of each update into the next, which lowers the rounding floor of small steps to about ε/2.
-    `checked` evaluates the invariants after every step and stops at the first that is broken. The first `devices` local
-    devices work, all of them by default; on a CPU there is one unless `use_cores` or `jax_num_cpu_devices` says more.
-    Runs are made in tiles of at most `tile_runs`.
+    Returns:
+        A dataset along the axes and `seed`: `outcome`, `steps`, `period` (of a cycle, else 0), `hit` along `level` (the
+        first checked step at or below it; inf if never, NaN if `max_steps` came first or the level lies below the
+        variant's tolerance), the last `loss`, `distance`, `imbalance`, `best_distance`, `loss_rose` (in the last
+        block), and the records. Attributes say what is needed to run it again.
 
-    The dataset holds, along the axes and `seed`: `outcome`, `steps`, `period` (of a cycle, else 0), `hit` along `level`
-    (the first checked step at or below it; inf if never, NaN if max_steps came first or the level lies below the
-    method's tolerance), the last `loss`, `distance`, `imbalance`, `best_distance`, `loss_rose` (in the last block), and
-    the records. Attributes say what is needed to run it again.
-
-    With `store`, a path, the results are written there tile by tile, and what is returned is read from there when it is
-    looked at. The same call goes on where a sweep was interrupted or killed, mends tiles that are damaged, and makes
-    what new seeds and axis values add; several processes with the same call share the work. What was made by another
-    experiment, version or machine is refused; `accept` names differences (see `provenance.HARMLESS`) to go on with. The
-    first interrupt or SIGTERM finishes the tiles in flight, the second stops at once.
-
-    Raises ValueError for counts below 1, axes that are empty, repeated or not numbers, a tolerance that rounding does
-    not allow, an experiment that does not fit, and a store that another sweep has made; RuntimeError where an invariant
-    is broken; StoreError where a store cannot be written; MemoryError, which says how large a tile may be.
+    Raises:
+        ValueError: For counts below 1; axes that are empty, repeated, not numbers, or named like a variable of the
+            result; a tolerance that rounding does not allow; an experiment that does not fit; and a store that another
+            sweep has made.
+        RuntimeError: Where an invariant is broken.
+        StoreError: Where a store cannot be written.
+        MemoryError: Where a tile does not fit into memory; it says how large one may be.
     """
     _check_counts(max_steps, check_every, every)
     lone = not isinstance(experiment, Mapping)
     named: dict[str, Experiment] = {"": experiment} if lone else dict(experiment)  # pyright: ignore[reportAssignmentType]
     tolerances = _tolerances(named, tolerance, lone)
     options = Options(
-        _seed_numbers(seeds),
-        {name: _axis(name, values) for name, values in axes.items()},
-        max_steps,
-        record,
-        tuple(recorded_steps(every, max_steps)),
-        check_every,
-        base_seed,
-        checked,
-        compress,
-        compensated,
+        seeds=seed_numbers(seeds),
+        axes=axes_of(axes, more_axes, taken=[*VARIABLES, *(f"{name}_path" for name in named_measures(record))]),
+        max_steps=max_steps,
+        record=record,
+        record_steps=tuple(recorded_steps(every, max_steps)),
+        check_every=check_every,
+        base_seed=base_seed,
+        checked=checked,
+        compress=compress,
+        compensated=compensated,
     )
     for name, count in (("tile_runs", tile_runs), ("devices", devices)):
         if count is not None:
@@ -296,35 +313,6 @@ def _tolerances(
     if set(tolerance) != set(named):
         raise problem_with("tolerance", sorted(tolerance), f"needs the variants {sorted(named)}", "name each once")
     return dict(tolerance)
-
-
-def _seed_numbers(seeds: int | Sequence[int] | np.ndarray) -> np.ndarray:
-    instead = "give a count, or an array of distinct seed numbers from 0 to 2³²−1"
-    if isinstance(seeds, int | np.integer):
-        positive_integer("seeds", seeds, instead)
-        return np.arange(int(seeds))
-    numbers = _axis("seeds", seeds)
-    if numbers.dtype.kind not in "iu" or numbers.min() < 0 or numbers.max() >= 2**32:
-        raise problem_with("seeds", numbers.tolist(), "needs whole numbers from 0 to 2³²−1", instead)
-    return numbers
-
-
-def _axis(name: str, values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Return the values of a sweep axis as a 1-D array of distinct finite numbers, or refuse them."""
-    instead = f"give a list of distinct numbers, for example {name}=[0.1, 0.3, 1.0]"
-    try:
-        array = np.asarray(values)
-    except ValueError:
-        raise problem_with(name, repr(values), "an axis needs plain numbers", instead) from None
-    if array.dtype.kind not in "iuf":
-        raise problem_with(name, repr(values), "an axis needs plain numbers", instead)
-    if array.ndim != 1 or array.size == 0:
-        raise problem_with(name, repr(values), "an axis needs at least one value, in one dimension", instead)
-    if not np.all(np.isfinite(array)):
-        raise problem_with(name, array.tolist(), "an axis needs finite numbers", instead)
-    if len(np.unique(array)) != array.size:
-        raise problem_with(name, array.tolist(), "an axis needs each value once", instead)
-    return array
 
 
 def _check_counts(max_steps: int, check_every: int, every: int | Sequence[int] | None) -> None:

@@ -44,6 +44,23 @@ def test_axes_are_ordered_and_labelled():
     assert "jf.methods.gradient_descent(step_size)" in runs.attrs["experiment"]
 
 
+def test_axes_may_have_names_of_options():
+    """By a mapping an axis may be called like an option; it stands where it is given, and changes no number."""
+
+    def experiment(seeds, devices):
+        return jf.Run(SMALL, jf.starts.Gaussian(3, scale=devices), jf.methods.gradient_descent(seeds))
+
+    def same(step_size, scale):
+        return experiment(step_size, scale)
+
+    runs = run(experiment, axes={"seeds": [0.1, 0.2], "devices": [1e-1]})
+    assert runs.outcome.dims == ("seeds", "devices", "seed")
+    assert runs.attrs["axes"] == ["seeds", "devices"]
+    usual = run(same, axes={"step_size": [0.1, 0.2]}, scale=[1e-1])
+    np.testing.assert_array_equal(runs.loss, usual.loss)
+    assert len(np.unique(runs.loss)) > 4, "the axis is used"
+
+
 def test_methods_are_paired():
     """Methods share their starts: the first records are bit for bit the same, and so are identical methods."""
     runs = run(
@@ -206,6 +223,9 @@ REFUSED = {
     "two-dimensional axis": ({"step_size": [[0.1]]}, "one dimension"),
     "unknown axis": ({"step_size": [0.1], "speed": [1.0]}, "step_size"),
     "missing axis": ({}, "step_size"),
+    "axis given twice": ({"step_size": [0.1], "axes": {"step_size": [0.2]}}, "axes=step_size: is given by keyword too"),
+    "axis named like a result": ({"axes": {"step_size": [0.1], "loss": [1.0]}}, "axes=loss: .*rename"),
+    "axis without a name": ({"axes": {1: [0.1]}}, "axes=1: needs names"),
     "negative step": ({"step_size": [0.1, -0.1]}, "above 0"),
 }
 

@@ -81,8 +81,6 @@ def sweep(
     from jaxfact.store.status import outcomes_so_far
     from jaxfact.sweep import sweep as run
 
-    if taken := sorted(set(axes) & set(inspect.signature(run).parameters)):
-        raise problem_with("--axis", taken[0], "is an option of every sweep", "rename the experiment's parameter")
     measured = None if record is None else _measures(record)
     steps = log_steps(max_steps, unit=check_every) if record is not None and every is None else every
     found = experiment_file.load(experiment)
@@ -104,7 +102,7 @@ def sweep(
             accept=accept or (),
             tile_runs=tile_runs,
             devices=count,
-            **axes,
+            axes=axes,  # pyright: ignore[reportArgumentType]
         )
     _say_status(store)
     typer.echo(f"see it with: jaxfact report {store}")

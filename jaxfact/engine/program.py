@@ -204,16 +204,16 @@ def _words(array: Any) -> Any:
 
 
 class _Lowered:
-    """A program before compilation, equal to every other of the same text."""
+    """A program before compilation, equal to every other of the same text and the same names of its arguments."""
 
     def __init__(self, lowered: jax.stages.Lowered):
-        self.lowered, self.text = lowered, lowered.as_text()
+        self.lowered, self.text, self.tree = lowered, lowered.as_text(), lowered.in_tree
 
     def __hash__(self) -> int:
         return hash(self.text)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Lowered) and self.text == other.text
+        return isinstance(other, _Lowered) and (self.text, self.tree) == (other.text, other.tree)
 
 
 @lru_cache(_PROGRAMS)

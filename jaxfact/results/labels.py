@@ -14,6 +14,12 @@ _DISTANCE = r"$\|UV^\top-\Sigma_d\|_F \,/\, \|\Sigma_d\|_F$"
 _IMBALANCE = r"$\|U^\top U-V^\top V\|_F \,/\, \sigma_1$"
 _LOSS = r"$f \,/\, \sigma_1^2$"
 
+VARIABLES = (
+    *("seed", "variant", "level", "step", "outcome", "steps", "period", "hit", "loss", "distance", "misfit"),
+    *("imbalance", "best_distance", "loss_rose", "tolerance", "compile_seconds", "run_seconds"),
+)
+"""Names that the dataset of every sweep may hold, so that no axis has one of them."""
+
 # Long name, unit, and what a figure calls it: a pure number, divided by the unit.
 _TEXTS = {
     "seed": ("seed number", "1", r"$s$"),
