@@ -24,9 +24,9 @@ RECORDS = ("loss", "distance", "energy", "imbalance", "singular_values")
 def arrays(problem_name: str, method_name: str) -> dict[str, np.ndarray]:
     """Return every variable of one sweep, or the error that it raises."""
     import cases
-    from jaxfact import measures, starts
 
     import jaxfact as jf
+    from jaxfact import measures, starts
 
     case, method = cases.PROBLEMS[problem_name], cases.METHODS[method_name]
     problem, start = case.build(np.float32), starts.Gaussian(case.width, scale=SCALE)
@@ -49,6 +49,7 @@ def arrays(problem_name: str, method_name: str) -> dict[str, np.ndarray]:
 def write(file: Path) -> None:
     """Run the table in this process and keep its arrays."""
     import cases
+
     import jaxfact as jf
 
     jf.use_cores(1)

@@ -18,7 +18,7 @@ from jaxfact.descent import Records, as_measure, initial_state, stepper
 from jaxfact.engine.compressibility import Compression
 from jaxfact.inputs import problem_with
 from jaxfact.measures import invariants
-from jaxfact.numerics.draws import fold
+from jaxfact.numerics.draws import fold, key_from, key_of
 from jaxfact.problems.base import Problem
 from jaxfact.problems.compression import Compressed, reduced
 from jaxfact.problems.factorization import Factorization
@@ -80,7 +80,7 @@ class Program:
         self._takes_key = "key" in _parameters(experiment) and "key" not in point
         self._functions: dict[str, _Function] = {}
         self._quantities: list[str] = []
-        key = jax.random.key(0, impl="threefry2x32")
+        key = key_of(0)
         traced, shapes = jax.make_jaxpr(self._begin, return_shape=True)(key, dict(point))
         factors, state, noise_key = shapes[0]
         self._own_tree = jax.tree.structure(Own(factors, state, noise_key, []))
@@ -149,7 +149,7 @@ class Program:
         measure, noise_words = as_measure(self._record), jax.random.key_data(noise_key)
 
         def advance(factors, state, step, key):
-            words = jax.random.wrap_key_data(key, impl="threefry2x32")
+            words = key_from(key)
             return stepper(problem, method, words, self._compensated)(factors, state, step)
 
         def glance(factors):
@@ -307,7 +307,7 @@ def check_experiment(experiment: Experiment, axes: Mapping[str, np.ndarray]) -> 
             f"the experiment takes ({', '.join(_parameters(experiment))})",
             "give one axis for each of its parameters",
         )
-    extra = {"key": jax.random.key(0)} if "key" in _parameters(experiment) and "key" not in axes else {}
+    extra = {"key": key_of(0)} if "key" in _parameters(experiment) and "key" not in axes else {}
     first = {name: values[0] for name, values in axes.items()}
     corners = [first] + [{**first, name: v} for name, values in axes.items() for v in (values.min(), values.max())]
     with warnings.catch_warnings():
@@ -352,7 +352,7 @@ def _columns(start: Start | AnyFactors, key: PRNGKeyArray, problem: Problem) -> 
 
 
 def _check_factors(factors: AnyFactors, problem: Problem) -> None:
-    key = jax.random.key(0, impl="threefry2x32")
+    key = key_of(0)
     wanted = jax.eval_shape(lambda: problem.standard_normal(key, factors.width))
     try:
         chex.assert_trees_all_equal_shapes(factors, wanted)
