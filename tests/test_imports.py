@@ -105,10 +105,3 @@ def test_functions_stay_short():
             if isinstance(node, ast.FunctionDef):
                 first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
                 assert (node.end_lineno or 0) - first.lineno + 1 <= 60, f"{name}.{node.name}"
-
-
-def test_public_names_have_one_path():
-    """The package re-exports each name from one module, and all of them load."""
-    assert len(jaxfact.__all__) == len(set(jaxfact.__all__))
-    for name in jaxfact.__all__:
-        assert getattr(jaxfact, name) is not None
