@@ -1,63 +1,9 @@
-"""The rooms of the house import only downward."""
+"""The rooms of the house import only downward, and are drawn as they are."""
 
 import ast
-from pathlib import Path
 
 import pytest
-
-import jaxfact
-
-PACKAGE = Path(jaxfact.__file__).parent
-# From the top floor down; a folder is one room, a file beside them another.
-ROOMS = (
-    "cli",
-    "reports",
-    "jobs",
-    "papers",
-    "sweep",
-    "figures",
-    "store",
-    "results",
-    "engine",
-    "flow",
-    "descent",
-    "measures",
-    "methods",
-    "starts",
-    "problems",
-    "data",
-    "numerics",
-    "choices",
-    "inputs",
-    "version",
-)
-
-
-def modules() -> dict[str, Path]:
-    """Return every module of the package by its dotted name, without the package's own."""
-    paths = (path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
-    return {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in paths}
-
-
-def room_of(name: str) -> str:
-    return name.partition(".")[0]
-
-
-def imported(name: str, source: str) -> set[str]:
-    """Return the rooms that a module imports from, wherever it does so and however it is written."""
-    inside = ["jaxfact", *name.split(".")]
-    found = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom):
-            base = inside[: len(inside) - node.level] if node.level else []
-            path = [*base, *(node.module or "").split(".")] if node.module else base
-            found |= {(*path, alias.name)[1] for alias in node.names} if path[:1] == ["jaxfact"] else set()
-        elif isinstance(node, ast.Import):
-            paths = [alias.name.split(".") for alias in node.names]
-            found |= {path[1] for path in paths if path[0] == "jaxfact" and len(path) > 1}
-            # The package itself has every room's names.
-            found |= {ROOMS[0] for path in paths if path == ["jaxfact"]}
-    return found
+from rooms import PAGE, ROOMS, arrows, drawing, floors, imported, modules, page, room_of
 
 
 def upward(name: str, source: str) -> set[str]:
@@ -90,6 +36,21 @@ def test_an_upward_import_is_caught(source, rooms):
     assert upward("problems.factors", source) == rooms
 
 
+def test_floors_are_counted_from_the_ground():
+    """Two rooms above the same one share a floor; a room stands one above the highest it uses, not the nearest."""
+    some = {room: set() for room in ROOMS} | {"cli": {"sweep", "inputs"}, "sweep": {"data"}, "data": {"inputs"}}
+    on = floors(some | {"store": {"data"}})
+    assert [on[room] for room in ("inputs", "data", "store", "sweep", "cli")] == [0, 1, 2, 2, 3]
+
+
+def test_the_drawing_is_of_this_house():
+    """If not, run `python tests/rooms.py`; a room that were missing would be seen."""
+    text = PAGE.read_text(encoding="utf-8")
+    assert page(text, drawing()) == text
+    assert page(text, drawing().replace("| `inputs` |", "|")) != text
+    assert sum(map(len, arrows().values())) > len(ROOMS)
+
+
 def test_files_stay_short():
     """None above 400 lines, and the median of those that hold code between 100 and 250."""
     lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in modules().items()}
@@ -105,10 +66,3 @@ def test_functions_stay_short():
             if isinstance(node, ast.FunctionDef):
                 first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
                 assert (node.end_lineno or 0) - first.lineno + 1 <= 60, f"{name}.{node.name}"
-
-
-def test_public_names_have_one_path():
-    """The package re-exports each name from one module, and all of them load."""
-    assert len(jaxfact.__all__) == len(set(jaxfact.__all__))
-    for name in jaxfact.__all__:
-        assert getattr(jaxfact, name) is not None
