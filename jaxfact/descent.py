@@ -13,7 +13,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 from jaxfact import measures
 from jaxfact.inputs import positive_integer, problem_with
 from jaxfact.measures import Measure
-from jaxfact.numerics.draws import fold
+from jaxfact.numerics.draws import fold, key_of
 from jaxfact.numerics.products import is_long, keep
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factors import AnyFactors, TiedFactor
@@ -61,7 +61,7 @@ def descend(
     if every is None and record is not None:
         raise problem_with("every", None, "records need steps", "say every=100, or every=log_steps(num_steps)")
     steps = recorded_steps(every, num_steps)
-    key = jax.random.key(0, impl="threefry2x32") if key is None else key
+    key = key_of(0) if key is None else key
     advance = stepper(problem, method, key, compensated)
     start = (factors, initial_state(method, factors, compensated))
 

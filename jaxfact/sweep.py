@@ -23,6 +23,7 @@ from jaxfact.engine.reading import Reading
 from jaxfact.engine.tiles import InMemory, Progress, tile_size
 from jaxfact.inputs import positive, positive_integer, problem_with
 from jaxfact.measures import invariants
+from jaxfact.numerics.draws import key_of
 from jaxfact.problems.base import rounding_floor
 from jaxfact.problems.factorization import Factorization
 from jaxfact.results.files import open_results
@@ -196,7 +197,7 @@ class Part:
     def runs(self, axes: Mapping[str, np.ndarray], seeds: np.ndarray) -> Work:
         """Return seeds and points of runs, on the host; the points run fastest, so that tiles are alike."""
         options = self.options
-        base = np.asarray(jax.random.key_data(jax.random.key(options.base_seed, impl="threefry2x32")))
+        base = np.asarray(jax.random.key_data(key_of(options.base_seed)))
         grid = np.meshgrid(*axes.values(), indexing="ij")
         flat = {
             name: np.tile(values.ravel().astype(self._points[name].dtype), len(seeds))

@@ -55,6 +55,14 @@ def test_same_keys():
         np.testing.assert_array_equal(jr.key_data(draws.fold(KEY, np.uint32(number))), expected)
 
 
+def test_keys_are_threefry_whatever_the_default_is():
+    with jax.default_prng_impl("rbg"):
+        found = draws.key_of(3)
+        assert jr.key(3).dtype != found.dtype
+    np.testing.assert_array_equal(jr.key_data(found), jr.key_data(KEY))
+    assert draws.key_from(jr.key_data(KEY)).dtype == KEY.dtype == found.dtype
+
+
 def test_batches_of_keys():
     keys = jr.split(KEY, 7)
     batch = jax.jit(jax.vmap(lambda key: draws.uniform(key, (3,), jnp.dtype("f4"))))(keys)

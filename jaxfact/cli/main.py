@@ -295,7 +295,9 @@ def _key(base_seed: int, name: int) -> "PRNGKeyArray":
     """Return the key of what is drawn once for all runs, apart from those of the runs themselves."""
     import jax
 
-    return jax.random.fold_in(jax.random.key(base_seed, impl="threefry2x32"), 2**32 - 1 - name)
+    from jaxfact.numerics.draws import key_of
+
+    return jax.random.fold_in(key_of(base_seed), 2**32 - 1 - name)
 
 
 def _measured(matrix: Path | None) -> "Matrix":

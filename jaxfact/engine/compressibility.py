@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jaxfact import measures
 from jaxfact.descent import Records, as_measure, named_measures, stepper
-from jaxfact.numerics.draws import fold
+from jaxfact.numerics.draws import fold, key_of
 from jaxfact.problems.compression import Compressed
 from jaxfact.problems.factorization import Factorization
 from jaxfact.problems.factors import Factors
@@ -154,7 +154,7 @@ def _generic_steps(pairs: int) -> _Setting:
 
 def _gap(method: optax.GradientTransformationExtraArgs, measure: Callable, pairs: int, steps: _Setting, draws) -> Array:
     """Return the largest difference, in factors, state and records, between compressed and full steps."""
-    problem, key = _problem(pairs), jax.random.key(0, impl="threefry2x32")
+    problem, key = _problem(pairs), key_of(0)
 
     def step(carry, setting: _Setting):
         t, state, worst = carry

@@ -5,12 +5,12 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from jaxfact.inputs import problem_with
+from jaxfact.numerics.draws import key_of
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factors import AnyFactors, Factors, TiedFactor
 from jaxfact.starts import Start
@@ -46,7 +46,7 @@ def check_experiment(experiment: Experiment, axes: Mapping[str, np.ndarray]) -> 
     if not callable(experiment):
         raise problem_with("experiment", repr(experiment), "needs a function of the axes", "return a jaxfact.Run")
     _check_signature(experiment, axes)
-    extra = {"key": jax.random.key(0)} if takes_key(experiment, axes) else {}
+    extra = {"key": key_of(0)} if takes_key(experiment, axes) else {}
     first = {name: values[0] for name, values in axes.items()}
     corners = [first] + [{**first, name: v} for name, values in axes.items() for v in (values.min(), values.max())]
     with warnings.catch_warnings():

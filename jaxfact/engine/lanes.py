@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt
 from jaxfact.engine.outcomes import CYCLE, EXPLOSION, Lane, Rules, choose, judge, note, remember, same
 from jaxfact.engine.reading import Own, Reading
 from jaxfact.engine.recording import Recording, blank, nothing_recorded, scattered, set_aside
-from jaxfact.numerics.draws import fold
+from jaxfact.numerics.draws import fold, key_from
 from jaxfact.numerics.products import pinned
 
 _CPU_ENTRIES, _GPU_ENTRIES = 1600, 2**26
@@ -111,7 +111,7 @@ def lanes_per_block(reading: Reading, work: Work) -> int:
 
 def _start(reading: Reading, shared: list[Array], work: Work, run: Int[Array, ""] | int) -> Own:
     """Begin one run of a tile; its key is fold_in(base, seed)."""
-    key = fold(jax.random.wrap_key_data(work.base, impl="threefry2x32"), work.seeds[run])
+    key = fold(key_from(work.base), work.seeds[run])
     return reading.start(shared, key, jax.tree.map(lambda x: x[run], work.points))
 
 

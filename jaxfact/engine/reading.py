@@ -15,7 +15,7 @@ from jaxfact.engine.experiment import Experiment, Run, check_run, takes_key
 from jaxfact.engine.jaxprs import Closures, Function, split
 from jaxfact.inputs import problem_with
 from jaxfact.measures import imbalance, invariants
-from jaxfact.numerics.draws import fold
+from jaxfact.numerics.draws import fold, key_from, key_of
 from jaxfact.problems.base import Problem
 from jaxfact.problems.compression import Compressed, reduced
 from jaxfact.problems.factorization import Factorization
@@ -150,7 +150,7 @@ class Reading:
             found.append(self._findings(problem, run.method, (factors, state, noise_words), closures))
             return Own(factors, state, noise_words, []), closures.values
 
-        key = jax.random.key(0, impl="threefry2x32")
+        key = key_of(0)
         traced, (own, _) = jax.make_jaxpr(begin, return_shape=True)(key, dict(point))
         return traced, own, found[-1]
 
@@ -162,7 +162,7 @@ class Reading:
         method, measure = optax.with_extra_args_support(method), as_measure(self._record)
 
         def advance(factors, state, step, key):
-            words = jax.random.wrap_key_data(key, impl="threefry2x32")
+            words = key_from(key)
             return stepper(problem, method, words, self._compensated)(factors, state, step)
 
         def defects(before, after):
@@ -235,7 +235,7 @@ def _columns(start: Start | AnyFactors, key: PRNGKeyArray, problem: Problem) -> 
 
 
 def _check_factors(factors: AnyFactors, problem: Problem) -> None:
-    key = jax.random.key(0, impl="threefry2x32")
+    key = key_of(0)
     wanted = jax.eval_shape(lambda: problem.standard_normal(key, factors.width))
     try:
         chex.assert_trees_all_equal_shapes(factors, wanted)

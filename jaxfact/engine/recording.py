@@ -13,6 +13,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Int, PyTree
 
+from jaxfact.numerics.draws import key_from
+
 
 class Waiting(NamedTuple):
     """Runs set aside, along the last axis, and where their records go: a row beyond the end is nowhere."""
@@ -101,5 +103,5 @@ def scattered(into: PyTree, values: PyTree, *at: Array) -> PyTree:
 def blank(shape: Sequence[int], dtype: jnp.dtype) -> Array | np.ndarray:
     """Return zeros on the host; random keys of zeros where the dtype is that of keys."""
     if jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(jnp.zeros((*shape, 2), jnp.uint32), impl="threefry2x32")
+        return key_from(jnp.zeros((*shape, 2), jnp.uint32))
     return np.zeros(shape, dtype)

@@ -13,6 +13,7 @@ from jaxfact.descent import Records
 from jaxfact.engine.experiment import Experiment
 from jaxfact.inputs import problem_with
 from jaxfact.jobs.replay import StoredRun
+from jaxfact.numerics.draws import key_of
 from jaxfact.problems.compression import Compressed
 from jaxfact.problems.factorization import Factorization
 from jaxfact.problems.factors import Factors
@@ -144,7 +145,7 @@ def _update(
     method: optax.GradientTransformation, problem: Factorization, gradient: Factors, factors: Factors
 ) -> np.ndarray:
     """Return what a method without a state adds to the factors, in float64."""
-    key = jax.random.key(0, impl="threefry2x32")
+    key = key_of(0)
     with jax.enable_x64(True):
         gradient, factors = jax.tree.map(jnp.asarray, (gradient, factors))
         state = method.init(factors)

@@ -23,6 +23,7 @@ from jaxfact.inputs import positive_integer, problem_with
 from jaxfact.jobs.comparison import BALANCED, MARGIN, NOISY, PLAIN
 from jaxfact.jobs.settings import RecoverySettings
 from jaxfact.methods import add_noise, balanced
+from jaxfact.numerics.draws import key_of
 from jaxfact.problems.completion import Completion
 from jaxfact.problems.entries import Observed
 from jaxfact.problems.splits import TEST, TRAINING, VALIDATION, Part, Splits
@@ -140,7 +141,7 @@ def _default_splits(count: int) -> int:
 
 def _parts(entries: Observed, settings: RecoverySettings, number: int) -> np.ndarray:
     """Return the part of every entry in one split."""
-    base = jax.random.key(settings.base_seed, impl="threefry2x32")
+    base = key_of(settings.base_seed)
     key = jax.random.fold_in(jax.random.fold_in(base, _OF_SPLITS), number)
     places = entries._replace(values=np.arange(len(entries.values)))
     held = {"validation": settings.validation, "test": settings.test}
@@ -177,7 +178,7 @@ def _chosen(
         warnings.simplefilter("ignore")  # that a split leaves rows without entries is told in the notes
         # Dense, because the Hessian of this form takes a second to compile, that of the other ten.
         problem = Completion(entries.rows[seen], entries.columns[seen], first.values[seen], shape, dense=True)
-    spectral = Spectral(settings.width).draw(jax.random.key(0, impl="threefry2x32"), problem)
+    spectral = Spectral(settings.width).draw(key_of(0), problem)
     sharpness = float(jax.jit(measures.relative_sharpness)(problem, spectral))
     scale = min(1e-3, 0.1**1.5 / sum(shape) ** 0.5) if settings.scale is None else settings.scale
     step_size = min(0.5, 0.5 / sharpness) if settings.step_size is None else settings.step_size

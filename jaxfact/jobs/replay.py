@@ -28,7 +28,7 @@ from jaxfact.engine.experiment import Experiment
 from jaxfact.engine.lanes import Found, Tile, Work
 from jaxfact.engine.program import Program
 from jaxfact.inputs import problem_with
-from jaxfact.numerics.draws import fold
+from jaxfact.numerics.draws import fold, key_from
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factors import AnyFactors
 from jaxfact.results.files import PENDING, encoded, open_results
@@ -118,7 +118,7 @@ class StoredRun:
     @property
     def ingredients(self) -> tuple[Problem, optax.GradientTransformation]:
         """The problem this run takes place on, compressed or not, and its method."""
-        key = fold(jax.random.wrap_key_data(jnp.asarray(self.work.base), impl="threefry2x32"), self.work.seeds[0])
+        key = fold(key_from(jnp.asarray(self.work.base)), self.work.seeds[0])
         return self.part.reading.ingredients(key, {name: jnp.asarray(x[0]) for name, x in self.work.points.items()})
 
     @property

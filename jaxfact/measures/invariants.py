@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from jaxfact.methods import Method
 from jaxfact.numerics.decompositions import eigenvalues, qr
+from jaxfact.numerics.draws import key_of
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factorization import Factorization
 from jaxfact.problems.factors import AnyFactors, Factors
@@ -78,7 +79,7 @@ def rotation(step: Step) -> Defect:
     """The gradient at (UO, VO) is (∇_U O, ∇_V O) for every orthogonal d×d matrix O; checked at one fixed O."""
     width = step.before.width
     dtype = jax.tree.leaves(step.before)[0].dtype
-    O, _ = qr(jr.normal(jr.key(0, impl="threefry2x32"), (width, width), dtype))
+    O, _ = qr(jr.normal(key_of(0), (width, width), dtype))
     turned = step.problem.gradient(jax.tree.map(lambda x: x @ O, step.before))
     difference = jax.tree.map(lambda x, y: x - y @ O, turned, step.gradient)
     scale = step.before.energy
@@ -133,7 +134,7 @@ def applying_to(method: Method) -> tuple[Invariant, ...]:
     one next to an unbalanced exact fit, where the gradient is small beside noise, kicks and regularisers.
     """
     with jax.ensure_compile_time_eval():
-        keys = jr.split(jr.key(7, impl="threefry2x32"), 5)
+        keys = jr.split(key_of(7), 5)
         problem = Factorization(jnp.array([1.0, 0.5]), shape=(5, 4))
         points = [Factors(jr.normal(key, (5, 2)), jr.normal(key, (4, 2))) for key in keys[:2]]
         fit = problem.truncation(2)

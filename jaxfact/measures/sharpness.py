@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, ScalarLike
 
 from jaxfact.measures.base import Measure
 from jaxfact.numerics.decompositions import eigenvalues
+from jaxfact.numerics.draws import key_of
 from jaxfact.numerics.products import gram
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factors import AnyFactors, Factors, as_pair
@@ -36,7 +37,7 @@ def sharpness(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
         following = jnp.where(norm > 1e-6 * jnp.linalg.norm(image), rest / jnp.maximum(norm, 1e-30), 0)
         return (basis, following), image
 
-    first = jax.random.normal(jax.random.key(0, impl="threefry2x32"), flat.shape, flat.dtype)
+    first = jax.random.normal(key_of(0), flat.shape, flat.dtype)
     empty = jnp.zeros((size, flat.size), flat.dtype)
     (basis, _), images = jax.lax.scan(lanczos, (empty, first / jnp.linalg.norm(first)), jnp.arange(size))
     projected = basis @ images.T

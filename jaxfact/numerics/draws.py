@@ -24,13 +24,25 @@ _TAIL = (-2.00214257e-04, 1.00950558e-04, 1.34934322e-03, -3.67342844e-03, 5.739
 # fmt: on
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
+_GENERATOR = "threefry2x32"
+
+
+def key_of(seed: Int[Array, ""] | int) -> PRNGKeyArray:
+    """Return the key of a seed number; always threefry, whatever JAX's default generator is."""
+    return jax.random.key(seed, impl=_GENERATOR)
+
+
+def key_from(words: UInt[Array, "*batch 2"]) -> PRNGKeyArray:
+    """Return the key that is made of two words: those of `jax.random.key_data`."""
+    return jax.random.wrap_key_data(words, impl=_GENERATOR)
+
 
 @jax.jit
 def fold(key: PRNGKeyArray, number: Int[Array, ""] | int) -> PRNGKeyArray:
     """Return `jax.random.fold_in(key, number)`, for a number below 2³²."""
     first, second = _words(key)
     x0, x1 = _threefry(first, second, jnp.zeros((), jnp.uint32), jnp.asarray(number).astype(jnp.uint32))
-    return jax.random.wrap_key_data(keep(jnp.stack([x0, x1])), impl="threefry2x32")
+    return key_from(keep(jnp.stack([x0, x1])))
 
 
 @partial(jax.jit, static_argnums=(1, 2))
@@ -89,7 +101,7 @@ def _gamma(words: UInt[Array, "*batch 2"], shape: Float[Array, "*batch k"]) -> F
         trial, gamma, accepted = carry
 
         def draw(word):
-            key = jax.random.wrap_key_data(word, impl="threefry2x32")
+            key = key_from(word)
             return uniform(fold(key, trial), (2, shape.shape[-1]), shape.dtype)
 
         drawn = jax.vmap(draw, out_axes=1)(keys)
@@ -149,7 +161,7 @@ def _words(key: PRNGKeyArray) -> Array:
     """Return the two words of a threefry key."""
     words = jax.random.key_data(key)
     if words.shape != (2,):
-        instead = "use jax.random.key(seed, impl='threefry2x32')"
+        instead = f"use jax.random.key(seed, impl='{_GENERATOR}')"
         raise problem_with("key", f"of {words.size} words", "needs one threefry key", instead)
     return words
 

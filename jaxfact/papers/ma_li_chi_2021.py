@@ -11,7 +11,7 @@ from jaxfact import measures
 from jaxfact.engine.experiment import Experiment, Run
 from jaxfact.engine.tiles import Progress
 from jaxfact.methods import balanced, gradient_descent
-from jaxfact.numerics.draws import fold
+from jaxfact.numerics.draws import fold, key_of
 from jaxfact.papers.base import Finding, Outcome, Preset, always, below, bounded, part, unjudged
 from jaxfact.problems.completion import Completion
 from jaxfact.problems.drawn import random_target
@@ -54,7 +54,7 @@ def run(
 
 def _experiments(size: int, fraction: float, condition: float, draws: int, weight: float) -> dict[str, Experiment]:
     problems = [_problem(size, fraction, condition, number) for number in range(draws)]
-    starts = [Spectral(RANK).draw(jax.random.key(0), problem) for problem in problems]
+    starts = [Spectral(RANK).draw(key_of(0), problem) for problem in problems]
     problems, starts = (jax.tree.map(lambda *each: jnp.stack(each), *trees) for trees in (problems, starts))
     methods = {"plain": gradient_descent(STEP_SIZE), "balanced": balanced(STEP_SIZE, weight)}
 
@@ -69,7 +69,7 @@ def _experiments(size: int, fraction: float, condition: float, draws: int, weigh
 
 
 def _problem(size: int, fraction: float, condition: float, number: int) -> Completion:
-    key = fold(jax.random.key(0, impl="threefry2x32"), number)
+    key = fold(key_of(0), number)
     truth = random_target(fold(key, 0), (size, size), np.linspace(1, 1 / condition, RANK))
     return Completion.of(truth, fraction, fold(key, 1), dense=True)
 

@@ -13,6 +13,7 @@ from jaxfact.measures import rip_lower_bound
 from jaxfact.measures.alignment import truth_of
 from jaxfact.methods import gradient_descent
 from jaxfact.numerics.decompositions import largest_eigenvalue
+from jaxfact.numerics.draws import key_of
 from jaxfact.numerics.products import gram
 from jaxfact.papers.base import Finding, Outcome, Preset, above, below, bounded, log_slopes, near, part
 from jaxfact.problems import operators
@@ -78,9 +79,9 @@ def _runs(
     truth = Factorization(np.ones(1), shape=(n, n))
     problem, bound = truth, 0.0
     if m is not None:
-        operator = operators.gaussian(jax.random.key(m, impl="threefry2x32"), (n, n), m)
+        operator = operators.gaussian(key_of(m), (n, n), m)
         problem = Sensing.of(truth, operator)
-        bound = float(rip_lower_bound(operator, 2, jax.random.key(0, impl="threefry2x32")))
+        bound = float(rip_lower_bound(operator, 2, key_of(0)))
     last = max(map(steps_for, norms))
     runs = sweep(
         lambda norm: Run(problem, NormedGaussian(n, norm), gradient_descent(STEP_SIZE)),
