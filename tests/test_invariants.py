@@ -191,6 +191,7 @@ def test_invariants_stay_silent_outside_their_hypotheses():
     class Other(jf.Problem):
         shape: tuple = (12, 9)
         unit: float = 1.0
+        truth: None = None
 
         def loss(self, factors):
             return jnp.sum(factors.product**4)

@@ -80,6 +80,7 @@ def test_sharpness_may_be_negative():
     class Hill(jf.Problem):
         shape: tuple = (3, 2)
         unit: float = 1.0
+        truth: None = None
 
         def loss(self, factors):
             return -factors.energy / 2

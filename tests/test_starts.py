@@ -135,6 +135,7 @@ def test_spectral_needs_a_known_target(tall):
     class Unknown(jf.Problem):
         shape: tuple = (2, 2)
         unit: float = np.float64(1.0)
+        truth: None = None
 
         def loss(self, factors):
             return jnp.sum(factors.U)

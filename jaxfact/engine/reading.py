@@ -209,8 +209,8 @@ class Reading:
         """Return the problem at the width in use, and its compressed form where that is run."""
         if not isinstance(problem, Factorization):
             return problem, None
-        if (used := getattr(start, "used", None)) is not None:
-            problem = problem.at_width(used)
+        if isinstance(start, Start) and start.used_width is not None:
+            problem = problem.at_width(start.used_width)
         if self._compression is None:
             return problem, None
         return problem, Compressed(problem, _columns(start, key, problem), **self._compression._asdict())

@@ -138,10 +138,9 @@ def _rotated(problem: Problem) -> tuple[Problem, Factorization]:
     if isinstance(problem, Tied) and isinstance(problem.problem, Factorization):
         inner = problem.problem.in_singular_coordinates()
         return Tied(inner), inner
-    truth = getattr(problem, "truth", None)
-    if truth is None:
-        raise problem_with("problem", type(problem).__name__, "needs a known truth", "see jaxfact.recovery.complete")
-    return problem, truth
+    if problem.truth is None:
+        raise problem_with("problem", type(problem).__name__, "needs a known truth", "see jaxfact.complete")
+    return problem, problem.truth
 
 
 def experiments(problem: Problem, settings: ComparisonSettings) -> dict[str, Experiment]:

@@ -11,23 +11,11 @@ from jaxtyping import Array, Float
 
 from jaxfact.inputs import problem_with
 from jaxfact.numerics.decompositions import inverse, qr, svd, triangle
-from jaxfact.problems.base import Problem
-from jaxfact.problems.factorization import Factorization
+from jaxfact.problems.base import Problem, truth_of
 from jaxfact.problems.factors import AnyFactors, Factors, TiedFactor
 
 _ITERATIONS = 40
 _LONGEST = 0.5  # of a step in P⁻¹dP: the linearised problem says nothing about longer ones
-
-
-def truth_of(problem: Problem) -> Factorization:
-    """Return the matrix that a problem looks for.
-
-    Raises ValueError where it is not known.
-    """
-    truth = problem if isinstance(problem, Factorization) else getattr(problem, "truth", None)
-    if not isinstance(truth, Factorization):
-        raise problem_with("problem", type(problem).__name__, "its truth is not known", "record the misfit instead")
-    return truth
 
 
 def procrustes_distance(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:

@@ -8,10 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, ScalarLike
 
 from jaxfact.inputs import positive_integer, problem_with
-from jaxfact.measures.alignment import truth_of
 from jaxfact.numerics.decompositions import eigenvalues, svd
 from jaxfact.numerics.products import gram
-from jaxfact.problems.base import Problem
+from jaxfact.problems.base import Problem, truth_of
 from jaxfact.problems.factorization import Factorization
 from jaxfact.problems.factors import AnyFactors, Factors, TiedFactor
 from jaxfact.problems.tied import Tied

@@ -10,14 +10,13 @@ import xarray as xr
 from jaxfact.engine.experiment import Run
 from jaxfact.engine.tiles import Progress
 from jaxfact.measures import rip_lower_bound
-from jaxfact.measures.alignment import truth_of
 from jaxfact.methods import gradient_descent
 from jaxfact.numerics.decompositions import largest_eigenvalue
 from jaxfact.numerics.draws import key_of
 from jaxfact.numerics.products import gram
 from jaxfact.papers.base import Finding, Outcome, Preset, above, below, bounded, log_slopes, near, part
 from jaxfact.problems import operators
-from jaxfact.problems.base import Problem
+from jaxfact.problems.base import Problem, truth_of
 from jaxfact.problems.factorization import Factorization
 from jaxfact.problems.factors import Factors
 from jaxfact.problems.sensing import Sensing

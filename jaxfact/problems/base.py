@@ -1,7 +1,7 @@
 """The contract of a problem."""
 
 import abc
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -11,16 +11,21 @@ from jaxfact.inputs import problem_with
 from jaxfact.numerics.draws import fold, normal
 from jaxfact.problems.factors import AnyFactors, Factors
 
+if TYPE_CHECKING:
+    from jaxfact.problems.factorization import Factorization
+
 
 class Problem(eqx.Module):
     """A loss on pairs of factors, stated in the unit of its target (σ₁ where the target is known).
 
-    A subclass states `loss` and `distance`, and overrides `gradient` where structure makes it cheaper than
+    A subclass states `loss`, `distance` and `truth`: the matrix that is looked for, as a fully observed problem, or
+    None where nobody knows it (see `truth_of`). It overrides `gradient` where structure makes it cheaper than
     differentiating the loss. It is an immutable pytree: its arrays are data, its shape is static.
     """
 
     shape: eqx.AbstractVar[tuple[Any, Any]]
     unit: eqx.AbstractVar[Float[Array, ""]]
+    truth: eqx.AbstractVar["Factorization | None"]
 
     unit_name: ClassVar[str] = "σ₁"
     """What the unit is, for the axes of figures."""
@@ -58,7 +63,11 @@ class Problem(eqx.Module):
 
     @property
     def lanes(self) -> int | None:
-        """How many runs should advance together on a CPU, None where the sizes of the factors decide."""
+        """A hint: how many runs should advance together on a CPU, or None to let the sizes of the factors decide.
+
+        Each step passes over what all runs share, such as a stored operator, once for that many runs. The hint changes
+        the speed, and results by rounding alone.
+        """
         return None
 
     def standard_normal(self, key: PRNGKeyArray, width: int) -> AnyFactors:
@@ -82,6 +91,16 @@ class Problem(eqx.Module):
     def used_columns(self, width: int) -> Bool[Array, " d"] | None:
         """Tell which columns of factors of this width are not padding; None where all of them are used."""
         return None
+
+
+def truth_of(problem: Problem) -> "Factorization":
+    """Return the matrix that a problem looks for.
+
+    Raises ValueError where it is not known.
+    """
+    if problem.truth is None:
+        raise problem_with("problem", type(problem).__name__, "its truth is not known", "record the misfit instead")
+    return problem.truth
 
 
 def rounding_floor(epsilon: ScalarLike, step_size: ScalarLike) -> Float[Array, ""]:

@@ -119,6 +119,11 @@ class Factorization(Problem):
         return self.stored
 
     @property
+    def truth(self) -> "Factorization":  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The problem itself: its matrix is known."""
+        return self
+
+    @property
     def rank(self) -> int:
         """The number r of singular values that are kept."""
         return len(self.singular_values)

@@ -39,7 +39,7 @@ class Operator(eqx.Module):
 
     @property
     def lanes(self) -> int | None:
-        """How many runs should advance together on a CPU, None where the sizes of the factors decide."""
+        """The hint that `Problem.lanes` passes on: how many runs make a pass over what is stored fast."""
         return None
 
     @abc.abstractmethod

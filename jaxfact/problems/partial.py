@@ -3,7 +3,6 @@
 import abc
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +11,6 @@ from jaxtyping import Array, Float
 
 from jaxfact.numerics.decompositions import svd
 from jaxfact.problems.base import Problem
-from jaxfact.problems.factorization import Factorization
 from jaxfact.problems.factors import Factors, TiedFactor
 
 
@@ -22,8 +20,6 @@ class PartiallyObserved(Problem):
     `truth` is the matrix that is looked for, where it is known; then the unit is its σ₁ and `distance` is to it.
     Elsewhere the unit is ‖𝒜*y‖₂, a different number, and the distance is NaN: a run can fit, not converge.
     """
-
-    truth: eqx.AbstractVar[Factorization | None]
 
     @property
     def misfits(self) -> bool:

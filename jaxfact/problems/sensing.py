@@ -73,7 +73,7 @@ class Sensing(PartiallyObserved):
 
     @property
     def lanes(self) -> int | None:
-        """How many runs should advance together on a CPU."""
+        """The hint of the operator."""
         return self.operator.lanes
 
     def residual(self, factors: Factors) -> Float[Array, " p"]:

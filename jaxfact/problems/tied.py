@@ -35,9 +35,8 @@ class Tied(Problem):
         m, n = problem.shape
         if problem.rows[0] != problem.rows[1]:
             raise problem_with("problem", f"{m}×{n}", "one factor needs a square matrix", "leave Tied out")
-        truth = problem if isinstance(problem, Factorization) else getattr(problem, "truth", None)
-        if isinstance(truth, Factorization):
-            _check_semidefinite(truth)
+        if problem.truth is not None:
+            _check_semidefinite(problem.truth)
         self.problem = problem
 
     @property
@@ -67,13 +66,13 @@ class Tied(Problem):
 
     @property
     def lanes(self) -> int | None:
-        """How many runs should advance together on a CPU."""
+        """The hint of the problem in two factors."""
         return self.problem.lanes
 
     @property
-    def truth(self) -> Factorization | None:
+    def truth(self) -> Factorization | None:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The matrix that is looked for, where it is known."""
-        return self.problem if isinstance(self.problem, Factorization) else getattr(self.problem, "truth", None)
+        return self.problem.truth
 
     def loss(self, factors: TiedFactor) -> Float[Array, ""]:
         """Return ½·loss(X, X), in unit²."""

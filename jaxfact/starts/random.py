@@ -27,6 +27,14 @@ class Start(eqx.Module):
 
     compresses: ClassVar[bool] = False
 
+    @property
+    def used_width(self) -> ScalarLike | None:
+        """How many columns of the factors are used, the others being zero; None where all of them are.
+
+        It may be traced: so the width is an axis of a sweep, and arrays keep their shape.
+        """
+        return None
+
     @abc.abstractmethod
     def draw(self, key: PRNGKeyArray, problem: Problem) -> AnyFactors:
         """Draw the factors, in √σ₁; the same key and problem give the same factors."""
@@ -73,6 +81,11 @@ class Gaussian(Start):
                 positive(name, value, "try 1e-3 for a small start" if name != "ratio" else "1 is balanced")
         self.width, self.used = (width, None) if padded_to is None else (padded_to, width)
         self.scale, self.norm, self.ratio = scale, norm, ratio
+
+    @property
+    def used_width(self) -> ScalarLike | None:
+        """The width where it is padded."""
+        return self.used
 
     def draw(self, key: PRNGKeyArray, problem: Problem) -> AnyFactors:
         """Draw both factors, each from keys of its own."""
