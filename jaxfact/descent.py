@@ -1,6 +1,6 @@
 """One run: a fixed number of steps, recorded where asked, differentiable in both modes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -10,17 +10,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
-from jaxfact import measures
 from jaxfact.inputs import positive_integer, problem_with
-from jaxfact.measures import Measure
+from jaxfact.measures.records import Records, as_measure
 from jaxfact.numerics.draws import fold, key_of
 from jaxfact.numerics.products import is_long, keep
 from jaxfact.problems.base import Problem
-from jaxfact.problems.factors import AnyFactors, TiedFactor
-
-Records = Sequence[Measure] | Mapping[str, Measure]
-
-_USUAL_RECORDS = (measures.loss, measures.distance, measures.imbalance)
+from jaxfact.problems.factors import AnyFactors
 
 
 class Trajectory(NamedTuple):
@@ -46,8 +41,8 @@ def descend(
     """Run `num_steps` steps of a method; works under jit, vmap and grad.
 
     U_{t+1}, V_{t+1} = (U_t, V_t) + method.update(∇f(U_t, V_t)). `every` is a stride or the list of steps to record (see
-    `log_steps`); None records nothing. `record` is a list of measures, or a mapping from names to them; loss, distance
-    and imbalance unless given. A method that needs random numbers gets fold_in(key, t) at step t.
+    `log_steps`); None records nothing. `record` is a measure or its name, a list of them, or a mapping from names to
+    them; loss, distance and imbalance unless given. A method that needs random numbers gets fold_in(key, t) at step t.
 
     `compensated` carries the rounding error of every update into the next, so that float32 runs get below its rounding
     floor; with noise it means nothing.
@@ -117,29 +112,6 @@ def recorded_steps(every: int | Sequence[int] | None, num_steps: int) -> list[in
     if not steps or steps[0] < 0 or steps[-1] > num_steps:
         raise problem_with("every", steps, f"needs steps from 0 to {num_steps}", "see log_steps(num_steps)")
     return steps
-
-
-def as_measure(record: Records | None) -> Callable[[Problem, AnyFactors], dict[str, PyTree]]:
-    """Return one function that evaluates every record, as a dict by name; tied factors have no usual imbalance."""
-    named = named_measures(record)
-
-    def measure(problem: Problem, factors: AnyFactors) -> dict[str, PyTree]:
-        absent = measures.imbalance if record is None and isinstance(factors, TiedFactor) else None
-        return {name: function(problem, factors) for name, function in named.items() if function is not absent}
-
-    return measure
-
-
-def named_measures(record: Records | None) -> dict[str, Measure]:
-    """Return the records by name; the usual ones where none are given."""
-    chosen = _USUAL_RECORDS if record is None else record
-    named = dict(chosen) if isinstance(chosen, Mapping) else {getattr(m, "__name__", repr(m)): m for m in chosen}
-    if len(named) != len(chosen):
-        raise problem_with("record", list(named), "needs distinct names", "give a mapping from names to measures")
-    for name, function in named.items():
-        if not callable(function):
-            raise problem_with("record", name, "needs functions of (problem, factors)", "see jaxfact.measures")
-    return named
 
 
 class Compensated(NamedTuple):

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import xarray as xr
 
-from jaxfact.descent import Records, named_measures, recorded_steps
+from jaxfact.descent import recorded_steps
 from jaxfact.engine.axes import Values, axes_of, seed_numbers
 from jaxfact.engine.compressibility import compression_of
 from jaxfact.engine.experiment import Experiment, check_experiment
@@ -23,6 +23,7 @@ from jaxfact.engine.reading import Reading
 from jaxfact.engine.tiles import InMemory, Progress, tile_size
 from jaxfact.inputs import positive, positive_integer, problem_with
 from jaxfact.measures import invariants
+from jaxfact.measures.records import Records, named_measures
 from jaxfact.numerics.draws import key_of
 from jaxfact.problems.base import rounding_floor
 from jaxfact.problems.factorization import Factorization
@@ -209,7 +210,7 @@ class Part:
 
     def labelled(self, found: Found, axes: Mapping[str, np.ndarray], seeds: np.ndarray) -> xr.Dataset:
         """Return the results of such runs as a dataset."""
-        return label(found, self.rules, axes, seeds, self.reading.findings.is_pair)
+        return label(found, self.rules, named_measures(self.options.record), axes, seeds, self.reading.findings.is_pair)
 
     def results(self, found: Found, box: Box) -> Results:
         """Return the results of the runs of a box as a store takes them."""

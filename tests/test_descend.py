@@ -165,7 +165,10 @@ REFUSED = [
     ({"every": []}, r"^every=\[\]: needs steps from 0 to 10; .+\.$"),
     ({"record": [jf.measures.loss]}, r"^every=None: records need steps; say every=100, .+\.$"),
     ({"every": 1, "record": [jf.measures.loss] * 2}, r"^record=\['loss'\]: needs distinct names; give a mapping .+\.$"),
-    ({"every": 1, "record": {"loss": 3}}, r"^record=loss: needs functions of .+; see jaxfact.measures\.$"),
+    (
+        {"every": 1, "record": {"loss": 3}},
+        r"^record=loss: needs names of measures, or functions.+; see jaxfact.measures\.$",
+    ),
 ]
 
 

@@ -1,5 +1,7 @@
 """Each measure against a dense computation in NumPy."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from cases import PROBLEMS, as_jax, frame, pair
 
 import jaxfact as jf
 from jaxfact import measures
+from jaxfact.measures import base
 
 SHARPNESS_CASES = ["dense, wide", "rank-deficient", "width above both sides", "badly conditioned", "scalar", "zero"]
 
@@ -160,3 +163,62 @@ def test_ye_du_measures_of_a_zero_target():
     size = measures.ye_du(problem, as_jax(factors))
     np.testing.assert_allclose([size.J, size.K], [np.linalg.norm(U, 2), np.linalg.norm(V, 2)], rtol=1e-12)
     assert float(size.B) == 0
+
+
+@pytest.fixture
+def size_of_U():
+    """Return a user's own measure, forgotten afterwards."""
+
+    @measures.measure(text="‖U‖_F", unit="√σ₁", latex=r"$\|U\|_F$")
+    def size_of_U(problem, factors):
+        return jnp.linalg.norm(factors.U)
+
+    yield size_of_U
+    del base._registered["size_of_U"]
+
+
+def test_a_measure_is_recorded_by_name_and_carries_its_label(size_of_U):
+    problem, start = jf.Factorization(np.array([1.0, 0.5]), shape=(5, 4)), jf.starts.Gaussian(2, scale=0.3)
+    plain = jf.Run(problem, start, jf.methods.gradient_descent(0.5))
+    run = partial(jf.sweep, seeds=2, max_steps=20, tolerance=None, every=10)
+    record = {"size_of_U": "size_of_U", "off": "distance", "own": lambda problem, factors: factors.energy}
+    runs = run(lambda: plain, record=record)
+    assert runs.size_of_U_path.attrs == {"long_name": "‖U‖_F", "units": "√σ₁", "latex": r"$\|U\|_F$"}
+    # The label is that of the measure, whatever name it is recorded under; a plain function has none.
+    assert runs.off_path.attrs == {**runs.distance.attrs, "long_name": "‖UVᵀ−Σ_d‖_F/‖Σ_d‖_F"}
+    assert runs.own_path.attrs == {}
+    np.testing.assert_array_equal(runs.off_path.isel(step=-1), runs.distance)
+    both = run({"a": lambda: plain, "b": lambda: plain}, record="energy")
+    assert both.energy_path.attrs["units"] == "σ₁"
+
+
+def test_records_by_name_are_those_of_the_functions(size_of_U):
+    problem, start = jf.Factorization(np.array([1.0, 0.5]), shape=(5, 4)), as_jax(pair((5, 4), 2))
+
+    def records(record):
+        return jf.descend(problem, jf.methods.gradient_descent(0.5), start, num_steps=2, every=1, record=record).records
+
+    expected = records([measures.distance, size_of_U])
+    mapped = {"distance": measures.distance, "size_of_U": "size_of_U"}
+    for record in (["distance", "size_of_U"], [measures.distance, "size_of_U"], mapped):
+        jax.tree.map(np.testing.assert_array_equal, records(record), expected)
+    for lone in ("distance", measures.distance):
+        assert list(records(lone)) == ["distance"]
+        np.testing.assert_array_equal(records(lone)["distance"], expected["distance"])
+    assert list(records(measures.HeldOut([0], [1], [0.5]))) == ["held_out"]
+    with pytest.raises(ValueError, match=r"^record=size: no measure has this name; choose among distance, .*ye_du\.$"):
+        records(["distance", "size"])
+    with pytest.raises(ValueError, match=r"^record=\['loss'\]: needs distinct names"):
+        records(["loss", measures.loss])
+
+
+def test_a_name_belongs_to_one_measure(size_of_U):
+    def distance(problem, factors):
+        return 0.0
+
+    with pytest.raises(ValueError, match=r"^measure=distance: jaxfact\.measures\.product has one .+; rename"):
+        measures.measure(text="nothing")(distance)
+    assert base.named("distance") is measures.distance
+    # The same cell of a notebook run again, which is not refused.
+    measures.measure(text="other")(size_of_U)
+    assert base.label_of(base.named("size_of_U")).text == "other"

@@ -1,6 +1,5 @@
 """The commands of sweeps that outlive the process: run one, see how far it is, look at it, hand it on."""
 
-import inspect
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -8,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,7 +18,6 @@ from jaxfact.inputs import problem_with
 if TYPE_CHECKING:
     import numpy as np
 
-    from jaxfact.measures import Measure
     from jaxfact.store.status import Status
 
 _AXIS = "write it like step_size=0.1:1:10:log, scale=0:1:11:lin or width=2,4,8"
@@ -45,7 +42,8 @@ def sweep(
     tolerance: Annotated[str, typer.Option(help="Relative distance, not squared; none runs to the end.")] = "1e-5",
     check_every: Annotated[int, typer.Option(help="Steps between two looks at a run.")] = 10,
     record: Annotated[
-        str | None, typer.Option(metavar="NAME,…", help="Measures along the steps, such as distance,imbalance.")
+        str | None,
+        typer.Option(metavar="NAME,…", help="Measures along the steps: distance,imbalance, for example."),
     ] = None,
     every: Annotated[
         int | None, typer.Option(help="Steps between two records.  [default: closer together at the beginning]")
@@ -81,7 +79,7 @@ def sweep(
     from jaxfact.store.status import outcomes_so_far
     from jaxfact.sweep import sweep as run
 
-    measured = None if record is None else _measures(record)
+    names = None if record is None else [name.strip() for name in record.split(",")]
     steps = log_steps(max_steps, unit=check_every) if record is not None and every is None else every
     found = experiment_file.load(experiment)
     with _ending_in_one_line(experiment, store), terminal.sweep_progress(partial(outcomes_so_far, store)) as progress:
@@ -90,7 +88,7 @@ def sweep(
             seeds=seeds,
             max_steps=max_steps,
             tolerance=level,
-            record=measured,
+            record=names,
             every=steps,
             check_every=check_every,
             base_seed=base_seed,
@@ -241,28 +239,6 @@ def _spaced(text: str, parts: list[str]) -> "np.ndarray":
     if spacing == "log" and min(start, stop) <= 0:
         raise problem_with("--axis", text, "needs ends above 0 for log", "use lin, or raise them")
     return space(start, stop, count)
-
-
-def _measures(given: str) -> "list[Measure]":
-    """Return measures by their names."""
-    from jaxfact import measures
-
-    known = _known(measures)
-    names = [name.strip() for name in given.split(",")]
-    if unknown := [name for name in names if name not in known]:
-        raise problem_with("--record", ",".join(unknown), "is no measure", f"choose among {', '.join(known)}")
-    return [known[name] for name in names]
-
-
-def _known(measures: ModuleType) -> "dict[str, Measure]":
-    """Return what can be recorded: the public functions of a problem and factors alone."""
-    functions = {name: f for name, f in inspect.getmembers(measures, inspect.isfunction) if not name.startswith("_")}
-    return {
-        name: function
-        for name, function in functions.items()
-        if function.__module__ == measures.__name__
-        and list(inspect.signature(function).parameters) == ["problem", "factors"]
-    }
 
 
 def _say_status(store: Path) -> None:

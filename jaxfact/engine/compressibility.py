@@ -17,7 +17,8 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jaxfact import measures
-from jaxfact.descent import Records, as_measure, named_measures, stepper
+from jaxfact.descent import stepper
+from jaxfact.measures.records import Records, as_measure, named_measures
 from jaxfact.numerics.draws import fold, key_of
 from jaxfact.problems.compression import Compressed
 from jaxfact.problems.factorization import Factorization
@@ -83,12 +84,12 @@ def compression_of(method: optax.GradientTransformation, record: Records | None)
     Three steps, each from generic factors and buffers in a frame of its own, on a small problem of rank 2 in full and
     in compressed form, in float64: factors, state and records must agree. Noise must be drawn at most once a step.
     """
-    method, draws = optax.with_extra_args_support(method), itertools.count()
+    method, draws, unknown = optax.with_extra_args_support(method), itertools.count(), _unknown(record)
     with jax.enable_x64(True):
         try:
             pairs = 1 + _count_pairs(jax.eval_shape(method.init, Factors(jnp.ones((3, 1)), jnp.ones((2, 1)))))
             steps = _generic_steps(pairs)
-            compare = jax.jit(lambda steps: _gap(method, _unknown(record), pairs, steps, draws)).lower(steps)
+            compare = jax.jit(lambda steps: _gap(method, unknown, pairs, steps, draws)).lower(steps)
             gap = _evaluated(compare, steps)
         except (TypeError, ValueError, IndexError):
             # What is made for one shape alone cannot be evaluated on another, compressed or not.

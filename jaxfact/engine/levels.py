@@ -1,8 +1,14 @@
-"""The ladder of distances at which runs are timed."""
+"""The ladder of distances at which runs are timed, when two levels are one, and what stands for no tolerance."""
+
+import math
+from typing import Any
+
+import numpy as np
 
 _DECADES = 16
 _WITHOUT = 6
-_SAME = 1e-9
+_SAME = 1e-6
+"""Levels that differ relatively by less are one: 1e-5 written in single precision is 1e-5."""
 
 
 def ladder(tolerance: float | None) -> tuple[float, ...]:
@@ -10,4 +16,25 @@ def ladder(tolerance: float | None) -> tuple[float, ...]:
     if tolerance is None:
         return tuple(float(f"1e-{k}") for k in range(1, _WITHOUT + 1))
     decades = (float(f"1e-{k}") for k in range(1, _DECADES + 1))
-    return (*(level for level in decades if level > tolerance * (1 + _SAME)), float(tolerance))
+    return (*(level for level in decades if is_below(tolerance, level)), float(tolerance))
+
+
+def is_below(level: Any, other: Any) -> Any:
+    """Tell whether levels, numbers or arrays, lie below others and are not the same; none lies below NaN."""
+    return level < other * (1 - _SAME)
+
+
+def place_of(level: float, levels: np.ndarray) -> int | None:
+    """Return the place of a level among some, None where it is not one of them."""
+    near = np.flatnonzero(np.abs(levels - level) <= _SAME * level)
+    return int(near[0]) if len(near) else None
+
+
+def as_number(tolerance: float | None) -> float:
+    """Return a tolerance as arrays hold it, with NaN for none."""
+    return math.nan if tolerance is None else float(tolerance)
+
+
+def as_tolerance(number: float) -> float | None:
+    """Return the tolerance that an array holds; None for NaN."""
+    return None if math.isnan(number) else float(number)

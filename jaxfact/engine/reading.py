@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PRNGKeyArray, PyTree, UInt
 
-from jaxfact.descent import Records, as_measure, initial_state, stepper
+from jaxfact.descent import initial_state, stepper
 from jaxfact.engine.compressibility import Compression
 from jaxfact.engine.experiment import Experiment, Run, check_run, takes_key
 from jaxfact.engine.jaxprs import Closures, Function, split
 from jaxfact.inputs import problem_with
 from jaxfact.measures import imbalance, invariants
+from jaxfact.measures.records import Records, as_measure
 from jaxfact.numerics.draws import fold, key_from, key_of
 from jaxfact.problems.base import Problem
 from jaxfact.problems.compression import Compressed, reduced

@@ -13,12 +13,14 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from jaxfact import measures
 from jaxfact.figures.styles import COLOURS, LINES, count_line, new_figure, styled, variants_of
 from jaxfact.inputs import problem_with
+from jaxfact.measures.base import label_of
 from jaxfact.results import stats
 
 _BAND = (0.05, 0.95)
-_DISTANCE = r"$\|UV^\top-\Sigma_d\|_F \,/\, \|\Sigma_d\|_F$"
+_DISTANCE = label_of(measures.distance).latex
 
 
 @styled
@@ -123,7 +125,7 @@ def worst(runs: xr.Dataset, count: int = 10) -> Figure:
 
 def worst_seeds(runs: xr.Dataset, count: int) -> list[int]:
     """Return the seeds of one variant's worst runs: outcomes other than converged first, then the latest to arrive."""
-    arrived = stats.time_to(runs, float(runs.level.values[runs.level.values >= runs.tolerance.values * (1 - 1e-9)][-1]))
+    arrived = stats.time_to(runs, float(runs.level.values[~stats.is_beyond(runs).values][-1]))
     lateness = np.where(np.isnan(arrived.hit), np.inf, arrived.hit)
     failed = (runs.outcome != "converged").values
     order = np.lexsort((-np.nan_to_num(runs.distance.values, nan=np.inf, posinf=np.inf), -lateness, ~failed))

@@ -11,6 +11,7 @@ import xarray as xr
 from jaxfact import measures
 from jaxfact.descent import log_steps
 from jaxfact.engine.experiment import Experiment, Run
+from jaxfact.engine.levels import ladder
 from jaxfact.engine.tiles import Progress
 from jaxfact.inputs import problem_with
 from jaxfact.jobs.settings import ComparisonSettings
@@ -234,7 +235,7 @@ def _judged_level(tolerance: float, floor: float) -> float:
     """Return the least of 1e-1, 1e-2, … and the tolerance that lies above the floor; the tolerance if there is none."""
     if np.isinf(floor):
         return tolerance
-    levels = [level for k in range(1, 17) if (level := float(f"1e-{k}")) > tolerance * (1 + 1e-9)] + [tolerance]
+    levels = ladder(tolerance)
     above = [level for level in levels if level > floor]
     if not above:
         raise problem_with(

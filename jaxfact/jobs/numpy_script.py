@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxfact.descent import Records
 from jaxfact.engine.experiment import Experiment
 from jaxfact.inputs import problem_with
 from jaxfact.jobs.replay import StoredRun
+from jaxfact.measures.records import Records
 from jaxfact.numerics.draws import key_of
 from jaxfact.problems.compression import Compressed
 from jaxfact.problems.factorization import Factorization

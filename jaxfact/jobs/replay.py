@@ -23,11 +23,12 @@ import numpy as np
 import optax
 import xarray as xr
 
-from jaxfact.descent import Records, named_measures
 from jaxfact.engine.experiment import Experiment
 from jaxfact.engine.lanes import Found, Tile, Work
+from jaxfact.engine.levels import as_tolerance
 from jaxfact.engine.program import Program
 from jaxfact.inputs import problem_with
+from jaxfact.measures.records import Records, named_measures
 from jaxfact.numerics.draws import fold, key_from
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factors import AnyFactors
@@ -174,8 +175,7 @@ class StoredRun:
             compress=self.attribute("compression") != "none",
             compensated=stored["compensated"],
         )
-        tolerance = self.said.tolerance.item()
-        return Part(given, None if math.isnan(tolerance) else tolerance, options)
+        return Part(given, as_tolerance(self.said.tolerance.item()), options)
 
     def _recorded(self) -> Experiment:
         """Return the experiment whose file the store holds."""

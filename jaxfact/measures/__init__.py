@@ -4,7 +4,9 @@ from jaxfact.measures import invariants as invariants
 from jaxfact.measures.alignment import invertible_distance as invertible_distance
 from jaxfact.measures.alignment import procrustes_distance as procrustes_distance
 from jaxfact.measures.alignment import scaled_invertible_distance as scaled_invertible_distance
+from jaxfact.measures.base import Label as Label
 from jaxfact.measures.base import Measure as Measure
+from jaxfact.measures.base import measure as measure
 from jaxfact.measures.entrywise import HeldOut as HeldOut
 from jaxfact.measures.entrywise import incoherence as incoherence
 from jaxfact.measures.entrywise import spread as spread

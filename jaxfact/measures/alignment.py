@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxfact.inputs import problem_with
+from jaxfact.measures.base import measure
 from jaxfact.numerics.decompositions import inverse, qr, svd, triangle
 from jaxfact.problems.base import Problem, truth_of
 from jaxfact.problems.factors import AnyFactors, Factors, TiedFactor
@@ -18,6 +19,7 @@ _ITERATIONS = 40
 _LONGEST = 0.5  # of a step in P⁻¹dP: the linearised problem says nothing about longer ones
 
 
+@measure(text="distance after the best rotation", unit="√σ₁", latex=r"$\min_R\|FR-F^\star\|_F \,/\, \sqrt{\sigma_1}$")
 def procrustes_distance(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
     """Return min over orthogonal R of ‖[U; V]R − [X⋆; Y⋆]‖_F, in √σ₁ (Tu et al. 2016, Theorem 3.3).
 
@@ -30,6 +32,11 @@ def procrustes_distance(problem: Problem, factors: AnyFactors) -> Float[Array, "
     return jnp.linalg.norm(here @ _rotation(here, goal) - goal)
 
 
+@measure(
+    text="distance after the best invertible matrix",
+    unit="√σ₁",
+    latex=r"$\min_P(\|UP-X^\star\|_F^2+\|VP^{-\top}-Y^\star\|_F^2)^{1/2} \,/\, \sqrt{\sigma_1}$",
+)
 def invertible_distance(problem: Problem, factors: Factors) -> Float[Array, ""]:
     """Return min over invertible P of √(‖UP − X⋆‖²_F + ‖VP^{-T} − Y⋆‖²_F), in √σ₁ (Ma, Li & Chi 2021, Theorem 1).
 
@@ -43,6 +50,11 @@ def invertible_distance(problem: Problem, factors: Factors) -> Float[Array, ""]:
     return _aligned(problem, factors, jnp.ones(factors.width, problem.unit.dtype))
 
 
+@measure(
+    text="weighted distance after the best invertible matrix",
+    unit="σ₁",
+    latex=r"$\min_P(\|(UP-X^\star)S^{1/2}\|_F^2+\|(VP^{-\top}-Y^\star)S^{1/2}\|_F^2)^{1/2} \,/\, \sigma_1$",
+)
 def scaled_invertible_distance(problem: Problem, factors: Factors) -> Float[Array, ""]:
     """Return min over invertible P of √(‖(UP − X⋆)S^½‖²_F + ‖(VP^{-T} − Y⋆)S^½‖²_F), in σ₁.
 

@@ -1,5 +1,7 @@
 """What single entries say: held-out errors, and how evenly a product is spread over rows and columns."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxfact.data.observed import checked_entries
 from jaxfact.inputs import problem_with
+from jaxfact.measures.base import Label, measure
 from jaxfact.numerics.decompositions import qr
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factors import AnyFactors, as_pair
@@ -28,6 +31,13 @@ class HeldOut(eqx.Module):
     least_shape: tuple[int, int] = eqx.field(static=True)
 
     __name__ = "held_out"
+    labels: ClassVar = {
+        "": Label(
+            "root mean square error on held-out entries",
+            "unit of the matrix",
+            r"$\|P_\Lambda(UV^\top)-y\|_2 \,/\, \sqrt{|\Lambda|}$",
+        )
+    }
 
     def __init__(self, rows: ArrayLike, columns: ArrayLike, values: ArrayLike):
         sizes = [int(np.max(numbers, initial=0)) + 1 for numbers in (np.asarray(rows), np.asarray(columns))]
@@ -51,6 +61,7 @@ class HeldOut(eqx.Module):
         return jnp.sqrt(jnp.mean((predicted - self.values.astype(predicted.dtype)) ** 2))
 
 
+@measure(text="incoherence", unit="1", latex=r"$\mu$")
 def incoherence(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
     """Return µ = max(m·max_i ‖P_U e_i‖², n·max_j ‖P_V e_j‖²)/d, from 1, all rows alike, to max(m, n)/d.
 
@@ -60,6 +71,7 @@ def incoherence(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
     return jnp.max(jnp.stack([_leverage(factor) for factor in as_pair(factors)]))
 
 
+@measure(text="√n·‖x‖_∞/‖x‖₂", unit="1", latex=r"$\sqrt{n}\,\|x\|_\infty \,/\, \|x\|_2$")
 def spread(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
     """Return √n·‖x‖_∞/‖x‖₂ of factors of one column, the larger of the two: from 1, all entries alike, to √n.
 

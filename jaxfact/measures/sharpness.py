@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, ScalarLike
 
-from jaxfact.measures.base import Measure
+from jaxfact.measures.base import Measure, labelled, measure
 from jaxfact.numerics.decompositions import eigenvalues
 from jaxfact.numerics.draws import key_of
 from jaxfact.numerics.products import gram
@@ -13,6 +13,7 @@ from jaxfact.problems.base import Problem
 from jaxfact.problems.factors import AnyFactors, Factors, as_pair
 
 
+@measure(text="sharpness", unit="σ₁", latex=r"$\lambda_{\max}(\nabla^2f) \,/\, \sigma_1$")
 def sharpness(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
     """Return the largest eigenvalue of the loss's Hessian, in σ₁, by 20 Lanczos steps from a fixed start.
 
@@ -47,6 +48,11 @@ def sharpness(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
     return eigenvalues(projected)[-1]
 
 
+@measure(
+    text="sharpness/(σ₁²(U)+σ₁²(V))",
+    unit="1",
+    latex=r"$\lambda_{\max}(\nabla^2f) \,/\, (\sigma_1^2(U)+\sigma_1^2(V))$",
+)
 def relative_sharpness(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
     """Return sharpness/(σ₁²(U) + σ₁²(V)), a pure number: how much smaller steps must be than on the observed matrix.
 
@@ -60,6 +66,7 @@ def relative_sharpness(problem: Problem, factors: AnyFactors) -> Float[Array, ""
 def stability(step_size: ScalarLike) -> Measure:
     """Return the measure η·sharpness/2: above 1 a minimiser repels gradient descent; `step_size` in 1/σ₁."""
 
+    @labelled(text="step size × sharpness/2", unit="1", latex=r"$\eta\,\lambda_{\max}(\nabla^2f) \,/\, 2$")
     def stability(problem: Problem, factors: Factors) -> Float[Array, ""]:
         return jnp.asarray(step_size) * sharpness(problem, factors) / 2
 

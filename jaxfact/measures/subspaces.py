@@ -1,6 +1,5 @@
 """Factors seen along the truth's singular vectors: signal and residual, and row by row."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, ScalarLike
 
 from jaxfact.inputs import positive_integer, problem_with
+from jaxfact.measures.base import Label, Measure, labelled, measure
 from jaxfact.numerics.decompositions import eigenvalues, svd
 from jaxfact.numerics.products import gram
 from jaxfact.problems.base import Problem, truth_of
@@ -56,6 +56,18 @@ class Rows(NamedTuple):
     coupling: Float[Array, " k"]
 
 
+_SIGNAL = {
+    "least": Label("least singular value of the signal", "√σ₁", r"$\sigma_q(S) \,/\, \sqrt{\sigma_1}$"),
+    "largest": Label("largest singular value of the signal", "√σ₁", r"$\sigma_1(S) \,/\, \sqrt{\sigma_1}$"),
+    "residual": Label("spectral norm of the residual", "√σ₁", r"$\|E\| \,/\, \sqrt{\sigma_1}$"),
+}
+_ROWS = {
+    "signal": Label("squared norms of rows along the truth", "σ₁", r"$\|u_k\|^2 \,/\, \sigma_1$"),
+    "coupling": Label("coupling of rows to later ones", "σ₁", r"$\|u_kK_k^\top\| \,/\, \sigma_1$"),
+}
+
+
+@measure(fields=_SIGNAL | {f"{side}_{name}": label for side in "UV" for name, label in _SIGNAL.items()})
 def signal(problem: Problem, factors: AnyFactors) -> Signal | PairSignal:
     """Return signal and residual along the truth's singular vectors, of one tied factor or of both of a pair.
 
@@ -68,18 +80,20 @@ def signal(problem: Problem, factors: AnyFactors) -> Signal | PairSignal:
     return PairSignal(*parts) if isinstance(factors, Factors) else parts[0]
 
 
+@measure(text="largest norm of a row", unit="√σ₁", latex=r"$\|\cdot\|_{2,\infty} \,/\, \sqrt{\sigma_1}$")
 def largest_row(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
     """Return ‖·‖_{2,∞}, the largest norm of a row of the factors, in √σ₁; not a number that compression keeps."""
     return jnp.sqrt(jnp.max(jnp.stack([jnp.max(jnp.sum(x**2, axis=1)) for x in factors])))
 
 
-def rows(count: int) -> Callable[[Problem, TiedFactor], Rows]:
+def rows(count: int) -> Measure:
     """Return the measure of the first `count` rows in singular coordinates (Chen et al. 2024, Thm 5).
 
     Raises ValueError for a count below 1, or above the rank of the truth; for a pair; where the truth is not known.
     """
     positive_integer("count", count, "give the number of leading eigenvalues to follow")
 
+    @labelled(fields=_ROWS)
     def rows(problem: Problem, factors: TiedFactor) -> Rows:
         truth = truth_of(problem)
         if not isinstance(factors, TiedFactor):

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
+from jaxfact.measures.base import Label, measure
 from jaxfact.numerics.decompositions import eigenvalues, svd
 from jaxfact.problems.factorization import Factorization
 from jaxfact.problems.factors import Factors
@@ -27,6 +28,19 @@ class YeDu(NamedTuple):
     K: Float[Array, ""]
 
 
+_FIELDS = {
+    "A_min": Label("least singular value of the signal A", "√σ₁", r"$\sigma_q(A) \,/\, \sqrt{\sigma_1}$"),
+    "A_max": Label("largest singular value of the signal A", "√σ₁", r"$\sigma_1(A) \,/\, \sqrt{\sigma_1}$"),
+    "B": Label("asymmetry ‖B‖_F", "√σ₁", r"$\|B\|_F \,/\, \sqrt{\sigma_1}$"),
+    "P_min": Label("least eigenvalue of the residual P", "σ₁", r"$\lambda_{\min}(P) \,/\, \sigma_1$"),
+    "P_max": Label("largest eigenvalue of the residual P", "σ₁", r"$\lambda_{\max}(P) \,/\, \sigma_1$"),
+    "Q": Label("‖Q‖_F of the residual", "σ₁", r"$\|Q\|_F \,/\, \sigma_1$"),
+    "J": Label("‖J‖, which decays", "√σ₁", r"$\|J\| \,/\, \sqrt{\sigma_1}$"),
+    "K": Label("‖K‖, which decays", "√σ₁", r"$\|K\| \,/\, \sqrt{\sigma_1}$"),
+}
+
+
+@measure(fields=_FIELDS)
 def ye_du(problem: Factorization, factors: Factors) -> YeDu:
     """Return the magnitudes of A = (U+V)/2, B = (U−V)/2, P = S − AAᵀ + BBᵀ, Q = ABᵀ − BAᵀ, J and K.
 

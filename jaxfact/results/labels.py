@@ -7,61 +7,59 @@ import jax
 import numpy as np
 import xarray as xr
 
+from jaxfact import measures
 from jaxfact.engine.lanes import Found
+from jaxfact.engine.levels import as_number
 from jaxfact.engine.outcomes import BUDGET, DIVERGED, OUTCOMES, Rules
+from jaxfact.measures.base import Label, Measure, label_of, labels_of
 
-_DISTANCE = r"$\|UV^\top-\Sigma_d\|_F \,/\, \|\Sigma_d\|_F$"
-_IMBALANCE = r"$\|U^\top U-V^\top V\|_F \,/\, \sigma_1$"
-_LOSS = r"$f \,/\, \sigma_1^2$"
+_DISTANCE = label_of(measures.distance).latex
 
-VARIABLES = (
-    *("seed", "variant", "level", "step", "outcome", "steps", "period", "hit", "loss", "distance", "misfit"),
-    *("imbalance", "best_distance", "loss_rose", "tolerance", "compile_seconds", "run_seconds"),
-)
-"""Names that the dataset of every sweep may hold, so that no axis has one of them."""
-
-# Long name, unit, and what a figure calls it: a pure number, divided by the unit.
-_TEXTS = {
-    "seed": ("seed number", "1", r"$s$"),
-    "step": ("step", "1", r"$t$"),
-    "level": ("distance level", "1", _DISTANCE),
-    "hit": ("first checked step at or below the level", "1", r"$t$"),
-    "steps": ("steps that were run", "1", r"$T$"),
-    "period": ("period of the cycle", "1", r"$p$"),
-    "loss": ("last loss", "σ₁²", _LOSS),
-    "distance": ("last ‖UVᵀ−Σ_d‖_F/‖Σ_d‖_F", "1", _DISTANCE),
-    "misfit": ("last ‖𝒜(UVᵀ)−y‖/‖y‖", "1", r"$\|\mathcal{A}(UV^\top)-y\| \,/\, \|y\|$"),
-    "imbalance": ("last ‖UᵀU−VᵀV‖_F", "σ₁", _IMBALANCE),
-    "best_distance": ("least checked ‖UVᵀ−Σ_d‖_F/‖Σ_d‖_F", "1", _DISTANCE),
-    "loss_path": ("loss", "σ₁²", _LOSS),
-    "distance_path": ("‖UVᵀ−Σ_d‖_F/‖Σ_d‖_F", "1", _DISTANCE),
-    "imbalance_path": ("‖UᵀU−VᵀV‖_F", "σ₁", _IMBALANCE),
-    "energy_path": ("‖U‖²_F+‖V‖²_F", "σ₁", r"$(\|U\|_F^2+\|V\|_F^2) \,/\, \sigma_1$"),
-    "singular_values_path": ("singular values of UVᵀ", "σ₁", r"$\sigma_k(UV^\top) \,/\, \sigma_1$"),
-    "tolerance": ("distance at which a run may end", "1", _DISTANCE),
-    "compile_seconds": ("time to compile", "s", r"$\mathrm{time} \,/\, \mathrm{s}$"),
-    "run_seconds": ("time to run, compilation apart", "s", r"$\mathrm{time} \,/\, \mathrm{s}$"),
-    # The parameters of experiments, under the names that this library gives them.
-    "step_size": ("step size", "1/σ₁", r"$\eta\,\sigma_1$"),
-    "scale": ("scale of the start", "√σ₁", r"$\epsilon \,/\, \sqrt{\sigma_1}$"),
-    "ratio": ("‖U‖_F/‖V‖_F of the start", "1", r"$\|U\|_F \,/\, \|V\|_F$"),
-    "weight": ("balancing weight", "1", r"$\lambda$"),
-    "noise": ("noise an entry and step", "√σ₁", r"$\nu \,/\, \sqrt{\sigma_1}$"),
-    "damping": ("damping", "σ₁", r"$\delta \,/\, \sigma_1$"),
-    "norm": ("norm of the start", "√σ₁", r"$\alpha \,/\, \sqrt{\sigma_1}$"),
-    "width": ("columns of the factors", "1", r"$d$"),
-    "rank": ("rank of the target", "1", r"$r$"),
-    "m": ("rows of the target", "1", r"$m$"),
-    "n": ("columns of the target", "1", r"$n$"),
-    "condition": ("condition number", "1", r"$\sigma_1 \,/\, \sigma_r$"),
-    "measurements": ("measurements", "1", r"$p$"),
-    "fraction": ("fraction observed", "1", r"$|\Omega| \,/\, (mn)$"),
+# What is kept of every run beside its records, and how its label begins: the rest is that of the measure.
+_ENDS = {
+    "loss": ("last ", label_of(measures.loss)),
+    "distance": ("last ", label_of(measures.distance)),
+    "misfit": ("last ", label_of(measures.misfit)),
+    "imbalance": ("last ", label_of(measures.imbalance)),
+    "best_distance": ("least checked ", label_of(measures.distance)),
 }
+_BOOKKEEPING = {
+    "seed": Label("seed number", "1", r"$s$"),
+    "step": Label("step", "1", r"$t$"),
+    "level": Label("distance level", "1", _DISTANCE),
+    "hit": Label("first checked step at or below the level", "1", r"$t$"),
+    "steps": Label("steps that were run", "1", r"$T$"),
+    "period": Label("period of the cycle", "1", r"$p$"),
+    "tolerance": Label("distance at which a run may end", "1", _DISTANCE),
+    "compile_seconds": Label("time to compile", "s", r"$\mathrm{time} \,/\, \mathrm{s}$"),
+    "run_seconds": Label("time to run, compilation apart", "s", r"$\mathrm{time} \,/\, \mathrm{s}$"),
+}
+# The parameters of experiments, under the names that this library gives them.
+_PARAMETERS = {
+    "step_size": Label("step size", "1/σ₁", r"$\eta\,\sigma_1$"),
+    "scale": Label("scale of the start", "√σ₁", r"$\epsilon \,/\, \sqrt{\sigma_1}$"),
+    "ratio": Label("‖U‖_F/‖V‖_F of the start", "1", r"$\|U\|_F \,/\, \|V\|_F$"),
+    "weight": Label("balancing weight", "1", r"$\lambda$"),
+    "noise": Label("noise per entry and step", "√σ₁", r"$\nu \,/\, \sqrt{\sigma_1}$"),
+    "damping": Label("damping", "σ₁", r"$\delta \,/\, \sigma_1$"),
+    "norm": Label("norm of the start", "√σ₁", r"$\alpha \,/\, \sqrt{\sigma_1}$"),
+    "width": Label("columns of the factors", "1", r"$d$"),
+    "rank": Label("rank of the target", "1", r"$r$"),
+    "m": Label("rows of the target", "1", r"$m$"),
+    "n": Label("columns of the target", "1", r"$n$"),
+    "condition": Label("condition number", "1", r"$\sigma_1 \,/\, \sigma_r$"),
+    "measurements": Label("measurements", "1", r"$p$"),
+    "fraction": Label("fraction observed", "1", r"$|\Omega| \,/\, (mn)$"),
+}
+
+VARIABLES = (*_BOOKKEEPING, *_ENDS, "variant", "outcome", "loss_rose")
+"""Names that the dataset of every sweep may hold, so that no axis has one of them."""
 
 
 def label(
     found: Found,
     rules: Rules,
+    record: Mapping[str, Measure],
     axes: Mapping[str, np.ndarray],
     seeds: np.ndarray,
     is_pair: bool = True,
@@ -70,11 +68,11 @@ def label(
     variables: dict[str, Any] = along_runs(found, rules, {name: len(values) for name, values in axes.items()}, is_pair)
     dims, codes = variables["outcome"]
     variables["outcome"] = (dims, np.asarray(OUTCOMES)[codes])
-    variables["tolerance"] = float("nan") if rules.tolerance is None else rules.tolerance
+    variables["tolerance"] = as_number(rules.tolerance)
     coordinates: dict[str, Any] = {**axes, "seed": seeds, "level": list(rules.levels)}
     if rules.record_steps:
         coordinates["step"] = list(rules.record_steps)
-    return describe(xr.Dataset(variables, coordinates))
+    return _describe_paths(describe(xr.Dataset(variables, coordinates)), record)
 
 
 def along_runs(
@@ -114,11 +112,26 @@ def along_runs(
 
 
 def describe(dataset: xr.Dataset) -> xr.Dataset:
-    """Put the long name, the unit and the LaTeX label of every known variable into its attributes."""
-    for name, (text, unit, latex) in _TEXTS.items():
+    """Put the long name, the unit and the LaTeX label of every known variable into its attributes, but for records."""
+    ends = {name: label._replace(text=begins + label.text) for name, (begins, label) in _ENDS.items()}
+    for name, known in (_BOOKKEEPING | ends | _PARAMETERS).items():
         if name in dataset.variables:
-            dataset[name].attrs.update(long_name=text, units=unit, latex=latex)
+            _put(dataset[name], known)
     return dataset
+
+
+def _describe_paths(dataset: xr.Dataset, record: Mapping[str, Measure]) -> xr.Dataset:
+    """Put the label that a measure has declared into the attributes of what was recorded of it."""
+    for name, measure in record.items():
+        for field, known in labels_of(measure).items():
+            path = "_".join(filter(None, (name, field, "path")))
+            if path in dataset.variables:
+                _put(dataset[path], known)
+    return dataset
+
+
+def _put(variable: xr.DataArray, known: Label) -> None:
+    variable.attrs.update(long_name=known.text, units=known.unit, latex=known.latex)
 
 
 def join(parts: Sequence[xr.Dataset], variants: Sequence[str]) -> xr.Dataset:
@@ -126,14 +139,13 @@ def join(parts: Sequence[xr.Dataset], variants: Sequence[str]) -> xr.Dataset:
     shared = {name: value for name, value in parts[0].attrs.items() if all(p.attrs.get(name) == value for p in parts)}
     differing = [name for name in parts[0].attrs if name not in shared]
     joined = xr.concat(
-        parts, xr.IndexVariable("variant", list(variants)), join="outer", combine_attrs="drop", coords="minimal"
+        parts, xr.IndexVariable("variant", list(variants)), join="outer", combine_attrs="override", coords="minimal"
     )
     joined = joined.sortby("level", ascending=False)
     axes = [name for name in parts[0].outcome.dims if name != "seed"]
     order = [*axes, "variant", "seed", "level", "step"]
     joined = joined.transpose(*(name for name in order if name in joined.dims), ...)
-    joined = joined.assign_attrs(shared)
-    joined.attrs |= {name: [str(part.attrs[name]) for part in parts] for name in differing}
+    joined.attrs = shared | {name: [str(part.attrs[name]) for part in parts] for name in differing}
     return describe(joined)
 
 

@@ -8,6 +8,7 @@ import scipy.stats
 import xarray as xr
 from jaxtyping import Float
 
+from jaxfact.engine.levels import is_below, place_of
 from jaxfact.inputs import problem_with
 
 _CONFIDENCE = 0.95
@@ -78,10 +79,10 @@ class PairedTimes(NamedTuple):
 def time_to(runs: xr.Dataset, level: float) -> Times:
     """Return the hitting times of a distance level; raises ValueError for a level that was not recorded."""
     levels = runs.level.values
-    near = np.isclose(levels, level, rtol=1e-6, atol=0)
-    if not near.any():
+    place = place_of(level, levels)
+    if place is None:
         raise problem_with("level", f"{level:g}", f"the levels are {', '.join(f'{x:g}' for x in levels)}", "choose one")
-    return Times(runs.hit.isel(level=int(np.argmax(near)), drop=True), runs.steps)
+    return Times(runs.hit.isel(level=place, drop=True), runs.steps)
 
 
 def best_over_time(runs: xr.Dataset, record: str) -> xr.Dataset:
@@ -128,7 +129,7 @@ def outcome_fractions(runs: xr.Dataset) -> xr.Dataset:
 
 def is_beyond(runs: xr.Dataset) -> xr.DataArray:
     """Tell which levels lie below the tolerance to which a variant was run: nothing is known there."""
-    return runs.level < runs.tolerance * (1 - 1e-9)
+    return is_below(runs.level, runs.tolerance)
 
 
 def paired_times(runs: xr.Dataset, first: str, second: str, level: float, margin: float = 0.05) -> PairedTimes:
@@ -143,7 +144,7 @@ def paired_times(runs: xr.Dataset, first: str, second: str, level: float, margin
     left = [name for name in runs.outcome.dims if name not in ("variant", "seed")]
     if left:
         raise problem_with("runs", f"axes {left}", "a comparison is made at one point", "select one with runs.sel(...)")
-    below = [name for name in (first, second) if level < float(runs.tolerance.sel({"variant": name})) * (1 - 1e-9)]
+    below = [name for name in (first, second) if is_below(level, float(runs.tolerance.sel({"variant": name})))]
     if below:
         raise problem_with("level", f"{level:g}", f"{', '.join(below)} was not run so far down", "choose a higher one")
     times = time_to(runs, level).hit

@@ -1,0 +1,48 @@
+"""What `record=` may be: measures or their names, one or several, under names of their own or not."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from jaxtyping import PyTree
+
+from jaxfact.inputs import problem_with
+from jaxfact.measures.base import Measure, named
+from jaxfact.measures.product import distance, imbalance, loss
+from jaxfact.problems.base import Problem
+from jaxfact.problems.factors import AnyFactors, TiedFactor
+
+Record = Measure | str
+Records = Record | Sequence[Record] | Mapping[str, Record]
+
+_USUAL = (loss, distance, imbalance)
+
+
+def as_measure(record: Records | None) -> Callable[[Problem, AnyFactors], dict[str, PyTree]]:
+    """Return one function that evaluates every record, as a dict by name; tied factors have no usual imbalance."""
+    functions = named_measures(record)
+
+    def measure(problem: Problem, factors: AnyFactors) -> dict[str, PyTree]:
+        absent = imbalance if record is None and isinstance(factors, TiedFactor) else None
+        return {name: function(problem, factors) for name, function in functions.items() if function is not absent}
+
+    return measure
+
+
+def named_measures(record: Records | None) -> dict[str, Measure]:
+    """Return the functions to record by name: loss, distance and imbalance where none are given.
+
+    Raises ValueError for a name that no measure has, names that are not distinct, and what is no function.
+    """
+    chosen = _USUAL if record is None else [record] if isinstance(record, str) or callable(record) else record
+    pairs = list(chosen.items()) if isinstance(chosen, Mapping) else [(_name(one), one) for one in chosen]
+    functions = {name: named(one) if isinstance(one, str) else one for name, one in pairs}
+    if len(functions) != len(pairs):
+        raise problem_with("record", list(functions), "needs distinct names", "give a mapping from names to measures")
+    for name, function in functions.items():
+        if not callable(function):
+            needed = "needs names of measures, or functions of (problem, factors)"
+            raise problem_with("record", name, needed, "see jaxfact.measures")
+    return functions
+
+
+def _name(record: Record) -> str:
+    return record if isinstance(record, str) else getattr(record, "__name__", repr(record))
