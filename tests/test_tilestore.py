@@ -26,7 +26,7 @@ import jaxfact as jf
 from jaxfact import measures
 from jaxfact.engine import program
 from jaxfact.store import differences, provenance, shards, tilestore
-from jaxfact.store import queue as stored
+from jaxfact.store import queues as stored
 
 TIMES = ["compile_seconds", "run_seconds"]
 PROBLEM = jf.Factorization(np.array([1.0, 0.5], np.float32), shape=(20, 10))

@@ -160,7 +160,7 @@ COMMANDS = (sweep, status, report, export)
 def _ending_in_one_line(experiment: str, store: Path) -> Iterator[None]:
     """Say in one line what ended a sweep, where it is not the user's mistake of a value."""
     from jaxfact.store.experiment_file import blamed, file_of
-    from jaxfact.store.queue import StoreError
+    from jaxfact.store.queues import StoreError
 
     file = file_of(experiment)
     try:
