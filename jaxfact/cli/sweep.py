@@ -131,9 +131,10 @@ def report(
 
     from jaxfact.reports import pages
     from jaxfact.reports import sweep as sweep_report
+    from jaxfact.results.whole import check_new_folder
 
     folder = terminal.free_folder("jaxfact-report") if out is None else out
-    pages.check_folder(folder)
+    check_new_folder(folder)
     found = sweep_report.shown(store)
     sweep_report.print_tables(found, Console())
     sweep_report.write(found, folder)
