@@ -35,7 +35,7 @@ from .results import export as export
 from .results import stats as stats
 from .results.files import open_results as open_results
 from .results.files import write_results as write_results
-from .store.queue import StoreError as StoreError
+from .store.queues import StoreError as StoreError
 from .store.status import Status as Status
 from .store.status import status as status
 from .sweep import sweep as sweep

@@ -30,7 +30,7 @@ from jaxfact.problems.factorization import Factorization
 from jaxfact.results.files import open_results
 from jaxfact.results.labels import VARIABLES, along_runs, describe, join, label
 from jaxfact.store import provenance
-from jaxfact.store.queue import StoreQueue, drained_by_signals
+from jaxfact.store.queues import StoreQueue, drained_by_signals
 from jaxfact.store.tilestore import Box, Plan, Results, TileStore, blocks_of, size, stored_blocks
 
 _TILE = 4096

@@ -17,8 +17,8 @@ from jaxfact import measures
 from jaxfact.cli import main as cli
 from jaxfact.engine.program import Program
 from jaxfact.jobs.numpy_script import Descent, descent_of
-from jaxfact.jobs.replay import experiment_in
 from jaxfact.measures import invariants
+from jaxfact.store import experiment_file
 from jaxfact.sweep import Options, Part
 
 PROBLEM = jf.Factorization(np.array([1, 0.6, 0.3]), shape=(8, 6))
@@ -115,7 +115,7 @@ def test_what_may_have_changed_the_bits_is_said(altered):
 
 def test_another_precision_is_refused(altered):
     with pytest.raises(ValueError, match="was made otherwise: x64 was False and is True; set JAX as it was then"):
-        jf.replay(altered({"x64": False}), seed=SEED, method="plain", step_size=0.3)
+        jf.replay(altered({"x64": False}), seed=SEED, variant="plain", step_size=0.3)
 
 
 def test_another_experiment_is_refused(store):
@@ -199,13 +199,13 @@ weights["a"] = 3
 
 def test_a_script_is_executed_up_to_its_sweep(capsys):
     """What sweeps is left out, and so is what needs its results."""
-    experiment = experiment_in(SCRIPT, "CASES:twice", "<script>")
+    experiment = experiment_file.from_text(SCRIPT, "CASES:twice", "script")
     assert experiment(4) == 8
     assert "RUNS" not in experiment.__globals__
     assert capsys.readouterr().out == ""
     for name, failure in {"nothing": "NameError", "CASES:thrice": "KeyError"}.items():
         with pytest.raises(ValueError, match=rf"experiment={name}: its file fails \({failure}: .*; give experiment="):
-            experiment_in(SCRIPT, name, "<script>")
+            experiment_file.from_text(SCRIPT, name, "script")
 
 
 @pytest.mark.parametrize(("method", "rtol"), [("plain", 1e-9), ("balanced", 1e-3)])
@@ -279,7 +279,7 @@ def test_mistakes_at_the_command_line(store, altered, tmp_path, monkeypatch, cap
         "point=0.3: needs a name and a number; write it like step_size=0.3": [store, "--seed", SEED, "0.3"],
         "is written as .npz; say": [store, *words, "--out", tmp_path / "path.csv"],
         "is no store of a sweep": [tmp_path, *words],
-        "needs a file and a name in it": [store, *words, "--experiment", "nowhere.py:plain"],
+        "nowhere.py is no Python file; write it like": [store, *words, "--experiment", "nowhere.py:plain"],
     }.items():
         assert command(monkeypatch, *given) == 2
         error = capsys.readouterr().err

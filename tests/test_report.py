@@ -14,7 +14,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
@@ -183,32 +182,3 @@ def test_a_failure_half_way_leaves_nothing(found, tmp_path, monkeypatch):
         report.write(found, tmp_path / "out")
     assert saved
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("kind", ["empty", "here", "link"])
-def test_an_empty_folder_is_filled(found, tmp_path, monkeypatch, kind):
-    """Also where it cannot be replaced: as the folder one is in, or behind a link."""
-    target = tmp_path / "empty"
-    target.mkdir()
-    monkeypatch.chdir(target)
-    blank = {name: Figure(figsize=(1, 1)) for name in FIGURES}
-    monkeypatch.setattr(report, "figures", lambda _: blank)  # what they show is not the point here
-    (tmp_path / "link").symlink_to(target)
-    report.write(found, {"empty": target, "here": Path("."), "link": tmp_path / "link"}[kind])
-    assert {path.name for path in target.iterdir()} == {"results.zarr", "report.html", "summary.json", "figures"}
-    assert {path.name for path in tmp_path.iterdir()} == {"empty", "link"}
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [("full", "exists and holds something"), ("file", "exists and holds"), ("file/below", "cannot be written")],
-)
-def test_folders_that_will_not_do(tmp_path, name, words):
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "mine").write_text("")
-    (tmp_path / "file").write_text("")
-    before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ValueError, match=rf"{name}: {words}"):
-        pages.check_folder(tmp_path / name)
-    pages.check_folder(tmp_path / "new" / "deep")
-    assert sorted(tmp_path.rglob("*")) == before

@@ -20,8 +20,8 @@ from jaxfact.cli import terminal
 from jaxfact.engine.program import Program
 from jaxfact.figures import axes as axis_plots
 from jaxfact.reports import sweep as sweep_report
-from jaxfact.store import experiment_file
-from jaxfact.store.queue import StoreError
+from jaxfact.store import experiment_file, provenance
+from jaxfact.store.queues import StoreError
 
 SHORT = ["--seeds", "2", "--store", "new.zarr"]
 module = importlib.import_module("jaxfact.sweep")
@@ -161,12 +161,16 @@ FILES = {
 }
 PLACES = {
     "missing.py:f": "missing.py:f: missing.py is no Python file; write it like experiments.py:experiment",
-    "text.txt:f": "text.txt is no Python file",
-    "good.py": "good.py: needs a file and a name in it",
-    "good.py:": "needs a file and a name in it",
+    "text.txt:f": "text.txt:f: needs a Python file and a name in it",
+    "good.py": "good.py: needs a Python file and a name in it",
+    "good.py:": "needs a Python file and a name in it",
+    "good.py:f g": "needs a Python file and a name in it",
     "good.py:g": "good.py has no g; choose among f",
-    "good.py:x": "good.py:x: is a int; name a function",
-    "good.py:C": "good.py:C: is a type; name a function",
+    "good.py:odd:b": "good.py has no odd:b; choose among f",
+    "good.py:f:b": "good.py has no f:b; choose among f",
+    "good.py:x": "good.py:x: is of type int; name a function",
+    "good.py:odd:a": "good.py:odd:a: is of type int; name a function",
+    "good.py:C": "good.py:C: is of type type; name a function",
     "good.py:empty": "is a dict of something else than functions by name",
     "good.py:odd": "is a dict of something else than functions by name",
     "good.py:f": "returned a NoneType: needs a Run",
@@ -194,6 +198,37 @@ def test_files_find_their_neighbours_and_keep_their_source(tmp_path):
     found = experiment_file.load(f"{tmp_path / 'file.py'}:experiment")
     assert found() == 3
     assert inspect.getsource(found) == text
+
+
+def test_an_entry_of_a_dict_is_an_experiment(experiments):
+    """It is no variant then, and its name is that under which a store would find it again."""
+    one = experiment_file.load(f"{experiments}:methods:slow")
+    assert one is one.__globals__["methods"]["slow"]
+    assert provenance.home(one)["experiment_name"] == "methods:slow"
+
+
+def test_files_of_one_name_are_two_modules(tmp_path):
+    """Each keeps its source and its module, where classes are looked up; nothing is left on the path."""
+    path, found = list(sys.path), []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "file.py").write_text(
+            f"class C:\n    folder = '{folder}'\n\ndef f():\n    return C, '{folder}'\n"
+        )
+        found.append(experiment_file.load(f"{tmp_path / folder / 'file.py'}:f"))
+    assert [inspect.getsource(f).splitlines()[1] for f in found] == ["    return C, 'a'", "    return C, 'b'"]
+    assert [sys.modules[f()[0].__module__].C.folder for f in found] == ["a", "b"]
+    assert sys.path == path
+
+
+@pytest.mark.parametrize("up_to_sweep", [False, True])
+def test_a_file_that_fails_leaves_nothing_behind(tmp_path, up_to_sweep):
+    (tmp_path / "file.py").write_text(FILES["raises.py"])
+    path, modules = list(sys.path), set(sys.modules)
+    with pytest.raises(ValueError, match="line 3 raised ValueError"):
+        experiment_file.load(f"{tmp_path / 'file.py'}:f", up_to_sweep=up_to_sweep)
+    assert sys.path == path
+    assert set(sys.modules) == modules
 
 
 def test_an_experiment_that_fails_is_named_by_its_line(call, experiments):

@@ -25,8 +25,8 @@ from zarr.codecs import Crc32cCodec
 import jaxfact as jf
 from jaxfact import measures
 from jaxfact.engine import program
-from jaxfact.store import provenance, shards, tilestore
-from jaxfact.store import queue as stored
+from jaxfact.store import differences, provenance, shards, tilestore
+from jaxfact.store import queues as stored
 
 TIMES = ["compile_seconds", "run_seconds"]
 PROBLEM = jf.Factorization(np.array([1.0, 0.5], np.float32), shape=(20, 10))
@@ -255,7 +255,7 @@ def test_another_machine_is_refused_unless_accepted(monkeypatch, store, name):
     monkeypatch.setattr(provenance, "environment", lambda: here)
     with pytest.raises(ValueError, match=said):
         swept(store)
-    if name not in provenance.HARMLESS:
+    if name not in differences.HARMLESS:
         with pytest.raises(ValueError, match=rf"accept=\['{name}'\]: needs names among"):
             swept(store, accept=[name])
         return

@@ -148,10 +148,10 @@ def compare(
     from jaxfact.jobs import comparison
     from jaxfact.problems.factorization import Factorization
     from jaxfact.reports import comparison as report
-    from jaxfact.reports import pages
+    from jaxfact.results.whole import check_new_folder
 
     folder = terminal.free_folder("jaxfact-compare") if out is None else out
-    pages.check_folder(folder)
+    check_new_folder(folder)
     if made_up:
         rank = 5 if rank is None else rank
         values = _made_up_values(shape, rank, 10.0 if condition is None else condition, spectrum or Spectrum.LINEAR)

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +21,7 @@ def replay(
     point: Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Where along each axis.")] = None,
     variant: Annotated[str | None, typer.Option(help="Which variant, where the store has several.")] = None,
     experiment: Annotated[
-        str | None, typer.Option(help="FILE.py:NAME of the experiment, where the store does not hold its file.")
+        str | None, typer.Option(help="FILE.py:NAME[:KEY] of the experiment, where the store does not hold its file.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="New .npz file for loss, distance and factors of every step.")
@@ -42,9 +41,10 @@ def replay(
     _configure_as(store)
     from jaxfact.jobs.numpy_script import numpy_script
     from jaxfact.jobs.replay import replay as replayed
+    from jaxfact.store.experiment_file import load
 
     if experiment is not None:
-        chosen["experiment"] = _experiment(experiment)
+        chosen["experiment"] = load(experiment, up_to_sweep=True)
     try:
         script = None if numpy is None else numpy_script(store, numpy, **chosen)
         found = replayed(store, **chosen)
@@ -87,18 +87,6 @@ def _configure_as(store: Path) -> None:
     precision = attributes.get("matmul_precision", "None")
     jax.config.update("jax_default_matmul_precision", None if precision == "None" else precision)
     jax.config.update("jax_enable_x64", attributes.get("x64", False))
-
-
-def _experiment(text: str) -> Any:
-    """Return the experiment, or the dict of them, that FILE.py:NAME means."""
-    from jaxfact.jobs.replay import experiment_in
-
-    file, found, name = text.partition(".py:")
-    path = Path(f"{file}.py")
-    if not found or not path.is_file():
-        raise problem_with("--experiment", text, "needs a file and a name in it", "write it like sweep.py:experiment")
-    sys.path.insert(0, str(path.resolve().parent))  # a script finds its neighbours
-    return experiment_in(path.read_text(encoding="utf-8"), name, str(path))
 
 
 def _as_json(found: "Replay") -> dict[str, Any]:

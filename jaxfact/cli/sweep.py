@@ -29,7 +29,8 @@ def sweep(
     experiment: Annotated[
         str,
         typer.Argument(
-            metavar="FILE.py:NAME", help="A function in a file that returns a jaxfact.Run, or a dict of them: variants."
+            metavar="FILE.py:NAME[:KEY]",
+            help="A function in a file that returns a jaxfact.Run, or a dict of them: variants.",
         ),
     ],
     store: Annotated[Path, typer.Option(help="Where the runs are kept; what is there already is not run again.")],
@@ -128,9 +129,10 @@ def report(
 
     from jaxfact.reports import pages
     from jaxfact.reports import sweep as sweep_report
+    from jaxfact.results.whole import check_new_folder
 
     folder = terminal.free_folder("jaxfact-report") if out is None else out
-    pages.check_folder(folder)
+    check_new_folder(folder)
     found = sweep_report.shown(store)
     sweep_report.print_tables(found, Console())
     sweep_report.write(found, folder)
@@ -156,10 +158,10 @@ COMMANDS = (sweep, status, report, export)
 @contextmanager
 def _ending_in_one_line(experiment: str, store: Path) -> Iterator[None]:
     """Say in one line what ended a sweep, where it is not the user's mistake of a value."""
-    from jaxfact.store.experiment_file import blamed
-    from jaxfact.store.queue import StoreError
+    from jaxfact.store.experiment_file import blamed, file_of
+    from jaxfact.store.queues import StoreError
 
-    file = Path(experiment.rpartition(":")[0]).absolute()
+    file = file_of(experiment)
     try:
         yield
     except ValueError:

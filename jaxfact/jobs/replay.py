@@ -4,17 +4,13 @@ The compiled program of the sweep is run again, for this run alone. Between two 
 told, which is data: first as many as the sweep did, so that every stored number can be compared, then one.
 """
 
-import ast
 import importlib
 import json
-import linecache
 import math
 import numbers
-import sys
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
@@ -33,7 +29,8 @@ from jaxfact.numerics.draws import fold, key_from
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factors import AnyFactors
 from jaxfact.results.files import PENDING, encoded, open_results
-from jaxfact.store import provenance
+from jaxfact.store import experiment_file, provenance
+from jaxfact.store.differences import HARMLESS, differences
 from jaxfact.sweep import Options, Part
 
 _GIVE = "give experiment=, as it was given to the sweep"
@@ -149,8 +146,8 @@ class StoredRun:
 
     def _check_environment(self) -> None:
         """Refuse another backend or precision before anything is made of them."""
-        differing = provenance.differences(self._all, {**self._all, **provenance.environment()})
-        if fatal := [said for name, said in differing.items() if name not in provenance.HARMLESS]:
+        differing = differences(self._all, {**self._all, **provenance.environment()})
+        if fatal := [said for name, said in differing.items() if name not in HARMLESS]:
             raise problem_with("store", self.path, f"was made otherwise: {'; '.join(fatal)}", "set JAX as it was then")
 
     def _read(self, given: Experiment | Mapping[str, Experiment] | None, record: Records | None) -> Part:
@@ -182,7 +179,9 @@ class StoredRun:
         if not self._name:
             held = "the store holds no file that has it: it is of a notebook, or lives inside a function"
             raise problem_with("experiment", None, held, _GIVE)
-        return experiment_in(self.attribute("experiment_file"), self._name, f"<experiment of {self.path}>")
+        return experiment_file.from_text(
+            self.attribute("experiment_file"), self._name, f"experiment of {self.path.absolute()}"
+        )
 
     def _records(self, beside: Mapping[str, Any]) -> Records | None:
         """Return the functions that were recorded: the library's, or those that stand beside the experiment."""
@@ -205,8 +204,8 @@ class StoredRun:
         for name in wanted.keys() & stored.keys():
             if isinstance(stored[name], list) and not isinstance(wanted[name], list):
                 stored[name], wanted[name] = self.attribute(name), str(wanted[name])
-        differing = provenance.differences(stored, wanted)
-        fatal = [said for name, said in differing.items() if name == "program" or name not in provenance.HARMLESS]
+        differing = differences(stored, wanted)
+        fatal = [said for name, said in differing.items() if name == "program" or name not in HARMLESS]
         if fatal:
             made = f"is not what made {self.path}: {'; '.join(fatal)}"
             raise problem_with("experiment", self._name, made, _GIVE)
@@ -233,52 +232,6 @@ class StoredRun:
         if differing:
             said = ", ".join(_both(name, self.said[name].values, found[name].values) for name in differing)
             raise RuntimeError(f"{self.path}: the run has not the numbers of the store: {said}; {self._why}")
-
-
-def experiment_in(text: str, name: str, file: str) -> Any:
-    """Execute a file's text in a module of its own, and return what it calls `name`, or `name:key`.
-
-    Statements that sweep are left out, and what follows the first of them once the experiment is there.
-    """
-    outer, _, key = name.partition(":")
-    body: list[ast.stmt] = []
-    there = False
-    for statement in ast.parse(text).body:
-        if _sweeps(statement):
-            if there:
-                break
-            continue
-        body.append(statement)
-        there = there or _binds(statement, outer)
-    module = ModuleType(file)
-    module.__file__ = file
-    sys.modules[file] = module  # where the classes of the module look for it
-    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
-    try:
-        exec(compile(ast.Module(body, []), file, "exec"), module.__dict__)
-        found = getattr(module, outer)
-        return found[key] if key else found
-    except Exception as error:
-        failed = f"its file fails ({type(error).__name__}: {error})"
-        raise problem_with("experiment", name, failed, _GIVE) from error
-
-
-def _sweeps(statement: ast.stmt) -> bool:
-    """Tell whether a statement itself runs a sweep."""
-    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
-        return False
-    called = [node.func for node in ast.walk(statement) if isinstance(node, ast.Call)]
-    return any(getattr(function, "attr", getattr(function, "id", None)) == "sweep" for function in called)
-
-
-def _binds(statement: ast.stmt, name: str) -> bool:
-    """Tell whether a statement gives a name its value."""
-    if isinstance(statement, ast.FunctionDef):
-        return statement.name == name
-    return any(
-        isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Store)
-        for node in ast.walk(statement)
-    )
 
 
 def _check_variant(runs: xr.Dataset, variant: str | None) -> list[str]:

@@ -11,6 +11,7 @@ from jaxfact import figures
 from jaxfact.jobs.comparison import QUANTILES, Comparison, MethodSummary, as_json
 from jaxfact.reports import pages
 from jaxfact.reports.pages import Sheet
+from jaxfact.results.whole import check_new_folder
 
 _LEVELS_A_TABLE = 5  # what fits into 80 columns
 
@@ -36,7 +37,7 @@ def sheet(comparison: Comparison) -> Sheet:
 
 def write(comparison: Comparison, folder: Path) -> None:
     """Write results, figures, summary and page into a folder, which appears whole or not at all."""
-    pages.check_folder(folder)
+    check_new_folder(folder)
     pages.write(sheet(comparison), drawn(comparison), folder)
 
 

@@ -3,8 +3,6 @@
 import base64
 import html
 import json
-import shutil
-import tempfile
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -18,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxfact.figures import save
-from jaxfact.inputs import problem_with
 from jaxfact.results.files import write_results
+from jaxfact.results.whole import check_new_folder, whole_folder
 
 RESULTS, PAGE, SUMMARY = "results.zarr", "report.html", "summary.json"
 
@@ -40,26 +38,10 @@ class Sheet:
     title: str = "Plain, balanced and noise-injected descent from the same random starts"
 
 
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that cannot be made or that holds something; called before anything is computed."""
-    instead = "choose another folder with --out"
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise problem_with("out", folder, "exists and holds something else", instead)
-    parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    try:
-        with tempfile.TemporaryDirectory(dir=parent):
-            pass
-    except OSError as error:
-        raise problem_with("out", folder, f"cannot be written ({error.strerror})", instead) from None
-
-
 def write(sheet: Sheet, figures: dict[str, Figure], folder: Path) -> None:
     """Write results, figures, summary and page into a folder, which appears whole or not at all."""
-    check_folder(folder)
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.absolute().parent, prefix=".jaxfact-") as scratch:
-        made = Path(scratch) / "made"
-        made.mkdir()
+    check_new_folder(folder)
+    with whole_folder(folder) as made:
         if sheet.runs is not None:
             write_results(sheet.runs, made / RESULTS)
         (made / "figures").mkdir()
@@ -68,11 +50,6 @@ def write(sheet: Sheet, figures: dict[str, Figure], folder: Path) -> None:
                 save(figure, made / "figures" / f"{name}{suffix}")
         (made / SUMMARY).write_text(json.dumps(sheet.summary, indent=2, ensure_ascii=False), encoding="utf-8")
         (made / PAGE).write_text(page(sheet, made / "figures"), encoding="utf-8")
-        if folder.exists():  # may be a mount, a link, or the folder one is in: fill it
-            for part in sorted(made.iterdir()):
-                shutil.move(part, folder / part.name)
-        else:
-            made.rename(folder)
 
 
 def print_tables(sheet: Sheet, console: Console) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from rich.table import Table
 from jaxfact import papers
 from jaxfact.engine.tiles import Progress
 from jaxfact.papers import Finding, Outcome, Preset
-from jaxfact.reports.pages import check_folder
 from jaxfact.results.files import write_results
+from jaxfact.results.whole import check_new_folder, whole_folder
 
 _HOLDS = {True: "yes", False: "no", None: "–"}
 
@@ -35,7 +34,7 @@ def run(
 ) -> None:
     """Run a preset, print its findings and write its runs, where a folder is given, as one Zarr store a dataset."""
     if folder is not None:
-        check_folder(folder)
+        check_new_folder(folder)
     outcome = preset.run(seeds, progress)
     if as_json:
         console.print_json(json.dumps(as_numbers(preset, outcome), ensure_ascii=False))
@@ -71,18 +70,10 @@ def as_numbers(preset: Preset, outcome: Outcome) -> dict[str, Any]:
 
 def write(outcome: Outcome, folder: Path) -> None:
     """Write each dataset as a Zarr store into a folder, which appears whole or not at all."""
-    check_folder(folder)
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.absolute().parent, prefix=".jaxfact-") as scratch:
-        made = Path(scratch) / "made"
-        made.mkdir()
+    check_new_folder(folder)
+    with whole_folder(folder) as made:
         for name, runs in outcome.runs.items():
             write_results(runs, made / f"{name}.zarr")
-        if folder.exists():
-            for store in sorted(made.iterdir()):
-                store.rename(folder / store.name)
-        else:
-            made.rename(folder)
 
 
 def _cells(finding: Finding) -> list[str]:

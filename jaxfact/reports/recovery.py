@@ -11,6 +11,7 @@ from jaxfact.figures.recovery import over_splits
 from jaxfact.jobs.recovery import MethodRecovery, Recovery, as_json
 from jaxfact.reports import pages
 from jaxfact.reports.pages import Sheet
+from jaxfact.results.whole import check_new_folder
 
 _VERDICTS = {
     "equivalent": "equivalent within 5 %",
@@ -36,7 +37,7 @@ def sheet(recovery: Recovery) -> Sheet:
 
 def write(recovery: Recovery, folder: Path) -> None:
     """Write results, figures, summary and page into a folder, which appears whole or not at all."""
-    pages.check_folder(folder)
+    check_new_folder(folder)
     pages.write(sheet(recovery), drawn(recovery), folder)
 
 

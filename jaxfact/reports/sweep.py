@@ -16,6 +16,7 @@ from jaxfact.reports import pages
 from jaxfact.reports.pages import Sheet
 from jaxfact.results import stats
 from jaxfact.results.files import PENDING, open_results
+from jaxfact.results.whole import check_new_folder
 
 _PATH_SEEDS = 10_000  # whose paths are drawn: a band over more is the same
 _ROWS = 24  # of a table along an axis
@@ -93,7 +94,7 @@ def sheet(found: Shown) -> Sheet:
 
 def write(found: Shown, folder: Path) -> None:
     """Write figures, summary and page into a folder, which appears whole or not at all."""
-    pages.check_folder(folder)
+    check_new_folder(folder)
     pages.write(sheet(found), drawn(found), folder)
 
 

@@ -7,7 +7,6 @@ under its name, or not at all; nothing is overwritten.
 import importlib
 import json
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ import xarray as xr
 
 from jaxfact.inputs import problem_with
 from jaxfact.results.files import PENDING, encoded, open_results
+from jaxfact.results.whole import check_new_file, whole_file
 
 _ROWS = 65536  # about so many at a time
 
@@ -33,7 +33,7 @@ def to_csv(store: str | Path, out: str | Path) -> int:
     Raises ValueError where there is no store, or something under the name of the file.
     """
     rows = 0
-    with _whole(Path(out)) as made, made.open("w", encoding="utf-8", newline="") as file:
+    with _new_file(Path(out)) as made, made.open("w", encoding="utf-8", newline="") as file:
         for table in tables(open_results(store)):
             table.to_csv(file, index=False, header=not rows, lineterminator="\n")
             rows += len(table)
@@ -47,7 +47,7 @@ def to_parquet(store: str | Path, out: str | Path) -> int:
     """
     arrow, parquet = _needed("pyarrow"), _needed("pyarrow.parquet")
     runs, rows = open_results(store), 0
-    with _whole(Path(out)) as made:
+    with _new_file(Path(out)) as made:
         writer = None
         try:
             for table in tables(runs):
@@ -77,7 +77,7 @@ def to_netcdf(store: str | Path, out: str | Path) -> int:
     plain = encoded(runs)
     for variable in (plain, *plain.variables.values()):
         variable.attrs = {name: _netcdf_attribute(value) for name, value in variable.attrs.items()}
-    with _whole(Path(out)) as made:
+    with _new_file(Path(out)) as made:
         plain.to_netcdf(made, engine="h5netcdf")
     return finished
 
@@ -115,17 +115,12 @@ def _netcdf_attribute(value: Any) -> Any:
 
 
 @contextmanager
-def _whole(out: Path) -> Iterator[Path]:
-    """Give a name beside the file's; what is written there gets the file's name at the end, or is removed."""
-    if out.exists():
-        raise problem_with("out", out, "exists already", "choose another file, or remove it")
+def _new_file(out: Path) -> Iterator[Path]:
+    """Give a name to write to; what is there already is refused, the parents are made."""
+    check_new_file(out)
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    made = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
+    with whole_file(out) as made:
         yield made
-        made.rename(out)
-    finally:
-        made.unlink(missing_ok=True)
 
 
 def _needed(name: str) -> ModuleType:

@@ -1,11 +1,20 @@
-"""Experiments in files: a function, or a dict of functions, found in a Python file by its name."""
+"""Experiments in files: `FILE.py:name`, or `FILE.py:name:key` for an entry of a dict.
 
+A file is executed in a module of its own, whose name no other file's module can have, with its folder where Python
+looks for modules for as long as that takes. Its functions keep their source.
+"""
+
+import ast
+import contextlib
+import hashlib
 import importlib.util
+import linecache
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
 from jaxfact.engine.experiment import Experiment
 from jaxfact.inputs import problem_with
@@ -13,23 +22,84 @@ from jaxfact.inputs import problem_with
 _EXAMPLE = "write it like experiments.py:experiment"
 
 
-def load(place: str) -> Experiment | dict[str, Experiment]:
-    """Return what FILE.py:NAME names: a function that returns a `Run`, or a dict of such functions.
+class Name(NamedTuple):
+    """What an experiment, or a dict of them, is called in its file: `name`, or `name:key` in a dict."""
 
-    The file is run once, with its folder where Python looks for modules, and its functions keep their source.
+    name: str
+    key: str | None = None
+
+    @classmethod
+    def parsed(cls, text: str) -> "Name | None":
+        """Return the name that a text means, or None."""
+        name, colon, key = text.partition(":")
+        return cls(name, key if colon else None) if name.isidentifier() else None
+
+    @classmethod
+    def of(cls, experiment: Experiment, names: Mapping[str, Any]) -> "Name | None":
+        """Return what a function is called in a module; None where it lives inside another."""
+        for name, value in names.items():
+            if value is experiment:
+                return cls(name)
+        for name, value in names.items():
+            if isinstance(value, dict) and not name.startswith("__"):
+                for key, entry in value.items():
+                    if entry is experiment and isinstance(key, str):
+                        return cls(name, key)
+        return None
+
+    def found_in(self, names: Mapping[str, Any]) -> Any:
+        """Return what is called so. Raises KeyError."""
+        found = names[self.name]
+        return found if self.key is None else found[self.key]
+
+    def __str__(self) -> str:
+        return self.name if self.key is None else f"{self.name}:{self.key}"
+
+
+def load(place: str, *, up_to_sweep: bool = False) -> Experiment | dict[str, Experiment]:
+    """Return what a place names: a function that returns a `Run`, or a dict of such functions.
+
+    With `up_to_sweep` the statements of the file that sweep are left out, and what follows the first of them once the
+    name is there.
 
     Raises ValueError where there is no such file or name, and for a file that fails, with its exception and line.
     """
-    path, _, name = place.rpartition(":")
-    if not path or not name.isidentifier():
-        raise problem_with("experiment", place, "needs a file and a name in it", _EXAMPLE)
-    file = Path(path)
-    if file.suffix != ".py" or not file.is_file():
-        raise problem_with("experiment", place, f"{path} is no Python file", _EXAMPLE)
-    found = _executed(file)
-    if name not in found:
-        raise problem_with("experiment", place, f"{path} has no {name}", f"choose among {_candidates(found)}")
-    return _checked(place, found[name])
+    stem, found, text = place.partition(".py:")
+    file = Path(f"{stem}.py")
+    name = Name.parsed(text)
+    if not found or name is None:
+        raise problem_with("experiment", place, "needs a Python file and a name in it", _EXAMPLE)
+    if not file.is_file():
+        raise problem_with("experiment", place, f"{file} is no Python file", _EXAMPLE)
+    names = _loaded(file.absolute(), name if up_to_sweep else None)
+    try:
+        experiment = name.found_in(names)
+    except (KeyError, TypeError):
+        raise problem_with("experiment", place, f"{file} has no {name}", f"choose among {_candidates(names)}") from None
+    return _checked(place, experiment)
+
+
+def file_of(place: str) -> Path:
+    """Return the file of a place that `load` takes."""
+    return Path(f"{place.partition('.py:')[0]}.py").absolute()
+
+
+def from_text(text: str, name: str, origin: str) -> Any:
+    """Return what a file's text calls `name` or `name:key`; `origin` says in tracebacks where the text is from.
+
+    Statements that sweep are left out, and what follows the first of them once the name is there.
+
+    Raises ValueError where it is not there, and for a text that fails.
+    """
+    wanted = Name.parsed(name)
+    assert wanted is not None, "names are written by `Name.of`"
+    # Two texts from one place, as of two variants, are two modules.
+    label = f"<{origin}, {hashlib.sha256(text.encode()).hexdigest()[:12]}>"
+    try:
+        return wanted.found_in(_executed(text, label, wanted))
+    except Exception as error:
+        failed = f"its file fails ({type(error).__name__}: {error})"
+        raise problem_with("experiment", name, failed, "give experiment=, as it was given to the sweep") from error
 
 
 def blamed(file: Path, error: BaseException) -> ValueError | None:
@@ -45,25 +115,78 @@ def blamed(file: Path, error: BaseException) -> ValueError | None:
     return problem_with("experiment", file, said, "correct the file")
 
 
-def _executed(file: Path) -> Mapping[str, Any]:
-    """Return what a file defines."""
-    file = file.absolute()
-    specification = importlib.util.spec_from_file_location(f"experiment file {file.stem}", file)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    # Dataclasses and pickles look their module up; no other module can have a name with blanks.
-    sys.modules[module.__name__] = module
-    sys.path.insert(0, str(file.parent))
+def _loaded(file: Path, until: Name | None) -> dict[str, Any]:
+    """Return what a file defines, which finds the modules beside it."""
+    with _on_path(str(file.parent)):
+        try:
+            return _executed(importlib.util.decode_source(file.read_bytes()), str(file), until)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit too: a script that calls sys.exit is no file of experiments
+            raise blamed(file, error) or error from None
+
+
+@contextlib.contextmanager
+def _on_path(folder: str) -> Iterator[None]:
+    sys.path.insert(0, folder)
     try:
-        specification.loader.exec_module(module)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # SystemExit too: a script that calls sys.exit is no file of experiments
-        raise blamed(file, error) or error from None
+        yield
     finally:
-        sys.path.remove(str(file.parent))
-    return vars(module)
+        with contextlib.suppress(ValueError):  # where the file has removed it
+            sys.path.remove(folder)
+
+
+def _executed(text: str, label: str, until: Name | None) -> dict[str, Any]:
+    """Execute a text in a module of its own and return what that defines; only up to a name's sweep, where given."""
+    tree = ast.parse(text, label)
+    if until is not None:
+        tree = ast.Module(_up_to_sweep(tree.body, until.name), [])
+    # Dataclasses and pickles look their module up. No import can be of a name with blanks.
+    module = ModuleType(f"experiment file {label}")
+    module.__file__ = label
+    before = sys.modules.get(module.__name__)
+    sys.modules[module.__name__] = module
+    linecache.cache[label] = (len(text), None, text.splitlines(keepends=True), label)
+    try:
+        exec(compile(tree, label, "exec", dont_inherit=True), module.__dict__)
+    except BaseException:
+        if before is None:
+            del sys.modules[module.__name__]
+        else:
+            sys.modules[module.__name__] = before
+        raise
+    return module.__dict__
+
+
+def _up_to_sweep(statements: list[ast.stmt], name: str) -> list[ast.stmt]:
+    """Return the statements that are needed for a name, without those that sweep."""
+    kept: list[ast.stmt] = []
+    there = False
+    for statement in statements:
+        if not _sweeps(statement):
+            kept.append(statement)
+            there = there or _binds(statement, name)
+        elif there:
+            break
+    return kept
+
+
+def _sweeps(statement: ast.stmt) -> bool:
+    """Tell whether a statement itself runs a sweep."""
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        return False
+    called = [node.func for node in ast.walk(statement) if isinstance(node, ast.Call)]
+    return any(getattr(function, "attr", getattr(function, "id", None)) == "sweep" for function in called)
+
+
+def _binds(statement: ast.stmt, name: str) -> bool:
+    """Tell whether a statement gives a name its value."""
+    if isinstance(statement, ast.FunctionDef):
+        return statement.name == name
+    return any(
+        isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Store)
+        for node in ast.walk(statement)
+    )
 
 
 def _checked(place: str, found: Any) -> Experiment | dict[str, Experiment]:
@@ -73,7 +196,7 @@ def _checked(place: str, found: Any) -> Experiment | dict[str, Experiment]:
             raise problem_with("experiment", place, "is a dict of something else than functions by name", instead)
         return dict(found)
     if not callable(found) or isinstance(found, type):
-        raise problem_with("experiment", place, f"is a {type(found).__name__}", instead)
+        raise problem_with("experiment", place, f"is of type {type(found).__name__}", instead)
     return found  # pyright: ignore[reportReturnType]
 
 

@@ -1,11 +1,11 @@
-"""Where numbers come from: what is written beside a sweep, and which differences forbid going on with one."""
+"""Where numbers come from: what is written beside a sweep. What follows from differences in it: `differences`."""
 
 import datetime
 import inspect
 import os
 import platform
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,9 @@ import jax
 from jaxfact.engine.compressibility import Compression
 from jaxfact.engine.experiment import Experiment, Run
 from jaxfact.engine.outcomes import Rules
-from jaxfact.inputs import problem_with
+from jaxfact.store.experiment_file import Name
 from jaxfact.version import __version__
 
-HARMLESS = ("jaxfact", "jax", "jaxlib", "device", "cpu_features", "xla_flags", "program")
-"""Differences after which the last bits of new runs may differ from the old ones', which a user may accept."""
-
-_BOUND = (*HARMLESS, "backend", "dtype", "x64", "matmul_precision", "compression", "base_seed", "axes", "variants")
-_RULES = ("max_steps", "tolerance", "check_every", "lanes_per_block", "records", "checked", "compensated")
 # The last bits of a sum depend on the width of vectors and on fused multiply-adds.
 _SIMD = ("sse", "ssse", "avx", "fma", "f16c", "amx", "bmi", "asimd", "sve")
 # How many devices there are changes no number.
@@ -87,67 +82,17 @@ def source(experiment: Experiment) -> str:
 
 
 def home(experiment: Experiment) -> dict[str, str]:
-    """Return the text of the file whose module has an experiment, and its name there; blanks where there is none.
-
-    The name is `name`, or `name:key` where a dict has it.
-    """
+    """Return the text of the file whose module has an experiment, and its `Name` there; blanks where there is none."""
     names = dict(getattr(experiment, "__globals__", {}))
-    file = Path(names.get("__file__") or "")
-    found = [name for name, value in names.items() if value is experiment]
-    for name, value in names.items():
-        if isinstance(value, dict) and not name.startswith("__"):
-            found += [f"{name}:{key}" for key, entry in value.items() if entry is experiment]
-    if not found or file.suffix != ".py" or not file.is_file():
+    file, name = Path(names.get("__file__") or ""), Name.of(experiment, names)
+    if name is None or file.suffix != ".py" or not file.is_file():
         return {"experiment_name": "", "experiment_file": ""}
-    return {"experiment_name": found[0], "experiment_file": file.read_text(encoding="utf-8")}
+    return {"experiment_name": str(name), "experiment_file": file.read_text(encoding="utf-8")}
 
 
 def place(function: Callable) -> str:
     """Return where a function is found, as `module:name`."""
     return f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', '')}"
-
-
-def check_same(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], accept: Iterable[str]) -> list[str]:
-    """Return the accepted differences between a store and a sweep that is to go on with it; refuse any other.
-
-    Raises ValueError that names each difference.
-    """
-    accept = set(accept)
-    if unknown := accept - set(HARMLESS):
-        raise problem_with("accept", sorted(unknown), f"needs names among {', '.join(HARMLESS)}", "leave it out")
-    differing = differences(stored, wanted)
-    refused = [name for name in differing if name not in accept]
-    if not refused:
-        return [f"{name}: {_short(stored.get(name))} → {_short(wanted.get(name))}" for name in differing]
-    said = "; ".join(differing[name] for name in refused)
-    harmless = [name for name in refused if name in HARMLESS]
-    instead = "choose another store, or go back to what it was made with"
-    if harmless == refused:
-        instead += f"; accept={harmless} goes on with last bits that may differ"
-    raise problem_with("store", path, f"was made by another sweep: {said}", instead)
-
-
-def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, str]:
-    """Return, by name, what is said of every difference that may change a number."""
-    differing = [name for name in (*_BOUND, *_RULES) if stored.get(name) != wanted.get(name)]
-    # A new version writes another program text for the same experiment: the version says it all.
-    if "program" in differing and {"jax", "jaxlib", "jaxfact", *_RULES, "compression"} & set(differing):
-        differing.remove("program")
-    return {name: _said(name, stored.get(name), wanted.get(name)) for name in differing}
-
-
-def _said(name: str, old: Any, new: Any) -> str:
-    if name == "program":
-        return "the experiment or the data it uses have changed"
-    if name == "cpu_features":
-        gone, come = sorted(set(old or ()) - set(new)), sorted(set(new) - set(old or ()))
-        return f"cpu_features lost {' '.join(gone) or 'nothing'} and gained {' '.join(come) or 'nothing'}"
-    return f"{name} was {_short(old)} and is {_short(new)}"
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def _cpu_features() -> list[str]:

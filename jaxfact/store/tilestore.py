@@ -28,7 +28,8 @@ from zarr.codecs import Crc32cCodec
 from jaxfact.engine.outcomes import OUTCOMES
 from jaxfact.inputs import problem_with
 from jaxfact.results.files import consolidate, encoded
-from jaxfact.store.provenance import check_same, here, now
+from jaxfact.store.differences import check_same
+from jaxfact.store.provenance import here, now
 from jaxfact.store.shards import parts_of, shard_of, write_whole
 
 _TILES = "tiles"

@@ -1,0 +1,73 @@
+"""Files and folders that appear whole under their name, or not at all: nobody sees half of one.
+
+What is made lies beside its place until then, under the same name with process, thread and `.partial` behind it, so
+that several processes may make the same thing and what a killed one has left is known by its name.
+"""
+
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from jaxfact.inputs import problem_with
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a name to write to, beside the file's; the file is put in its place, or replaced, at the end.
+
+    Nothing is left of it where an exception ends the block. Raises OSError where the file cannot be put there.
+    """
+    made = _beside(path)
+    try:
+        yield made
+        made.replace(path)
+    finally:
+        made.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder to fill, beside the path; it is put in its place at the end, its parents made.
+
+    A folder that is empty already is filled. Nothing is left where an exception ends the block. Raises OSError where
+    the folder cannot be put there: also where another process has put something there meanwhile.
+    """
+    # A mount, a link, or the folder one is in cannot be replaced, only filled.
+    fills = path.is_dir()
+    made = _beside(path.absolute())
+    made.mkdir(parents=True)
+    try:
+        yield made
+        if fills:
+            for part in sorted(made.iterdir()):
+                shutil.move(part, path / part.name)
+        else:
+            made.rename(path)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def check_new_file(path: Path) -> None:
+    """Refuse the name of a file where something is; called before anything is computed."""
+    if path.exists():
+        raise problem_with("out", path, "exists already", "choose another file, or remove it")
+
+
+def check_new_folder(path: Path) -> None:
+    """Refuse a folder that cannot be made or that holds something; called before anything is computed."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise problem_with("out", path, "exists and holds something else", "choose another folder")
+    parent = next(p for p in (path, *path.absolute().parents) if p.exists())
+    try:
+        with tempfile.TemporaryDirectory(dir=parent):
+            pass
+    except OSError as error:
+        raise problem_with("out", path, f"cannot be written ({error.strerror})", "choose another folder") from None
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
