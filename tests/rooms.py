@@ -1,7 +1,6 @@
 """The rooms of the house, and who imports from whom: `python tests/rooms.py` draws both into docs/architecture.md."""
 
 import ast
-import math
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -86,20 +85,16 @@ def drawing() -> str:
     """Return the table of rooms: its counts, then one row per room, from the top floor down."""
     below = arrows()
     on = floors(below)
-    sources = {name: path.read_text(encoding="utf-8") for name, path in modules().items()}
     upward = sum(ROOMS.index(to) < ROOMS.index(room) for room in ROOMS for to in below[room])
     size = f"{len(ROOMS)} rooms on {max(on.values()) + 1} floors, {sum(map(len, below.values()))} arrows"
     lines = [
         f"{size}, {upward} upward, as `python tests/rooms.py` draws them.\n",
-        "| floor | room | what lives there | files | lines, at most | imports from |",
-        "| --: | --- | --- | --: | --: | --- |",
+        "| floor | room | what lives there | imports from |",
+        "| --: | --- | --- | --- |",
     ]
     for room in ROOMS:
-        own = [source.count("\n") for name, source in sources.items() if room_of(name) == room]
-        # In hundreds, so that the table does not change with every line of code.
-        hundreds = 100 * math.ceil(sum(own) / 100)
         names = ", ".join(f"`{to}`" for to in ROOMS if to in below[room])
-        lines.append(f"| {on[room]} | `{room}` | {purpose(room)} | {len(own)} | {hundreds} | {names} |")
+        lines.append(f"| {on[room]} | `{room}` | {purpose(room)} | {names} |")
     return "\n".join(lines) + "\n"
 
 
