@@ -1,4 +1,4 @@
-"""The table of named cases: problems, methods, starts. `test_cases.py` crosses it with what each must satisfy."""
+"""The table of named cases: problems, methods, starts, measures. `test_cases.py` says what each must satisfy."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -19,6 +19,9 @@ def pair(shape: tuple[int, int], width: int, seed: int = 1, scale: float = 0.5) 
     """Return generic factors, as NumPy arrays in float64; the numbers are not those of any `frame`."""
     rng = np.random.default_rng([seed, 1])
     return jf.Factors(*(scale * rng.normal(size=(size, width)) for size in shape))
+
+
+KEY = jax.random.key(4)
 
 
 def as_jax(tree, dtype=float):
@@ -73,6 +76,19 @@ PROBLEMS: dict[str, ProblemCase] = {
     "zero": ProblemCase(np.zeros((4, 3)), width=2),
 }
 
+TRUTH = _with_bases(np.array([1.0, 0.5]), 6, 6, width=2)._replace(right=frame(6, 2, 11))
+"""A symmetric positive semidefinite matrix, which every kind of problem can look for."""
+
+# From the matrix that is looked for to a problem. Each public problem is built in at least one row.
+KINDS: dict[str, Callable[[jf.Factorization], jf.Problem]] = {
+    "every entry": lambda truth: truth,
+    "sensing": lambda truth: jf.Sensing.of(truth, jf.operators.gaussian(KEY, truth.rows, 30, dtype=truth.unit.dtype)),
+    "completion by a mask": lambda truth: jf.Completion.of(truth, 0.8, KEY, dense=True),
+    "completion by entries": lambda truth: jf.Completion.of(truth, 0.8, KEY, dense=False),
+    "one factor": lambda truth: jf.Tied(truth),
+    "one factor, sensing": lambda truth: jf.Tied(KINDS["sensing"](truth)),
+}
+
 # From a step size to a method. Each public function of jaxfact.methods is called by name in at least one row.
 METHODS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "gradient descent": lambda step: jf.methods.gradient_descent(step),
@@ -95,6 +111,11 @@ METHODS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "optax schedule": lambda step: optax.sgd(optax.piecewise_constant_schedule(step, {5: 0.5})),
 }
 
+# Methods that only a factorisation has.
+OF_THE_TRUTH: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "fresh batches": lambda step: optax.chain(jf.methods.fresh_batch(1000), optax.sgd(step)),
+}
+
 # From a problem and a width to a start.
 STARTS: dict[str, Callable[[jf.Problem, int], jf.starts.Start | jf.Factors]] = {
     "Gaussian": lambda problem, width: jf.starts.Gaussian(width, scale=0.3),
@@ -108,6 +129,41 @@ STARTS: dict[str, Callable[[jf.Problem, int], jf.starts.Start | jf.Factors]] = {
     "column space": lambda problem, width: jf.starts.ColumnSpace(width, left=2.0, right=0.5),
     "Ward & Kolda": lambda problem, width: jf.starts.ward_kolda(width, 9 / 16),
     "explicit factors": lambda problem, width: as_jax(pair(problem.shape, width), problem.unit.dtype),
+}
+
+
+class MeasureCase(NamedTuple):
+    """A measure, the kind of problem that has it, and the width of the factors."""
+
+    measure: Callable[[], jf.measures.Measure]
+    kind: str = "every entry"
+    width: int = 2
+
+
+# Each public measure is named in at least one row; those of parameters are called.
+MEASURES: dict[str, MeasureCase] = {
+    "loss": MeasureCase(lambda: jf.measures.loss),
+    "distance": MeasureCase(lambda: jf.measures.distance),
+    "excess": MeasureCase(lambda: jf.measures.excess),
+    "energy": MeasureCase(lambda: jf.measures.energy),
+    "misfit": MeasureCase(lambda: jf.measures.misfit, "sensing"),
+    "imbalance": MeasureCase(lambda: jf.measures.imbalance),
+    "singular values": MeasureCase(lambda: jf.measures.singular_values),
+    "gradient norm": MeasureCase(lambda: jf.measures.gradient_norm, "completion by a mask"),
+    "Procrustes": MeasureCase(lambda: jf.measures.procrustes_distance),
+    "invertible": MeasureCase(lambda: jf.measures.invertible_distance),
+    "scaled invertible": MeasureCase(lambda: jf.measures.scaled_invertible_distance),
+    "held out": MeasureCase(lambda: jf.measures.HeldOut([0, 5], [1, 2], [0.5, -0.5])),
+    "incoherence": MeasureCase(lambda: jf.measures.incoherence),
+    "spread": MeasureCase(lambda: jf.measures.spread, width=1),
+    "sharpness": MeasureCase(lambda: jf.measures.sharpness),
+    "relative sharpness": MeasureCase(lambda: jf.measures.relative_sharpness),
+    "stability": MeasureCase(lambda: jf.measures.stability(0.3)),
+    "signal": MeasureCase(lambda: jf.measures.signal),
+    "signal of one factor": MeasureCase(lambda: jf.measures.signal, "one factor"),
+    "largest row": MeasureCase(lambda: jf.measures.largest_row),
+    "rows": MeasureCase(lambda: jf.measures.rows(2), "one factor"),
+    "Ye & Du": MeasureCase(lambda: jf.measures.ye_du),
 }
 
 

@@ -1,4 +1,4 @@
-"""Facts that every problem, method and start of the table must satisfy."""
+"""Facts that every problem, method, start and measure of the table must satisfy."""
 
 import importlib
 import inspect
@@ -12,14 +12,16 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
-from cases import METHODS, PROBLEMS, STARTS, as_jax, draw, pair
+from cases import KINDS, MEASURES, METHODS, OF_THE_TRUTH, PROBLEMS, STARTS, TRUTH, as_jax, draw, pair
 
 import jaxfact as jf
-from jaxfact import methods
+from jaxfact.measures.base import labels_of, named, names
+from jaxfact.problems.base import truth_of
 
 KEY = jr.key(3)
 NUM_STEPS = 12
 
+LIBRARY = METHODS | OF_THE_TRUTH
 OPTIMISERS = {
     "AdamW": lambda step: optax.adamw(step),
     "RMSProp": lambda step: optax.rmsprop(step / 4),
@@ -98,7 +100,7 @@ def test_problem_survives_a_pytree_round_trip(case):
     assert eqx.tree_equal(jax.jit(lambda p: p)(problem), problem)
 
 
-@pytest.mark.parametrize("build", [*METHODS.values(), *OPTIMISERS.values()], ids=[*METHODS, *OPTIMISERS])
+@pytest.mark.parametrize("build", (LIBRARY | OPTIMISERS).values(), ids=LIBRARY | OPTIMISERS)
 def test_method_compiles_once_batches_and_descends(build):
     """The step size is traced and the method built from it inside jit and vmap: one trace serves every value."""
     problem = PROBLEMS["rank-deficient"].build()
@@ -128,7 +130,7 @@ def test_method_compiles_once_batches_and_descends(build):
     assert_trees_close(jax.tree.map(lambda x: x[1], batch), factors, rtol=1e-11)
 
 
-@pytest.mark.parametrize("build", METHODS.values(), ids=METHODS)
+@pytest.mark.parametrize("build", LIBRARY.values(), ids=LIBRARY)
 def test_method_keeps_the_dtype(build):
     """float32 factors stay float32 and the state keeps its dtypes, also where the step size is a float64 array."""
     problem = PROBLEMS["rank-deficient"].build(np.float32)
@@ -165,6 +167,57 @@ def test_start_is_the_same_compiled_and_batched(begin):
     assert eqx.tree_equal(jax.tree.unflatten(treedef, leaves), start)
 
 
+def factors_of(problem, width, dtype=float):
+    """Return generic factors, one of them where the problem is tied."""
+    drawn = as_jax(pair(problem.shape, width), dtype)
+    return jf.TiedFactor(drawn.U) if isinstance(problem, jf.Tied) else drawn
+
+
+@pytest.mark.parametrize("build", KINDS.values(), ids=KINDS)
+def test_problem_satisfies_its_contract(build):
+    """Gradient and loss belong together, the truth fits and is known, shapes and dtypes are kept, jit is eager."""
+    problem = build(TRUTH.build())
+    factors = factors_of(problem, TRUTH.width)
+    compiled = jax.jit(evaluate)(problem, factors)
+    assert_trees_close(compiled, evaluate(problem, factors))
+    assert_trees_close(compiled[2], jax.jit(lambda f: jf.Problem.gradient(problem, f))(factors))
+    assert jax.tree.map(jnp.shape, compiled[2]) == jax.tree.map(jnp.shape, factors)
+    assert float(compiled[0]) > 0.1
+    assert float(compiled[1]) > 0.1
+
+    np.testing.assert_allclose(truth_of(problem).target, TRUTH.scaled_matrix, atol=1e-14)
+    best = truth_of(problem).truncation(TRUTH.width)
+    best = jf.TiedFactor(best.U) if isinstance(problem, jf.Tied) else best
+    for at_best in (problem.loss(best), problem.distance(best), problem.misfit(best)):
+        assert float(at_best) < 1e-13
+    assert isinstance(problem.lanes, int | None)
+
+    single = build(TRUTH.build(np.float32))
+    seen = jax.eval_shape(evaluate, single, factors_of(single, TRUTH.width, np.float32))
+    assert {leaf.dtype for leaf in jax.tree.leaves(seen)} == {jnp.dtype(np.float32)}
+    leaves, treedef = jax.tree.flatten(problem)
+    assert eqx.tree_equal(jax.tree.unflatten(treedef, leaves), problem)
+
+
+@pytest.mark.parametrize("case", MEASURES.values(), ids=MEASURES)
+def test_measure_is_finite_labelled_and_the_same_compiled_and_batched(case):
+    measure, problem = case.measure(), KINDS[case.kind](TRUTH.build())
+    factors = factors_of(problem, case.width)
+    found = measure(problem, factors)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
+    batch = jax.jit(jax.vmap(measure, in_axes=(None, 0)))(problem, stack([factors, factors]))
+    assert_trees_close(batch, stack([found, found]), rtol=1e-8, atol=1e-9)
+
+    paths = jax.tree_util.tree_leaves_with_path(found)
+    labels = labels_of(measure)
+    assert {"_".join(part.name for part in path) for path, _ in paths} <= set(labels)
+    assert all(label.text and label.unit and label.latex.startswith("$") for label in labels.values())
+
+    single = KINDS[case.kind](TRUTH.build(np.float32))
+    seen = jax.eval_shape(measure, single, factors_of(single, case.width, np.float32))
+    assert {leaf.dtype for leaf in jax.tree.leaves(seen)} == {jnp.dtype(np.float32)}
+
+
 def subclasses(base: type) -> set[str]:
     """Return the names of the package's own public subclasses."""
     below = {child for child in base.__subclasses__() if child.__module__.startswith("jaxfact.")}
@@ -172,26 +225,70 @@ def subclasses(base: type) -> set[str]:
     return public.union(*map(subclasses, below))
 
 
-def public_functions(module) -> set[str]:
-    functions = inspect.getmembers(module, inspect.isfunction)
-    return {name for name, f in functions if f.__module__ == module.__name__ and not name.startswith("_")}
+def public(namespace, kind) -> dict:
+    """Return what a namespace shows of a kind."""
+    members = {name: getattr(namespace, name) for name in dir(namespace) if not name.startswith("_")}
+    return {name: member for name, member in members.items() if kind(member)}
+
+
+def is_problem(member) -> bool:
+    return inspect.isclass(member) and issubclass(member, jf.Problem) and not inspect.isabstract(member)
+
+
+def is_measure(member) -> bool:
+    """Tell whether something is a function of a problem and factors, returns one, or makes objects that are one."""
+    if not callable(member) or isinstance(member, type(jf.measures.Measure)):
+        return False
+    if inspect.isclass(member) and "__call__" not in vars(member):
+        return False
+    signature = inspect.signature(member.__call__ if inspect.isclass(member) else member)
+    takes = [name for name in signature.parameters if name != "self"] == ["problem", "factors"]
+    return takes or signature.return_annotation is jf.measures.Measure
 
 
 def called_by(rows) -> set[str]:
     return {name for row in rows for name in row.__code__.co_names}
 
 
+def missing(kinds, methods, starts, measures) -> set[str]:
+    """Return the public problems, methods, starts and measures that tables have no row for."""
+    problems = set(public(jf, is_problem)) - {type(build(TRUTH.build())).__name__ for build in kinds.values()}
+    functions = set(public(jf.methods, inspect.isfunction)) - called_by(methods.values())
+    measured = set(public(jf.measures, is_measure)) - called_by(case.measure for case in measures.values())
+    return problems | functions | (subclasses(jf.starts.Start) - called_by(starts.values())) | measured
+
+
+TABLES = {"kinds": KINDS, "methods": LIBRARY, "starts": STARTS, "measures": MEASURES}
+
+
 def test_table_is_complete():
-    """A new problem, start or method fails here until it has a row."""
+    """A new problem, start, method or measure fails here until it has a row."""
+    assert missing(**TABLES) == set()
     for module in pkgutil.walk_packages(jf.problems.__path__, "jaxfact.problems."):
         importlib.import_module(module.name)
-    built = {type(case.build()).__name__ for case in PROBLEMS.values()}
-    elsewhere = {"Compressed", "Completion", "PartiallyObserved", "Sensing", "Split", "Tied"}
-    assert subclasses(jf.Problem) == built | elsewhere, "those have a file of tests each"
-    assert subclasses(jf.starts.Start) <= called_by(STARTS.values())
-    assert public_functions(methods) <= called_by(METHODS.values())
+    elsewhere = {"Compressed", "PartiallyObserved", "Split"}
+    assert subclasses(jf.Problem) == {*public(jf, is_problem), *elsewhere}, "those have a file of tests each"
 
 
-def test_completeness_notices_a_missing_row():
-    rows = {name: row for name, row in METHODS.items() if name != "alternating"}
-    assert public_functions(methods) - called_by(rows.values()) == {"alternating"}
+@pytest.mark.parametrize(
+    ("table", "row", "name"),
+    [
+        ("kinds", "sensing", "Sensing"),
+        ("methods", "alternating", "alternating"),
+        ("methods", "fresh batches", "fresh_batch"),
+        ("starts", "orthogonal", "Orthogonal"),
+        ("measures", "spread", "spread"),
+        ("measures", "rows", "rows"),
+        ("measures", "held out", "HeldOut"),
+    ],
+)
+def test_completeness_notices_a_missing_row(table, row, name):
+    rows = {key: entry for key, entry in TABLES[table].items() if key != row}
+    assert missing(**TABLES | {table: rows}) == {name}
+
+
+def test_every_measure_that_takes_no_parameters_can_be_recorded_by_name():
+    direct = public(jf.measures, lambda member: inspect.isfunction(member) and is_measure(member))
+    by_name = {name for name, function in direct.items() if "problem" in inspect.signature(function).parameters}
+    assert set(names()) == by_name
+    assert all(named(name) is direct[name] for name in by_name)

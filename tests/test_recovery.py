@@ -92,6 +92,15 @@ def test_every_method_comes_down_to_the_noise():
     assert max(found.pairs["plain", name].high for name in found.baselines) < 0.2
 
 
+def test_the_figure_draws_errors_and_baselines(clean):
+    figure = jf.figures.recovery(clean)
+    assert [axes.get_ylabel() for axes in figure.axes] == ["training misfit", "validation error", "test error"]
+    tests = figure.axes[2]
+    levels = [line.get_ydata()[0] for line in tests.lines if len(set(line.get_ydata())) == 1]
+    assert levels == [mean for mean, *_ in clean.baselines.values()]
+    assert {text.get_text() for text in tests.texts} == set(clean.baselines)
+
+
 def test_baselines_are_those_of_numpy(clean):
     """Means, and biases by one ridge regression on indicators, the level unshrunk."""
     matrix = low_rank(NOISE)

@@ -33,7 +33,7 @@ class Centred(NamedTuple):
 def remove_mean(matrix: Float[np.ndarray, "m n"]) -> Centred:
     """Subtract μ, the mean of the observed entries; NaN marks a missing one.
 
-    Raises ValueError for what is no m×n matrix, has infinite entries, or no observed one.
+    Raises ValueError for anything but an m×n matrix, for infinite entries, and where none is observed.
     """
     matrix, observed = _checked(matrix)
     mean = float(matrix[observed].mean())

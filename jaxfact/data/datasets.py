@@ -85,7 +85,7 @@ def faces() -> Matrix:
 
 
 def digits() -> Matrix:
-    """Return 1797×64 grey levels, 0 to 16: handwritten digits of 8×8 pixels, one a row (UCI)."""
+    """Return 1797×64 grey levels, 0 to 16: handwritten digits of 8×8 pixels, one per row (UCI)."""
     _folder("digits", "sklearn")
     return import_module("sklearn.datasets").load_digits().data
 

@@ -1,4 +1,4 @@
-"""Figures of a sweep over its axes: how runs ended and when they arrived, a variant a colour.
+"""Figures of a sweep over its axes: how runs ended and when they arrived, one colour per variant.
 
 Every function takes a dataset with the dimensions `seed`, perhaps `variant`, and the axes it draws along (select
 a point of others first), and returns a matplotlib figure that belongs to no window.
@@ -37,7 +37,7 @@ def outcomes(runs: xr.Dataset) -> Figure:
 
 @styled
 def outcomes_along(runs: xr.Dataset, axis: str) -> Figure:
-    """Plot the fraction of runs with each outcome against an axis, a panel an outcome, with Wilson intervals."""
+    """Plot the fraction of runs with each outcome against an axis, one panel per outcome, with Wilson intervals."""
     found = stats.outcome_fractions(runs).sortby(axis)
     figure, panels = new_figure(1.0 + 1.15 * found.sizes["outcome"], found.sizes["outcome"])
     for axes, outcome in zip(panels, found.outcome.values, strict=True):
@@ -80,7 +80,7 @@ def times_along(runs: xr.Dataset, axis: str) -> Figure:
 
 @styled
 def heat_map(success: xr.DataArray, along: str, across: str, label: str) -> Figure:
-    """Plot the fraction of seeds with success over two axes, a panel a variant."""
+    """Plot the fraction of seeds with success over two axes, one panel per variant."""
     fraction = success.mean("seed").sortby([along, across])
     names = fraction.variant.values.tolist() if "variant" in fraction.dims else [""]
     figure, panels = new_figure(0.7 + 1.9 * len(names), len(names))
@@ -95,7 +95,7 @@ def heat_map(success: xr.DataArray, along: str, across: str, label: str) -> Figu
         axes.set_title(name)
     _axis(panels[-1], "x", fraction[along])
     figure.colorbar(mesh, ax=panels, label=label, aspect=30)
-    figure.suptitle(f"{success.sizes['seed']} runs a cell", x=0.01, ha="left")
+    figure.suptitle(f"{success.sizes['seed']} runs per cell", x=0.01, ha="left")
     return figure
 
 

@@ -25,7 +25,7 @@ _DISTANCE = label_of(measures.distance).latex
 
 @styled
 def distance(runs: xr.Dataset) -> Figure:
-    """Plot the distance against steps: median and 5-95 % band over runs, a variant a colour."""
+    """Plot the distance against steps: median and 5-95 % band over runs, one colour per variant."""
     figure, (axes,) = new_figure(2.5)
     bands(axes, runs, "distance_path")
     axes.set(xlabel="step $t$", ylabel=_DISTANCE)
@@ -65,7 +65,7 @@ def imbalance(runs: xr.Dataset) -> Figure:
 
 @styled
 def singular_values(runs: xr.Dataset, target: Sequence[float] | Float[np.ndarray, " r"]) -> Figure:
-    """Plot the singular values of UVᵀ against steps, a panel a variant; `target` holds those of Σ, drawn as lines."""
+    """Plot the singular values of UVᵀ against steps, one panel per variant; `target` holds those of Σ, drawn as lines."""
     variants = list(_variants(runs))
     figure, panels = new_figure(0.7 + 1.35 * len(variants), len(variants))
     for axes, (name, part, _, _) in zip(panels, variants, strict=True):

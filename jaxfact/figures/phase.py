@@ -26,5 +26,5 @@ def phase_diagram(diagram: xr.Dataset, outcome: str = "converged") -> Figure:
     if diagram.sizes[across] <= FEW and axis_scale(diagram[across].values) == "linear":
         axes.set_yticks(diagram[across].values)
     figure.colorbar(mesh, ax=axes, label=f"fraction {outcome}")
-    axes.set_title(f"{diagram.attrs['seeds']} runs a cell\ndot and bar: threshold and its 95 % interval")
+    axes.set_title(f"{diagram.attrs['seeds']} runs per cell\ndot and bar: threshold and its 95 % interval")
     return figure

@@ -1,6 +1,7 @@
 """Errors of a matrix that is completed, on the entries that are kept back."""
 
 from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 import numpy as np
 import xarray as xr
@@ -10,9 +11,27 @@ from jaxfact.figures.curves import bands
 from jaxfact.figures.styles import LINES, count_line, new_figure, styled
 
 
+class Recovered(Protocol):
+    """What is drawn of a `Recovery`: its runs, and the test errors of simpler predictions, each with an interval."""
+
+    @property
+    def runs(self) -> xr.Dataset:
+        """The labelled runs, along `split`, `variant`, `seed` and `step`."""
+        ...
+
+    @property
+    def baselines(self) -> Mapping[str, tuple[float, float, float]]:
+        """By name: the mean over splits, and its interval."""
+        ...
+
+
 @styled
-def recovery(runs: xr.Dataset, baselines: Mapping[str, float]) -> Figure:
-    """Plot training misfit, validation and test error against steps, a panel each; baselines are grey lines."""
+def recovery(found: Recovered) -> Figure:
+    """Plot training misfit, validation and test error against steps, one panel each; grey lines are the baselines.
+
+    `found` is what `jaxfact.complete` returns.
+    """
+    runs, baselines = found.runs, {name: mean for name, (mean, *_) in found.baselines.items()}
     flat = over_splits(runs)
     figure, panels = new_figure(5.2, 3)
     for axes, path, label in zip(

@@ -49,7 +49,7 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def new_figure(height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """Return a figure 8 cm wide and so many inches high, and its panels, row by row."""
+    """Return a figure 8 cm wide and `height` inches high, and its panels, row by row."""
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=columns > 1)
     return figure, list(panels.ravel())
@@ -65,7 +65,7 @@ def variants_of(runs: xr.Dataset) -> Iterator[tuple[str, xr.Dataset, str, object
 
 def count_line(runs: xr.Dataset, interval: str) -> str:
     """Return the title that says how many runs there are and what the band is."""
-    each = " a variant" if "variant" in runs.dims else ""
+    each = " per variant" if "variant" in runs.dims else ""
     return f"{runs.sizes['seed']} runs{each}\n{interval}"
 
 

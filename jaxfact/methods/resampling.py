@@ -22,7 +22,7 @@ def fresh_batch(count: ScalarLike) -> Method:
     `count` may be an axis of a sweep. Put it first in a chain: `optax.chain(fresh_batch(1000), gradient_descent(0.1))`.
     Raises ValueError for a count that is not above 0, and where the problem is not a `Factorization`.
     """
-    positive("count", count, "the number of measurements a step")
+    positive("count", count, "the number of measurements per step")
 
     def init(factors: Factors) -> optax.EmptyState:
         return optax.EmptyState()

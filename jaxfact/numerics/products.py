@@ -50,7 +50,7 @@ def times(X: Float[Array, "k d"], G: Float[Array, "d e"]) -> Float[Array, "k e"]
 
 
 def is_long(rows: int) -> bool:
-    """Tell whether so many rows are kept contiguous in memory, and contracted by a matrix product."""
+    """Tell whether that many rows are kept contiguous in memory, and contracted by a matrix product."""
     return rows > _SHORT
 
 

@@ -25,7 +25,7 @@ _LONGEST = int(_LENGTHS[-1])
 
 
 class DenseEntries(eqx.Module):
-    """A mask and a matrix that is zero off it: three m×n products a step, whatever is observed."""
+    """A mask and a matrix that is zero off it: three m×n products per step, whatever is observed."""
 
     mask: Float[Array, "m n"]
     values: Float[Array, "m n"]
@@ -125,7 +125,7 @@ class SparseEntries(eqx.Module):
 class Sums(eqx.Module):
     """For each of some groups of entries, Σ e_k X[partner_k] over its entries k, by gathers alone.
 
-    Groups are cut into pieces, and the sums of pieces summed in turn until one is left a group. Pieces of one padded
+    Groups are cut into pieces, and the sums of pieces summed in turn until one per group is left. Pieces of one padded
     length share a table, of a row each; `entries` and `partners` are those of the first sums, `levels` those of sums
     of sums. All sums have a number, from 1 in the order they are made; 0 is an empty one. `place` is the number of
     each group's.

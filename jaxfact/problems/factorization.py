@@ -137,7 +137,7 @@ class Factorization(Problem):
         return left @ (self.singular_values[:, None] * right.T)
 
     def in_singular_coordinates(self) -> "Factorization":
-        """Return the same problem rotated so that its target is diagonal, at O((m+n)d²) a step.
+        """Return the same problem rotated so that its target is diagonal, at O((m+n)d²) per step.
 
         Σ = P S Qᵀ and (U, V) → (PᵀU, QᵀV): loss, distance, imbalance and every method that commutes with rotations of
         the rows are unchanged, and so is the law of a Gaussian start (Ye & Du 2021, §2).

@@ -57,7 +57,7 @@ class Operator(eqx.Module):
 
 
 class Dense(Operator):
-    """Stored matrices: y_i = w_i⟨A_i, X⟩, at 2pmn multiply-adds a step.
+    """Stored matrices: y_i = w_i⟨A_i, X⟩, at 2pmn multiply-adds per step.
 
     `matrices` is a p×m×n array, used as it is: for E 𝒜*𝒜 = I its entries have variance 1/p. Raises ValueError for an
     array that is not of three dimensions, empty, or has entries that are not finite.
@@ -93,7 +93,7 @@ class Dense(Operator):
 
 
 class RankOne(Operator):
-    """Rank-one measurements y_i = w_i·a_iᵀXb_i, at 2p(m+n)d multiply-adds a step; no m×n matrix is formed.
+    """Rank-one measurements y_i = w_i·a_iᵀXb_i, at 2p(m+n)d multiply-adds per step; no m×n matrix is formed.
 
     `left` holds the a_i (p×m), `right` the b_i (p×n), and w_i is 1/√p unless `weights` says otherwise: independent
     entries of variance 1 make E 𝒜*𝒜 = I. Raises ValueError for shapes that do not match.
@@ -175,7 +175,7 @@ class Transform(Operator):
     H is the orthonormal Walsh-Hadamard matrix where a side is a power of two, elsewhere the orthonormal DCT-II; D are
     independent random signs and `kept` p distinct entries, so E 𝒜*𝒜 = I. The two small products are the Kronecker
     transform of vec(D∘X), a subsampled orthogonal transform with random signs as in Krahmer & Ward (2011). They cost
-    2mn(m+n) multiply-adds a step.
+    2mn(m+n) multiply-adds per step.
     """
 
     across: Float[Array, "m m"]
@@ -338,7 +338,7 @@ def _check_places(rows: ArrayLike, columns: ArrayLike, m: int, n: int) -> None:
     """Refuse places outside the matrix, and places that come twice; traced ones pass."""
     if np.ndim(rows) != 1 or np.shape(rows) != np.shape(columns) or np.size(rows) == 0:
         given = f"shapes {np.shape(rows)} and {np.shape(columns)}"
-        raise problem_with("rows, columns", given, "needs one row and column an entry", "give two 1-D arrays")
+        raise problem_with("rows, columns", given, "needs one row and one column per entry", "give two 1-D arrays")
     if isinstance(rows, Tracer) or isinstance(columns, Tracer):
         return
     rows, columns = np.asarray(rows), np.asarray(columns)

@@ -107,7 +107,7 @@ def _check_observations(operator: Operator, observations: ArrayLike) -> None:
     if np.shape(observations) != (operator.count,):
         given = f"array of shape {np.shape(observations)}"
         needed = f"the operator makes {operator.count} measurements"
-        raise problem_with("observations", given, needed, "give one number a measurement")
+        raise problem_with("observations", given, needed, "give one number per measurement")
     if isinstance(observations, Tracer):
         return
     missing = int(np.sum(~np.isfinite(np.asarray(observations))))

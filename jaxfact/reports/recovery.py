@@ -22,9 +22,8 @@ _VERDICTS = {
 
 def drawn(recovery: Recovery) -> dict[str, Figure]:
     """Return the figures of a recovery by name."""
-    lone = {name: at[0] for name, at in recovery.baselines.items()}
     return {
-        "errors": figures.recovery(recovery.runs, lone),
+        "errors": figures.recovery(recovery),
         "imbalance": figures.imbalance(over_splits(recovery.runs)),
     }
 
