@@ -65,7 +65,7 @@ def imbalance(runs: xr.Dataset) -> Figure:
 
 @styled
 def singular_values(runs: xr.Dataset, target: Sequence[float] | Float[np.ndarray, " r"]) -> Figure:
-    """Plot the singular values of UVᵀ against steps, one panel per variant; `target` holds those of Σ, drawn as lines."""
+    """Plot the singular values of UVᵀ against steps, one panel per variant; lines are those of Σ, `target`."""
     variants = list(_variants(runs))
     figure, panels = new_figure(0.7 + 1.35 * len(variants), len(variants))
     for axes, (name, part, _, _) in zip(panels, variants, strict=True):

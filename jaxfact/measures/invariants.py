@@ -90,7 +90,7 @@ def rotation(step: Step) -> Defect:
 def residual_split(step: Step) -> Defect | None:
     """The blocks make up the residual: ‖Σ − UVᵀ‖²_F is what they give, with ‖P‖² + ‖Q‖² on the leading q×q.
 
-    Compares the m×n residual, at O(mnd) per step, with the loss from blocks, the leading one split as in Ye & Du (2021).
+    Compares the m×n residual, at O(mnd) per step, with the loss from blocks, the leading one split (Ye & Du 2021).
     """
     if not isinstance(step.problem, Factorization):
         return None

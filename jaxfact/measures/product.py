@@ -1,6 +1,6 @@
-"""Numbers worth recording, each a function of a problem and a pair of factors.
+"""Numbers worth recording, each a function of a problem and its factors.
 
-Any such function serves as a record of `descend` and `sweep`; its name labels the result.
+Any such function serves as a record of `descend` and `sweep`; these are found by name too.
 """
 
 import jax.numpy as jnp

@@ -88,7 +88,7 @@ def time_to(runs: xr.Dataset, level: float) -> Times:
 def best_over_time(runs: xr.Dataset, record: str) -> xr.Dataset:
     """Return the least value of a record along each run's path, as `value`, and the first step at which it was met.
 
-    NaN, both, where the record never was a number. Raises ValueError for a record that has no path or is no number.
+    NaN, both, where the record never was a number. Raises ValueError for a record that has no path.
     """
     path = runs.get(f"{record}_path")
     if path is None or "step" not in path.dims:
