@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from jaxfact.inputs import positive_integer, problem_with
 from jaxfact.measures.records import Records, as_measure
 from jaxfact.numerics.draws import fold, key_of
 from jaxfact.numerics.products import is_long, keep
+from jaxfact.numerics.trees import PyTree
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factors import AnyFactors
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -171,11 +171,11 @@ class Part:
         compression = compression_of(first.method, options.record) if can else None
         self._points = {name: np.asarray(jnp.asarray(values)) for name, values in options.axes.items()}
         point = {name: jnp.asarray(values)[0] for name, values in options.axes.items()}
-        self.reading = Reading(experiment, point, options.record, checks, compression, options.compensated)
+        self.reading: Reading = Reading(experiment, point, options.record, checks, compression, options.compensated)
         if options.compensated and self.reading.uses_noise:
             raise problem_with("compensated", True, "noise hides what rounding does", "leave it out for noisy methods")
         self.options = options
-        self.rules = Rules(
+        self.rules: Rules = Rules(
             max_steps=options.max_steps,
             check_every=options.check_every,
             tolerance=None if tolerance is None else float(tolerance),
@@ -185,7 +185,9 @@ class Part:
             checked=options.checked,
             lanes=lanes_per_block(self.reading, self.runs(options.axes, options.seeds[:1])),
         )
-        self.attributes = provenance.of_sweep(experiment, self.rules, options.base_seed, first, compression)
+        self.attributes: dict[str, Any] = provenance.of_sweep(
+            experiment, self.rules, options.base_seed, first, compression
+        )
         self.attributes |= {
             "axes": list(options.axes),
             "tolerance": tolerance,

@@ -255,8 +255,8 @@ def test_imbalance_drifts_by_at_most_twice_the_step_times_the_loss():
         assert promise >= 1
         assert moved <= eta**2 * squares <= 2 * eta * start
         drifts.append(moved)
-    # The drift is of first order in η over a run, of second order a step.
+    # The drift is of first order in η over a run, of second order per step.
     assert np.polyfit(np.log([0.1, 0.2, 0.4]), np.log(drifts), 1)[0] == pytest.approx(1.0, abs=0.15)
-    # Negative control: with two step sizes a part of first order a step appears.
+    # Negative control: with two step sizes a part of first order per step appears.
     moved, squares, _ = map(float, run(0.1, 0.05))
     assert moved > 0.1**2 * squares

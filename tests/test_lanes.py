@@ -6,24 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from runs import NARROW, SMALL, descent, outcomes
 
 import jaxfact as jf
 from jaxfact import measures
-
-SMALL = jf.Factorization([1, 0.7, 0.4], shape=(12, 9))
-# Where size and width are not the point: narrow programs compile faster.
-NARROW = jf.Factorization([1, 0.6], shape=(5, 4))
-
-
-def descent(scale=0.01, width=3, problem=SMALL):
-    return lambda step_size: jf.Run(
-        problem, jf.starts.Gaussian(width, scale=scale), jf.methods.gradient_descent(step_size)
-    )
-
-
-def outcomes(runs) -> dict[str, int]:
-    names, counts = np.unique(runs.outcome.values, return_counts=True)
-    return dict(zip(names.tolist(), counts.tolist(), strict=True))
 
 
 def test_hits_are_first_checked_steps():

@@ -6,24 +6,11 @@ import numpy as np
 import optax
 import pytest
 from compilation import as_for_users
+from runs import NARROW, SMALL, descent, outcomes
 
 import jaxfact as jf
 
-SMALL = jf.Factorization([1, 0.7, 0.4], shape=(12, 9))
-# Where size and width are not the point: narrow programs compile faster.
-NARROW = jf.Factorization([1, 0.6], shape=(5, 4))
 STILL = jf.Factors(jnp.zeros((5, 1)), jnp.zeros((4, 1)))
-
-
-def descent(scale=0.01, width=3, problem=SMALL):
-    return lambda step_size: jf.Run(
-        problem, jf.starts.Gaussian(width, scale=scale), jf.methods.gradient_descent(step_size)
-    )
-
-
-def outcomes(runs) -> dict[str, int]:
-    names, counts = np.unique(runs.outcome.values, return_counts=True)
-    return dict(zip(names.tolist(), counts.tolist(), strict=True))
 
 
 @pytest.fixture(scope="module")

@@ -24,11 +24,12 @@ def compiled_steps(options=None):
         jf.Factorization(np.linspace(1, 0.5, 5, dtype=np.float32), shape=(100, 100)),
         jf.Factors(jnp.ones((100, 5), "f4"), jnp.ones((100, 5), "f4")),
     )
-    advance = stepper(small, jf.methods.gradient_descent(0.3), jax.random.key(0, impl="threefry2x32"))
+    method = jf.methods.gradient_descent(0.3)
+    advance = stepper(small, method, jax.random.key(0, impl="threefry2x32"))
     batch = jax.tree.map(lambda x: jnp.repeat(x[..., None], LANES, -1), factors)
 
     def step(t, batch):
-        moved = jax.vmap(lambda own: advance(own, (jf.methods.gradient_descent(0.3).init(own)), t)[0], -1, -1)(batch)
+        moved = jax.vmap(lambda own: advance(own, method.init(own), t)[0], -1, -1)(batch)
         return pinned(moved)
 
     return jax.jit(lambda batch: lax.fori_loop(0, 100, step, batch)).lower(batch).compile(options)

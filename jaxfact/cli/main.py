@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from jaxfact.problems.base import Problem
     from jaxfact.problems.factorization import Factorization
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app: typer.Typer = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 _DEFAULT = ComparisonSettings()
 _TARGET, _OPERATOR = range(2)
 

@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxfact import measures
 from jaxfact.descent import stepper
 from jaxfact.measures.records import Records, as_measure, named_measures
 from jaxfact.numerics.draws import fold, key_of
+from jaxfact.numerics.trees import PyTree
 from jaxfact.problems.compression import Compressed
 from jaxfact.problems.factorization import Factorization
 from jaxfact.problems.factors import Factors

@@ -27,9 +27,9 @@ class Closures:
 class Function:
     """A function, traced; what it closes over is an argument of its own, the numbers at `uses` among the closures."""
 
-    def __init__(self, function: Callable, arguments: tuple, closures: Closures):
+    def __init__(self, function: Callable, arguments: tuple[Any, ...], closures: Closures):
         closed, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
-        self.uses = [closures.place(value) for value in closed.consts]
+        self.uses: list[int] = [closures.place(value) for value in closed.consts]
         self._jaxpr = closed.jaxpr
         self._tree = jax.tree.structure(shape)
 
@@ -54,7 +54,7 @@ def dependents(jaxpr: core.Jaxpr, sources: Sequence[core.Var]) -> set[core.Var]:
     return tainted
 
 
-def split(traced: core.ClosedJaxpr) -> tuple[Callable, Callable, list[core.Var]]:
+def split(traced: core.ClosedJaxpr) -> tuple[Callable[..., Any], Callable[..., Any], list[core.Var]]:
     """Split a program into what depends on its inputs and what does not.
 
     Returns a function of the closed-over arrays that evaluates the independent part, a function of its results and of

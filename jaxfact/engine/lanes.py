@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.experimental import checkify
-from jaxtyping import Array, Bool, Float, Int, PyTree, UInt
+from jaxtyping import Array, Bool, Float, Int, UInt
 
 from jaxfact.engine.outcomes import CYCLE, EXPLOSION, Lane, Rules, choose, judge, note, remember, same
 from jaxfact.engine.reading import Own, Reading
 from jaxfact.engine.recording import Recording, blank, nothing_recorded, scattered, set_aside
 from jaxfact.numerics.draws import fold, key_from
 from jaxfact.numerics.products import pinned
+from jaxfact.numerics.trees import PyTree
 
 _CPU_ENTRIES, _GPU_ENTRIES = 1600, 2**26
 _REFILL = 8  # lanes wait until one in eight has ended
@@ -123,7 +124,9 @@ class Engine:
     """
 
     def __init__(self, reading: Reading, rules: Rules, tile: int):
-        self.reading, self.rules, self.tile = reading, rules, tile
+        self.reading: Reading = reading
+        self.rules: Rules = rules
+        self.tile: int = tile
         self._levels = np.asarray(rules.levels)
         self._record_steps = np.asarray(rules.record_steps, np.int32)
 

@@ -4,10 +4,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxfact.engine.levels import ladder
 from jaxfact.engine.reading import Glance, Own
+from jaxfact.numerics.trees import PyTree
 
 OUTCOMES = ("budget", "converged", "fitted", "diverged", "cycle")
 BUDGET, CONVERGED, FITTED, DIVERGED, CYCLE = range(len(OUTCOMES))

@@ -27,7 +27,10 @@ _PROGRAMS = 16  # compiled programs that are kept, a few megabytes each
 _CALL_SECONDS = 0.1
 # On a CPU XLA would split larger kernels of a step over threads, at many times what they cost on one; the other cores
 # have tiles of their own.
-ON_CPU = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner", "xla_cpu_prefer_vector_width": 512}
+ON_CPU: dict[str, Any] = {
+    "xla_disable_hlo_passes": "cpu-parallel-task-assigner",
+    "xla_cpu_prefer_vector_width": 512,
+}
 
 
 class Program:
@@ -35,7 +38,7 @@ class Program:
 
     def __init__(self, reading: Reading, rules: Rules, example: Work, size: int):
         self._engine = Engine(reading, rules, size)
-        self.shapes = jax.eval_shape(self._engine.one, reading.shared, example)
+        self.shapes: Any = jax.eval_shape(self._engine.one, reading.shared, example)
         self._example = example
         self._traced = self._trace(example)
         self._progress: Progress | None = None

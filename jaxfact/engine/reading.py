@@ -7,7 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, PRNGKeyArray, PyTree, UInt
+from jaxtyping import Array, PRNGKeyArray, UInt
 
 from jaxfact.descent import initial_state, stepper
 from jaxfact.engine.compressibility import Compression
@@ -17,6 +17,7 @@ from jaxfact.inputs import problem_with
 from jaxfact.measures import imbalance, invariants
 from jaxfact.measures.records import Records, as_measure
 from jaxfact.numerics.draws import fold, key_from, key_of
+from jaxfact.numerics.trees import PyTree
 from jaxfact.problems.base import Problem
 from jaxfact.problems.compression import Compressed, reduced
 from jaxfact.problems.factorization import Factorization
@@ -80,7 +81,8 @@ class Reading:
         self._experiment, self._record, self._checks = experiment, record, checks
         self._compression, self._compensated = compression, compensated
         self._takes_key = takes_key(experiment, point)
-        traced, own, self.findings = self._traced(point)
+        traced, own, findings = self._traced(point)
+        self.findings: Findings = findings
         self._own_tree = jax.tree.structure(own)
         count = self._own_tree.num_leaves
         known, self._unknown, kept = split(traced)

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Int, PyTree
+from jaxtyping import Array, Bool, Int
 
 from jaxfact.numerics.draws import key_from
+from jaxfact.numerics.trees import PyTree
 
 
 class Waiting(NamedTuple):

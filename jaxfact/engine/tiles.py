@@ -50,8 +50,10 @@ class InMemory:
     """All runs of a sweep, cut into tiles in their order, and what was found."""
 
     def __init__(self, runs: Work, size: int):
-        self.total, self.done = int(runs.count), 0
-        self._runs, self.size = runs, size
+        self.total: int = int(runs.count)
+        self.done: int = 0
+        self.size: int = size
+        self._runs = runs
         self._waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._begins = range(0, self.total, size)
         for begin in self._begins:

@@ -91,22 +91,23 @@ class StoredRun:
         runs = open_results(store)
         if "tile" not in runs.attrs:
             raise problem_with("store", store, "is no store of a sweep", "give the path that sweep(store=) was given")
-        self.path, self._all = Path(store), runs.attrs
+        self.path: Path = Path(store)
+        self._all = runs.attrs
         self._variants = _check_variant(runs, variant)
         self._axes = {name: runs[name].values for name in runs.attrs["axes"]}
         place = _check_point(self._axes, axes) | {"seed": _nearest("seed", runs.seed.values, seed)}
         chosen = runs if variant is None else runs.sel({"variant": variant})
-        self.said = chosen.isel(place).load()
+        self.said: xr.Dataset = chosen.isel(place).load()
         if self.said.outcome.item() == PENDING:
             raise problem_with("seed", seed, "this run has not finished yet", "repeat the sweep, which goes on with it")
         self._check_environment()
         self._name = self.attribute("experiment_name") if experiment is None else "the given one"
-        self.part = self._read(experiment, record)
+        self.part: Part = self._read(experiment, record)
         point = {name: self._axes[name][[place[name]]] for name in self._axes}
-        self.work = self.part.runs(point, np.asarray([seed]))
+        self.work: Work = self.part.runs(point, np.asarray([seed]))
         size = max(self.part.rules.lanes, math.prod(runs.attrs["tile"]))
         self._program = Program(self.part.reading, self.part.rules, self.work, size)
-        self.differences = self._check_program()
+        self.differences: dict[str, str] = self._check_program()
 
     def attribute(self, name: str) -> Any:
         """Return an attribute of the store; where variants differ in it, that of this run's variant."""

@@ -30,7 +30,7 @@ class ComparisonSettings:
     base_seed: int = 0
     compress: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check(self)
         positive("tolerance", self.tolerance, "the defaults are a good beginning")
 
@@ -60,7 +60,7 @@ class RecoverySettings:
     validation: float = 0.1
     test: float = 0.2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check(self)
         for name in ("validation", "test"):
             positive(name, getattr(self, name), "0.1 and 0.2 are usual")

@@ -10,9 +10,8 @@ From then on `record="size_of_U"` finds it, in Python and at the command line, a
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-from jaxtyping import PyTree
-
 from jaxfact.inputs import problem_with
+from jaxfact.numerics.trees import PyTree
 
 Measure = Callable[[Any, Any], PyTree]
 _F = TypeVar("_F", bound=Callable)

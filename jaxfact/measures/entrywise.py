@@ -31,7 +31,7 @@ class HeldOut(eqx.Module):
     least_shape: tuple[int, int] = eqx.field(static=True)
 
     __name__ = "held_out"
-    labels: ClassVar = {
+    labels: ClassVar[dict[str, Label]] = {
         "": Label(
             "root mean square error on held-out entries",
             "unit of the matrix",

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from jaxtyping import PyTree
-
 from jaxfact.inputs import problem_with
 from jaxfact.measures.base import Measure, named
 from jaxfact.measures.product import distance, imbalance, loss
+from jaxfact.numerics.trees import PyTree
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factors import AnyFactors, TiedFactor
 

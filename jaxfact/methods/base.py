@@ -11,6 +11,7 @@ import optax
 from jaxtyping import ScalarLike
 
 from jaxfact.inputs import problem_with
+from jaxfact.numerics.trees import PyTree
 from jaxfact.problems.factors import AnyFactors, Factors
 
 Method = optax.GradientTransformationExtraArgs
@@ -29,16 +30,16 @@ def stateless(factors: Factors) -> optax.EmptyState:
     return optax.EmptyState()
 
 
-def added(left, right):
+def added(left: PyTree, right: PyTree) -> PyTree:
     """Return the sum of two trees."""
     return jax.tree.map(jnp.add, left, right)
 
 
-def scaled_tree(factor: ScalarLike, tree):
+def scaled_tree(factor: ScalarLike, tree: PyTree) -> PyTree:
     """Return a multiple of a tree, in the dtype of its leaves."""
     return jax.tree.map(lambda x: jnp.asarray(factor, x.dtype) * x, tree)
 
 
-def descent_step(step_size: ScalarLike, gradient):
+def descent_step(step_size: ScalarLike, gradient: PyTree) -> PyTree:
     """Return the plain step −η∇."""
     return jax.tree.map(lambda x: -jnp.asarray(step_size, x.dtype) * x, gradient)

@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
+
+from jaxfact.numerics.trees import PyTree
 
 _NARROW = 8  # columns up to which parts of a long Gram matrix are faster than a matrix product: measured
 _SHORT = 32  # terms that are written out; a longer contraction is a matrix product

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, ScalarLike
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, ScalarLike
 
 from jaxfact.inputs import problem_with
 from jaxfact.numerics.draws import fold, normal
+from jaxfact.numerics.trees import PyTree
 from jaxfact.problems.factors import AnyFactors, Factors
 
 if TYPE_CHECKING:

@@ -12,10 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, ScalarLike
 
 from jaxfact.numerics.decompositions import beyond, qr, triangle
 from jaxfact.numerics.draws import bartlett, fold, normal
+from jaxfact.numerics.trees import PyTree
 from jaxfact.problems.factorization import Factorization
 from jaxfact.problems.factors import Factors
 
@@ -32,12 +33,15 @@ class Compressed(Factorization):
     spare: tuple[int, int]
 
     def __init__(self, problem: Factorization, width: int, *, frames: int = 1, noisy: bool = False):
-        self.singular_values, self.unit = problem.singular_values, problem.unit
-        self.left = self.right = None
-        self.padded_rank, self.used = problem.padded_rank, problem.used
-        self.sizes = problem.shape
+        self.singular_values: Float[Array, " r"] = problem.singular_values
+        self.unit: Float[Array, ""] = problem.unit
+        self.left: Float[Array, "m r"] | None = None
+        self.right: Float[Array, "n r"] | None = None
+        self.padded_rank: bool = problem.padded_rank
+        self.used: ScalarLike | None = problem.used
+        self.sizes: tuple[Any, Any] | None = problem.shape
         off = [_rows_off(size, self.rank, width, frames, noisy) for size in problem.shape]
-        self.stored = (self.rank + sum(off[0]), self.rank + sum(off[1]))
+        self.stored: tuple[int, int] | None = (self.rank + sum(off[0]), self.rank + sum(off[1]))
         self.spare = (off[0][1], off[1][1])
 
     def standard_normal(self, key: PRNGKeyArray, width: int) -> Factors:

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, ScalarLike
 
 from jaxfact.problems.completion import Completion, spectral_norm
-from jaxfact.problems.entries import Observed, SparseEntries
+from jaxfact.problems.entries import DenseEntries, Observed, SparseEntries
+from jaxfact.problems.factorization import Factorization
 from jaxfact.problems.factors import Factors
 
 TRAINING, VALIDATION, TEST = range(3)
@@ -34,10 +35,13 @@ class Split(Completion):
 
     def __init__(self, layout: SparseEntries, unit: Array, values: Array, part: Array):
         counted = (part == TRAINING).astype(values.dtype)
-        self.truth, self.shape, self.unit = None, layout.shape, unit
+        self.truth: Factorization | None = None
+        self.shape: tuple[int, int] = layout.shape
+        self.unit: Float[Array, ""] = unit
         # Every split has as many training entries, but the sum is exact beyond 2²⁴ only in integers.
-        self.fraction = jnp.sum(part == TRAINING).astype(values.dtype) / (layout.shape[0] * layout.shape[1])
-        self.observed = _with(layout, counted * values, counted)
+        count = jnp.sum(part == TRAINING).astype(values.dtype)
+        self.fraction: Float[Array, ""] = count / (layout.shape[0] * layout.shape[1])
+        self.observed: DenseEntries | SparseEntries = _with(layout, counted * values, counted)
         self.values, self.part = values, part
 
     @property

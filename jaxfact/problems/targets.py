@@ -61,10 +61,13 @@ def check_parts(values: np.ndarray | Array, shape: tuple[int, int] | None, left:
             )
 
 
-def without_zeros(values: np.ndarray, left: ArrayLike | None, right: ArrayLike | None) -> tuple:
+def without_zeros(
+    values: np.ndarray, left: ArrayLike | None, right: ArrayLike | None
+) -> tuple[np.ndarray, Array | None, Array | None]:
     """Drop the singular values that are zero: the rank decides which form of the distance is exact."""
     rank = int(np.sum(values > 0))
-    return values[:rank], *(None if basis is None else jnp.asarray(basis)[:, :rank] for basis in (left, right))
+    first, second = (None if basis is None else jnp.asarray(basis)[:, :rank] for basis in (left, right))
+    return values[:rank], first, second
 
 
 def decompose(matrix: np.ndarray | Array) -> tuple[np.ndarray | Array, ...]:

@@ -23,7 +23,8 @@ class Times:
     """
 
     def __init__(self, hit: xr.DataArray, steps: xr.DataArray):
-        self.hit, self.steps = hit, steps
+        self.hit: xr.DataArray = hit
+        self.steps: xr.DataArray = steps
 
     def quantile(self, q: Sequence[float]) -> xr.DataArray:
         """Return quantiles over seeds along `quantile`: the first step by which that fraction had arrived, else inf."""

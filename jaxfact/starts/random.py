@@ -117,7 +117,7 @@ class NormedGaussian(Start):
 
     compresses: ClassVar[bool] = True
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         _check_width(self.width)
         positive("norm", self.norm, "try 1e-3 for a small start")
 
@@ -139,7 +139,7 @@ class Orthogonal(Start):
 
     compresses: ClassVar[bool] = True
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         _check_width(self.width)
         positive("scale", self.scale, "try 1e-3 for a small start")
 
@@ -160,7 +160,7 @@ class Balanced(Start):
 
     compresses: ClassVar[bool] = True
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         _check_width(self.width)
         positive("scale", self.scale, "try 1e-3 for a small start")
 
@@ -185,7 +185,7 @@ class Spectral(Start):
 
     compresses: ClassVar[bool] = True
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         _check_width(self.width)
         positive("scale", self.scale, "1 starts at the truncated decomposition")
 

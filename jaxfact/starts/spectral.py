@@ -31,7 +31,7 @@ class ProjectedGradient(Start):
 
     compresses: ClassVar[bool] = True
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         positive_integer("width", self.width, "the rank of the target is the usual choice")
         positive_integer("steps", self.steps, "3·log(√r·κ) + 5 is enough for the theorem; 1 is the Spectral start")
 
@@ -64,7 +64,7 @@ class ColumnSpace(Start):
 
     compresses: ClassVar[bool] = True
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         positive_integer("width", self.width, "the rank of the target is the usual choice; more is allowed")
         positive("left", self.left, "50 is a large start; see ward_kolda for a moderate one")
         non_negative("right", self.right, "0 starts with V = 0")

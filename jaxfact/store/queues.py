@@ -46,7 +46,8 @@ class StoreQueue:
     ):
         self._store, self._variant, self._runs_of, self._results = store, variant, runs_of, results
         self._patient, self._halted, self._told = patient, halted, False
-        self.total, self.done = store.runs, store.held(variant)
+        self.total: int = store.runs
+        self.done: int = store.held(variant)
         self._left = deque(tile for tile in store.tiles() if store.missing(tile, variant))
         self._claims: dict[Any, contextlib.ExitStack] = {}
         self._boxes: dict[Any, list[Box]] = {}

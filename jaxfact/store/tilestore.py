@@ -83,8 +83,9 @@ class TileStore:
             names = [str(name) for name, variable in plan.template.data_vars.items() if "seed" in variable.dims]
             self._arrays: dict[str, Any] = {name: group[name] for name in names}
         self._names = [*plan.axes, "seed"]
-        self.axes = {name: np.asarray(group[name]) for name in plan.axes}
-        self.seeds, self._levels = np.asarray(group["seed"]), np.asarray(group["level"])
+        self.axes: dict[str, np.ndarray] = {name: np.asarray(group[name]) for name in plan.axes}
+        self.seeds: np.ndarray = np.asarray(group["seed"])
+        self._levels = np.asarray(group["level"])
         attributes = _root(path)["attributes"]
         self.blocks: tuple[int, ...] = tuple(attributes["tile"])
         self.variants: list[str] | None = attributes["variants"]
@@ -154,7 +155,9 @@ class TileStore:
             return "another process"
         return f"process {who['pid']} on {who['host']}"
 
-    def write(self, tile: Sequence[int], variant: int, parts: Sequence[tuple[Box, Results]], facts: dict) -> None:
+    def write(
+        self, tile: Sequence[int], variant: int, parts: Sequence[tuple[Box, Results]], facts: dict[str, Any]
+    ) -> None:
         """Write the missing runs of a tile, then mark it; `facts` are kept with the mark."""
         for box, found in parts:
             # The outcome last: who sees that a run has ended sees its other numbers.
