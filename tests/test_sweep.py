@@ -291,3 +291,9 @@ def test_compensated_steps_get_below_the_rounding_floor(as_users_compile):
 def test_compensation_is_refused_where_noise_is():
     with pytest.raises(ValueError, match="noise hides what rounding does"):
         run(lambda: jf.Run(SMALL, START, jf.methods.perturbed(0.1, 1e-3)), tolerance=None, compensated=True)
+
+
+def test_variants_leave_no_place_for_an_axis_of_that_name():
+    """One experiment may have it, as the recovery does; several make a dimension of it."""
+    with pytest.raises(ValueError, match=r"^axes=variant: is the name of a variable or dimension of every result"):
+        jf.sweep({"one": lambda variant: None}, seeds=1, max_steps=10, tolerance=None, variant=[0, 1])
