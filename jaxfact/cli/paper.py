@@ -21,9 +21,7 @@ def paper(
 ) -> None:
     """Run the experiments of a paper at a small size, and say whether they show what the paper says."""
     if name is None and (seeds is not None or out is not None or as_json):
-        raise problem_with(
-            "paper", None, "--seeds, --out and --json are about one", "name one: jaxfact paper lists all"
-        )
+        raise problem_with("paper", None, "--seeds, --out and --json are for one", "jaxfact paper lists their names")
     terminal.configure(x64)
     from rich.console import Console
 

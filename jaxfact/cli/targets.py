@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxfact.choices import Sensor, Spectrum
-from jaxfact.inputs import problem_with
+from jaxfact.inputs import positive_integer, problem_with
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +35,8 @@ class Target:
     tied: bool
 
     def __post_init__(self):
+        if self.rank is not None:
+            positive_integer("--rank", self.rank, "5 is the default")
         if self.matrix is not None and self.shape is not None:
             raise problem_with("--shape", self.shape, "a matrix is given too", "give one of the two")
         if self.shape is None and (self.rank, self.condition, self.spectrum) != (None, None, None):

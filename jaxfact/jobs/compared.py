@@ -140,6 +140,11 @@ def compared_on(problem: Problem) -> list[Compared]:
     return [row for row in COMPARED if not (row.needs_pair and isinstance(problem, Tied))]
 
 
+def completing() -> dict[str, Callable[[RecoverySettings], tuple[float, float]]]:
+    """Return the methods that complete a matrix in one program, as their weight and noise, by name."""
+    return {row.name: row.weight_and_noise for row in COMPARED if row.weight_and_noise}
+
+
 def judged_level(row: Compared, tolerance: float, floor: float) -> float:
     """Return the least of 1e-1, 1e-2, … and the tolerance that lies above a floor; the tolerance if the floor is inf.
 

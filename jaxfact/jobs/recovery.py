@@ -18,7 +18,7 @@ from jaxfact.descent import log_steps
 from jaxfact.engine.experiment import Experiment, Run
 from jaxfact.engine.tiles import Progress
 from jaxfact.inputs import positive_integer, problem_with
-from jaxfact.jobs.compared import COMPARED, MARGIN
+from jaxfact.jobs.compared import MARGIN, completing
 from jaxfact.jobs.parting import SHRINKAGE, observed_entries, parts_of_split, removed_level, usual_splits
 from jaxfact.jobs.settings import RecoverySettings, small_scale
 from jaxfact.methods import add_noise, balanced
@@ -30,7 +30,6 @@ from jaxfact.results import stats
 from jaxfact.starts import Gaussian, Spectral
 from jaxfact.sweep import sweep
 
-_METHODS = {row.name: row.weight_and_noise for row in COMPARED if row.weight_and_noise}
 _USELESS = ("hit", "level", "distance", "best_distance", "tolerance", "period")  # they are about a known truth
 
 Errors = Float[np.ndarray, "split seed"]
@@ -135,7 +134,7 @@ def complete(
     cut = [Part(entries.values - level, parts) for level, parts in zip(levels[centre], drawn, strict=True)]
     settings, sharpness = _chosen(settings, entries, shape, cut[0])
     runs = _run(settings, Splits(entries, shape, cut, _dtype()), count, progress)
-    methods = [_summarise(runs.sel({"variant": name})) for name in _METHODS]
+    methods = [_summarise(runs.sel({"variant": name})) for name in completing()]
     lone = {str(kind): _baseline(entries, drawn, levels[kind]) for kind in (Centring.MEAN, Centring.BIASES)}
     pairs = _pairs(runs, lone)
     baselines = {name: stats.nested_mean(errors) for name, errors in lone.items()}
@@ -187,21 +186,23 @@ def _run(settings: RecoverySettings, splits: Splits, count: int, progress: Progr
         base_seed=settings.base_seed,
         progress=progress,
         split=np.arange(count),
-        variant=np.arange(len(_METHODS)),
+        row=np.arange(len(completing())),
     )
     runs = runs.drop_vars([name for name in _USELESS if name in runs.variables])
     runs["unit"] = ("split", np.asarray(splits.units, float))
-    return runs.assign_coords(variant=list(_METHODS))
+    # The dimension `variant` is that of a dict of experiments, which would be a program each.
+    runs = runs.rename(row="variant").assign_coords(variant=list(completing()))
+    return runs.assign_attrs(axes=["split", "variant"])
 
 
 def _experiment(settings: RecoverySettings, splits: Splits) -> Experiment:
-    weights, noises = (jnp.asarray(x) for x in zip(*(of(settings) for of in _METHODS.values()), strict=True))
+    weights, noises = (jnp.asarray(x) for x in zip(*(of(settings) for of in completing().values()), strict=True))
     # As arrays they are no constants of the program, which then serves other matrices of the same pattern.
     step_size, scale = jnp.asarray(settings.step_size), jnp.asarray(settings.scale)
     start = Gaussian(settings.width, scale=scale, ratio=settings.unbalanced)
 
-    def experiment(split, variant):
-        number = jnp.asarray(variant, jnp.int32)
+    def experiment(split, row):
+        number = jnp.asarray(row, jnp.int32)
         # Without weight and noise this is plain descent, to the bit but for the sign of zeros.
         rule = optax.chain(balanced(step_size, weights[number]), add_noise(noises[number]))  # pyright: ignore[reportArgumentType]
         return Run(splits.at(split), start, rule)
@@ -242,8 +243,8 @@ def _baseline(entries: Observed, drawn: list[np.ndarray], levels: list[np.ndarra
 
 
 def _pairs(runs: xr.Dataset, baselines: dict[str, Errors]) -> dict[tuple[str, str], stats.PairedErrors]:
-    errors = {name: _at_best(runs.sel({"variant": name}), "test") for name in _METHODS} | baselines
-    reference, *others = _METHODS
+    errors = {name: _at_best(runs.sel({"variant": name}), "test") for name in completing()} | baselines
+    reference, *others = completing()
     compared = [*((name, reference) for name in others), *((reference, name) for name in baselines)]
     return {(one, two): stats.paired_errors(errors[one], errors[two], MARGIN) for one, two in compared}
 
@@ -277,7 +278,7 @@ def _warnings(
     pairs: dict[tuple[str, str], stats.PairedErrors],
 ) -> list[str]:
     """Return what a reader should know before the numbers."""
-    step_size, last, reference = float(settings.step_size or 0), float(runs.step[-1]), next(iter(_METHODS))
+    step_size, last, reference = float(settings.step_size or 0), float(runs.step[-1]), next(iter(completing()))
     late = np.mean(stats.best_over_time(runs, "validation").step.values == last)
     lone = min((two for one, two in pairs if one == reference), key=lambda two: 1 / pairs[reference, two].ratio)
     gain = 1 - pairs[reference, lone].ratio
