@@ -11,9 +11,11 @@ from .descent import log_steps as log_steps
 from .engine.devices import use_cores as use_cores
 from .engine.experiment import Run as Run
 from .jobs.comparison import Comparison as Comparison
+from .jobs.comparison import MethodSummary as MethodSummary
 from .jobs.comparison import compare as compare
 from .jobs.numpy_script import numpy_script as numpy_script
 from .jobs.phase import phase_diagram as phase_diagram
+from .jobs.recovery import MethodRecovery as MethodRecovery
 from .jobs.recovery import Recovery as Recovery
 from .jobs.recovery import complete as complete
 from .jobs.replay import Replay as Replay
@@ -31,6 +33,8 @@ from .problems.factors import Factors as Factors
 from .problems.factors import TiedFactor as TiedFactor
 from .problems.sensing import Sensing as Sensing
 from .problems.tied import Tied as Tied
+from .reports.pages import Report as Report
+from .reports.report import report as report
 from .results import export as export
 from .results import stats as stats
 from .results.files import open_results as open_results

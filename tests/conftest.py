@@ -12,6 +12,7 @@ os.environ.setdefault("XLA_FLAGS", QUICK)
 
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 import jax
@@ -43,8 +44,10 @@ def call(monkeypatch, capsys, tmp_path) -> Run:
 
     def run(*arguments: str) -> Called:
         monkeypatch.setattr(sys, "argv", ["jaxfact", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", UserWarning)  # which the command says as a note
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
         return Called(ended.value.code, *capsys.readouterr())
 
     return run

@@ -1,12 +1,16 @@
 """The installed command: what it prints and writes, and that a mistake is one line and leaves nothing behind."""
 
+import dataclasses
+import importlib
 import importlib.metadata
+import inspect
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import typing
 from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
@@ -19,8 +23,10 @@ from commands import Called, assert_one_line
 from PIL import Image
 
 import jaxfact as jf
+import jaxfact.cli
 from jaxfact.jobs import comparison
-from jaxfact.reports import comparison as report
+from jaxfact.reports import report as reporting
+from jaxfact.reports.pages import Report
 from jaxfact.results import stats
 
 COMMAND = shutil.which("jaxfact", path=str(Path(sys.executable).parent))
@@ -28,6 +34,19 @@ SMALL = ["compare", "--shape", "12x9", "--rank", "2", "--condition", "2.5", "--s
 QUICK = ["compare", "--shape", "4x1", "--rank", "1", "--seeds", "1", "--max-steps", "200"]
 EXTRA = {"table": [], "json": ["--json", "--unbalanced", "25", "--x64"]}
 FIGURES = ("distance", "survival", "imbalance", "singular_values", "worst")
+
+
+COMMANDS = ["compare", "complete", "paper", "sweep", "status", "report", "export", "replay", "info"]
+GREET = """
+import typer
+
+from jaxfact.cli.register import command
+
+
+@command()
+def greet(name: str = "world") -> None:
+    typer.echo(f"hello {name}")
+"""
 
 
 class Ended(NamedTuple):
@@ -101,7 +120,7 @@ def test_table_names_methods_levels_and_units(ended):
     for part in (
         "12×9 target of rank 2, σ₁ = 1 (the unit); σ/σ₁: 1, 0.4",
         "40 Gaussian starts of width 2 and entry scale 0.001 √σ₁, ",
-        "step size 0.5 /σ₁, balancing weight 0.125, noise 1e-05 √σ₁ an entry and step",
+        "step size 0.5 /σ₁, balancing weight 0.125, noise 1e-05 √σ₁ per entry and step",
         "distance: ‖UVᵀ−Σ_d‖_F/‖Σ_d‖_F, tolerance 1e-05; float32",
         "method 0.1 0.01 0.001 0.0001 1e-05",
         "converged arrived at 5 % 50 % 95 %",
@@ -156,14 +175,22 @@ def test_unbalanced_starts_and_their_predicted_ends(ended):
     assert balanced["imbalance"] < 1e-3 * balanced["imbalance_start"]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["compare", "--help"], ["--version"], []])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["compare", "--help"], ["complete", "--help"], ["paper", "--help"], ["--version"], []]
+)
 def test_help_loads_nothing_heavy(arguments):
     ended = subprocess.run([sys.executable, "-X", "importtime", COMMAND, *arguments], capture_output=True, text=True)
     loaded = {line.rsplit("|", 1)[1].strip() for line in ended.stderr.splitlines() if line.startswith("import time:")}
     assert ended.returncode == 0
     assert "jaxfact.cli.main" in loaded
     assert not loaded & {"jax", "numpy", "xarray", "matplotlib", "scipy", "zarr", "optax", "equinox"}
-    expected = {"--version": jf.version.__version__, "compare": "--step-size", "--help": "compare"}
+    expected = {
+        "--version": jf.version.__version__,
+        "compare": "--step-size",
+        "complete": "--splits",
+        "paper": "--seeds",
+        "--help": "compare",
+    }
     assert expected[arguments[0] if arguments else "--help"] in ended.stdout
 
 
@@ -191,7 +218,7 @@ BAD_MATRIX = {
     "a.xyz": "needs one of .npy",
     "text.csv": "rows of numbers",
     "ragged.csv": "rows of numbers of one length",
-    "nan.npy": "entries leave a part without any",
+    "nan.npy": "nan.npy: has missing entries; say jaxfact complete .*nan.npy",
     "flat.npy": "m×n matrix",
     "deep.npy": "m×n matrix",
     "complex.npy": "needs real numbers",
@@ -230,6 +257,11 @@ BAD_OPTIONS = {
     "--condition 0.5": "condition=0.5",
     "--spectrum nonsense": "--spectrum.*'linear', 'geometric'",
     "--nonsense 1": "No such option: --nonsense",
+    "--preset wind_small": "No such option: --preset",
+    "--centre mean": "No such option: --centre",
+    "--sense gaussian": "--sense alone: needs both",
+    "--measurements 9": "--measurements alone: needs both",
+    "--tied --unbalanced 3": "--unbalanced=3.0: one factor cannot be unbalanced",
     "one.npy two.npy": "unexpected extra argument",
     "short.csv": "--shape=12x9: a matrix is given too",
     "--out text.csv/below": "text.csv/below: cannot be written",
@@ -282,7 +314,7 @@ def test_a_mistake_in_a_real_process(tmp_path):
 
 
 def test_an_interrupt_leaves_nothing(call, monkeypatch, tmp_path):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(comparison, "compare", interrupted)
@@ -292,16 +324,40 @@ def test_an_interrupt_leaves_nothing(call, monkeypatch, tmp_path):
 
 
 def test_a_full_disk_does_not_take_the_numbers_along(call, monkeypatch, tmp_path):
-    def fail(*_):
+    def full():
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(comparison, "compare", lambda *_: None)
-    monkeypatch.setattr(report, "print_tables", lambda *_: print("numbers"))
-    monkeypatch.setattr(report, "write", fail)
+    told = Report("", ["numbers"], [], [], {}, {}, None, draw=full)
+    monkeypatch.setattr(comparison, "compare", lambda *_, **__: None)
+    monkeypatch.setattr(reporting, "report", lambda _: told)
     code, out, err = call(*QUICK)
     assert (code, out) == (1, "numbers\n")
     assert re.fullmatch("jaxfact: .*No space left on device.*\n", err)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_commands_are_found_by_being_in_the_folder(call, monkeypatch, tmp_path):
+    (tmp_path / "greet.py").write_text(GREET)
+    with monkeypatch.context() as patch:
+        patch.setattr(jaxfact.cli, "__path__", [*jaxfact.cli.__path__, str(tmp_path)])
+        patch.setitem(sys.modules, "jaxfact.cli.greet", None)  # so that it is forgotten afterwards
+        del sys.modules["jaxfact.cli.greet"]
+        assert call("greet", "--name", "you") == (0, "hello you\n", "")
+        listed = call("--help").out
+    commands = re.findall(r"^  (\w+)\b", listed.partition("Commands:")[2], re.MULTILINE)
+    assert commands == [*COMMANDS[:-1], "greet", COMMANDS[-1]]  # where no place is given, and before info
+    assert_one_line(call("greet"), "No such command 'greet'")
+
+
+@pytest.mark.parametrize(("kind", "name"), [(jf.ComparisonSettings, "compare"), (jf.RecoverySettings, "complete")])
+def test_every_setting_is_an_option_with_its_default(kind, name):
+    function = importlib.import_module(f"jaxfact.cli.{name}").__dict__[name]
+    options = inspect.signature(function).parameters
+    for field in dataclasses.fields(kind):
+        # The width of what is made up is its rank, so that this option has no default.
+        expected = None if (name, field.name) == ("compare", "width") else field.default
+        assert options[field.name].default == expected
+        assert typing.get_args(options[field.name].annotation)[1].help
 
 
 def test_wide_factors_in_a_numbered_folder(call, tmp_path):

@@ -8,8 +8,10 @@ import pytest
 
 import jaxfact as jf
 from jaxfact import data, measures
+from jaxfact.jobs import compared as table
 from jaxfact.jobs import comparison
 from jaxfact.jobs.settings import ComparisonSettings
+from jaxfact.reports.comparison import as_json
 
 EXACT = jf.Factorization([1, 0.7, 0.4], shape=(40, 10))
 FULL = jf.Factorization(np.concatenate([[1, 0.8, 0.5], np.linspace(0.3, 0.05, 12)]), shape=(25, 15))
@@ -30,15 +32,15 @@ def test_predicted_floor(problem, step_size):
         record=[measures.distance],
     )
     measured = float(np.sqrt((runs.distance_path**2).mean()))
-    assert comparison.predicted_floor(problem, settings) == pytest.approx(measured, rel=0.03)
+    assert table.predicted_floor(problem, settings) == pytest.approx(measured, rel=0.03)
 
 
 def test_floor_reduces_to_the_known_formula():
     """For exact rank and a small step: √(ν²(m+n)d/(2η)), less the d² entries that both factors share."""
     settings = ComparisonSettings(width=3, step_size=1e-3, noise=1e-4)
     expected = 1e-4 * np.sqrt((50 * 3 - 9) / (2 * 1e-3)) / np.linalg.norm([1, 0.7, 0.4])
-    assert comparison.predicted_floor(EXACT, settings) == pytest.approx(expected, rel=2e-3)
-    assert comparison.predicted_floor(EXACT, ComparisonSettings(width=3, noise=0)) == 0
+    assert table.predicted_floor(EXACT, settings) == pytest.approx(expected, rel=2e-3)
+    assert table.predicted_floor(EXACT, ComparisonSettings(width=3, noise=0)) == 0
 
 
 def compared(problem, step_size=0.5, scale=1e-3, weight=0.125, noise=1e-5, **options):
@@ -96,7 +98,7 @@ def test_too_large_steps_end_as_values():
     assert "converged" not in plain.outcomes
     assert plain.times[0.5] == np.inf
     # `float`, as settings from the command line are plain numbers, not arrays.
-    printed = json.dumps(comparison.as_json(found), allow_nan=False, default=float)
+    printed = json.dumps(as_json(found), allow_nan=False, default=float)
     assert json.loads(printed)["methods"][0]["times"]["0.5"] is None
     assert np.isnan(found.pairs["balanced"][1].ratio)
     assert found.pairs["balanced"][1].verdict == "inconclusive"
@@ -113,13 +115,11 @@ def test_too_large_steps_end_as_values():
 )
 def test_notes(options, words):
     settings = ComparisonSettings(**{"width": 3, **options})
-    assert any(words in note for note in comparison.notes(EXACT, settings, 0.0))
+    assert any(words in note for note in comparison.notes(EXACT, settings))
 
 
 def test_a_tie_is_noted():
-    assert any(
-        "not unique" in note for note in comparison.notes(jf.Factorization(np.eye(5)), ComparisonSettings(), 0.0)
-    )
+    assert any("not unique" in note for note in comparison.notes(jf.Factorization(np.eye(5)), ComparisonSettings()))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """One run of a store once more: its bits, what is refused, and the script for a referee."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,10 +12,10 @@ import numpy as np
 import pytest
 import zarr
 from cases import METHODS
+from commands import assert_one_line
 
 import jaxfact as jf
 from jaxfact import measures
-from jaxfact.cli import main as cli
 from jaxfact.engine.program import Program
 from jaxfact.jobs.numpy_script import Descent, descent_of
 from jaxfact.measures import invariants
@@ -246,18 +247,11 @@ def test_methods_are_known_by_their_steps(name):
         descent_of(method, PROBLEM, 2)
 
 
-def command(monkeypatch, *words) -> int:
-    monkeypatch.setattr(sys, "argv", ["jaxfact", "replay", *map(str, words)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return ended.value.code
-
-
-def test_the_command(store, tmp_path, monkeypatch, capsys):
+def test_the_command(call, store, tmp_path):
     out = tmp_path / "path.npz"
     words = [store, "--seed", SEED, "step_size=0.3", "--variant", "plain"]
-    assert command(monkeypatch, *words, "--out", out, "--numpy", tmp_path / "run.py") == 0
-    shown = capsys.readouterr().out
+    code, shown, _ = call("replay", *words, "--out", out, "--numpy", tmp_path / "run.py")
+    assert code == 0
     assert f"plain, seed {SEED}, step_size=0.3: converged after " in shown
     assert "every stored number was met bit for bit: best_distance, distance, distance_path, energy_path" in shown
     run = jf.open_results(store).sel({"variant": "plain", "seed": SEED, "step_size": 0.3})
@@ -265,13 +259,14 @@ def test_the_command(store, tmp_path, monkeypatch, capsys):
         assert set(path) == {"steps", "loss", "distance", "U", "V"}
         assert path["U"].shape == (run.steps.item() + 1, 5, 2)  # 3 singular values, and 2 rows for all others
         assert path["loss"][-1] == run.loss.item()
-    assert command(monkeypatch, *words, "--json", "--experiment", f"{__file__}:EXPERIMENTS") == 0
-    told = json.loads(capsys.readouterr().out)
+    code, shown, _ = call("replay", *words, "--json", "--experiment", f"{__file__}:EXPERIMENTS")
+    assert code == 0
+    told = json.loads(shown, parse_constant=pytest.fail)
     assert (told["loss"], told["outcome"], told["hit"]["0.001"]) == (run.loss.item(), "converged", run.hit.values[-1])
     assert {path.name for path in tmp_path.iterdir()} == {"path.npz", "run.py", "run.npz"}
 
 
-def test_mistakes_at_the_command_line(store, altered, tmp_path, monkeypatch, capsys):
+def test_mistakes_at_the_command_line(call, store, altered, tmp_path):
     """One line each: 2 for the user's, 1 where the numbers are not those of the store."""
     words = ["--seed", SEED, "step_size=0.3", "--variant", "plain"]
     for message, given in {
@@ -281,10 +276,8 @@ def test_mistakes_at_the_command_line(store, altered, tmp_path, monkeypatch, cap
         "is no store of a sweep": [tmp_path, *words],
         "nowhere.py is no Python file; write it like": [store, *words, "--experiment", "nowhere.py:plain"],
     }.items():
-        assert command(monkeypatch, *given) == 2
-        error = capsys.readouterr().err
-        assert message in error
-        assert error.count("\n") == 1
-    assert command(monkeypatch, altered(loss=lambda loss: 2 * loss), *words, "--out", tmp_path / "path.npz") == 1
-    assert "the run has not the numbers of the store: loss" in capsys.readouterr().err
+        assert_one_line(call("replay", *given), re.escape(message))
+    ended = call("replay", altered(loss=lambda loss: 2 * loss), *words, "--out", tmp_path / "path.npz")
+    assert ended.code == 1
+    assert "the run has not the numbers of the store: loss" in ended.err
     assert not (tmp_path / "path.npz").exists()

@@ -18,7 +18,6 @@ from PIL import Image
 from rich.console import Console
 
 import jaxfact as jf
-from jaxfact.jobs import comparison
 from jaxfact.jobs.settings import ComparisonSettings
 from jaxfact.reports import comparison as report
 from jaxfact.reports import pages
@@ -29,17 +28,17 @@ needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrom
 
 
 @pytest.fixture(scope="module")
-def found() -> comparison.Comparison:
+def found() -> jf.Comparison:
     problem = jf.Factorization([1.0, 0.5], shape=(6, 5))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "local_devices", lambda: jax.devices()[:1])  # a device more is a compilation more
-        return comparison.compare(problem, ComparisonSettings(width=2, seeds=6, max_steps=400))
+        return jf.compare(problem, ComparisonSettings(width=2, seeds=6, max_steps=400))
 
 
 @pytest.fixture(scope="module")
 def folder(found, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("report") / "out"
-    report.write(found, folder)
+    jf.report(found).write(folder)
     return folder
 
 
@@ -104,7 +103,7 @@ def test_page_needs_no_network(page):
 def test_page_says_what_the_terminal_says(page, found):
     """Every line and every cell of the tables; brackets, which the terminal could take for markup, included."""
     stream = io.StringIO()
-    report.print_tables(found, Console(file=stream, width=200))
+    jf.report(found).print(Console(file=stream, width=200))
     printed, text = stream.getvalue(), html.unescape(re.sub(r"<[^>]*>", "\n", page))
     for line in (*report.heading(found), *report.paired_lines(found), *found.notes):
         assert line in printed
@@ -114,13 +113,13 @@ def test_page_says_what_the_terminal_says(page, found):
     assert {"plain", "noisy", "–", "1e-05"} <= cells
     assert all(cell in printed for cell in cells)
     assert cells <= set(text.splitlines())
-    assert json.dumps(comparison.as_json(found), indent=2, ensure_ascii=False) in text
+    assert json.dumps(report.as_json(found), indent=2, ensure_ascii=False) in text
 
 
 def test_text_is_never_markup(found, folder):
     evil = '<script>alert("1")</script> & <img src=x onerror=alert(1)>'
-    plain = Outline(pages.page(report.sheet(found), folder / "figures")).tags
-    made = pages.page(report.sheet(dataclasses.replace(found, notes=[*found.notes, evil])), folder / "figures")
+    plain = Outline(pages.page(jf.report(found), folder / "figures")).tags
+    made = pages.page(jf.report(dataclasses.replace(found, notes=[*found.notes, evil])), folder / "figures")
     assert f"<li>{html.escape(evil)}</li>" in made
     assert sorted(Outline(made).tags) == sorted([*plain, "li"])
 
@@ -168,17 +167,29 @@ def test_page_is_not_blank(page, tmp_path):
         assert np.sum(np.abs(pixels - colour).max(axis=2) < 40) > 100
 
 
-def test_a_failure_half_way_leaves_nothing(found, tmp_path, monkeypatch):
-    saved, save = [], pages.save
+def test_a_failure_half_way_leaves_nothing(found, tmp_path):
+    """A figure that cannot be drawn comes after the results are on disk."""
+    seen = []
 
-    def fail_at_the_third(figure, path):
-        if len(saved) == 2:
-            raise OSError("no space left")
-        save(figure, path)
-        saved.append(path)
+    def fail():
+        seen.extend(path for path in tmp_path.rglob("*") if path.name == pages.RESULTS)
+        raise OSError("no space left")
 
-    monkeypatch.setattr(pages, "save", fail_at_the_third)
     with pytest.raises(OSError, match="no space left"):
-        report.write(found, tmp_path / "out")
-    assert saved
+        dataclasses.replace(jf.report(found), draw=fail).write(tmp_path / "out")
+    assert seen
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_notebook_shows_tables_and_figures(found, page):
+    shown = jf.report(found)._repr_html_()
+    outline = Outline(shown)
+    assert outline.tags.count("table") == len(report.tables(found))
+    assert len(pictures(shown)) == len(FIGURES)
+    assert [image["alt"] for image in outline.images] == [image["alt"] for image in Outline(page).images]
+    assert not set(outline.tags) & {"html", "script", "style"}
+
+
+def test_what_is_no_result_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="is no Zarr 3 store"):
+        jf.report(tmp_path)

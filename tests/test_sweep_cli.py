@@ -420,7 +420,7 @@ def test_without_a_tolerance_the_lowest_level_counts(stored, tmp_path):
     title, _, rows = sweep_report.tables(found)[1]
     assert "fraction at 0.0001" in title
     assert [row[2].split()[0] for row in rows if row[0] == "plain"] == ["100", "100", "0"]
-    assert "runs had no tolerance: they are judged at the lowest level" in sweep_report.sheet(found).lines
+    assert "runs had no tolerance: they are judged at the lowest level" in sweep_report.report_of(found).lines
 
 
 @pytest.mark.parametrize("name", ["nothing", "folder"])

@@ -2,12 +2,12 @@
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jaxfact.cli.register import command
 from jaxfact.engine.devices import WHOLE_LOOPS, use_cores
 from jaxfact.inputs import problem_with
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jaxfact.jobs.replay import Replay
 
 
+@command(place=24)
 def replay(
     store: Annotated[Path, typer.Argument(help="The store of a sweep.")],
     seed: Annotated[int, typer.Option(help="Number of the seed.")],
@@ -41,6 +42,7 @@ def replay(
     _configure_as(store)
     from jaxfact.jobs.numpy_script import numpy_script
     from jaxfact.jobs.replay import replay as replayed
+    from jaxfact.results import strict_json
     from jaxfact.store.experiment_file import load
 
     if experiment is not None:
@@ -51,7 +53,7 @@ def replay(
     except RuntimeError as error:
         typer.echo(f"jaxfact: {error}", err=True)
         raise typer.Exit(1) from None
-    typer.echo(json.dumps(_as_json(found), indent=2, ensure_ascii=False) if as_json else _as_text(found))
+    typer.echo(strict_json.dumps(_as_json(found)) if as_json else _as_text(found))
     if out is not None:
         _write(found, out)
         typer.echo(f"trajectory: {out}", err=as_json)
@@ -68,10 +70,11 @@ def _axis_value(text: str) -> tuple[str, float]:
 
 
 def _check_new(out: Path) -> None:
+    from jaxfact.results.whole import check_new_file
+
     if out.suffix != ".npz":
         raise problem_with("--out", out, "is written as .npz", f"say {out.with_suffix('.npz')}")
-    if out.exists():
-        raise problem_with("--out", out, "exists already", "choose another file, or remove it")
+    check_new_file(out)
 
 
 def _configure_as(store: Path) -> None:
@@ -90,13 +93,12 @@ def _configure_as(store: Path) -> None:
 
 
 def _as_json(found: "Replay") -> dict[str, Any]:
-    """Return where the run is and its numbers; what is infinite or not a number is null."""
+    """Return where the run is and its numbers; a time that is never reached is null."""
     run = found.run
     hits = zip(run.level.values.tolist(), run.hit.values.tolist(), strict=True)
     numbers = {str(name): values.item() for name, values in {**run.coords, **run.data_vars}.items() if not values.ndim}
-    finite = {name: None if x != x or x in (math.inf, -math.inf) else x for name, x in numbers.items()}
     return {
-        **finite,
+        **numbers,
         "hit": {f"{level:g}": int(step) if math.isfinite(step) else None for level, step in hits},
         "same_bits": sorted(map(str, run.data_vars)),
     }
@@ -122,11 +124,9 @@ def _write(found: "Replay", out: Path) -> None:
     import jax
     import numpy as np
 
+    from jaxfact.results.whole import whole_file
+
     leaves = jax.tree_util.tree_leaves_with_path(found.factors)
     factors = {jax.tree_util.keystr(path, simple=True, separator="_"): leaf for path, leaf in leaves}
-    partial = out.with_name(f"{out.name}.{os.getpid()}.partial.npz")
-    try:
-        np.savez(partial, steps=found.steps, loss=found.loss, distance=found.distance, **factors)
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(out) as made, made.open("wb") as file:
+        np.savez(file, steps=found.steps, loss=found.loss, distance=found.distance, **factors)

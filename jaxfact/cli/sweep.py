@@ -1,30 +1,28 @@
-"""The commands of sweeps that outlive the process: run one, see how far it is, look at it, hand it on."""
+"""The command that runs a sweep which outlives the process."""
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jaxfact.choices import Format
 from jaxfact.cli import terminal
+from jaxfact.cli.options import X64
+from jaxfact.cli.register import command
+from jaxfact.cli.status import say_status
 from jaxfact.inputs import problem_with
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from jaxfact.store.status import Status
 
 _AXIS = "write it like step_size=0.1:1:10:log, scale=0:1:11:lin or width=2,4,8"
-_SUFFIXES = {Format.CSV: ".csv", Format.PARQUET: ".parquet", Format.NETCDF: ".nc"}
-_Store = Annotated[Path, typer.Argument(metavar="STORE", help="The store of a sweep.", show_default=False)]
 
 
+@command(place=20)
 def sweep(
     experiment: Annotated[
         str,
@@ -64,7 +62,7 @@ def sweep(
     compensated: Annotated[
         bool, typer.Option("--compensated", help="Carry the rounding error of each update into the next.")
     ] = False,
-    x64: Annotated[bool, typer.Option("--x64", help="Compute in float64.")] = False,
+    x64: X64 = False,
 ) -> None:
     """Run an experiment from a file for every point of the axes and every seed, into a store.
 
@@ -103,56 +101,8 @@ def sweep(
             devices=count,
             axes=axes,  # pyright: ignore[reportArgumentType]
         )
-    _say_status(store)
+    say_status(store)
     typer.echo(f"see it with: jaxfact report {store}")
-
-
-def status(
-    store: _Store,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
-) -> None:
-    """Say how far a sweep is, how its runs ended, and who works on it."""
-    from jaxfact.store.status import status as look
-
-    if as_json:
-        typer.echo(json.dumps(_status_numbers(look(store)), indent=2, ensure_ascii=False))
-    else:
-        _say_status(store)
-
-
-def report(
-    store: _Store,
-    out: Annotated[Path | None, typer.Option(help="New folder.  [default: jaxfact-report, or the next free]")] = None,
-) -> None:
-    """Draw figures and write one HTML page of a sweep, finished or not, or of any store of results."""
-    from rich.console import Console
-
-    from jaxfact.reports import pages
-    from jaxfact.reports import sweep as sweep_report
-    from jaxfact.results.whole import check_new_folder
-
-    folder = terminal.free_folder("jaxfact-report") if out is None else out
-    check_new_folder(folder)
-    found = sweep_report.shown(store)
-    sweep_report.print_tables(found, Console())
-    sweep_report.write(found, folder)
-    typer.echo(f"page: {folder / pages.PAGE}")
-
-
-def export(
-    store: _Store,
-    to: Annotated[Format, typer.Option(help="One row a run as text or in columns, or the whole dataset.")],
-    out: Annotated[Path | None, typer.Option(help="New file.  [default: beside the store]")] = None,
-) -> None:
-    """Write the finished runs of a store for other programs."""
-    from jaxfact.results import export as writing
-
-    write = {Format.CSV: writing.to_csv, Format.PARQUET: writing.to_parquet, Format.NETCDF: writing.to_netcdf}[to]
-    file = _beside(store, _SUFFIXES[to]) if out is None else out
-    typer.echo(f"{write(store, file)} runs: {file}")
-
-
-COMMANDS = (sweep, status, report, export)
 
 
 @contextmanager
@@ -241,49 +191,3 @@ def _spaced(text: str, parts: list[str]) -> "np.ndarray":
     if spacing == "log" and min(start, stop) <= 0:
         raise problem_with("--axis", text, "needs ends above 0 for log", "use lin, or raise them")
     return space(start, stop, count)
-
-
-def _say_status(store: Path) -> None:
-    """Print how far a sweep is."""
-    from jaxfact.store.status import status as look
-
-    found = look(store)
-    typer.echo("\n".join(_status_lines(found)))
-
-
-def _status_lines(found: "Status") -> list[str]:
-    share = f"{math.floor(1000 * found.done / found.runs) / 10:g} %"
-    done = f"finished, {found.runs} runs" if found.finished else f"{found.done} of {found.runs} runs done ({share})"
-    lines = [f"{found.path}: {done}"]
-    if len(found.variants) > 1:
-        lines += [f"  {name}: {_ended(counts, found.total)}" for name, counts in found.variants.items()]
-    if found.done:
-        shares = {name: f"{100 * count / found.done:.3g} %" for name, count in found.outcomes.items()}
-        ranked = sorted(found.outcomes, key=found.outcomes.__getitem__, reverse=True)
-        lines.append("outcomes: " + ", ".join(f"{name} {shares[name]}" for name in ranked))
-        lines.append(f"failed (diverged): {found.failed}")
-        lines.append(f"{found.run_steps_per_second:.3g} run-steps/s")
-    if found.workers:
-        lines.append(
-            "working: " + ", ".join(f"{who} ({tiles} tile{'s' * (tiles > 1)})" for who, tiles in found.workers.items())
-        )
-        lines += [f"about {terminal.duration(found.seconds_left)} left"] * math.isfinite(found.seconds_left)
-    elif not found.finished:
-        lines.append("nobody works on it: repeat the sweep to go on")
-    return lines
-
-
-def _ended(counts: dict[str, int], total: int) -> str:
-    return "; ".join(filter(None, [f"{sum(counts.values())} of {total}", terminal.counted(counts)]))
-
-
-def _status_numbers(found: "Status") -> dict[str, Any]:
-    """Return a status as plain numbers and strings; what is not known is null."""
-    derived = {name: getattr(found, name) for name in ("runs", "done", "failed", "outcomes", "finished")}
-    numbers = {**asdict(found), "path": str(found.path), **derived}
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in numbers.items()}
-
-
-def _beside(store: Path, suffix: str) -> Path:
-    """Return the store's name with another suffix; only .zarr is one."""
-    return store.with_name(store.name.removesuffix(".zarr") + suffix)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from jaxfact.engine.tiles import Progress
+    from jaxfact.reports.pages import Report
 
 _LOG_SECONDS = 60.0
 _SHOWN_SECONDS = 0.5
@@ -40,13 +41,32 @@ def fail(message: str, code: int = 2) -> Never:
     sys.exit(code)
 
 
-def free_folder(name: str) -> Path:
-    """Return the first of name, name-2, … that is not there."""
-    folder, number = Path(name), 1
-    while folder.exists():
+def new_folder(usual: str, out: Path | None) -> Path:
+    """Return the folder for the results: `out`, or the first of usual, usual-2, … that is not there.
+
+    Refuses one that cannot be made or that holds something.
+    """
+    from jaxfact.results.whole import check_new_folder
+
+    folder, number = Path(usual) if out is None else out, 1
+    while out is None and folder.exists():
         number += 1
-        folder = Path(f"{name}-{number}")
+        folder = Path(f"{usual}-{number}")
+    check_new_folder(folder)
     return folder
+
+
+def tell(report: "Report", folder: Path, as_json: bool) -> None:
+    """Print a job's numbers and write its folder; printed first, so that a full disk does not take them along."""
+    from jaxfact.reports.pages import RESULTS
+    from jaxfact.results import strict_json
+
+    if as_json:
+        print(strict_json.dumps(report.summary))
+    else:
+        report.print()
+    page = report.write(folder)
+    print(f"results: {folder / RESULTS}   page: {page}", file=sys.stderr if as_json else sys.stdout)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""The main job: plain, balanced and noise-injected descent on one matrix, from the same random starts."""
+"""The main job: descent and its modifications on one matrix, from the same random starts."""
 
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +11,10 @@ import xarray as xr
 from jaxfact import measures
 from jaxfact.descent import log_steps
 from jaxfact.engine.experiment import Experiment, Run
-from jaxfact.engine.levels import ladder
 from jaxfact.engine.tiles import Progress
 from jaxfact.inputs import problem_with
-from jaxfact.jobs.settings import ComparisonSettings
-from jaxfact.methods import balanced, gradient_descent, perturbed
+from jaxfact.jobs.compared import MARGIN, Compared, Prediction, compared_on, floor_notes, judged_level
+from jaxfact.jobs.settings import ComparisonSettings, small_scale
 from jaxfact.problems.base import Problem, rounding_floor
 from jaxfact.problems.factorization import Factorization
 from jaxfact.problems.factors import TiedFactor
@@ -24,27 +23,37 @@ from jaxfact.results import stats
 from jaxfact.starts import Gaussian
 from jaxfact.sweep import sweep
 
-PLAIN, BALANCED, NOISY = "plain", "balanced", "noisy"
-_TIE = 1e-6
 QUANTILES = (0.05, 0.5, 0.95)
-MARGIN = 0.05
+
+Interval = tuple[float, float, float]
+"""A fraction, and the lower and upper end of its interval."""
 
 
 @dataclass(frozen=True)
 class MethodSummary:
-    """One row of the table: fractions with Wilson intervals, times as Kaplan-Meier quantiles.
+    """One method of a `Comparison`: fractions with 95 % Wilson intervals, times as Kaplan-Meier quantiles.
 
-    `reached` maps each level to (fraction, low, high), or None below the method's own tolerance; `outcomes` likewise;
-    `times` maps each of the `QUANTILES` to a step, inf for never. `imbalance` is the median at the end of the runs,
-    `imbalance_start` at their beginning, `predicted_imbalance` what the step's identities predict: `prediction` says
-    whether as a bound (≤), a limit (→) or a root mean square (≈); all None for the one factor of a tied problem.
+    Attributes:
+        method: its name, as in the dimension `variant` of the runs.
+        tolerance: the relative distance at which it is judged.
+        floor: the predicted relative distance at which it is held up, 0 where nothing does.
+        reached: (fraction, low, high) of the starts that reached each level; None below the tolerance.
+        outcomes: (fraction, low, high) of the starts by outcome.
+        times: the step by which 5, 50 and 95 % of the starts had arrived at the tolerance; inf for never.
+        imbalance_start: median ‖UᵀU−VᵀV‖_F of the starts, in σ₁; None, as the next two, for one tied factor.
+        imbalance: the median at the end of the runs, a diverged run counting as inf.
+        predicted_imbalance: what the step's identities predict for it.
+        prediction: whether as a bound (≤), a limit (→) or a root mean square (≈).
+        run_steps: steps of all runs together.
+        run_seconds: how long they took, compilation apart.
+        compile_seconds: how long compilation took.
     """
 
     method: str
     tolerance: float
     floor: float
-    reached: dict[float, tuple[float, float, float] | None]
-    outcomes: dict[str, tuple[float, float, float]]
+    reached: dict[float, Interval | None]
+    outcomes: dict[str, Interval]
     times: dict[float, float]
     imbalance_start: float | None
     imbalance: float | None
@@ -56,15 +65,22 @@ class MethodSummary:
 
     @property
     def throughput(self) -> float:
-        """Run-steps a second, compilation apart."""
+        """Run-steps per second, compilation apart."""
         return self.run_steps / self.run_seconds
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison that has run: its settings, the labelled results, and what they say.
+    """What `compare` found; `jf.report` shows it as tables, figures and a page.
 
-    `truth` is the matrix that is looked for; it is the problem itself where every entry is observed.
+    Attributes:
+        problem: the problem of the runs, in singular coordinates where it is fully observed.
+        truth: the matrix that is looked for; the problem itself where every entry is observed.
+        settings: what it was run with, the scale filled in.
+        runs: the labelled results along `variant` and `seed`.
+        methods: a summary per method, the reference first.
+        pairs: by the name of each other method, the level and how its times to it compare with the reference's.
+        notes: what a reader should know before the numbers.
     """
 
     problem: Problem
@@ -75,33 +91,94 @@ class Comparison:
     pairs: dict[str, tuple[float, stats.PairedTimes]]
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def reference(self) -> str:
+        """The method that the others are paired with."""
+        return self.methods[0].method
 
-def compare(problem: Problem, settings: ComparisonSettings, progress: Progress | None = None) -> Comparison:
-    """Run the three methods from the same Gaussian starts and summarise them; a tied problem has no balanced one.
 
-    The runs on a fully observed target take place in its singular coordinates, which changes neither the methods nor
-    the law of the starts. Every method is judged at `tolerance`, the noisy one at the first level above its predicted
-    floor.
+def compare(
+    problem: Problem, settings: ComparisonSettings | None = None, *, progress: Progress | None = None
+) -> Comparison:
+    """Run plain, balanced and noise-injected descent from the same Gaussian starts, and summarise them.
 
-    Raises ValueError where a setting cannot work on this target: see `ComparisonSettings`; a zero or unknown target,
-    a tolerance below three times the rounding floor of the dtype at this step size, and noise whose floor lies above
-    every level.
+    U ← U − η∇_U f(U, V), and V alike, at the same time; balanced descent adds weight·‖UᵀU−VᵀV‖²_F to f, noise-injected
+    descent adds normal noise to every entry per step. A problem in one factor has no balanced descent. The runs on a
+    fully observed target take place in its singular coordinates, which changes neither the methods nor the law of the
+    starts. Every method is judged at `settings.tolerance`, one that noise holds up at the first level above its
+    predicted floor.
+
+    Args:
+        problem: a `Factorization`, or a `Sensing`, `Completion` or `Tied` problem whose truth is known.
+        settings: step size in 1/σ₁, scale and noise in √σ₁; the defaults of `ComparisonSettings` if None.
+        progress: called with the number of finished runs and of all.
+
+    Raises:
+        ValueError: for a zero or unknown target, a tolerance below three times the rounding floor of the dtype at this
+            step size, and noise whose floor lies above every level.
     """
     problem, truth = _rotated(problem)
+    settings = _checked(problem, truth, ComparisonSettings() if settings is None else settings)
+    rows = compared_on(problem)
+    floors = {row.name: row.floor(problem, truth, settings) for row in rows}
+    tolerances = {row.name: judged_level(row, settings.tolerance, floors[row.name]) for row in rows}
+    runs = _run(problem, settings, rows, tolerances, progress)
+    said = [
+        *_compression_lines(runs),
+        *_sharpness_lines(problem, truth, settings),
+        *(line for row in rows for line in floor_notes(row, settings.tolerance, floors[row.name])),
+        *notes(truth, settings),
+    ]
+    methods = _summaries(truth, settings, runs, rows, floors)
+    return Comparison(problem, truth, settings, runs, methods, _pairs(runs, tolerances), said)
+
+
+def _rotated(problem: Problem) -> tuple[Problem, Factorization]:
+    """Return the problem, in singular coordinates where it is fully observed, and the matrix that is looked for."""
+    if not isinstance(problem, Problem):
+        instead = "say jf.Factorization(matrix); jf.complete(matrix) is for one with missing entries"
+        raise problem_with("problem", type(problem).__name__, "needs a problem", instead)
+    if isinstance(problem, Factorization):
+        problem = problem.in_singular_coordinates()
+        return problem, problem
+    if isinstance(problem, Tied) and isinstance(problem.problem, Factorization):
+        inner = problem.problem.in_singular_coordinates()
+        return Tied(inner), inner
+    if problem.truth is None:
+        instead = "jf.complete(matrix) judges the methods by entries that are kept back"
+        raise problem_with("problem", type(problem).__name__, "needs a known truth", instead)
+    return problem, problem.truth
+
+
+def _checked(problem: Problem, truth: Factorization, settings: ComparisonSettings) -> ComparisonSettings:
+    """Return the settings with their scale; refuse a target and a tolerance that no run could meet."""
     if truth.rank == 0:
-        raise problem_with("matrix", "all zeros", "needs a non-zero entry", "a zero target is for the Python API")
+        raise problem_with("matrix", "all zeros", "needs a non-zero entry", "jf.sweep takes a zero target")
     if settings.scale is None:
-        settings = replace(settings, scale=min(1e-3, 0.1**1.5 / sum(problem.shape) ** 0.5))
-    _check_tolerance(problem, settings)
-    # What is seen through few numbers is held back less along some directions than the whole matrix is.
-    noise_floor = predicted_floor(truth, settings) * (2 if problem.misfits else 1)
-    judged = _judged_level(settings.tolerance, noise_floor)
-    chosen = experiments(problem, settings)
-    tolerances = {name: judged if name == NOISY else settings.tolerance for name in chosen}
+        settings = replace(settings, scale=small_scale(problem.shape))
+    dtype = problem.unit.dtype
+    floor = 3 * float(rounding_floor(jnp.finfo(dtype).eps, settings.step_size))
+    if settings.tolerance < floor:
+        raise problem_with(
+            "tolerance",
+            f"{settings.tolerance:g}",
+            f"is below three times the rounding floor of {dtype} at step size {settings.step_size:g}, {floor:.1e}",
+            "raise it, take a larger step, or compute in float64 (--x64 at the command line)",
+        )
+    return settings
+
+
+def _run(
+    problem: Problem,
+    settings: ComparisonSettings,
+    rows: Sequence[Compared],
+    tolerances: Mapping[str, float],
+    progress: Progress | None,
+) -> xr.Dataset:
     record = [measures.distance, measures.imbalance, measures.energy, measures.singular_values, measures.misfit]
     absent = [measures.imbalance] * isinstance(problem, Tied) + [measures.misfit] * (not problem.misfits)
-    runs = sweep(
-        chosen,
+    return sweep(
+        {row.name: _experiment(problem, settings, row) for row in rows},
         seeds=settings.seeds,
         max_steps=settings.max_steps,
         tolerance=tolerances,
@@ -112,88 +189,18 @@ def compare(problem: Problem, settings: ComparisonSettings, progress: Progress |
         compress=settings.compress,
         progress=progress,
     )
-    floors = {PLAIN: 0.0, BALANCED: 0.0, NOISY: noise_floor}
-    outcomes = stats.outcome_fractions(runs)
-    methods = [
-        _summarise(truth, settings, runs.sel({"variant": name}), outcomes.sel({"variant": name}), floors[name])
-        for name in tolerances
-    ]
-    pairs = {
-        name: (tolerances[name], stats.paired_times(runs, name, PLAIN, tolerances[name], MARGIN))
-        for name in tolerances
-        if name != PLAIN
-    }
-    said = [
-        *_compression_lines(runs),
-        *_sharpness_lines(problem, truth, settings),
-        *notes(truth, settings, noise_floor),
-    ]
-    return Comparison(problem, truth, settings, runs, methods, pairs, said)
 
 
-def _rotated(problem: Problem) -> tuple[Problem, Factorization]:
-    """Return the problem, in singular coordinates where it is fully observed, and the matrix that is looked for."""
-    if isinstance(problem, Factorization):
-        problem = problem.in_singular_coordinates()
-        return problem, problem
-    if isinstance(problem, Tied) and isinstance(problem.problem, Factorization):
-        inner = problem.problem.in_singular_coordinates()
-        return Tied(inner), inner
-    if problem.truth is None:
-        raise problem_with("problem", type(problem).__name__, "needs a known truth", "see jaxfact.complete")
-    return problem, problem.truth
+def _experiment(problem: Problem, settings: ComparisonSettings, row: Compared) -> Experiment:
+    start, method = Gaussian(settings.width, scale=settings.scale, ratio=settings.unbalanced), row.method(settings)
+    return lambda: Run(problem, start, method)
 
 
-def experiments(problem: Problem, settings: ComparisonSettings) -> dict[str, Experiment]:
-    """Return the experiments of a comparison, which share their starts: three, without the balanced one if tied."""
-    start = Gaussian(settings.width, scale=settings.scale, ratio=settings.unbalanced)
-    methods = {
-        PLAIN: gradient_descent(settings.step_size),
-        BALANCED: balanced(settings.step_size, settings.weight),
-        NOISY: perturbed(settings.step_size, settings.noise),
-    }
-    if isinstance(problem, Tied):
-        del methods[BALANCED]
-    return {name: (lambda method=method: Run(problem, start, method)) for name, method in methods.items()}
-
-
-def predicted_floor(problem: Factorization, settings: ComparisonSettings) -> float:
-    """Return the distance at which iterate noise holds a run up: the stationary root mean square of the linear process.
-
-    Around the balanced optimum each mode of the error obeys x⁺ = (1 − ηλ)x + noise, whose variance is
-    noise²/(ηλ(2 − ηλ)). Entries of the leading d×d block have λ = σᵢ + σⱼ and enter the product with weight λ; an entry
-    of U outside it pairs with that of V, with λ = σⱼ ± σᵢ and weight σⱼ, or stands alone beyond the rank: λ = σⱼ.
-    For an exact rank and small η this is the well-known √(noise²·(m+n)d/(2η)). Beyond the stability edge it is inf.
-    Columns beyond the rank are not held back; they add at most noise²·max_steps·√(mn(d−r)). Where σ_d = σ_{d+1}, moving
-    between the best approximations costs no distance.
-    """
-    head = min(settings.width, problem.rank)
-    values = np.asarray(problem.singular_values, float)
-    leading, tail = values[:head, None], values[None, head:]
-    m, n = problem.shape
-
-    def variance(rate: np.ndarray, weight: np.ndarray) -> float:
-        decay = settings.step_size * rate
-        held = (rate > _TIE) & (decay < 2)
-        spread = weight / np.where(held, decay * (2 - decay), 1)
-        return float(np.sum(np.where(held, spread, np.where(rate > _TIE, np.inf, 0))))
-
-    total = variance(leading + leading.T, leading + leading.T)
-    for rate in (leading - tail, leading + tail):
-        total += variance(rate, np.broadcast_to(leading, rate.shape))
-    total += (m + n - 2 * problem.rank) * variance(leading, leading)
-    free = settings.noise**2 * settings.max_steps * (m * n * (settings.width - head)) ** 0.5
-    return float(np.hypot(settings.noise * np.sqrt(total), free) / np.linalg.norm(leading)) if settings.noise else 0.0
-
-
-def notes(truth: Factorization, settings: ComparisonSettings, noise_floor: float) -> list[str]:
-    """Return what a reader should know before the numbers: edges, floors, and hypotheses that do not hold."""
+def notes(truth: Factorization, settings: ComparisonSettings) -> list[str]:
+    """Return what a reader should know before the numbers: edges, and hypotheses that do not hold."""
     m, n = truth.shape
     edge = 1 / (8 * settings.weight) if settings.weight else np.inf
     said = {
-        f"noise holds {NOISY} up at a distance of about {noise_floor:.2g}; it is judged at the first level above, "
-        f"{_judged_level(settings.tolerance, noise_floor):g}": 0 < noise_floor < np.inf,
-        f"with this step size {NOISY} has no stationary floor; it is judged at the tolerance": np.isinf(noise_floor),
         f"width {settings.width} is above min(m, n) = {min(m, n)}: over-parametrised": settings.width > min(m, n),
         f"width {settings.width} is above the rank {truth.rank}: over-parametrised": (
             truth.rank < settings.width <= min(m, n)
@@ -231,116 +238,56 @@ def _compression_lines(runs: xr.Dataset) -> list[str]:
     return [f"runs compressed to the rows that move: {text}"] if set(kinds.values()) != {"none"} else []
 
 
-def _judged_level(tolerance: float, floor: float) -> float:
-    """Return the least of 1e-1, 1e-2, … and the tolerance that lies above the floor; the tolerance if there is none."""
-    if np.isinf(floor):
-        return tolerance
-    levels = ladder(tolerance)
-    above = [level for level in levels if level > floor]
-    if not above:
-        raise problem_with(
-            "noise",
-            f"floor {floor:.2g}",
-            f"its floor lies above the first level, {levels[0]:g}",
-            "lower the noise",
-        )
-    return above[-1]
+def _pairs(runs: xr.Dataset, tolerances: Mapping[str, float]) -> dict[str, tuple[float, stats.PairedTimes]]:
+    """Compare each other method with the first, at the level at which it is judged itself."""
+    reference, *others = tolerances
+    return {
+        name: (tolerances[name], stats.paired_times(runs, name, reference, tolerances[name], MARGIN)) for name in others
+    }
 
 
-def _check_tolerance(problem: Problem, settings: ComparisonSettings) -> None:
-    dtype = problem.unit.dtype
-    floor = 3 * float(rounding_floor(jnp.finfo(dtype).eps, settings.step_size))
-    if settings.tolerance < floor:
-        raise problem_with(
-            "tolerance",
-            f"{settings.tolerance:g}",
-            f"is below three times the rounding floor of {dtype} at step size {settings.step_size:g}, {floor:.1e}",
-            "raise it, take a larger step, or compute in float64 with --x64",
-        )
+def _summaries(
+    truth: Factorization,
+    settings: ComparisonSettings,
+    runs: xr.Dataset,
+    rows: Sequence[Compared],
+    floors: Mapping[str, float],
+) -> list[MethodSummary]:
+    # Of all methods together, so that each has a fraction of every outcome that any of them met.
+    outcomes = stats.outcome_fractions(runs)
+    summaries = []
+    for row in rows:
+        part, ended = (found.sel({"variant": row.name}) for found in (runs, outcomes))
+        predicted = row.imbalance(truth, settings, part) if "imbalance" in part else None
+        summaries.append(_summary(part, ended, floors[row.name], predicted))
+    return summaries
 
 
-def _summarise(
-    truth: Factorization, settings: ComparisonSettings, runs: xr.Dataset, outcomes: xr.Dataset, floor: float
-) -> MethodSummary:
-    method, tolerance = str(runs.variant.values), float(runs.tolerance)
+def _summary(runs: xr.Dataset, outcomes: xr.Dataset, floor: float, predicted: Prediction | None) -> MethodSummary:
+    tolerance = float(runs.tolerance)
     reached = stats.fraction_reached(runs)
     times = stats.time_to(runs, tolerance).quantile(QUANTILES).values
     pair = "imbalance" in runs
-    predicted, prediction = _predicted_imbalance(truth, settings, runs) if pair else (None, "")
     return MethodSummary(
-        method=method,
+        method=str(runs.variant.values),
         tolerance=tolerance,
         floor=floor,
         reached={
-            float(level): None if np.isnan(at.fraction) else _triple(at)
+            float(level): None if np.isnan(at.fraction) else _interval(at)
             for level in runs.level.values
             if (at := reached.sel(level=level)) is not None
         },
-        outcomes={str(name): _triple(outcomes.sel(outcome=name)) for name in outcomes.outcome.values},
+        outcomes={str(name): _interval(outcomes.sel(outcome=name)) for name in outcomes.outcome.values},
         times={q: float(value) for q, value in zip(QUANTILES, times, strict=True)},
         imbalance_start=float(runs.imbalance_path.isel(step=0).median()) if pair else None,
         imbalance=float(np.median(np.where(runs.outcome == "diverged", np.inf, runs.imbalance))) if pair else None,
-        predicted_imbalance=predicted,
-        prediction=prediction,
+        predicted_imbalance=predicted.value if predicted else None,
+        prediction=predicted.rule if predicted else "",
         run_steps=int(runs.steps.sum()),
         run_seconds=float(runs.run_seconds),
         compile_seconds=float(runs.compile_seconds),
     )
 
 
-def _predicted_imbalance(truth: Factorization, settings: ComparisonSettings, runs: xr.Dataset) -> tuple[float, str]:
-    """Return the median imbalance that the step's identities predict for the end of the runs, and the rule.
-
-    Plain descent moves D by at most 2η(f₀ − f_T), as long as steps lower the loss by half their first-order promise.
-    The regulariser contracts D. Noise moves D by noise²(m−n)I a step on average and by a random walk of variance
-    2·noise²(d+1)(‖U‖² + ‖V‖²) a step; the small drift of the descent itself is left out there.
-    """
-    start = float(runs.imbalance_path.isel(step=0).median())
-    if runs.variant == BALANCED and settings.weight:
-        return 0.0, "→"
-    # From nothing to the best approximation the loss falls by half the sum of its squared singular values.
-    fall = float(jnp.sum(truth.singular_values[: settings.width] ** 2) / 2)
-    bound = start + 2 * settings.step_size * fall
-    if runs.variant != NOISY or not settings.noise:
-        return bound, "≤"
-    m, n = truth.shape
-    d, noise = settings.width, settings.noise
-    ends = runs.step.values[None, :].clip(max=runs.steps.values[:, None])
-    energy = runs.energy_path.transpose("seed", "step").values
-    stretch = np.diff(ends, axis=1)
-    walked = np.sum(stretch * np.where(stretch > 0, energy[:, 1:] + energy[:, :-1], 0) / 2, axis=1)
-    drift = noise**2 * abs(m - n) * runs.steps.values * d**0.5
-    moved = drift**2 + 2 * noise**2 * (d + 1) * walked
-    return float(np.median(np.sqrt(start**2 + moved))), "≈"
-
-
-def _triple(at: xr.Dataset) -> tuple[float, float, float]:
+def _interval(at: xr.Dataset) -> Interval:
     return float(at.fraction), float(at.low), float(at.high)
-
-
-def as_json(comparison: Comparison) -> dict[str, Any]:
-    """Return a comparison as plain numbers and strings; a time that is never reached is null."""
-    return {
-        "shape": list(comparison.problem.shape),
-        "unit": float(comparison.problem.unit),
-        "settings": asdict(comparison.settings),
-        "notes": comparison.notes,
-        "methods": [
-            {
-                **{k: _finite(v) for k, v in asdict(row).items() if k not in ("reached", "outcomes", "times")},
-                "reached": {f"{level:g}": value for level, value in row.reached.items()},
-                "outcomes": row.outcomes,
-                "times": {f"{q:g}": value if np.isfinite(value) else None for q, value in row.times.items()},
-                "run_steps_per_second": row.throughput,
-            }
-            for row in comparison.methods
-        ],
-        "pairs": {
-            name: {"level": level, **{k: _finite(v) for k, v in pair._asdict().items()}}
-            for name, (level, pair) in comparison.pairs.items()
-        },
-    }
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not np.isfinite(value) else value

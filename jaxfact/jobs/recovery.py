@@ -1,9 +1,8 @@
 """The main job where entries are missing and the truth is unknown: completion, judged by held-out entries."""
 
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -15,13 +14,13 @@ from jaxtyping import Float
 
 from jaxfact import measures
 from jaxfact.choices import Centring
-from jaxfact.data import Centred, remove_biases, remove_mean, split
 from jaxfact.descent import log_steps
 from jaxfact.engine.experiment import Experiment, Run
 from jaxfact.engine.tiles import Progress
 from jaxfact.inputs import positive_integer, problem_with
-from jaxfact.jobs.comparison import BALANCED, MARGIN, NOISY, PLAIN
-from jaxfact.jobs.settings import RecoverySettings
+from jaxfact.jobs.compared import MARGIN, completing
+from jaxfact.jobs.parting import SHRINKAGE, observed_entries, parts_of_split, removed_level, usual_splits
+from jaxfact.jobs.settings import RecoverySettings, small_scale
 from jaxfact.methods import add_noise, balanced
 from jaxfact.numerics.draws import key_of
 from jaxfact.problems.completion import Completion
@@ -31,22 +30,27 @@ from jaxfact.results import stats
 from jaxfact.starts import Gaussian, Spectral
 from jaxfact.sweep import sweep
 
-SHRINKAGE = 2.0  # of biases, in entries: those of a row with a single one are halved twice over
-_METHODS = (PLAIN, BALANCED, NOISY)
 _USELESS = ("hit", "level", "distance", "best_distance", "tolerance", "period")  # they are about a known truth
-_SPLITS = {200_000: 5, 2_000_000: 3}
-_OF_SPLITS = 2**32 - 1  # a number that no seed has, so that splits and starts share no key
 
 Errors = Float[np.ndarray, "split seed"]
 Interval = tuple[float, float, float]
+"""A number, and the lower and upper end of its interval."""
 
 
 @dataclass(frozen=True)
 class MethodRecovery:
-    """One row of the table: means over splits and starts, at the step of the least validation error.
+    """One method of a `Recovery`, at the step of the least validation error of each run; means over splits and starts.
 
-    `test` and `test_at_end` are (mean, low, high) of the root mean square error, in the user's unit; `best_step` holds
-    the quantiles 5, 50 and 95 % over runs; imbalances, in unit, and `misfit` are medians. `diverged` is a fraction.
+    Attributes:
+        method: its name, as in the dimension `variant` of the runs.
+        test: (mean, low, high) of the root mean square test error, in the unit of the matrix; bootstrap over splits.
+        validation: the mean validation error, in the unit of the matrix.
+        best_step: the steps by which 5, 50 and 95 % of the runs had their least validation error.
+        test_at_end: (mean, low, high) of the test error at the last step.
+        misfit: median ‖P_Ω(UVᵀ−Σ)‖_F/‖P_Ω(Σ)‖_F of the training entries.
+        imbalance_start: median ‖UᵀU−VᵀV‖_F of the starts, in unit.
+        imbalance: the median at the step of the least validation error, in unit.
+        diverged: the fraction of the runs that diverged.
     """
 
     method: str
@@ -62,10 +66,20 @@ class MethodRecovery:
 
 @dataclass(frozen=True)
 class Recovery:
-    """A recovery that has run: settings, the labelled runs along split, variant, seed and step, and what they say.
+    """What `complete` found; `jf.report` shows it as tables, figures and a page.
 
-    `baselines` are test errors of predicting by the mean of the training entries, and by biases of rows and columns;
-    `pairs` compares errors, by the names of the two.
+    Attributes:
+        shape: m and n.
+        observed: how many entries are observed.
+        settings: what it was run with, scale and step size filled in.
+        centring: what was removed before the descent.
+        sharpness: the relative sharpness at the spectral start of the first split.
+        runs: the labelled results along `split`, `variant`, `seed` and `step`.
+        methods: a summary per method, the reference first.
+        baselines: (mean, low, high) of the test errors of predicting by the mean of the training entries alone, and by
+            biases of rows and columns alone.
+        pairs: how the test errors of two compare on the same splits and starts, by their names.
+        notes: what a reader should know before the numbers.
     """
 
     shape: tuple[int, int]
@@ -93,26 +107,34 @@ def complete(
     splits: int | None = None,
     progress: Progress | None = None,
 ) -> Recovery:
-    """Complete a matrix whose missing entries are NaN, by three methods, and measure them on entries kept back.
+    """Complete a matrix whose missing entries are NaN, and judge the methods by entries that are kept back.
 
     Each split parts the observed entries at random, by `base_seed`, into training, validation and test. The training
-    entries are centred, by themselves; the descent fits them from Gaussian starts that all splits and methods share. A
-    run is judged at the step of its least validation error, by its test error there, in the unit and level of the
-    matrix. There are 5 splits, 3 of more than 200 000 entries, 2 of more than 2 000 000, unless `splits` is given.
+    entries are centred, by themselves; plain, balanced and noise-injected descent on 1/(2p)·‖P_Ω(UVᵀ − Σ)‖²_F fit them
+    from Gaussian starts that all splits and methods share. A run is judged at the step of its least validation error,
+    by its test error there, in the unit and level of the matrix. Warns of rows and columns without an observed entry.
 
-    Warns of rows and columns without an observed entry. Raises ValueError for what is no m×n matrix of reals, infinite
-    entries, fewer entries than the splits need, nothing left by centring, and settings that cannot work.
+    Args:
+        matrix: m×n real numbers, NaN where an entry is missing.
+        settings: step size in 1/unit, scale and noise in √unit; the defaults of `RecoverySettings` if None.
+        centre: what is removed from the training entries, and added back to the predictions.
+        splits: how many; 5 unless given, 3 of more than 200 000 entries, 2 of more than 2 000 000.
+        progress: called with the number of finished runs and of all.
+
+    Raises:
+        ValueError: for what is no m×n matrix of reals, infinite entries, fewer entries than the splits need, nothing
+            left by centring, and settings that cannot work.
     """
     settings = RecoverySettings() if settings is None else settings
-    entries, shape = _entries(matrix)
-    count = _default_splits(len(entries.values)) if splits is None else splits
+    entries, shape = observed_entries(matrix)
+    count = usual_splits(len(entries.values)) if splits is None else splits
     positive_integer("splits", count, "5 are usual")
-    drawn = [_parts(entries, settings, number) for number in range(count)]
-    levels = {kind: [_level(entries, shape, parts, kind) for parts in drawn] for kind in Centring}
+    drawn = [parts_of_split(entries, settings, number) for number in range(count)]
+    levels = {kind: [removed_level(entries, shape, parts, kind) for parts in drawn] for kind in Centring}
     cut = [Part(entries.values - level, parts) for level, parts in zip(levels[centre], drawn, strict=True)]
     settings, sharpness = _chosen(settings, entries, shape, cut[0])
     runs = _run(settings, Splits(entries, shape, cut, _dtype()), count, progress)
-    methods = [_summarise(runs.sel({"variant": name})) for name in _METHODS]
+    methods = [_summarise(runs.sel({"variant": name})) for name in completing()]
     lone = {str(kind): _baseline(entries, drawn, levels[kind]) for kind in (Centring.MEAN, Centring.BIASES)}
     pairs = _pairs(runs, lone)
     baselines = {name: stats.nested_mean(errors) for name, errors in lone.items()}
@@ -128,45 +150,6 @@ def _dtype() -> Any:
     return jax.dtypes.canonicalize_dtype(float)
 
 
-def _entries(matrix: Float[np.ndarray, "m n"]) -> tuple[Observed, tuple[int, int]]:
-    """Return the observed entries, row by row, after the checks and warnings of `Completion`."""
-    problem = Completion.from_matrix(matrix, dense=True)
-    rows, columns = np.nonzero(~np.isnan(matrix))
-    return Observed(rows, columns, np.asarray(matrix, float)[rows, columns]), problem.shape
-
-
-def _default_splits(count: int) -> int:
-    return next((splits for limit, splits in _SPLITS.items() if count <= limit), 2)
-
-
-def _parts(entries: Observed, settings: RecoverySettings, number: int) -> np.ndarray:
-    """Return the part of every entry in one split."""
-    base = key_of(settings.base_seed)
-    key = jax.random.fold_in(jax.random.fold_in(base, _OF_SPLITS), number)
-    places = entries._replace(values=np.arange(len(entries.values)))
-    held = {"validation": settings.validation, "test": settings.test}
-    found = split(places, key, training=1 - sum(held.values()), **held)
-    parts = np.zeros(len(entries.values), np.int8)
-    for name, part in (("training", TRAINING), ("validation", VALIDATION), ("test", TEST)):
-        parts[found[name].values] = part
-    return parts
-
-
-def _level(entries: Observed, shape: tuple[int, int], parts: np.ndarray, kind: Centring) -> Float[np.ndarray, " k"]:
-    """Return what centring removes from every entry; the training entries alone decide."""
-    remove: dict[Centring, Callable[..., Centred]] = {
-        Centring.MEAN: remove_mean,
-        Centring.BIASES: partial(remove_biases, shrinkage=SHRINKAGE),
-    }
-    if kind not in remove:
-        return np.zeros(len(entries.values))
-    seen = parts == TRAINING
-    matrix = np.full(shape, np.nan)
-    matrix[entries.rows[seen], entries.columns[seen]] = entries.values[seen]
-    found = remove[kind](matrix)
-    return found.mean + found.row_bias[entries.rows] + found.column_bias[entries.columns]
-
-
 def _chosen(
     settings: RecoverySettings, entries: Observed, shape: tuple[int, int], first: Part
 ) -> tuple[RecoverySettings, float]:
@@ -180,13 +163,13 @@ def _chosen(
         problem = Completion(entries.rows[seen], entries.columns[seen], first.values[seen], shape, dense=True)
     spectral = Spectral(settings.width).draw(key_of(0), problem)
     sharpness = float(jax.jit(measures.relative_sharpness)(problem, spectral))
-    scale = min(1e-3, 0.1**1.5 / sum(shape) ** 0.5) if settings.scale is None else settings.scale
+    scale = small_scale(shape) if settings.scale is None else settings.scale
     step_size = min(0.5, 0.5 / sharpness) if settings.step_size is None else settings.step_size
     return replace(settings, scale=scale, step_size=step_size), sharpness
 
 
 def _run(settings: RecoverySettings, splits: Splits, count: int, progress: Progress | None) -> xr.Dataset:
-    """Run every method on every split, in one program: the three differ by two numbers."""
+    """Run every method on every split, in one program: they differ by two numbers."""
     runs = sweep(
         _experiment(settings, splits),
         seeds=settings.seeds,
@@ -203,21 +186,23 @@ def _run(settings: RecoverySettings, splits: Splits, count: int, progress: Progr
         base_seed=settings.base_seed,
         progress=progress,
         split=np.arange(count),
-        variant=np.arange(len(_METHODS)),
+        row=np.arange(len(completing())),
     )
     runs = runs.drop_vars([name for name in _USELESS if name in runs.variables])
     runs["unit"] = ("split", np.asarray(splits.units, float))
-    return runs.assign_coords(variant=list(_METHODS))
+    # The dimension `variant` is that of a dict of experiments, which would be a program each.
+    runs = runs.rename(row="variant").assign_coords(variant=list(completing()))
+    return runs.assign_attrs(axes=["split", "variant"])
 
 
 def _experiment(settings: RecoverySettings, splits: Splits) -> Experiment:
-    weights, noises = jnp.asarray([0, settings.weight, 0]), jnp.asarray([0, 0, settings.noise])
+    weights, noises = (jnp.asarray(x) for x in zip(*(of(settings) for of in completing().values()), strict=True))
     # As arrays they are no constants of the program, which then serves other matrices of the same pattern.
     step_size, scale = jnp.asarray(settings.step_size), jnp.asarray(settings.scale)
     start = Gaussian(settings.width, scale=scale, ratio=settings.unbalanced)
 
-    def experiment(split, variant):
-        number = jnp.asarray(variant, jnp.int32)
+    def experiment(split, row):
+        number = jnp.asarray(row, jnp.int32)
         # Without weight and noise this is plain descent, to the bit but for the sign of zeros.
         rule = optax.chain(balanced(step_size, weights[number]), add_noise(noises[number]))  # pyright: ignore[reportArgumentType]
         return Run(splits.at(split), start, rule)
@@ -258,14 +243,15 @@ def _baseline(entries: Observed, drawn: list[np.ndarray], levels: list[np.ndarra
 
 
 def _pairs(runs: xr.Dataset, baselines: dict[str, Errors]) -> dict[tuple[str, str], stats.PairedErrors]:
-    errors = {name: _at_best(runs.sel({"variant": name}), "test") for name in _METHODS} | baselines
-    compared = [(BALANCED, PLAIN), (NOISY, PLAIN), *((PLAIN, name) for name in baselines)]
+    errors = {name: _at_best(runs.sel({"variant": name}), "test") for name in completing()} | baselines
+    reference, *others = completing()
+    compared = [*((name, reference) for name in others), *((reference, name) for name in baselines)]
     return {(one, two): stats.paired_errors(errors[one], errors[two], MARGIN) for one, two in compared}
 
 
-def _removed(centre: Centring, levels: list[np.ndarray]) -> str:
+def _removed(centre: Centring, levels: Sequence[np.ndarray]) -> str:
     if centre is Centring.NONE:
-        return "nothing was removed before the descent (--centre mean or biases does)"
+        return "nothing was removed before the descent; the mean or biases can be"
     what = {
         Centring.MEAN: "the mean of the training entries",
         Centring.BIASES: f"biases of rows and columns, fitted to the training entries, shrinkage {SHRINKAGE:g}",
@@ -292,44 +278,18 @@ def _warnings(
     pairs: dict[tuple[str, str], stats.PairedErrors],
 ) -> list[str]:
     """Return what a reader should know before the numbers."""
-    step_size, last = float(settings.step_size or 0), float(runs.step[-1])
+    step_size, last, reference = float(settings.step_size or 0), float(runs.step[-1]), next(iter(completing()))
     late = np.mean(stats.best_over_time(runs, "validation").step.values == last)
-    lone = min((two for one, two in pairs if one == PLAIN), key=lambda two: 1 / pairs[PLAIN, two].ratio)
-    gain = 1 - pairs[PLAIN, lone].ratio
+    lone = min((two for one, two in pairs if one == reference), key=lambda two: 1 / pairs[reference, two].ratio)
+    gain = 1 - pairs[reference, lone].ratio
     said = {
         f"step size {step_size:.3g} is above the edge {1 / sharpness:.3g} at the spectral start": (
             step_size * sharpness > 1
         ),
-        f"{100 * late:.0f} % of the runs had their least validation error at the last step: raise --max-steps": (
+        f"{100 * late:.0f} % of the runs had their least validation error at the last step: raise max_steps": (
             late > 0
         ),
-        f"factors gain little: the test error of {PLAIN} descent is {100 * gain:.1f} % below that of {lone} alone": (
-            abs(gain) < MARGIN
-        ),
+        f"factors gain little: the test error of {reference} descent is {100 * gain:.1f} % below that of {lone} "
+        "alone": abs(gain) < MARGIN,
     }
     return [text for text, holds in said.items() if holds]
-
-
-def as_json(recovery: Recovery) -> dict[str, Any]:
-    """Return a recovery as plain numbers and strings; what is no finite number is null."""
-    found = {
-        "shape": list(recovery.shape),
-        "observed": recovery.observed,
-        "splits": recovery.splits,
-        "centring": str(recovery.centring),
-        "relative_sharpness": recovery.sharpness,
-        "settings": asdict(recovery.settings),
-        "notes": recovery.notes,
-        "methods": [asdict(row) for row in recovery.methods],
-        "baselines": recovery.baselines,
-        "pairs": {f"{one} / {two}": pair._asdict() for (one, two), pair in recovery.pairs.items()},
-    }
-    return _finite(found)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value

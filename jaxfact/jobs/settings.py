@@ -1,34 +1,41 @@
-"""What a comparison is run with; light enough for the command line to show the defaults."""
+"""What the jobs are run with; light enough for the command line to show the defaults.
+
+What stands beside a type is what the option of that name says at the command line.
+"""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from jaxfact.inputs import non_negative, positive, positive_integer, problem_with
 
 
 @dataclass(frozen=True)
 class ComparisonSettings:
-    """Settings of a comparison: step size in 1/σ₁, scale and noise in √σ₁; weight and tolerance are pure numbers.
+    """Settings of `compare`: step size in 1/σ₁, scale and noise in √σ₁; weight and tolerance are pure numbers.
 
     `scale` and `noise` are standard deviations per entry; a scale of None is 1e-3, and less for a matrix with m + n
-    above 1000, where it is 0.0316/√(m+n), so that the start stays small. `compress` lets runs take place on the exactly
-    compressed problem. `unbalanced` is the ratio ‖U‖_F/‖V‖_F of the start's root
-    mean squares, None for equal entry scales.
+    above 1000, where it is 0.0316/√(m+n), so that the start stays small. `unbalanced` is the ratio ‖U‖_F/‖V‖_F of the
+    start's root mean squares, None for equal entry scales. `tolerance` is on the relative distance, not squared.
+    `compress` lets runs take place on the exactly compressed problem.
 
     Raises ValueError for counts below 1, a scale, step or tolerance that is not above 0, a negative weight or noise.
     """
 
-    width: int = 4
-    seeds: int = 1000
-    scale: float | None = None
-    unbalanced: float | None = None
-    step_size: float = 0.5
-    weight: float = 0.125
-    noise: float = 1e-5
-    max_steps: int = 4000
-    tolerance: float = 1e-5
-    check_every: int = 5
-    base_seed: int = 0
-    compress: bool = True
+    width: Annotated[int, "Columns of the factors."] = 4
+    seeds: Annotated[int, "Number of random starts for each method."] = 1000
+    scale: Annotated[
+        float | None,
+        "Standard deviation of the start's entries, in √σ₁.  [default: 0.001, less for m+n > 1000]",
+    ] = None
+    unbalanced: Annotated[float | None, "Start with ‖U‖/‖V‖ equal to this."] = None
+    step_size: Annotated[float, "Step size, in 1/σ₁."] = 0.5
+    weight: Annotated[float, "Weight of ‖UᵀU−VᵀV‖²_F in the balanced loss."] = 0.125
+    noise: Annotated[float, "Noise per entry and step, in √σ₁."] = 1e-5
+    max_steps: Annotated[int, "Budget of steps for one run."] = 4000
+    tolerance: Annotated[float, "Relative distance, not squared."] = 1e-5
+    check_every: Annotated[int, "Steps between two looks at a run."] = 5
+    base_seed: Annotated[int, "Number from which all random keys derive."] = 0
+    compress: Annotated[bool, "Run on the exactly compressed problem."] = True
 
     def __post_init__(self) -> None:
         _check(self)
@@ -37,7 +44,7 @@ class ComparisonSettings:
 
 @dataclass(frozen=True)
 class RecoverySettings:
-    """ComparisonSettings of a recovery: step size in 1/unit, scale and noise in √unit, the unit being ‖P_Ω(Σ)/p‖₂.
+    """Settings of `complete`: step size in 1/unit, scale and noise in √unit, the unit being ‖P_Ω(Σ)/p‖₂.
 
     `seeds` starts are shared by all splits and methods; a scale of None is min(1e-3, 0.0316/√(m+n)). A step size of
     None is min(½, ½/relative sharpness), the sharpness taken at the spectral start. `validation` and `test` are the
@@ -47,18 +54,23 @@ class RecoverySettings:
     that leave nothing to learn from.
     """
 
-    width: int = 4
-    seeds: int = 2
-    scale: float | None = None
-    unbalanced: float | None = None
-    step_size: float | None = None
-    weight: float = 0.125
-    noise: float = 1e-5
-    max_steps: int = 1000
-    check_every: int = 10
-    base_seed: int = 0
-    validation: float = 0.1
-    test: float = 0.2
+    width: Annotated[int, "Columns of the factors."] = 4
+    seeds: Annotated[int, "Number of random starts for each split and method."] = 2
+    scale: Annotated[
+        float | None,
+        "Standard deviation of the start's entries, in √unit.  [default: 0.001, less for m+n > 1000]",
+    ] = None
+    unbalanced: Annotated[float | None, "Start with ‖U‖/‖V‖ equal to this."] = None
+    step_size: Annotated[
+        float | None, "Step size, in 1/unit.  [default: ½, less where the part observed makes that unsafe]"
+    ] = None
+    weight: Annotated[float, "Weight of ‖UᵀU−VᵀV‖²_F in the balanced loss."] = 0.125
+    noise: Annotated[float, "Noise per entry and step, in √unit."] = 1e-5
+    max_steps: Annotated[int, "Steps of every run."] = 1000
+    check_every: Annotated[int, "Steps between two looks at a run."] = 10
+    base_seed: Annotated[int, "Number from which all random keys and splits derive."] = 0
+    validation: Annotated[float, "Share of the entries that choose the step."] = 0.1
+    test: Annotated[float, "Share of the entries that judge the methods."] = 0.2
 
     def __post_init__(self) -> None:
         _check(self)
@@ -67,6 +79,11 @@ class RecoverySettings:
         if self.validation + self.test >= 1:
             given = f"{self.validation:g} and {self.test:g}"
             raise problem_with("validation, test", given, "leave no training entry", "0.1 and 0.2 are usual")
+
+
+def small_scale(shape: tuple[int, int]) -> float:
+    """Return the entry scale of a start that is small at every size: 1e-3, and 0.0316/√(m+n) for m + n above 1000."""
+    return min(1e-3, 0.1**1.5 / sum(shape) ** 0.5)
 
 
 def _check(settings: ComparisonSettings | RecoverySettings) -> None:

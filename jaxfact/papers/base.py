@@ -1,4 +1,4 @@
-"""What a preset is: an experiment of a paper at a size that runs here, and what its runs are expected to show."""
+"""What a paper and its presets are: experiments at a size that runs here, and what they are expected to show."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,15 +42,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Preset:
-    """An experiment of a paper.
+    """An experiment of a paper, at a size that runs here.
 
-    `statement` says what should be seen, `randomness` what a seed draws and what all runs share, `seeds` how many there
-    are by default, and `seconds` how long these took on two CPU cores that did other work too, compilation
-    included.
+    `place` is where in the paper it is from. `statement` says what should be seen, `randomness` what a seed draws and
+    what all runs share, `seeds` how many there are by default, and `seconds` how long these took on two CPU cores that
+    did other work too, compilation included.
     """
 
     name: str
-    paper: str
+    place: str
     statement: str
     randomness: str
     needs_x64: bool
@@ -69,6 +69,46 @@ class Preset:
             instead = "call jax.config.update('jax_enable_x64', True) first"
             raise problem_with("preset", self.name, "its errors fall below what float32 resolves", instead)
         return self.job(seeds, progress)
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper, and what of it can be run here. Its name is that of its file: `wind_2023.py` holds "wind-2023".
+
+    `module` is the file's `__name__`.
+    """
+
+    module: str
+    title: str
+    authors: tuple[str, ...]
+    year: int
+    presets: tuple[Preset, ...]
+
+    @property
+    def name(self) -> str:
+        """The name to find it by."""
+        return self.module.rpartition(".")[2].replace("_", "-")
+
+    @property
+    def citation(self) -> str:
+        """Author and year: "Ma & Fattahi (2024)"."""
+        *others, last = (author.rpartition(" ")[2] for author in self.authors)
+        return f"{', '.join(others)} & {last} ({self.year})" if others else f"{last} ({self.year})"
+
+    @property
+    def needs_x64(self) -> bool:
+        """Whether one of its presets needs double precision."""
+        return any(preset.needs_x64 for preset in self.presets)
+
+    def run(self, seeds: int | None = None, progress: Progress | None = None) -> dict[str, Outcome]:
+        """Run every preset, with its own number of seeds unless one is given, and return what they show by name.
+
+        Raises ValueError for a number of seeds below 1, and in single precision where double is needed.
+        """
+        count = len(self.presets)
+        return {
+            preset.name: preset.run(seeds, part(progress, place, count)) for place, preset in enumerate(self.presets)
+        }
 
 
 def part(progress: Progress | None, place: int, count: int) -> Progress | None:
@@ -131,6 +171,5 @@ def _mean(what: str, values: np.ndarray, expected: str, judge: Callable[[float, 
         return Finding(what, mean, float("nan"), float("nan"), BOOTSTRAP, expected, judge(np.nan, np.nan))
     if len(values) == 1:
         return Finding(what, mean, float("nan"), float("nan"), "none from one seed", expected, None)
-    draws = np.random.default_rng(0).integers(len(values), size=(_RESAMPLES, len(values)))
-    low, high = (float(x) for x in np.quantile(values[draws].mean(axis=1), [0.025, 0.975]))
+    low, high = (float(x) for x in np.quantile(stats.resampled_means(values, _RESAMPLES), [0.025, 0.975]))
     return Finding(what, mean, low, high, BOOTSTRAP, expected, judge(low, high))

@@ -9,7 +9,7 @@ from jaxfact.engine.experiment import Run
 from jaxfact.engine.tiles import Progress
 from jaxfact.measures import rows
 from jaxfact.methods import gradient_descent
-from jaxfact.papers.base import Finding, Outcome, Preset, always, within
+from jaxfact.papers.base import Finding, Outcome, Paper, Preset, always, within
 from jaxfact.problems.factorization import Factorization
 from jaxfact.problems.tied import Tied
 from jaxfact.starts import Gaussian
@@ -70,7 +70,7 @@ def _learning(runs: xr.Dataset) -> list[Finding]:
 
 CHEN_FIG1_SMALL = Preset(
     name="chen_fig1_small",
-    paper="Chen, Chen, Elmasri & Sun (2024), Figures 1 and 2",
+    place="Figures 1 and 2",
     statement="From small and large starts alike the rows of the signal are learned one after the other, the largest "
     "eigenvalue first; only the first stage depends on the size ϖ of the start. ϖ = 10 diverges.",
     randomness="A seed draws the start; the matrix is fixed.",
@@ -78,4 +78,12 @@ CHEN_FIG1_SMALL = Preset(
     seeds=20,
     seconds=7,
     job=run,
+)
+
+PAPER = Paper(
+    __name__,
+    title="Gradient descent in matrix factorization: Understanding large initialization",
+    authors=("Hengchao Chen", "Xin Chen", "Mohamad Elmasri", "Qiang Sun"),
+    year=2024,
+    presets=(CHEN_FIG1_SMALL,),
 )

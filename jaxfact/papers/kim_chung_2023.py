@@ -11,7 +11,7 @@ from jaxfact.engine.tiles import Progress
 from jaxfact.measures import spread
 from jaxfact.methods import gradient_descent
 from jaxfact.numerics.draws import fold, normal
-from jaxfact.papers.base import Outcome, Preset, always, bounded, within
+from jaxfact.papers.base import Outcome, Paper, Preset, always, bounded, within
 from jaxfact.problems.completion import Completion
 from jaxfact.problems.factorization import Factorization
 from jaxfact.problems.tied import Tied
@@ -74,7 +74,7 @@ def _findings(runs: xr.Dataset, size: int) -> list:
 
 KIMCHUNG_SMALL = Preset(
     name="kimchung_small",
-    paper="Kim & Chung (2023), small version of the simulation",
+    place="small version of the simulation",
     statement="Descent from a random start of any size β₀ finds a rank-one matrix from 30 % of its entries; the time "
     "grows like log(1/β₀)/(ηλ), and no entry becomes much larger than the others: √n‖x‖_∞/‖x‖₂ = O(√log n), here at "
     "most twice √(2 ln n), the largest of n standard normals.",
@@ -83,4 +83,12 @@ KIMCHUNG_SMALL = Preset(
     seeds=8,
     seconds=48,
     job=run,
+)
+
+PAPER = Paper(
+    __name__,
+    title="Rank-1 Matrix Completion with Gradient Descent and Small Random Initialization",
+    authors=("Daesung Kim", "Hye Won Chung"),
+    year=2023,
+    presets=(KIMCHUNG_SMALL,),
 )

@@ -10,7 +10,7 @@ from jaxfact.engine.tiles import Progress
 from jaxfact.methods import gradient_descent
 from jaxfact.numerics.decompositions import qr
 from jaxfact.numerics.draws import fold, normal
-from jaxfact.papers.base import Finding, Outcome, Preset, above, below, bounded, log_slopes, part
+from jaxfact.papers.base import Finding, Outcome, Paper, Preset, above, below, bounded, log_slopes, part
 from jaxfact.problems.completion import Completion
 from jaxfact.problems.factorization import Factorization
 from jaxfact.problems.tied import Tied
@@ -89,7 +89,7 @@ def _findings(width: int, over_norms: xr.Dataset, over_fractions: xr.Dataset) ->
 
 MAFATTAHI_FIG1 = Preset(
     name="mafattahi_fig1",
-    paper="Ma & Fattahi (2024), Figure 1",
+    place="Figure 1",
     statement="At the exact width the error falls to rounding for every start and every fraction seen. Above it the "
     "error grows with the norm α of the start, at least in proportion to it, and more entries seen make it smaller.",
     randomness="A seed draws the truth's singular vectors, the mask and the start.",
@@ -97,4 +97,12 @@ MAFATTAHI_FIG1 = Preset(
     seeds=3,
     seconds=53,
     job=run,
+)
+
+PAPER = Paper(
+    __name__,
+    title="Convergence of Gradient Descent with Small Initialization for Unregularized Matrix Completion",
+    authors=("Jianhao Ma", "Salar Fattahi"),
+    year=2024,
+    presets=(MAFATTAHI_FIG1,),
 )

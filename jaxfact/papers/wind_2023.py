@@ -14,7 +14,7 @@ from jaxfact.methods import gradient_descent
 from jaxfact.numerics.decompositions import largest_eigenvalue
 from jaxfact.numerics.draws import key_of
 from jaxfact.numerics.products import gram
-from jaxfact.papers.base import Finding, Outcome, Preset, above, below, bounded, log_slopes, near, part
+from jaxfact.papers.base import Finding, Outcome, Paper, Preset, above, below, bounded, log_slopes, near, part
 from jaxfact.problems import operators
 from jaxfact.problems.base import Problem, truth_of
 from jaxfact.problems.factorization import Factorization
@@ -113,7 +113,7 @@ def judged(name: str, runs: xr.Dataset, expect: Expectation, bound: float) -> li
 
 WIND_SMALL = Preset(
     name="wind_small",
-    paper="Wind (2023), Theorem 2.8",
+    place="Theorem 2.8",
     statement="With enough measurements the spectral error at step K falls faster than a₀^{4/3}; with fewer the "
     "isometry constant δ₂ is large, the theorem does not apply, and the error falls more slowly. ‖[U; V]‖₂ stays below "
     "1.5·√‖Y‖.",
@@ -122,4 +122,12 @@ WIND_SMALL = Preset(
     seeds=8,
     seconds=56,
     job=run,
+)
+
+PAPER = Paper(
+    __name__,
+    title="Asymmetric matrix sensing by gradient descent with small random initialization",
+    authors=("Johan S. Wind",),
+    year=2023,
+    presets=(WIND_SMALL,),
 )

@@ -1,19 +1,34 @@
 """A comparison for people: what the tables say, and the figures."""
 
 import math
-from pathlib import Path
+from dataclasses import asdict
+from functools import partial
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from rich.console import Console
 
 from jaxfact import figures
-from jaxfact.jobs.comparison import QUANTILES, Comparison, MethodSummary, as_json
-from jaxfact.reports import pages
-from jaxfact.reports.pages import Sheet
-from jaxfact.results.whole import check_new_folder
+from jaxfact.jobs.comparison import QUANTILES, Comparison, MethodSummary
+from jaxfact.reports.pages import Report, Rows
+from jaxfact.results.strict_json import finite_or_none
 
 _LEVELS_A_TABLE = 5  # what fits into 80 columns
+
+
+def report_of(comparison: Comparison) -> Report:
+    """Return what terminal, notebook and page say."""
+    names = ", ".join(row.method for row in comparison.methods)
+    return Report(
+        title=f"Descent from the same random starts: {names}",
+        heading=heading(comparison),
+        tables=tables(comparison),
+        lines=[*paired_lines(comparison), *comparison.notes],
+        captions=_CAPTIONS,
+        summary=as_json(comparison),
+        runs=comparison.runs,
+        draw=partial(drawn, comparison),
+    )
 
 
 def drawn(comparison: Comparison) -> dict[str, Figure]:
@@ -29,23 +44,6 @@ def drawn(comparison: Comparison) -> dict[str, Figure]:
     }
 
 
-def sheet(comparison: Comparison) -> Sheet:
-    """Return what terminal and page say."""
-    lines = [*paired_lines(comparison), *comparison.notes]
-    return Sheet(heading(comparison), tables(comparison), lines, _CAPTIONS, as_json(comparison), comparison.runs)
-
-
-def write(comparison: Comparison, folder: Path) -> None:
-    """Write results, figures, summary and page into a folder, which appears whole or not at all."""
-    check_new_folder(folder)
-    pages.write(sheet(comparison), drawn(comparison), folder)
-
-
-def print_tables(comparison: Comparison, console: Console) -> None:
-    """Print heading, tables, paired lines and notes."""
-    pages.print_tables(sheet(comparison), console)
-
-
 def heading(comparison: Comparison) -> list[str]:
     """Return the lines that say what was run, in which units."""
     s, truth, attrs = comparison.settings, comparison.truth, comparison.runs.attrs
@@ -56,15 +54,15 @@ def heading(comparison: Comparison) -> list[str]:
         f"{m}×{n} target of rank {truth.rank}, σ₁ = {float(truth.unit):.5g} (the unit); σ/σ₁: {spectrum}, …",
         *([comparison.problem.summary] if comparison.problem is not truth else []),
         f"{s.seeds} Gaussian starts of width {s.width} and entry scale {s.scale:g} √σ₁{ratio}, shared by the methods",
-        f"step size {s.step_size:g} /σ₁, balancing weight {s.weight:g}, noise {s.noise:g} √σ₁ an entry and step; "
+        f"step size {s.step_size:g} /σ₁, balancing weight {s.weight:g}, noise {s.noise:g} √σ₁ per entry and step; "
         f"at most {s.max_steps} steps, looked at every {s.check_every}",
         f"distance: ‖UVᵀ−Σ_d‖_F/‖Σ_d‖_F, tolerance {s.tolerance:g}; {attrs['dtype']} on {attrs['devices']} × "
         f"{attrs['device']}, jax {attrs['jax']}",
     ]
 
 
-def tables(comparison: Comparison) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Return title, columns and rows of each table, one row a method."""
+def tables(comparison: Comparison) -> list[Rows]:
+    """Return title, columns and rows of each table, one row per method."""
     rows = comparison.methods
     levels = list(rows[0].reached)
     reached = [
@@ -91,7 +89,7 @@ def tables(comparison: Comparison) -> list[tuple[str, list[str], list[list[str]]
             ],
         ),
         (
-            "imbalance ‖UᵀU−VᵀV‖_F in σ₁ (medians), and throughput in run-steps a second (compile time apart)",
+            "imbalance ‖UᵀU−VᵀV‖_F in σ₁ (medians), and throughput in run-steps per second (compile time apart)",
             ["method", "start", "end", "predicted", "run-steps/s", "run", "compile"],
             [
                 [
@@ -108,7 +106,7 @@ def tables(comparison: Comparison) -> list[tuple[str, list[str], list[list[str]]
 
 
 def paired_lines(comparison: Comparison) -> list[str]:
-    """Return a line a pair: the ratio of times with its interval, and whether the two are equivalent."""
+    """Return a line per pair: the ratio of times with its interval, and whether the two are equivalent."""
     lines = []
     for name, (level, pair) in comparison.pairs.items():
         if math.isnan(pair.ratio):
@@ -117,11 +115,38 @@ def paired_lines(comparison: Comparison) -> list[str]:
             ratio = f"time ratio {pair.ratio:.3f} [{pair.low:.3f}, {pair.high:.3f}]"
         verdict = {"equivalent": "equivalent within 5 %", "different": "not equivalent within 5 %"}
         counts = (
-            f"both arrived on {pair.both} starts, only {name} on {pair.first_only}, only plain on {pair.second_only}"
+            f"both arrived on {pair.both} starts, only {name} on {pair.first_only}, "
+            f"only {comparison.reference} on {pair.second_only}"
         )
         found = verdict.get(pair.verdict, "inconclusive at 5 %")
-        lines.append(f"{name} / plain to distance {level:g}: {ratio}, {found} ({counts})")
+        lines.append(f"{name} / {comparison.reference} to distance {level:g}: {ratio}, {found} ({counts})")
     return lines
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """Return a comparison as plain numbers and strings; a time that is never reached is null."""
+    return finite_or_none(
+        {
+            "shape": comparison.problem.shape,
+            "unit": float(comparison.problem.unit),
+            "settings": asdict(comparison.settings),
+            "notes": comparison.notes,
+            "methods": [_method_as_json(row) for row in comparison.methods],
+            "pairs": {name: {"level": level, **pair._asdict()} for name, (level, pair) in comparison.pairs.items()},
+        }
+    )
+
+
+def _method_as_json(row: MethodSummary) -> dict[str, Any]:
+    named = {f"{level:g}": at for level, at in row.reached.items()}
+    times = {f"{q:g}": time for q, time in row.times.items()}
+    numbers = {name: value for name, value in asdict(row).items() if name not in ("reached", "outcomes", "times")}
+    return numbers | {
+        "reached": named,
+        "outcomes": row.outcomes,
+        "times": times,
+        "run_steps_per_second": row.throughput,
+    }
 
 
 _CAPTIONS = {
@@ -131,8 +156,8 @@ _CAPTIONS = {
     "Band: pointwise 95 % Wilson interval.",
     "imbalance": "Imbalance of the factors against steps. Line: median; band: 5–95 % of the starts; exact zeros have "
     "no place on the axis.",
-    "singular_values": "Singular values of the product against steps, a panel a method. Line: median; band: 5–95 % of "
-    "the starts; grey lines: the target's.",
+    "singular_values": "Singular values of the product against steps, a panel per method. Line: median; band: 5–95 % "
+    "of the starts; grey lines: the target's.",
     "worst": "The worst ten starts of the first method one by one: failures first, then the slowest. Coloured: every "
     "method from that start; grey: the first method's median over all starts.",
 }

@@ -2,8 +2,10 @@
 
 import base64
 import html
-import json
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -16,70 +18,108 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxfact.figures import save
+from jaxfact.results import strict_json
 from jaxfact.results.files import write_results
 from jaxfact.results.whole import check_new_folder, whole_folder
 
 RESULTS, PAGE, SUMMARY = "results.zarr", "report.html", "summary.json"
 
+Rows = tuple[str, list[str], list[list[str]]]
+"""The title, the columns and the rows of a table."""
+
 
 @dataclass(frozen=True)
-class Sheet:
-    """What is said about a job: lines, tables of title, columns and rows, captions by figure, numbers, results.
+class Report:
+    """What is said about what a job found. A notebook shows it, `print` and `write` are for elsewhere.
 
-    `runs` is None where the results are on disk already.
+    Attributes:
+        title: of the page.
+        heading: lines that say what was run, in which units.
+        tables: title, columns and rows of each.
+        lines: comparisons, and what a reader should know before the numbers.
+        captions: of the figures, by name.
+        summary: all numbers and settings, as JSON has them.
+        runs: the labelled results; None where they are on disk already.
+        draw: draws the figures.
     """
 
+    title: str
     heading: list[str]
-    tables: list[tuple[str, list[str], list[list[str]]]]
+    tables: list[Rows]
     lines: list[str]
-    captions: dict[str, str]
+    captions: Mapping[str, str]
     summary: dict[str, Any]
     runs: xr.Dataset | None
-    title: str = "Plain, balanced and noise-injected descent from the same random starts"
+    draw: Callable[[], dict[str, Figure]]
+
+    @cached_property
+    def figures(self) -> dict[str, Figure]:
+        """The figures by name, drawn when they are first looked at."""
+        return self.draw()
+
+    def print(self, console: Console | None = None) -> None:
+        """Print heading, tables and lines."""
+        console = Console() if console is None else console
+        for line in self.heading:
+            console.print(line, highlight=False, markup=False)
+        for title, columns, rows in self.tables:
+            console.print(rich_table(title, columns, rows), markup=False)
+        for line in self.lines:
+            console.print(f"• {line}", highlight=False, markup=False)
+
+    def write(self, out: str | Path) -> Path:
+        """Write results, figures, numbers and page into a new folder, and return the path of the page.
+
+        The folder appears whole or not at all. Raises ValueError for one that holds something or cannot be made.
+        """
+        out = Path(out)
+        check_new_folder(out)
+        with whole_folder(out) as made:
+            if self.runs is not None:
+                write_results(self.runs, made / RESULTS)
+            (made / "figures").mkdir()
+            for name, figure in self.figures.items():
+                for suffix in (".png", ".svg"):
+                    save(figure, made / "figures" / f"{name}{suffix}")
+            (made / SUMMARY).write_text(strict_json.dumps(self.summary), encoding="utf-8")
+            (made / PAGE).write_text(page(self, made / "figures"), encoding="utf-8")
+        return out / PAGE
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the page without its frame and without the numbers."""
+        with tempfile.TemporaryDirectory() as folder:
+            for name, figure in self.figures.items():
+                save(figure, Path(folder) / f"{name}.svg")
+            parts = _parts(self, Path(folder))
+        return "<p>{heading}</p>{tables}<ul>{lines}</ul>{figures}".format(**parts)
 
 
-def write(sheet: Sheet, figures: dict[str, Figure], folder: Path) -> None:
-    """Write results, figures, summary and page into a folder, which appears whole or not at all."""
-    check_new_folder(folder)
-    with whole_folder(folder) as made:
-        if sheet.runs is not None:
-            write_results(sheet.runs, made / RESULTS)
-        (made / "figures").mkdir()
-        for name, figure in figures.items():
-            for suffix in (".png", ".svg"):
-                save(figure, made / "figures" / f"{name}{suffix}")
-        (made / SUMMARY).write_text(json.dumps(sheet.summary, indent=2, ensure_ascii=False), encoding="utf-8")
-        (made / PAGE).write_text(page(sheet, made / "figures"), encoding="utf-8")
+def rich_table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
+    """Return a table in the style of all tables."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
-def print_tables(sheet: Sheet, console: Console) -> None:
-    """Print heading, tables, paired lines and notes."""
-    for line in sheet.heading:
-        console.print(line, highlight=False, markup=False)
-    for title, columns, rows in sheet.tables:
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        for name in columns:
-            table.add_column(name, overflow="fold")
-        for row in rows:
-            table.add_row(*row)
-        console.print(table, markup=False)
-    for line in sheet.lines:
-        console.print(f"• {line}", highlight=False, markup=False)
-
-
-def page(sheet: Sheet, folder: Path) -> str:
-    """Return the page: heading, table, figures from `folder` and settings, in one file that needs no network."""
+def page(report: Report, folder: Path) -> str:
+    """Return the page: heading, tables, figures from `folder` and settings, in one file that needs no network."""
     template = Template((files("jaxfact.reports") / "page.html").read_text(encoding="utf-8"))
-    present = {name: title for name, title in sheet.captions.items() if (folder / f"{name}.svg").exists()}
-    drawn = "".join(_drawn(folder / f"{name}.svg", title) for name, title in present.items())
-    return template.substitute(
-        title=html.escape(sheet.title),
-        heading="<br>".join(map(html.escape, sheet.heading)),
-        tables="".join(_html_table(*table) for table in sheet.tables),
-        lines="".join(f"<li>{html.escape(line)}</li>" for line in sheet.lines),
-        figures=drawn,
-        summary=html.escape(json.dumps(sheet.summary, indent=2, ensure_ascii=False)),
-    )
+    summary = html.escape(strict_json.dumps(report.summary))
+    return template.substitute(title=html.escape(report.title), summary=summary, **_parts(report, folder))
+
+
+def _parts(report: Report, folder: Path) -> dict[str, str]:
+    """Return what a page and a notebook show, as HTML."""
+    present = {name: text for name, text in report.captions.items() if (folder / f"{name}.svg").exists()}
+    return {
+        "heading": "<br>".join(map(html.escape, report.heading)),
+        "tables": "".join(_html_table(*table) for table in report.tables),
+        "lines": "".join(f"<li>{html.escape(line)}</li>" for line in report.lines),
+        "figures": "".join(_drawn(folder / f"{name}.svg", text) for name, text in present.items()),
+    }
 
 
 def _drawn(path: Path, caption: str) -> str:

@@ -1,17 +1,17 @@
 """A recovery for people: what the tables say, and the figures."""
 
 import math
-from pathlib import Path
+from dataclasses import asdict
+from functools import partial
+from typing import Any
 
 from matplotlib.figure import Figure
-from rich.console import Console
 
 from jaxfact import figures
 from jaxfact.figures.recovery import over_splits
-from jaxfact.jobs.recovery import MethodRecovery, Recovery, as_json
-from jaxfact.reports import pages
-from jaxfact.reports.pages import Sheet
-from jaxfact.results.whole import check_new_folder
+from jaxfact.jobs.recovery import MethodRecovery, Recovery
+from jaxfact.reports.pages import Report, Rows
+from jaxfact.results.strict_json import finite_or_none
 
 _VERDICTS = {
     "equivalent": "equivalent within 5 %",
@@ -20,29 +20,27 @@ _VERDICTS = {
 }
 
 
+def report_of(recovery: Recovery) -> Report:
+    """Return what terminal, notebook and page say."""
+    names = ", ".join(row.method for row in recovery.methods)
+    return Report(
+        title=f"Completion by descent from the same random starts: {names}",
+        heading=heading(recovery),
+        tables=tables(recovery),
+        lines=[*paired_lines(recovery), *recovery.notes],
+        captions=_CAPTIONS,
+        summary=as_json(recovery),
+        runs=recovery.runs,
+        draw=partial(drawn, recovery),
+    )
+
+
 def drawn(recovery: Recovery) -> dict[str, Figure]:
     """Return the figures of a recovery by name."""
     return {
         "errors": figures.recovery(recovery),
         "imbalance": figures.imbalance(over_splits(recovery.runs)),
     }
-
-
-def sheet(recovery: Recovery) -> Sheet:
-    """Return what terminal and page say."""
-    lines = [*paired_lines(recovery), *recovery.notes]
-    return Sheet(heading(recovery), tables(recovery), lines, _CAPTIONS, as_json(recovery), recovery.runs)
-
-
-def write(recovery: Recovery, folder: Path) -> None:
-    """Write results, figures, summary and page into a folder, which appears whole or not at all."""
-    check_new_folder(folder)
-    pages.write(sheet(recovery), drawn(recovery), folder)
-
-
-def print_tables(recovery: Recovery, console: Console) -> None:
-    """Print heading, tables, paired lines and notes."""
-    pages.print_tables(sheet(recovery), console)
 
 
 def heading(recovery: Recovery) -> list[str]:
@@ -59,14 +57,14 @@ def heading(recovery: Recovery) -> list[str]:
         f"{s.seeds} Gaussian starts of width {s.width} and entry scale {s.scale:.3g} √unit{ratio}, "
         "shared by splits and methods",
         f"step size {s.step_size:.3g} /unit (relative sharpness at the spectral start of the first split: "
-        f"{recovery.sharpness:.3g}), balancing weight {s.weight:g}, noise {s.noise:g} √unit an entry and step; "
+        f"{recovery.sharpness:.3g}), balancing weight {s.weight:g}, noise {s.noise:g} √unit per entry and step; "
         f"{s.max_steps} steps",
         f"errors: root mean squares in the matrix's own unit; {attrs['dtype']} on {attrs['devices']} × "
         f"{attrs['device']}, jax {attrs['jax']}",
     ]
 
 
-def tables(recovery: Recovery) -> list[tuple[str, list[str], list[list[str]]]]:
+def tables(recovery: Recovery) -> list[Rows]:
     """Return title, columns and rows of each table."""
     lone = [[f"{name} only", _interval(at), "–", "–", "–"] for name, at in recovery.baselines.items()]
     return [
@@ -94,11 +92,29 @@ def tables(recovery: Recovery) -> list[tuple[str, list[str], list[list[str]]]]:
 
 
 def paired_lines(recovery: Recovery) -> list[str]:
-    """Return a line a pair: the ratio of test errors on the same splits and starts, and whether they are equivalent."""
+    """Return a line per pair: the ratio of test errors on the same splits and starts, and the verdict."""
     return [
         f"{one} / {two}: test error ratio {pair.ratio:.4f} [{pair.low:.4f}, {pair.high:.4f}], {_VERDICTS[pair.verdict]}"
         for (one, two), pair in recovery.pairs.items()
     ]
+
+
+def as_json(recovery: Recovery) -> dict[str, Any]:
+    """Return a recovery as plain numbers and strings; what is no finite number is null."""
+    return finite_or_none(
+        {
+            "shape": recovery.shape,
+            "observed": recovery.observed,
+            "splits": recovery.splits,
+            "centring": str(recovery.centring),
+            "relative_sharpness": recovery.sharpness,
+            "settings": asdict(recovery.settings),
+            "notes": recovery.notes,
+            "methods": [asdict(row) for row in recovery.methods],
+            "baselines": recovery.baselines,
+            "pairs": {f"{one} / {two}": pair._asdict() for (one, two), pair in recovery.pairs.items()},
+        }
+    )
 
 
 _CAPTIONS = {

@@ -1,22 +1,21 @@
 """A sweep for people: tables and figures of any store of results, also of one that is not finished."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
-from rich.console import Console
 
 from jaxfact import figures
 from jaxfact.figures.styles import variants_of
 from jaxfact.inputs import problem_with
-from jaxfact.reports import pages
-from jaxfact.reports.pages import Sheet
+from jaxfact.reports.pages import Report, Rows
 from jaxfact.results import stats
 from jaxfact.results.files import PENDING, open_results
-from jaxfact.results.whole import check_new_folder
+from jaxfact.results.strict_json import finite_or_none
 
 _PATH_SEEDS = 10_000  # whose paths are drawn: a band over more is the same
 _ROWS = 24  # of a table along an axis
@@ -86,21 +85,18 @@ def drawn(found: Shown) -> dict[str, Figure]:
     return curves
 
 
-def sheet(found: Shown) -> Sheet:
-    """Return what terminal and page say."""
-    title = f"Sweep of {found.path.absolute().name}"
-    return Sheet(heading(found), tables(found), _notes(found), _CAPTIONS, as_json(found), None, title)
-
-
-def write(found: Shown, folder: Path) -> None:
-    """Write figures, summary and page into a folder, which appears whole or not at all."""
-    check_new_folder(folder)
-    pages.write(sheet(found), drawn(found), folder)
-
-
-def print_tables(found: Shown, console: Console) -> None:
-    """Print heading, tables and notes."""
-    pages.print_tables(sheet(found), console)
+def report_of(found: Shown) -> Report:
+    """Return what terminal, notebook and page say."""
+    return Report(
+        title=f"Sweep of {found.path.absolute().name}",
+        heading=heading(found),
+        tables=tables(found),
+        lines=_notes(found),
+        captions=_CAPTIONS,
+        summary=as_json(found),
+        runs=None,
+        draw=partial(drawn, found),
+    )
 
 
 def heading(found: Shown) -> list[str]:
@@ -118,7 +114,7 @@ def heading(found: Shown) -> list[str]:
     ]
 
 
-def tables(found: Shown) -> list[tuple[str, list[str], list[list[str]]]]:
+def tables(found: Shown) -> list[Rows]:
     """Return title, columns and rows: outcomes over all points by variant, and along one axis with times to arrive."""
     runs = found.runs
     flat = runs[["outcome"]].drop_vars(["seed", *found.axes]).rename(seed="run")
@@ -138,18 +134,19 @@ def as_json(found: Shown) -> dict[str, Any]:
     """Return the numbers of the figures, as plain lists; a time that is never reached is null."""
     runs = found.runs
     names = np.unique(runs.outcome).tolist()
-    fractions = {name: _plain((runs.outcome == name).mean("seed")) for name in names}
+    fractions = {name: (runs.outcome == name).mean("seed").values.tolist() for name in names}
     long = ("experiment", "experiment_file", "cpu_features")
-    return {
+    numbers = {
         "store": str(found.path),
         "seeds": runs.sizes["seed"],
         "seeds_in_store": found.seeds,
-        "axes": {name: _plain(runs[name]) for name in runs.outcome.dims if name not in ("seed", "variant")},
+        "axes": {name: runs[name].values.tolist() for name in runs.outcome.dims if name not in ("seed", "variant")},
         **({"variants": runs.variant.values.tolist()} if "variant" in runs.dims else {}),
-        "fixed": {name: _finite(value.item()) for name, value in found.fixed.items()},
+        "fixed": {name: value.item() for name, value in found.fixed.items()},
         "fractions": {"along": [dim for dim in runs.outcome.dims if dim != "seed"], **fractions},
         "attributes": {k: v for k, v in runs.attrs.items() if k not in long},
     }
+    return finite_or_none(numbers)
 
 
 def _axis_name(coordinate: xr.DataArray) -> str:
@@ -197,7 +194,7 @@ def _notes(found: Shown) -> list[str]:
     return [text for text, holds in said.items() if holds]
 
 
-def _along(found: Shown) -> tuple[str, list[str], list[list[str]]]:
+def _along(found: Shown) -> Rows:
     """Return the table along the one axis: the fraction that succeeded and the times to arrive, by variant."""
     (axis,), runs = found.axes, found.runs
     success, label = _success(found)
@@ -230,11 +227,3 @@ def _values(values: np.ndarray) -> str:
     if len(values) <= 8:
         return ", ".join(f"{value:.4g}" for value in values)
     return f"{len(values)} values from {values.min():.4g} to {values.max():.4g}"
-
-
-def _plain(values: xr.DataArray) -> Any:
-    return np.where(np.isfinite(values), values.astype(object), None).tolist()  # pyright: ignore[reportCallIssue, reportArgumentType]
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -180,13 +180,9 @@ def nested_mean(values: Float[np.ndarray, "split seed"]) -> tuple[float, float, 
 
     The interval is about the choice of the splits of these data, which overlap: not about new data.
     """
-    generator = np.random.default_rng(0)
-    splits, seeds = values.shape
-    if splits < 2:
+    if len(values) < 2:
         return float(np.mean(values)), float("nan"), float("nan")
-    chosen = generator.integers(splits, size=(_RESAMPLES, splits, 1))
-    within = generator.integers(seeds, size=(_RESAMPLES, splits, seeds))
-    means = values[chosen, within].mean(axis=(1, 2))
+    means = resampled_means(values)
     low, high = np.quantile(means, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2], method="inverted_cdf")
     return float(np.mean(values)), float(low), float(high)
 
@@ -202,6 +198,22 @@ def paired_errors(
     return PairedErrors(ratio, low, high, "different" if outside else "inconclusive")
 
 
+def resampled_means(values: Float[np.ndarray, "seed *start"], resamples: int = _RESAMPLES) -> Float[np.ndarray, " k"]:
+    """Return the means of bootstrap samples: of the seeds, or of the splits and then of the starts within each.
+
+    The sampling is that of one fixed generator, so that a number always has the same interval. Along axes of a sweep
+    seeds are shared: average over those first, as a resampled point is no new run (Efron & Tibshirani 1993, ch. 6).
+    """
+    generator = np.random.default_rng(0)
+    count, *inner = values.shape
+    chosen = generator.integers(count, size=(resamples, count))
+    if not inner:
+        return values[chosen].mean(axis=1)
+    (starts,) = inner
+    within = generator.integers(starts, size=(resamples, count, starts))
+    return values[chosen[..., None], within].mean(axis=(1, 2))
+
+
 def _ratio_interval(one: np.ndarray, two: np.ndarray, resolution: float) -> tuple[float, float, float]:
     """Return the geometric mean of one/two with its bootstrap interval, widened by the resolution of the times."""
     positive = (one > 0) & (two > 0)
@@ -209,8 +221,7 @@ def _ratio_interval(one: np.ndarray, two: np.ndarray, resolution: float) -> tupl
     if len(one) < 2:
         return float("nan"), float("nan"), float("nan")
     logarithms = np.log(one / two)
-    draws = np.random.default_rng(0).integers(len(logarithms), size=(_RESAMPLES, len(logarithms)))
-    low, high = np.quantile(logarithms[draws].mean(axis=1), [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
+    low, high = np.quantile(resampled_means(logarithms), [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
     # Each time is known to one block; where times scatter by less, averaging over seeds does not help.
     blur = resolution / float(np.median(two))
     ratio = float(np.exp(logarithms.mean()))

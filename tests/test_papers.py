@@ -1,16 +1,17 @@
-"""Presets: each shows what its paper says at a reduced size, and says so where a wrong setting does not show it."""
+"""Papers: each preset shows what its paper says at a reduced size, and a wrong setting does not show it."""
 
 import json
+import re
 import sys
 
 import jax
 import numpy as np
 import pytest
 import xarray as xr
+from commands import assert_one_line
 
 import jaxfact as jf
-from jaxfact.cli import main as cli
-from jaxfact.cli import terminal
+from jaxfact import papers
 from jaxfact.papers import base, chen_2024, kim_chung_2023, ma_fattahi_2024, ma_li_chi_2021, wind_2023
 
 
@@ -118,68 +119,95 @@ def test_intervals_and_verdicts():
     assert base.always("", np.array([True, False])).holds is False
 
 
+PAPERS = ["chen-2024", "kim-chung-2023", "ma-fattahi-2024", "ma-li-chi-2021", "wind-2023"]
+NOBODY = """
+import jaxfact as jf
+from jaxfact.papers.base import Outcome, Paper, Preset, always
+
+
+def run(seeds, progress=None):
+    problem = jf.Factorization([1.0, 0.5], shape=(4, 3))
+    descent = jf.Run(problem, jf.starts.Gaussian(2, scale=0.1), jf.methods.gradient_descent(0.5))
+    runs = jf.sweep(lambda: descent, seeds=seeds, max_steps=200, tolerance=1e-3, progress=progress)
+    return Outcome({"runs": runs}, [always("fraction that converge", (runs.outcome == "converged").values)])
+
+
+PAPER = Paper(
+    __name__,
+    title="Nothing in particular",
+    authors=("A. Nobody", "Some Body"),
+    year=2030,
+    presets=(Preset("nobody_small", "Figure 1", "It converges.", "A seed draws the start.", False, 4, 5, run),),
+)
+"""
+
+
 def test_names_and_precision():
-    assert list(papers.ALL) == [preset.name for preset in papers.ALL.values()]
-    assert all(papers.find(name).seconds < 60 for name in papers.ALL)
-    with pytest.raises(ValueError, match="preset=nothing: the presets are wind_small, .*choose one"):
+    assert papers.names() == PAPERS
+    found = [papers.find(name) for name in PAPERS]
+    assert [paper.name for paper in found] == PAPERS
+    assert papers.find("ma-li-chi-2021").citation == "Ma, Li & Chi (2021)"
+    assert papers.find("wind-2023").citation == "Wind (2023)"
+    assert all(preset.seconds < 60 for paper in found for preset in paper.presets)
+    with pytest.raises(ValueError, match="paper=nothing: the papers are chen-2024, .*choose one"):
         papers.find("nothing")
     with pytest.raises(ValueError, match="seeds=0"):
-        papers.find("chen_fig1_small").run(0)
-    with jax.enable_x64(False), pytest.raises(ValueError, match="float32"):
-        papers.find("wind_small").run(1)
+        papers.find("chen-2024").run(0)
+    with jax.enable_x64(False), pytest.raises(ValueError, match="preset=wind_small: .*float32"):
+        papers.find("wind-2023").run(1)
 
 
-@pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
-    """Return a function that runs the command in this process, in an empty folder, in the session's precision."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(terminal, "configure", lambda x64: None)
-    monkeypatch.setenv("COLUMNS", "140")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["jaxfact", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return ended.value.code, *capsys.readouterr()
-
-    return run
-
-
-def test_the_command_lists_presets(call):
-    code, out, err = call("presets")
+def test_the_command_lists_papers(call):
+    code, out, err = call("paper")
     assert (code, err) == (0, "")
-    for preset in papers.ALL.values():
-        assert preset.name in out
-        assert preset.statement.split()[0] in out
+    for paper in map(papers.find, papers.names()):
+        assert f"{paper.name}: {paper.citation}" in out
+        for preset in paper.presets:
+            assert f"{preset.name} ({preset.place}): {preset.statement.split()[0]}" in out
 
 
-def test_the_command_runs_a_preset(call, tmp_path):
-    code, out, err = call("compare", "--preset", "chen_fig1_small", "--seeds", "2", "--out", "new")
+def test_the_command_runs_a_paper(call, tmp_path):
+    code, out, err = call("paper", "chen-2024", "--seeds", "2", "--out", "new")
     assert (code, err) == (0, "")
     assert "ϖ=10: fraction of runs that diverge" in out
     assert " yes" in out
-    stored = jf.open_results(tmp_path / "new" / "runs.zarr")
+    assert out.splitlines()[-1] == "results: new"
+    stored = jf.open_results(tmp_path / "new" / "chen_fig1_small" / "runs.zarr")
     assert stored.sizes["seed"] == 2
     assert set(np.unique(stored.outcome.sel(scale=10.0))) == {"diverged"}
-    code, out, err = call("compare", "--preset", "chen_fig1_small", "--seeds", "2", "--json")
+    code, out, err = call("paper", "chen-2024", "--seeds", "2", "--json")
     printed = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert (code, err) == (0, "")
-    assert [finding["holds"] for finding in printed["findings"] if "diverge" in finding["what"]] == [True]
+    (preset,) = printed["presets"]
+    assert (printed["name"], printed["year"], preset["name"]) == ("chen-2024", 2024, "chen_fig1_small")
+    assert [finding["holds"] for finding in preset["findings"] if "diverge" in finding["what"]] == [True]
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
+def test_papers_are_found_by_being_in_the_folder(call, monkeypatch, tmp_path):
+    (tmp_path / "nobody_2030.py").write_text(NOBODY)
+    with monkeypatch.context() as patch:
+        patch.setattr(papers, "__path__", [*papers.__path__, str(tmp_path)])
+        patch.setitem(sys.modules, "jaxfact.papers.nobody_2030", None)  # so that it is forgotten afterwards
+        del sys.modules["jaxfact.papers.nobody_2030"]
+        assert "nobody-2030" in papers.names()
+        code, out, err = call("paper", "nobody-2030", "--seeds", "3")
+    assert (code, err) == (0, "")
+    assert "nobody_small: Nobody & Body (2030), Figure 1" in out
+    assert " yes" in out
+    assert "nobody-2030" not in papers.names()
+
+
 REFUSED = {
-    "--preset chen_fig1_small matrix.npy": "a matrix is given too",
-    "--preset chen_fig1_small --shape 3x3": "--shape is given too",
-    "--preset chen_fig1_small --width 3": "--width is given too",
-    "--preset nothing": "preset=nothing: the presets are",
-    "--preset chen_fig1_small --seeds 0": "seeds=0",
+    "nothing": "paper=nothing: the papers are chen-2024, ",
+    "chen-2024 --seeds 0": "seeds=0",
+    "chen-2024 --width 3": "No such option: --width",
+    "chen-2024 matrix.npy": "unexpected extra argument",
+    "--seeds 3": "paper=None: --seeds, --out and --json are for one",
 }
 
 
 @pytest.mark.parametrize("arguments", REFUSED)
-def test_what_a_preset_cannot_take_is_refused_in_one_line(call, tmp_path, arguments):
-    code, out, err = call("compare", *arguments.split())
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert REFUSED[arguments] in err
+def test_what_a_paper_cannot_take_is_refused_in_one_line(call, tmp_path, arguments):
+    assert_one_line(call("paper", *arguments.split()), re.escape(REFUSED[arguments]))
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,31 @@
+"""The command that hands results on to other programs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jaxfact.choices import Format
+from jaxfact.cli.options import Store
+from jaxfact.cli.register import command
+
+_SUFFIXES = {Format.CSV: ".csv", Format.PARQUET: ".parquet", Format.NETCDF: ".nc"}
+
+
+@command(place=23)
+def export(
+    store: Store,
+    to: Annotated[Format, typer.Option(help="One row a run as text or in columns, or the whole dataset.")],
+    out: Annotated[Path | None, typer.Option(help="New file.  [default: beside the store]")] = None,
+) -> None:
+    """Write the finished runs of a store for other programs."""
+    from jaxfact.results import export as writing
+
+    write = {Format.CSV: writing.to_csv, Format.PARQUET: writing.to_parquet, Format.NETCDF: writing.to_netcdf}[to]
+    file = _beside(store, _SUFFIXES[to]) if out is None else out
+    typer.echo(f"{write(store, file)} runs: {file}")
+
+
+def _beside(store: Path, suffix: str) -> Path:
+    """Return the store's name with another suffix; only .zarr is one."""
+    return store.with_name(store.name.removesuffix(".zarr") + suffix)

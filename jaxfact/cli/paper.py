@@ -1,0 +1,48 @@
+"""The command that runs what papers show."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jaxfact.cli import terminal
+from jaxfact.cli.options import X64, AsJson
+from jaxfact.cli.register import command
+from jaxfact.inputs import problem_with
+
+
+@command(place=12)
+def paper(
+    name: Annotated[str | None, typer.Argument(help="Which one; all are listed if absent.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Number of seeds.  [default: each preset's own]")] = None,
+    out: Annotated[Path | None, typer.Option(help="New folder for the labelled runs.")] = None,
+    as_json: AsJson = False,
+    x64: X64 = False,
+) -> None:
+    """Run the experiments of a paper at a small size, and say whether they show what the paper says."""
+    if name is None and (seeds is not None or out is not None or as_json):
+        raise problem_with("paper", None, "--seeds, --out and --json are for one", "jaxfact paper lists their names")
+    terminal.configure(x64)
+    from rich.console import Console
+
+    from jaxfact import papers
+    from jaxfact.reports import paper as reports
+    from jaxfact.results import strict_json
+    from jaxfact.results.whole import check_new_folder
+
+    if name is None:
+        return reports.print_list(Console())
+    found = papers.find(name)
+    terminal.configure(x64 or found.needs_x64)
+    if out is not None:
+        check_new_folder(out)
+    with terminal.progress_bar() as progress:
+        outcomes = found.run(seeds, progress)
+    if as_json:
+        typer.echo(strict_json.dumps(reports.as_json(found, outcomes)))
+    else:
+        reports.print_findings(found, outcomes, Console())
+    if out is not None:
+        reports.write(outcomes, out)
+        typer.echo(f"results: {out}", err=as_json)
+    return None

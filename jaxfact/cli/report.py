@@ -1,0 +1,24 @@
+"""The command that shows a sweep as figures and a page."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jaxfact.cli import terminal
+from jaxfact.cli.options import Store
+from jaxfact.cli.register import command
+
+
+@command(place=22)
+def report(
+    store: Store,
+    out: Annotated[Path | None, typer.Option(help="New folder.  [default: jaxfact-report, or the next free]")] = None,
+) -> None:
+    """Draw figures and write one HTML page of a sweep, finished or not, or of any store of results."""
+    from jaxfact.reports.report import report as report_on
+
+    folder = terminal.new_folder("jaxfact-report", out)
+    shown = report_on(store)
+    shown.print()
+    typer.echo(f"page: {shown.write(folder)}")

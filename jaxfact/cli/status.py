@@ -1,0 +1,70 @@
+"""The command that says how far a sweep is."""
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from jaxfact.cli import terminal
+from jaxfact.cli.options import AsJson, Store
+from jaxfact.cli.register import command
+
+if TYPE_CHECKING:
+    from jaxfact.store.status import Status
+
+
+@command(place=21)
+def status(
+    store: Store,
+    as_json: AsJson = False,
+) -> None:
+    """Say how far a sweep is, how its runs ended, and who works on it."""
+    from jaxfact.results import strict_json
+    from jaxfact.store.status import status as look
+
+    if as_json:
+        typer.echo(strict_json.dumps(_status_numbers(look(store))))
+    else:
+        say_status(store)
+
+
+def say_status(store: Path) -> None:
+    """Print how far a sweep is."""
+    from jaxfact.store.status import status as look
+
+    found = look(store)
+    typer.echo("\n".join(_status_lines(found)))
+
+
+def _status_lines(found: "Status") -> list[str]:
+    share = f"{math.floor(1000 * found.done / found.runs) / 10:g} %"
+    done = f"finished, {found.runs} runs" if found.finished else f"{found.done} of {found.runs} runs done ({share})"
+    lines = [f"{found.path}: {done}"]
+    if len(found.variants) > 1:
+        lines += [f"  {name}: {_ended(counts, found.total)}" for name, counts in found.variants.items()]
+    if found.done:
+        shares = {name: f"{100 * count / found.done:.3g} %" for name, count in found.outcomes.items()}
+        ranked = sorted(found.outcomes, key=found.outcomes.__getitem__, reverse=True)
+        lines.append("outcomes: " + ", ".join(f"{name} {shares[name]}" for name in ranked))
+        lines.append(f"failed (diverged): {found.failed}")
+        lines.append(f"{found.run_steps_per_second:.3g} run-steps/s")
+    if found.workers:
+        lines.append(
+            "working: " + ", ".join(f"{who} ({tiles} tile{'s' * (tiles > 1)})" for who, tiles in found.workers.items())
+        )
+        lines += [f"about {terminal.duration(found.seconds_left)} left"] * math.isfinite(found.seconds_left)
+    elif not found.finished:
+        lines.append("nobody works on it: repeat the sweep to go on")
+    return lines
+
+
+def _ended(counts: dict[str, int], total: int) -> str:
+    return "; ".join(filter(None, [f"{sum(counts.values())} of {total}", terminal.counted(counts)]))
+
+
+def _status_numbers(found: "Status") -> dict[str, Any]:
+    """Return a status as plain numbers and strings."""
+    derived = {name: getattr(found, name) for name in ("runs", "done", "failed", "outcomes", "finished")}
+    return {**asdict(found), "path": str(found.path), **derived}

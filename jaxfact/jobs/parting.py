@@ -1,0 +1,62 @@
+"""How the entries of a matrix with gaps are parted at random, and what centring removes of each part."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from jaxfact.choices import Centring
+from jaxfact.data import Centred, remove_biases, remove_mean, split
+from jaxfact.jobs.settings import RecoverySettings
+from jaxfact.numerics.draws import key_of
+from jaxfact.problems.completion import Completion
+from jaxfact.problems.entries import Observed
+from jaxfact.problems.splits import TEST, TRAINING, VALIDATION
+
+SHRINKAGE = 2.0  # of biases, in entries: those of a row with a single one are halved twice over
+_SPLITS = {200_000: 5, 2_000_000: 3}
+_OF_SPLITS = 2**32 - 1  # a number that no seed has, so that splits and starts share no key
+
+
+def observed_entries(matrix: Float[np.ndarray, "m n"]) -> tuple[Observed, tuple[int, int]]:
+    """Return the observed entries, row by row, after the checks and warnings of `Completion`."""
+    problem = Completion.from_matrix(matrix, dense=True)
+    rows, columns = np.nonzero(~np.isnan(matrix))
+    return Observed(rows, columns, np.asarray(matrix, float)[rows, columns]), problem.shape
+
+
+def usual_splits(count: int) -> int:
+    """Return how many splits are usual for so many entries: fewer where each takes long."""
+    return next((splits for limit, splits in _SPLITS.items() if count <= limit), 2)
+
+
+def parts_of_split(entries: Observed, settings: RecoverySettings, number: int) -> np.ndarray:
+    """Return the part of every entry in one split."""
+    base = key_of(settings.base_seed)
+    key = jax.random.fold_in(jax.random.fold_in(base, _OF_SPLITS), number)
+    places = entries._replace(values=np.arange(len(entries.values)))
+    held = {"validation": settings.validation, "test": settings.test}
+    found = split(places, key, training=1 - sum(held.values()), **held)
+    parts = np.zeros(len(entries.values), np.int8)
+    for name, part in (("training", TRAINING), ("validation", VALIDATION), ("test", TEST)):
+        parts[found[name].values] = part
+    return parts
+
+
+def removed_level(
+    entries: Observed, shape: tuple[int, int], parts: np.ndarray, kind: Centring
+) -> Float[np.ndarray, " k"]:
+    """Return what centring removes from every entry; the training entries alone decide."""
+    remove: dict[Centring, Callable[..., Centred]] = {
+        Centring.MEAN: remove_mean,
+        Centring.BIASES: partial(remove_biases, shrinkage=SHRINKAGE),
+    }
+    if kind not in remove:
+        return np.zeros(len(entries.values))
+    seen = parts == TRAINING
+    matrix = np.full(shape, np.nan)
+    matrix[entries.rows[seen], entries.columns[seen]] = entries.values[seen]
+    found = remove[kind](matrix)
+    return found.mean + found.row_bias[entries.rows] + found.column_bias[entries.columns]

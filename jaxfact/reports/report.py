@@ -1,0 +1,23 @@
+"""The one way from what a job found to what people read."""
+
+from pathlib import Path
+
+from jaxfact.jobs.comparison import Comparison
+from jaxfact.jobs.recovery import Recovery
+from jaxfact.reports import comparison, recovery, sweep
+from jaxfact.reports.pages import Report
+
+
+def report(found: Comparison | Recovery | str | Path) -> Report:
+    """Return tables, figures and page of what `compare` or `complete` found, or of the store of a sweep.
+
+    In a notebook the report shows itself; `report(found).print()` prints its tables, `report(found).write(folder)`
+    writes results, figures and one HTML page, and `report(found).figures` holds the figures by name.
+
+    Raises ValueError where there is no store, or no seed in it that is done at every point and with every variant.
+    """
+    if isinstance(found, Comparison):
+        return comparison.report_of(found)
+    if isinstance(found, Recovery):
+        return recovery.report_of(found)
+    return sweep.report_of(sweep.shown(found))
