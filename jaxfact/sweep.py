@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,20 +19,17 @@ from jaxfact.engine.lanes import Found, Work, lanes_per_block
 from jaxfact.engine.outcomes import Rules
 from jaxfact.engine.program import Program
 from jaxfact.engine.reading import Reading
-from jaxfact.engine.tiles import InMemory, Progress, tile_size
+from jaxfact.engine.tiles import Progress, tile_size
 from jaxfact.inputs import positive, positive_integer, problem_with
 from jaxfact.measures import invariants
 from jaxfact.measures.records import Records, named_measures
 from jaxfact.numerics.draws import key_of
 from jaxfact.problems.base import rounding_floor
 from jaxfact.problems.factorization import Factorization
-from jaxfact.results.files import open_results
-from jaxfact.results.labels import VARIABLES, along_runs, describe, join, label
+from jaxfact.results.labels import VARIABLES, join, label
 from jaxfact.store import provenance
-from jaxfact.store.queues import StoreQueue, drained_by_signals
-from jaxfact.store.tilestore import Box, Plan, Results, TileStore, blocks_of, size, stored_blocks
-
-_TILE = 4096
+from jaxfact.store.queues import MemoryQueue
+from jaxfact.store.work import Request, progress_of, run_into
 
 
 def sweep(
@@ -131,18 +127,21 @@ def sweep(
     # One after the other: what the runs of one variant share need not be in memory with that of the next.
     parts = (Part(single, tolerances[name], options) for name, single in named.items())
     if store is not None:
-        return _stored(
-            Path(store), list(parts), None if lone else list(named), tuple(accept), tile_runs, devices, progress
+        request = Request(
+            axes=options.axes,
+            seeds=options.seeds,
+            variants=None if lone else list(named),
+            accept=tuple(accept),
+            tile_runs=tile_runs,
+            devices=devices,
+            progress=progress,
         )
+        return run_into(Path(store), list(parts), request)
     found = [
-        _in_memory(part, tile_runs, devices, progress and partial(_report, progress, place, len(named)))
+        _in_memory(part, tile_runs, devices, progress_of(progress, place, len(named)))
         for place, part in enumerate(parts)
     ]
     return found[0] if lone else join(found, list(named))
-
-
-def _report(progress: Progress, place: int, count: int, done: int, total: int) -> None:
-    progress(place * total + done, count * total)
 
 
 class Options(NamedTuple):
@@ -215,95 +214,15 @@ class Part:
         """Return the results of such runs as a dataset."""
         return label(found, self.rules, named_measures(self.options.record), axes, seeds, self.reading.findings.is_pair)
 
-    def results(self, found: Found, box: Box) -> Results:
-        """Return the results of the runs of a box as a store takes them."""
-        lengths = dict(zip(self._points, map(len, box), strict=False))
-        return Results(
-            np.asarray(self.rules.levels), along_runs(found, self.rules, lengths, self.reading.findings.is_pair)
-        )
-
 
 def _in_memory(part: Part, tile_runs: int | None, devices: int | None, progress: Progress | None) -> xr.Dataset:
     """Run one experiment and keep everything in memory."""
     options = part.options
     runs = part.runs(options.axes, options.seeds)
-    queue = InMemory(runs, tile_size(int(runs.count), part.rules, devices, tile_runs))
+    queue = MemoryQueue(runs, tile_size(int(runs.count), part.rules, devices, tile_runs))
     tiles = Program(part.reading, part.rules, runs, queue.size)
     timing = tiles.run(queue, progress, min(len(queue), devices or len(queue)))
     return part.labelled(queue.found, options.axes, options.seeds).assign(timing).assign_attrs(part.attributes)
-
-
-def _stored(
-    path: Path,
-    parts: list[Part],
-    variants: list[str] | None,
-    accept: tuple[str, ...],
-    tile_runs: int | None,
-    devices: int | None,
-    progress: Progress | None,
-) -> xr.Dataset:
-    """Run what a store does not hold, and open it."""
-    options = parts[0].options
-    lengths = [len(values) for values in options.axes.values()]
-    blocks = stored_blocks(path)
-    if blocks is None:
-        most = tile_runs or max(_TILE, *(part.rules.lanes for part in parts))
-        blocks = blocks_of(lengths, len(options.seeds), most)
-    elif tile_runs is not None and math.prod(blocks) > tile_runs:
-        held = f"the tiles of {path} have {math.prod(blocks)} runs"
-        raise problem_with("tile_runs", tile_runs, held, "leave it out, or begin a new store")
-    firsts = {name: values[:1] for name, values in options.axes.items()}, options.seeds[:1]
-    tiles = [
-        Program(part.reading, part.rules, part.runs(*firsts), max(part.rules.lanes, math.prod(blocks)))
-        for part in parts
-    ]
-    template = _template(parts, tiles, variants, firsts)
-    disk = TileStore(path, Plan(options.axes, options.seeds, template, blocks), accept)
-    timings: list[dict[str, float]] = [{} for _ in parts]
-    for patient in (False, True):
-        for place, (part, work) in enumerate(zip(parts, tiles, strict=True)):
-            queue = _queue(disk, place, part, work, patient)
-            if not len(queue):
-                continue
-            overall = progress and partial(_report, progress, place, len(parts))
-            with drained_by_signals(work, path):
-                timing = work.run(queue, overall, min(len(queue), devices or len(queue)))
-            timings[place] = {name: timings[place].get(name, 0) + seconds for name, seconds in timing.items()}
-    found = open_results(path)
-    asked = {**options.axes, "seed": options.seeds}
-    if any(not np.array_equal(found[name], values) for name, values in asked.items()):
-        found = found.sel(asked)
-    seconds = [[timing.get(name, 0.0) for timing in timings] for name in ("compile_seconds", "run_seconds")]
-    dims = () if variants is None else "variant"
-    timed = {
-        name: (dims, values if variants else values[0])
-        for name, values in zip(("compile_seconds", "run_seconds"), seconds, strict=True)
-    }
-    return describe(found.assign(timed))
-
-
-def _template(parts: list[Part], tiles: list[Program], variants: list[str] | None, firsts: tuple) -> xr.Dataset:
-    """Return the dataset of one run of each variant, for its form and its attributes."""
-    blank = [
-        part.labelled(work.blank, *firsts).assign_attrs({**part.attributes, "program": work.fingerprint})
-        for part, work in zip(parts, tiles, strict=True)
-    ]
-    whole = blank[0] if variants is None else join(blank, variants)
-    return whole.assign_attrs(variants=variants)
-
-
-def _queue(disk: TileStore, place: int, part: Part, work: Program, patient: bool) -> StoreQueue:
-    def at(box: Box) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        return {n: disk.axes[n][p.start : p.stop] for n, p in zip(disk.axes, box, strict=False)}, disk.seeds[
-            box[-1].start : box[-1].stop
-        ]
-
-    def runs_of(boxes: list[Box]) -> Work:
-        works = [part.runs(*at(box)) for box in boxes]
-        joined = jax.tree.map(lambda *xs: np.concatenate(xs), *[(w.seeds, dict(w.points)) for w in works])
-        return works[0]._replace(seeds=joined[0], points=joined[1], count=np.asarray(sum(map(size, boxes)), np.int32))
-
-    return StoreQueue(disk, place, runs_of, part.results, patient=patient, halted=work.halted)
 
 
 def _tolerances(

@@ -16,14 +16,15 @@ import warnings
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from commands import EXPERIMENTS, SWEPT, Called, Run
 
 import jaxfact as jf
 from jaxfact.cli import main as cli
 from jaxfact.cli import terminal
-from jaxfact.engine.program import Program
 from jaxfact.store import experiment_file
+from jaxfact.store.extension import extend
 
 jax.config.update("jax_enable_x64", True)
 
@@ -71,11 +72,9 @@ def stored(experiments, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def unfinished(stored, experiments, tmp_path, monkeypatch) -> Path:
+def unfinished(stored, tmp_path) -> Path:
     """Return a copy of the store that is to hold nine seeds, of which three were not run."""
     store = tmp_path / "unfinished.zarr"
     shutil.copytree(stored, store)
-    with monkeypatch.context() as patch:
-        patch.setattr(Program, "run", lambda *_: {})
-        jf.sweep(experiment_file.load(f"{experiments}:methods"), seeds=9, store=store, **SWEPT)
+    extend(store, {"step_size": np.asarray(SWEPT["step_size"])}, np.arange(9))
     return store

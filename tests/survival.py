@@ -20,7 +20,7 @@ import xarray as xr
 
 import jaxfact as jf
 from jaxfact import measures
-from jaxfact.store.tilestore import marks
+from jaxfact.store.marks import marks
 
 SEEDS, STEP_SIZES, TILE = 6000, (0.1, 0.3, 2.5), 90
 
@@ -142,7 +142,7 @@ def contents(path: Path) -> dict[str, str]:
 
 def runs_made(path: Path) -> int:
     """Return how many runs the marks of a store count."""
-    return sum(work["runs"] for mark in marks(path) for work in mark["work"])
+    return sum(work["runs"] for _, mark in marks(path) for work in mark.work)
 
 
 def main() -> None:

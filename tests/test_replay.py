@@ -20,6 +20,7 @@ from jaxfact.engine.program import Program
 from jaxfact.jobs.numpy_script import Descent, descent_of
 from jaxfact.measures import invariants
 from jaxfact.store import experiment_file
+from jaxfact.store.layout import Layout, read_json, write_json
 from jaxfact.sweep import Options, Part
 
 PROBLEM = jf.Factorization(np.array([1, 0.6, 0.3]), shape=(8, 6))
@@ -70,9 +71,9 @@ def altered(store, tmp_path):
         for name, new in variables.items():
             at = (0, 0, 1)  # step size 0.3, plain, the second seed
             group[name][at] = new(group[name][at])
-        root = json.loads((path / "zarr.json").read_text())
+        root = read_json(Layout(path).root)
         root["attributes"].update(attributes)
-        (path / "zarr.json").write_text(json.dumps(root))
+        write_json(Layout(path).root, root)
         return path
 
     return change

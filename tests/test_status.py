@@ -3,34 +3,29 @@
 import json
 import math
 import shutil
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import numpy as np
 import pytest
-from filelock import FileLock
 
 import jaxfact as jf
-from jaxfact.store.provenance import here
+from jaxfact.store.claims import claimed, here
+from jaxfact.store.layout import Layout
+from jaxfact.store.marks import marks, write_mark
 
-
-def mark(store, number: int) -> tuple:
-    """Return a mark's file and what it says."""
-    file = sorted((store / "tiles").glob("*/zarr.json"))[number]
-    return file, json.loads(file.read_text())
+TILE = (1, 0, 3)  # one that is missing in the unfinished store
 
 
 def set_work(store, number: int, **facts) -> None:
-    file, content = mark(store, number)
-    content["attributes"]["work"][0].update(facts)
-    file.write_text(json.dumps(content))
+    """Change what the mark of a tile says of who made it."""
+    tile, mark = list(marks(store))[number]
+    mark.work[0].update(facts)
+    write_mark(Layout(store), tile, mark)
 
 
-@contextmanager
-def claim(store):
+def claim(store) -> AbstractContextManager:
     """Hold one tile of the store, as a process does that works on it."""
-    with FileLock(store / "tiles" / "1-0-3.lock"):
-        (store / "tiles" / "1-0-3.owner").write_text(json.dumps(here()))
-        yield
+    return claimed(Layout(store), TILE, tidy=lambda: None)
 
 
 def test_a_finished_store(stored):
@@ -74,9 +69,12 @@ def test_time_left_is_that_of_the_last_tiles(unfinished):
 
 def test_the_dead_do_not_work(unfinished):
     """A process that was killed leaves its name behind, but not its lock."""
-    (unfinished / "tiles" / "1-0-3.owner").write_text(json.dumps({"host": "gone", "pid": 1}))
-    (unfinished / "tiles" / "1-0-3.lock").touch()
+    layout = Layout(unfinished)
+    layout.owner(TILE).write_text(json.dumps({"host": "gone", "pid": 1}))
+    layout.tile_lock(TILE).touch()
+    assert layout.owned() == [TILE]
     assert jf.status(unfinished).workers == {}
+    assert layout.owned() == [TILE]
     with claim(unfinished):
         assert len(jf.status(unfinished).workers) == 1
 

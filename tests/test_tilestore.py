@@ -2,7 +2,6 @@
 
 import errno
 import itertools
-import json
 import os
 import re
 import shutil
@@ -11,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -25,8 +25,10 @@ from zarr.codecs import Crc32cCodec
 import jaxfact as jf
 from jaxfact import measures
 from jaxfact.engine import program
-from jaxfact.store import differences, provenance, shards, tilestore
-from jaxfact.store import queues as stored
+from jaxfact.store import differences, extension, provenance, queues, shards, tilestore
+from jaxfact.store.grid import Grid, blocks_of
+from jaxfact.store.layout import Layout
+from jaxfact.store.marks import marks
 
 TIMES = ["compile_seconds", "run_seconds"]
 PROBLEM = jf.Factorization(np.array([1.0, 0.5], np.float32), shape=(20, 10))
@@ -40,6 +42,14 @@ def with_weight(weight):
         return jf.Run(PROBLEM, jf.starts.Gaussian(2, scale=scale), jf.methods.balanced(step_size, weight))
 
     return experiment
+
+
+TILES = [(0, 0, 0, number) for number in range(5)]  # of the one variant, at all step sizes and scales
+
+
+def loss_of(store: Path) -> Path:
+    """Return the file of the losses of the third tile."""
+    return Layout(store).shard("loss", TILES[2][1:])
 
 
 experiment, weighted = with_weight(0.0), with_weight(0.125)
@@ -123,7 +133,7 @@ def test_anybodys_xarray_opens_it(whole):
         assert plain.attrs["axes"] == ["step_size", "scale"]
         assert plain.imbalance.units == "σ₁"
         assert {"jax", "device", "dtype", "matmul_precision", "base_seed", "experiment", "date"} <= set(plain.attrs)
-    work = [work for mark in tilestore.marks(whole) for work in mark["work"]]
+    work = [work for _, mark in marks(whole) for work in mark.work]
     assert sum(w["run_steps"] for w in work) == int(jf.open_results(whole).steps.sum())
     assert all(w["seconds"] > 0 for w in work)
 
@@ -136,14 +146,15 @@ def test_it_goes_on_where_it_stopped(monkeypatch, tmp_path, whole, tiles):
     assert survival.runs_made(path) == 72 * tiles
     half = jf.open_results(path)
     assert int((half.outcome == "pending").sum()) == 6 * SEEDS - 72 * tiles
-    assert not list(path.glob("tiles/*-*.lock"))
+    layout = Layout(path)
+    assert not any(file.exists() for tile in TILES for file in (layout.tile_lock(tile), layout.owner(tile)))
     swept(path)
     assert survival.runs_made(path) == 6 * SEEDS
     assert survival.contents(path) == survival.contents(whole)
 
 
 def test_a_finished_store_runs_nothing(monkeypatch, store):
-    monkeypatch.setattr(stored.Program, "run", lambda *_: fail())
+    monkeypatch.setattr(program.Program, "run", lambda *_: fail())
     assert int((swept(store).outcome == "pending").sum()) == 0
 
 
@@ -172,7 +183,7 @@ def test_an_extension_may_die_as_well(monkeypatch, store, expected):
 @pytest.mark.parametrize("part", ["root", "arrays"])
 def test_an_extension_is_seen_at_once(monkeypatch, store, expected, part):
     """Killed between two files of it, the store is readable, and the same call completes it."""
-    write, done = tilestore._write_json, itertools.count()
+    write, done = extension.write_json, itertools.count()
 
     def writing(file, content):
         if next(done) == (0 if part == "root" else 3):
@@ -180,7 +191,7 @@ def test_an_extension_is_seen_at_once(monkeypatch, store, expected, part):
         write(file, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tilestore, "_write_json", writing)
+        patch.setattr(extension, "write_json", writing)
         with pytest.raises(Broken):
             swept(store, seeds=75)
     with xr.open_zarr(store, chunks=None) as plain:
@@ -201,7 +212,7 @@ def flipped(file: Path) -> None:
     ids=["a flipped bit", "a truncated file", "a lost file"],
 )
 def test_damage_is_found_and_mended(store, whole, damage):
-    damage(store / "loss" / "c" / "0" / "0" / "2")
+    damage(loss_of(store))
     with pytest.warns(UserWarning, match=r"loss.*; the runs of this tile are made again"):
         swept(store)
     assert survival.contents(store) == survival.contents(whole)
@@ -209,7 +220,7 @@ def test_damage_is_found_and_mended(store, whole, damage):
 
 
 def test_any_reader_finds_a_flipped_bit(store):
-    flipped(store / "loss" / "c" / "0" / "0" / "2")
+    flipped(loss_of(store))
     with pytest.raises(ValueError, match="checksum"):
         jf.open_results(store).loss.load()
 
@@ -260,7 +271,7 @@ def test_another_machine_is_refused_unless_accepted(monkeypatch, store, name):
             swept(store, accept=[name])
         return
     swept(store, accept=[name])
-    (accepted,) = json.loads((store / "zarr.json").read_text())["attributes"]["accepted"]
+    (accepted,) = Layout(store).attributes()["accepted"]
     assert accepted["differences"][0].startswith(name)
 
 
@@ -275,19 +286,17 @@ def test_what_is_no_store_is_left_alone(tmp_path, whole, name):
 
 
 def test_a_full_disk_loses_nothing(monkeypatch, tmp_path, whole):
-    def full():
-        raise OSError(errno.ENOSPC, "No space left on device")
+    write, calls = tilestore.whole_file, itertools.count()
 
-    put = tilestore.TileStore._put
-    calls = itertools.count()
-
-    def putting(self, *arguments):
-        if next(calls) == 25:  # in the middle of the third tile
-            full()
-        put(self, *arguments)
+    @contextmanager
+    def writing(file):
+        with write(file) as made:
+            yield made
+            if next(calls) == 25:  # in the middle of the third tile
+                raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(tilestore.TileStore, "_put", putting)
+        patch.setattr(tilestore, "whole_file", writing)
         with pytest.raises(
             jf.StoreError, match="the disk is full; 144 of 360 runs are safe there: make room and repeat"
         ):
@@ -349,9 +358,10 @@ def test_two_interrupts_stop_at_once(monkeypatch, tmp_path):
 
 HOLD = """
 import sys, time
-from filelock import FileLock
-with FileLock(sys.argv[1] + ".lock"):
-    open(sys.argv[1] + ".owner", "w").write('{"pid": 4711, "host": "elsewhere"}')
+from pathlib import Path
+from jaxfact.store.claims import claimed
+from jaxfact.store.layout import Layout
+with claimed(Layout(Path(sys.argv[1])), (0, 0, 0, 2), tidy=lambda: None):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -361,22 +371,22 @@ def test_a_tile_of_another_is_left_to_it_and_taken_when_it_dies(monkeypatch, tmp
     path = tmp_path / "a.zarr"
     with pytest.raises(Broken):
         interrupted(monkeypatch, path, 1, fail)
-    held = path / "tiles" / "0-0-0-2"
-    owner = subprocess.Popen([sys.executable, "-c", HOLD, str(held)], stdout=subprocess.PIPE, text=True)
+    owner = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None
     assert owner.stdout.readline() == "held\n"
     seen = []
 
     def pause(seconds):
         seen.append(survival.runs_made(path))
-        held.mkdir()
-        for file in (path / "loss" / "c" / "0" / "0" / "2", held / "zarr.json"):
+        mark = Layout(path).mark(TILES[2])
+        mark.parent.mkdir()
+        for file in (loss_of(path), mark):
             file.with_name(f"{file.name}.4711-1.partial").touch()
         owner.send_signal(signal.SIGKILL)
         owner.communicate()
 
-    monkeypatch.setattr(stored.time, "sleep", pause)
-    with pytest.warns(UserWarning, match="waiting for 1 tiles, of which process 4711 on elsewhere has one"):
+    monkeypatch.setattr(queues.time, "sleep", pause)
+    with pytest.warns(UserWarning, match=f"waiting for 1 tiles, of which process {owner.pid} on .* has one"):
         swept(path, devices=1)
     assert seen[0] == 4 * 72, "all other tiles are done first"
     assert survival.contents(path) == survival.contents(whole)
@@ -410,7 +420,7 @@ def test_two_processes_share_a_sweep(tmp_path, undisturbed):
     for process in both:
         survival.finished(process)
     assert survival.runs_made(path) == 4500
-    assert len({work["pid"] for mark in tilestore.marks(path) for work in mark["work"]}) == 2
+    assert len({work["pid"] for _, mark in marks(path) for work in mark.work}) == 2
     assert survival.contents(path) == undisturbed
 
 
@@ -426,7 +436,7 @@ def test_shards_are_what_zarr_writes(tmp_path, dtype):
         array[...] = made
         file = tmp_path / str(shape[0]) / "c" / "0" / "0" / "0" / "0"
         theirs = file.read_bytes()
-        shards.write_whole(file, shards.shard_of(made, parts))
+        file.write_bytes(b"".join(shards.shard_of(made, parts)))
         np.testing.assert_array_equal(array[...], made)
         assert file.read_bytes() == theirs
     assert shards.parts_of((3, 1, 80, 60)) == (1, 1, 80, 60)
@@ -434,11 +444,16 @@ def test_shards_are_what_zarr_writes(tmp_path, dtype):
 
 def test_tiles_cover_all_runs_once():
     for axes, seeds, runs in (((), 10, 4), ((3, 2), 60, 72), ((5, 7), 3, 6), ((5000,), 2, 4096)):
-        blocks = tilestore.blocks_of(axes, seeds, runs)
+        blocks = blocks_of(axes, seeds, runs)
         assert np.prod(blocks) <= runs
         assert all(block >= 1 for block in blocks)
-    assert tilestore.blocks_of((3, 2), 60, 72) == (3, 2, 12)
-    assert tilestore.blocks_of((5000,), 2, 4096) == (4096, 1)
+        grid = Grid({str(k): np.arange(length) for k, length in enumerate(axes)}, np.arange(seeds), blocks)
+        covered = np.zeros(grid.shape, int)
+        for tile in grid.tiles(0):
+            covered[np.ix_(*grid.box(tile))] += 1
+        assert (covered == 1).all()
+    assert blocks_of((3, 2), 60, 72) == (3, 2, 12)
+    assert blocks_of((5000,), 2, 4096) == (4096, 1)
 
 
 def test_out_of_memory_says_what_fits(monkeypatch, tmp_path):

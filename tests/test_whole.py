@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxfact.results.whole import check_new_file, check_new_folder, whole_file, whole_folder
+from jaxfact.results.whole import check_new_file, check_new_folder, remains, whole_file, whole_folder
 
 
 def test_a_file_appears_at_the_end_and_replaces_what_was_there(tmp_path):
@@ -52,17 +52,33 @@ def test_an_empty_folder_is_filled(tmp_path, monkeypatch, kind):
     assert {path.name for path in tmp_path.iterdir()} == {"empty", "link"}
 
 
-def test_a_folder_that_another_process_has_made_meanwhile_is_kept(tmp_path):
+@pytest.mark.parametrize("before", [False, True], ids=["while it is made", "before"])
+def test_a_folder_that_another_process_has_made_meanwhile_is_kept(tmp_path, before):
+    """A new folder is not filled either, whenever the other one came."""
+
+    def theirs():
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "part").write_text("theirs")
+
     def overtaken():
-        with whole_folder(tmp_path / "a") as made:
+        if before:
+            theirs()
+        with whole_folder(tmp_path / "a", new=before) as made:
             (made / "part").write_text("ours")
-            (tmp_path / "a").mkdir()
-            (tmp_path / "a" / "part").write_text("theirs")
+            if not before:
+                theirs()
 
     with pytest.raises(OSError, match="not empty"):
         overtaken()
     assert (tmp_path / "a" / "part").read_text() == "theirs"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_a_killed_process_has_left_is_found(tmp_path):
+    with whole_file(tmp_path / "a.txt") as made:
+        made.touch()
+        (tmp_path / "b.txt.1-1.partial").touch()
+        assert remains(tmp_path / "a.txt") == [made]
 
 
 @pytest.mark.parametrize(

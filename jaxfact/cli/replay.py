@@ -10,6 +10,7 @@ import typer
 from jaxfact.cli.register import command
 from jaxfact.engine.devices import WHOLE_LOOPS, use_cores
 from jaxfact.inputs import problem_with
+from jaxfact.store.layout import Layout
 
 if TYPE_CHECKING:
     from jaxfact.jobs.replay import Replay
@@ -79,10 +80,7 @@ def _check_new(out: Path) -> None:
 
 def _configure_as(store: Path) -> None:
     """Choose precision and loops as a sweep had them; before JAX is first used."""
-    try:
-        attributes = json.loads((store / "zarr.json").read_text())["attributes"]
-    except (FileNotFoundError, NotADirectoryError):
-        raise problem_with("store", store, "is no store of a sweep", "give the path of one") from None
+    attributes = Layout.of(store, "give the path that the sweep was given").attributes()
     if WHOLE_LOOPS in attributes.get("xla_flags", ()):
         use_cores()
     import jax

@@ -31,6 +31,7 @@ from jaxfact.problems.factors import AnyFactors
 from jaxfact.results.files import PENDING, encoded, open_results
 from jaxfact.store import experiment_file, provenance
 from jaxfact.store.differences import HARMLESS, differences
+from jaxfact.store.layout import Layout
 from jaxfact.sweep import Options, Part
 
 _GIVE = "give experiment=, as it was given to the sweep"
@@ -88,10 +89,9 @@ class StoredRun:
         record: Records | None,
         axes: Mapping[str, float],
     ):
-        runs = open_results(store)
-        if "tile" not in runs.attrs:
-            raise problem_with("store", store, "is no store of a sweep", "give the path that sweep(store=) was given")
         self.path: Path = Path(store)
+        Layout.of(self.path, "give the path that sweep(store=) was given")
+        runs = open_results(store)
         self._all = runs.attrs
         self._variants = _check_variant(runs, variant)
         self._axes = {name: runs[name].values for name in runs.attrs["axes"]}

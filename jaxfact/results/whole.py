@@ -4,6 +4,7 @@ What is made lies beside its place until then, under the same name with process,
 that several processes may make the same thing and what a killed one has left is known by its name.
 """
 
+import glob
 import os
 import shutil
 import tempfile
@@ -30,14 +31,15 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Path, *, new: bool = False) -> Iterator[Path]:
     """Give an empty folder to fill, beside the path; it is put in its place at the end, its parents made.
 
-    A folder that is empty already is filled. Nothing is left where an exception ends the block. Raises OSError where
-    the folder cannot be put there: also where another process has put something there meanwhile.
+    A folder that is empty already is filled, unless it is to be a `new` one. Nothing is left where an exception ends
+    the block. Raises OSError where the folder cannot be put there: also where another process has put something there
+    meanwhile.
     """
     # A mount, a link, or the folder one is in cannot be replaced, only filled.
-    fills = path.is_dir()
+    fills = path.is_dir() and not new
     made = _beside(path.absolute())
     made.mkdir(parents=True)
     try:
@@ -49,6 +51,11 @@ def whole_folder(path: Path) -> Iterator[Path]:
             made.rename(path)
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+def remains(path: Path) -> list[Path]:
+    """Return what processes that died while they made a file or folder have left."""
+    return list(path.parent.glob(f"{glob.escape(path.name)}.*.partial"))
 
 
 def check_new_file(path: Path) -> None:

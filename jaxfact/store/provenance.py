@@ -1,10 +1,8 @@
 """Where numbers come from: what is written beside a sweep. What follows from differences in it: `differences`."""
 
-import datetime
 import inspect
 import os
 import platform
-import socket
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -16,22 +14,13 @@ from jaxfact.engine.compressibility import Compression
 from jaxfact.engine.experiment import Experiment, Run
 from jaxfact.engine.outcomes import Rules
 from jaxfact.store.experiment_file import Name
+from jaxfact.store.marks import now
 from jaxfact.version import __version__
 
 # The last bits of a sum depend on the width of vectors and on fused multiply-adds.
 _SIMD = ("sse", "ssse", "avx", "fma", "f16c", "amx", "bmi", "asimd", "sve")
 # How many devices there are changes no number.
 _COUNTS_DEVICES = ("--xla_force_host_platform_device_count", "--xla_cpu_multi_thread_eigen")
-
-
-def now() -> str:
-    """Return the date and time, to the millisecond: rates are read from the dates of short tiles."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-
-
-def here() -> dict[str, Any]:
-    """Return who is running: host and process."""
-    return {"host": socket.gethostname(), "pid": os.getpid()}
 
 
 def environment() -> dict[str, Any]:

@@ -1,20 +1,23 @@
-"""Running what a store does not hold yet: its queue of tiles, and what may come between."""
+"""The two queues of a sweep's tiles: all of them in memory, and those that a store does not hold yet."""
 
-import contextlib
 import errno
-import signal
-import threading
+import queue
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from jaxfact.engine.lanes import Found, Work
-from jaxfact.engine.program import Program
 from jaxfact.engine.tiles import Task
-from jaxfact.store.tilestore import Box, Results, TileStore, size
+from jaxfact.store import claims
+from jaxfact.store.grid import Box, size
+from jaxfact.store.layout import Tile
+from jaxfact.store.parts import Part, results_in, runs_in
+from jaxfact.store.tilestore import TileStore
 
 _PAUSE = 0.2
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -27,30 +30,68 @@ class StoreError(OSError):
         return str(self.strerror)
 
 
+class MemoryQueue:
+    """All runs of a sweep, cut into tiles in their order, and what was found."""
+
+    def __init__(self, runs: Work, size: int):
+        self.total: int = int(runs.count)
+        self.done: int = 0
+        self.size: int = size
+        self._runs = runs
+        self._waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._begins = range(0, self.total, size)
+        for begin in self._begins:
+            self._waiting.put(begin)
+        self._results: dict[Any, Found] = {}
+
+    def __len__(self) -> int:
+        """Return the number of tiles."""
+        return len(self._begins)
+
+    @property
+    def found(self) -> Found:
+        """The results of all runs, in order."""
+        return Found.joined([self._results[begin] for begin in self._begins])
+
+    def take(self) -> Task | None:
+        """Return the next tile."""
+        try:
+            begin = self._waiting.get_nowait()
+        except queue.Empty:
+            return None
+        rows = slice(begin, begin + self.size)
+        seeds, points = self._runs.seeds[rows], {name: values[rows] for name, values in self._runs.points.items()}
+        return Task(begin, self._runs._replace(seeds=seeds, points=points, count=np.asarray(len(seeds), np.int32)))
+
+    def keep(self, task: Task, found: Found, seconds: float) -> None:
+        """Remember a tile's results."""
+        self._results[task.name] = found
+
+    def release(self, task: Task) -> None:
+        """Do nothing: nobody else could take the tile."""
+
+
+class _Claim(NamedTuple):
+    """A tile that is ours: the boxes of its runs that were missing, and what gives it back."""
+
+    boxes: list[Box]
+    given_back: ExitStack
+
+
 class StoreQueue:
     """The tiles of one variant that a store does not hold; those that others work on are left to them.
 
-    `runs_of` returns the runs of some boxes and `results` what was found in one. A patient queue waits for the tiles of
-    others, and takes them where their owner dies; another leaves them.
+    A patient queue waits for the tiles of others, and takes them where their owner dies; another leaves them. Nothing
+    is taken any more once the program has `halted`.
     """
 
-    def __init__(
-        self,
-        store: TileStore,
-        variant: int,
-        runs_of: Callable[[list[Box]], Work],
-        results: Callable[[Found, Box], Results],
-        *,
-        patient: bool,
-        halted: Callable[[], bool],
-    ):
-        self._store, self._variant, self._runs_of, self._results = store, variant, runs_of, results
+    def __init__(self, store: TileStore, variant: int, part: Part, *, patient: bool, halted: Callable[[], bool]):
+        self._store, self._part = store, part
         self._patient, self._halted, self._told = patient, halted, False
-        self.total: int = store.runs
+        self.total: int = store.grid.runs
         self.done: int = store.held(variant)
-        self._left = deque(tile for tile in store.tiles() if store.missing(tile, variant))
-        self._claims: dict[Any, contextlib.ExitStack] = {}
-        self._boxes: dict[Any, list[Box]] = {}
+        self._left = deque(tile for tile in store.tiles(variant) if store.missing(tile))
+        self._claims: dict[Any, _Claim] = {}
 
     def __len__(self) -> int:
         """Return the number of tiles that were missing."""
@@ -73,81 +114,46 @@ class StoreQueue:
         return None
 
     def keep(self, task: Task, found: Found, seconds: float) -> None:
-        """Write a tile's results and mark it."""
-        boxes, parts, begin = self._boxes[task.name], [], 0
-        for box in boxes:
-            parts.append((box, self._results(found.rows(slice(begin, begin + size(box))), box)))
-            begin += size(box)
+        """Write a tile's results and mark it. Raises StoreError where that is not possible."""
+        results = results_in(self._part, self._store.grid, self._claims[task.name].boxes, found)
         facts = {"seconds": round(seconds, 3), "run_steps": found.run_steps}
         try:
-            self._store.write(task.name, self._variant, parts, facts)  # pyright: ignore[reportArgumentType]
+            self._store.write(task.name, results, facts)  # pyright: ignore[reportArgumentType]
         except OSError as error:
             raise StoreError(error.errno, self._unwritten(error)) from error
 
     def release(self, task: Task) -> None:
         """Let go of a tile's lock."""
-        self._claims.pop(task.name).close()
+        self._claims.pop(task.name).given_back.close()
 
-    def _claim(self, tile: Any) -> Task | None:
-        claim = contextlib.ExitStack()
-        if not claim.enter_context(self._store.claimed(tile, self._variant)):
+    def _claim(self, tile: Tile) -> Task | None:
+        claim = ExitStack()
+        if not claim.enter_context(self._store.claimed(tile)):
             self._left.append(tile)
             return None
-        boxes = self._store.missing(tile, self._variant)
+        boxes = self._store.missing(tile)
         if not boxes:  # somebody has done it in the meantime
             claim.close()
-            self.done += size(self._store.box(tile))
+            self.done += size(self._store.grid.box(tile))
             return None
-        self._claims[tile], self._boxes[tile] = claim, boxes
-        return Task(tile, self._runs_of(boxes))
+        self._claims[tile] = _Claim(boxes, claim)
+        return Task(tile, runs_in(self._part, self._store.grid, boxes))
 
     def _tell(self) -> None:
         """Say once who is waited for."""
         if self._told or not self._left or self._claims:
             return
         self._told = True
-        owner = self._store.owner(self._left[0], self._variant)
+        owner = claims.owner(self._store.layout, self._left[0]) or "another process"
         warnings.warn(
             f"{self._store.path}: waiting for {len(self._left)} tiles, of which {owner} has one", stacklevel=2
         )
 
     def _unwritten(self, error: OSError) -> str:
-        held = sum(self._store.held(variant) for variant in range(len(self._store.variants or [""])))
-        total = self._store.runs * len(self._store.variants or [""])
+        held = sum(map(self._store.held, range(len(self._store.variants))))
+        total = self._store.grid.runs * len(self._store.variants)
         reason = "the disk is full" if error.errno in _FULL else f"the store cannot be written ({error})"
         return (
             f"{self._store.path}: {reason}; {held} of {total} runs are safe there: make room and repeat the call, "
             "which makes the others alone"
         )
-
-
-@contextlib.contextmanager
-def drained_by_signals(program: Program, path: Path) -> Iterator[None]:
-    """Finish the tiles in flight at the first interrupt or SIGTERM, stop at once at the second.
-
-    Raises KeyboardInterrupt that says how to go on, where the block was cut short.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    caught: list[int] = []
-
-    def handle(number: int, _: object) -> None:
-        caught.append(number)
-        program.drain()
-        if len(caught) > 1:
-            raise KeyboardInterrupt(f"stopped at once; {_resume(path)}")
-        warnings.warn("finishing the tiles in flight; interrupt again to stop at once", stacklevel=2)
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if caught:
-        raise KeyboardInterrupt(f"stopped; {_resume(path)}")
-
-
-def _resume(path: Path) -> str:
-    return f"what is in {path} is safe: repeat the call, which makes the other runs alone"

@@ -1,14 +1,11 @@
-"""Shards as Zarr lays them out, written by the thread that has the numbers.
+"""Shards as Zarr lays them out, made by the thread that has the numbers.
 
 Zarr's own writer hands every array to another thread, which waits there for cores that runs have taken: 4 ms a variable
 where this takes a fraction of one. What reads is Zarr.
 """
 
 import math
-import os
-import threading
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import google_crc32c
 import numpy as np
@@ -40,17 +37,6 @@ def shard_of(values: np.ndarray, parts: Sequence[int]) -> list[bytes]:
     lengths = np.array([len(content) + _CHECKSUM for content in contents], "<u8")
     contents.append(np.stack([np.cumsum(lengths) - lengths, lengths], axis=1).tobytes())
     return [piece for content in contents for piece in (content, _checksum(content))]
-
-
-def write_whole(file: Path, pieces: Iterable[bytes]) -> None:
-    """Replace a file at once, so that nobody sees half of it."""
-    partial = file.with_name(f"{file.name}.{os.getpid()}-{threading.get_ident()}.partial")
-    try:
-        partial.write_bytes(b"".join(pieces))
-        partial.replace(file)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def _checksum(content: bytes) -> bytes:

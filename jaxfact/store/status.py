@@ -1,19 +1,16 @@
 """How far a sweep's store is, from what its finished tiles say: nothing of it is computed or locked for long."""
 
-import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import xarray as xr
-from filelock import FileLock, Timeout
-
-from jaxfact.inputs import problem_with
-from jaxfact.store.tilestore import marks
+from jaxfact.store.claims import owners
+from jaxfact.store.layout import Layout, dims_of
+from jaxfact.store.marks import marks
 
 _RECENT = 20  # tiles whose pace tells the time left
 
@@ -67,13 +64,14 @@ def status(path: str | Path) -> Status:
     Raises ValueError where there is no store of a sweep.
     """
     path = Path(path)
-    names, total = _plan(path)
+    layout = Layout.of(path, "give the path that the sweep was given")
+    names, total = _plan(layout)
     found: list[Counter[str]] = [Counter() for _ in names]
     work: list[dict[str, Any]] = []
-    for mark in marks(path):
-        found[mark["variant"]].update(mark["outcomes"])
-        work += mark["work"]
-    workers = dict(Counter(_named(owner) for owner in _owners(path)))
+    for (variant, *_), mark in marks(path):
+        found[variant].update(mark.outcomes)
+        work += mark.work
+    workers = dict(Counter(owners(layout)))
     seconds, run_steps = _worked(work), sum(entry["run_steps"] for entry in work)
     recent = sorted(work, key=lambda entry: entry["date"])[-_RECENT:]
     lasted, runs = _worked(recent), sum(entry["runs"] for entry in recent)
@@ -91,18 +89,14 @@ def status(path: str | Path) -> Status:
 
 def outcomes_so_far(path: Path) -> dict[str, int]:
     """Return how many runs of a store have had each outcome; none where there is no store yet."""
-    if not path.exists():
-        return {}
-    return dict(sum((Counter(mark["outcomes"]) for mark in marks(path)), Counter()))
+    return dict(sum((Counter(mark.outcomes) for _, mark in marks(path)), Counter()))
 
 
-def _plan(path: Path) -> tuple[list[str], int]:
+def _plan(layout: Layout) -> tuple[list[str], int]:
     """Return the variants of a store and the number of runs of each."""
-    if not (path / "tiles").is_dir():
-        raise problem_with("store", path, "is no store of a sweep", "give the path that the sweep was given")
-    with xr.open_dataset(path, engine="zarr", chunks=None) as runs:
-        sizes = {dim: length for dim, length in runs.outcome.sizes.items() if dim != "variant"}
-        return runs.attrs["variants"] or [""], math.prod(sizes.values())
+    outcome = layout.arrays()["outcome"]
+    sizes = zip(dims_of(outcome), outcome["shape"], strict=True)
+    return layout.attributes()["variants"] or [""], math.prod(length for dim, length in sizes if dim != "variant")
 
 
 def _worked(work: Iterable[Mapping[str, Any]]) -> float:
@@ -113,31 +107,3 @@ def _worked(work: Iterable[Mapping[str, Any]]) -> float:
         total += max(0.0, ended - max(began, until))
         until = max(until, ended)
     return total
-
-
-def _owners(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield who works on a tile, for every tile that is held by a process that lives."""
-    for file in sorted(path.glob("tiles/*.owner")):
-        try:
-            owner = json.loads(file.read_text())
-        except (OSError, ValueError):  # given back, or taken, at this moment
-            continue
-        if _is_held(file.with_suffix(".lock")):
-            yield owner
-
-
-def _is_held(file: Path) -> bool:
-    """Tell whether a process that lives has a lock: the system releases those of the others."""
-    if not file.exists():
-        return False
-    try:
-        with FileLock(file, timeout=0):
-            return False
-    except Timeout:
-        return True
-    except OSError:  # a store that may only be read: what the owner wrote is all there is
-        return True
-
-
-def _named(owner: Mapping[str, Any]) -> str:
-    return f"process {owner['pid']} on {owner['host']}"

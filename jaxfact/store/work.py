@@ -1,0 +1,117 @@
+"""A sweep with a store: what it does not hold is run into it, and what was asked for is opened."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from jaxfact.engine.program import Program
+from jaxfact.engine.tiles import Progress
+from jaxfact.inputs import problem_with
+from jaxfact.results.files import open_results
+from jaxfact.results.labels import describe
+from jaxfact.store.creation import create
+from jaxfact.store.extension import admit, extend
+from jaxfact.store.grid import Grid, blocks_of
+from jaxfact.store.interrupts import drained_by_signals
+from jaxfact.store.layout import Layout
+from jaxfact.store.mending import mend
+from jaxfact.store.parts import Part, template
+from jaxfact.store.queues import StoreQueue
+from jaxfact.store.tilestore import TileStore
+
+_TILE = 4096
+_TIMES: tuple[str, ...] = ("compile_seconds", "run_seconds")
+
+
+class Request(NamedTuple):
+    """What a sweep asks of a store: its runs, and how they are to be made.
+
+    `variants` is None where there is one experiment without a name.
+    """
+
+    axes: Mapping[str, np.ndarray]
+    seeds: np.ndarray
+    variants: Sequence[str] | None
+    accept: Sequence[str] = ()
+    tile_runs: int | None = None
+    devices: int | None = None
+    progress: Progress | None = None
+
+
+def run_into(path: Path, parts: Sequence[Part], request: Request) -> xr.Dataset:
+    """Run what a store does not hold, create it where there is none, and return what was asked for.
+
+    Raises ValueError where another sweep has made it, StoreError where it cannot be written, and KeyboardInterrupt,
+    which says how to go on.
+    """
+    blocks = _blocks(path, parts, request)
+    first = Grid({name: values[:1] for name, values in request.axes.items()}, request.seeds[:1], blocks)
+    programs = [
+        Program(part.reading, part.rules, part.runs(first.axes, first.seeds), max(part.rules.lanes, math.prod(blocks)))
+        for part in parts
+    ]
+    form = template(parts, programs, request.variants, first)
+    if not path.exists():
+        with suppress(FileExistsError):  # another process was faster
+            create(path, Grid(request.axes, request.seeds, blocks), form)
+    admit(path, form.attrs, request.accept)
+    extend(path, request.axes, request.seeds)
+    store = TileStore(path)
+    for damage in mend(store):
+        warnings.warn(f"{path}: {damage}; the runs of this tile are made again", stacklevel=3)
+    seconds = _run(store, parts, programs, request)
+    return describe(_asked_for(path, request).assign(_timed(seconds, request.variants)))
+
+
+def progress_of(progress: Progress | None, place: int, count: int) -> Progress | None:
+    """Return what is told the runs of one of several equal parts, and tells those of all; None where nobody asks."""
+    return progress and (lambda done, total: progress(place * total + done, count * total))
+
+
+def _blocks(path: Path, parts: Sequence[Part], request: Request) -> tuple[int, ...]:
+    """Return the lengths of a tile: those that the store has, where there is one."""
+    if not path.exists():
+        most = request.tile_runs or max(_TILE, *(part.rules.lanes for part in parts))
+        return blocks_of([len(values) for values in request.axes.values()], len(request.seeds), most)
+    blocks = Layout.of(path, "choose a path where nothing is yet").attributes()["tile"]
+    if request.tile_runs is not None and math.prod(blocks) > request.tile_runs:
+        held = f"the tiles of {path} have {math.prod(blocks)} runs"
+        raise problem_with("tile_runs", request.tile_runs, held, "leave it out, or begin a new store")
+    return tuple(blocks)
+
+
+def _run(
+    store: TileStore, parts: Sequence[Part], programs: Sequence[Program], request: Request
+) -> list[dict[str, float]]:
+    """Run what is missing, first without waiting for others; return the seconds of each part, by what they went to."""
+    seconds = [dict.fromkeys(_TIMES, 0.0) for _ in parts]
+    for patient in (False, True):
+        for place, (part, program) in enumerate(zip(parts, programs, strict=True)):
+            queue = StoreQueue(store, place, part, patient=patient, halted=program.halted)
+            if not len(queue):
+                continue
+            progress = progress_of(request.progress, place, len(parts))
+            with drained_by_signals(program, store.path):
+                timing = program.run(queue, progress, min(len(queue), request.devices or len(queue)))
+            seconds[place] = {name: seconds[place][name] + timing.get(name, 0.0) for name in _TIMES}
+    return seconds
+
+
+def _asked_for(path: Path, request: Request) -> xr.Dataset:
+    """Open the runs that were asked for, in the order in which they were."""
+    found = open_results(path)
+    asked = {**request.axes, "seed": request.seeds}
+    same = all(np.array_equal(found[name], values) for name, values in asked.items())
+    return found if same else found.sel(asked)
+
+
+def _timed(seconds: Sequence[Mapping[str, float]], variants: Sequence[str] | None) -> dict[str, tuple]:
+    if variants is None:
+        return {name: ((), seconds[0][name]) for name in _TIMES}
+    return {name: ("variant", [of_variant[name] for of_variant in seconds]) for name in _TIMES}
