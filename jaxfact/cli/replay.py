@@ -1,6 +1,5 @@
 """The command that replays one run of a store."""
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any

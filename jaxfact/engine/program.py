@@ -60,7 +60,8 @@ class Program:
         """A hash of the program and of the arrays all runs share: two sweeps with the same one make the same runs."""
         unchecked = self
         if (rules := self._engine.rules).checked:
-            # A process numbers its checks, and the program's text holds these numbers; no run depends on them.
+            # JAX below 0.11.2 numbers checks within the process, and the program's text holds these numbers, which no
+            # run depends on.
             unchecked = Program(self._engine.reading, rules._replace(checked=False), self._example, self.size)
         digest = hashlib.sha256(unchecked._lowered.text.encode())
         for array in self._engine.reading.shared:
