@@ -144,3 +144,32 @@ def test_default_width_has_a_gap():
     values = np.asarray(jf.Factorization(data.load("elevation")).singular_values)
     width = ComparisonSettings().width
     assert values[width - 1] / values[width] > 1.15
+
+
+def test_a_fourth_method_is_a_row(monkeypatch):
+    """It is run, summarised and paired with the first; without weight and noise it takes no part in completion."""
+    row = table.Compared("scaled", lambda s: jf.methods.scaled_gd(s.step_size, damping=1e-3), None)
+    monkeypatch.setattr(table, "COMPARED", (*table.COMPARED, row))
+    found = jf.compare(
+        jf.Factorization([1, 0.5], shape=(5, 4)), ComparisonSettings(width=2, seeds=4, scale=0.1, max_steps=300)
+    )
+    assert [summary.method for summary in found.methods] == ["plain", "balanced", "noisy", "scaled"]
+    assert list(found.pairs) == ["balanced", "noisy", "scaled"]
+    assert found.methods[-1].prediction == "≤"
+    assert jf.report(found).title.endswith("plain, balanced, noisy, scaled")
+    assert list(table.completing()) == ["plain", "balanced", "noisy"]
+
+
+@pytest.mark.parametrize(
+    ("problem", "words"),
+    [
+        (np.eye(3), r"problem=ndarray: needs a problem; say jf\.Factorization\(matrix\); jf\.complete"),
+        (
+            jf.Completion.from_matrix(np.where(np.eye(3) > 0, np.nan, 1.0)),
+            r"problem=Completion: needs a known truth; jf\.complete",
+        ),
+    ],
+)
+def test_what_cannot_be_compared_names_what_can_be_done(problem, words):
+    with pytest.raises(ValueError, match=words):
+        jf.compare(problem)

@@ -220,3 +220,13 @@ def test_a_level_to_which_a_method_was_not_run_is_not_compared():
 def test_bad_questions_are_refused(call, words):
     with pytest.raises(ValueError, match=words):
         call(dataset({"first": [1.0, 2], "second": [2.0, 3]}))
+
+
+def test_one_bootstrap_resamples_rows_and_what_is_in_them():
+    """Rows of equal starts are resampled as rows; unequal ones add the variance of a mean of so many starts."""
+    rows = np.random.default_rng(1).normal(size=30)
+    means = stats.resampled_means(rows, 500)
+    np.testing.assert_allclose(stats.resampled_means(np.repeat(rows[:, None], 3, axis=1), 500), means, rtol=1e-12)
+    np.testing.assert_allclose(means.std(), rows.std() / 30**0.5, rtol=0.1)
+    apart = np.broadcast_to([-1.0, 0.0, 1.0], (30, 3))
+    np.testing.assert_allclose(stats.resampled_means(apart, 500).std(), (2 / 3 / 90) ** 0.5, rtol=0.1)

@@ -7,8 +7,7 @@ import typer
 
 from jaxfact.choices import Centring
 from jaxfact.cli import terminal
-from jaxfact.cli.options import X64, AsJson, with_settings
-from jaxfact.cli.register import command
+from jaxfact.cli.register import X64, AsJson, command, with_settings
 from jaxfact.inputs import problem_with
 from jaxfact.jobs.settings import RecoverySettings
 

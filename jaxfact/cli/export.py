@@ -6,8 +6,7 @@ from typing import Annotated
 import typer
 
 from jaxfact.choices import Format
-from jaxfact.cli.options import Store
-from jaxfact.cli.register import command
+from jaxfact.cli.register import Store, command
 
 _SUFFIXES = {Format.CSV: ".csv", Format.PARQUET: ".parquet", Format.NETCDF: ".nc"}
 

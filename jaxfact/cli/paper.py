@@ -6,8 +6,7 @@ from typing import Annotated
 import typer
 
 from jaxfact.cli import terminal
-from jaxfact.cli.options import X64, AsJson
-from jaxfact.cli.register import command
+from jaxfact.cli.register import X64, AsJson, command
 from jaxfact.inputs import problem_with
 
 

@@ -1,9 +1,23 @@
-"""How a command comes to the command line: its file stands in this folder, with `@command` on its function."""
+"""How a command comes to the command line, and the options it has.
 
+Its file stands in this folder, with `@command` on its function. Options that commands share are here, and a settings
+class gives a command one option per field.
+"""
+
+import dataclasses
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_type_hints
+
+import typer
+
+Store = Annotated[Path, typer.Argument(metavar="STORE", help="The store of a sweep.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON instead of the table.")]
+X64 = Annotated[bool, typer.Option("--x64", help="Compute in float64.")]
 
 Function = TypeVar("Function", bound=Callable[..., None])
 
@@ -34,3 +48,34 @@ def commands() -> list[Callable[..., None]]:
         importlib.import_module(file)
     ranked = sorted(_COMMANDS.items(), key=lambda item: (item[1].place, item[0]))
     return [found.function for _, found in ranked if found.function.__module__ in files]
+
+
+def with_settings(kind: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option per field of a settings class, where it takes `settings`; what it names itself wins.
+
+    Defaults and help are those of the class, where the help stands beside the type.
+    """
+    hints = get_type_hints(kind, include_extras=True)
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(function).parameters
+        fields = [field for field in dataclasses.fields(kind) if field.name not in own]
+        options = [_option(field, hints[field.name]) for field in fields]
+
+        @wraps(function)
+        def command(**given: Any) -> None:
+            settings = kind(**{field.name: given.pop(field.name) for field in fields})
+            function(settings=settings, **given)
+
+        taken = [options if name == "settings" else [parameter] for name, parameter in own.items()]
+        parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for some in taken for one in some]
+        command.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
+        return command
+
+    return decorate
+
+
+def _option(field: dataclasses.Field, hint: Any) -> inspect.Parameter:
+    type_, text = get_args(hint)
+    annotation = Annotated[type_, typer.Option(help=text)]
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation)

@@ -6,8 +6,7 @@ from typing import Annotated
 import typer
 
 from jaxfact.cli import terminal
-from jaxfact.cli.options import Store
-from jaxfact.cli.register import command
+from jaxfact.cli.register import Store, command
 
 
 @command(place=22)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from jaxfact.cli import terminal
-from jaxfact.cli.options import AsJson, Store
-from jaxfact.cli.register import command
+from jaxfact.cli.register import AsJson, Store, command
 
 if TYPE_CHECKING:
     from jaxfact.store.status import Status

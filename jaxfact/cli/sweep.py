@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jaxfact.cli import terminal
-from jaxfact.cli.options import X64
-from jaxfact.cli.register import command
+from jaxfact.cli.register import X64, command
 from jaxfact.cli.status import say_status
 from jaxfact.inputs import problem_with
 

@@ -8,5 +8,5 @@ from jaxfact.papers.base import Finding as Finding
 from jaxfact.papers.base import Outcome as Outcome
 from jaxfact.papers.base import Paper as Paper
 from jaxfact.papers.base import Preset as Preset
-from jaxfact.papers.folder import find as find
-from jaxfact.papers.folder import names as names
+from jaxfact.papers.base import find as find
+from jaxfact.papers.base import names as names

@@ -1,8 +1,11 @@
-"""What a paper and its presets are: experiments at a size that runs here, and what they are expected to show."""
+"""What a paper and its presets are, experiments at a size that runs here, and how papers are found: by their files."""
 
+import importlib
+import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import ModuleType
 
 import jax
 import numpy as np
@@ -109,6 +112,30 @@ class Paper:
         return {
             preset.name: preset.run(seeds, part(progress, place, count)) for place, preset in enumerate(self.presets)
         }
+
+
+def names() -> list[str]:
+    """Return the names of all papers, such as "wind-2023"."""
+    return sorted(_all())
+
+
+def find(name: str) -> Paper:
+    """Return a paper by its name. Raises ValueError, with the names there are, for one that is not known."""
+    papers = _all()
+    if name not in papers:
+        raise problem_with("paper", name, f"the papers are {', '.join(sorted(papers))}", "choose one of these")
+    return papers[name]
+
+
+def _all() -> dict[str, Paper]:
+    package = importlib.import_module(__name__.rpartition(".")[0])
+    files = (found.name for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}."))
+    papers = (_paper_in(importlib.import_module(file)) for file in files)
+    return {paper.name: paper for paper in papers if paper is not None}
+
+
+def _paper_in(module: ModuleType) -> Paper | None:
+    return getattr(module, "PAPER", None)
 
 
 def part(progress: Progress | None, place: int, count: int) -> Progress | None:

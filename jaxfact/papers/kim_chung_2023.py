@@ -56,7 +56,7 @@ def run(
 
 
 def _findings(runs: xr.Dataset, size: int) -> list:
-    """‖xxᵀ − M‖_F is the distance, as ‖M‖_F = 1; a small start grows by 1 + η a step until the level is near."""
+    """‖xxᵀ − M‖_F is the distance, as ‖M‖_F = 1; a small start grows by 1 + η per step until the level is near."""
     succeeded = [
         always(f"β₀={float(norm):g}: fraction of runs that find M", (runs.outcome.sel(norm=norm) == "converged").values)
         for norm in runs.norm

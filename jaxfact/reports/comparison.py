@@ -156,7 +156,7 @@ _CAPTIONS = {
     "Band: pointwise 95 % Wilson interval.",
     "imbalance": "Imbalance of the factors against steps. Line: median; band: 5–95 % of the starts; exact zeros have "
     "no place on the axis.",
-    "singular_values": "Singular values of the product against steps, a panel per method. Line: median; band: 5–95 % "
+    "singular_values": "Singular values of the product against steps, one panel per method. Line: median; band: 5–95 % "
     "of the starts; grey lines: the target's.",
     "worst": "The worst ten starts of the first method one by one: failures first, then the slowest. Coloured: every "
     "method from that start; grey: the first method's median over all starts.",

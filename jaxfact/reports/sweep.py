@@ -156,8 +156,8 @@ def _axis_name(coordinate: xr.DataArray) -> str:
 
 
 _CAPTIONS = {
-    "fractions": "Fraction of the runs that succeeded over two axes of the sweep, a panel a variant.",
-    "outcomes": "Fraction of the runs that ended in each way, a variant a colour, with 95 % Wilson intervals.",
+    "fractions": "Fraction of the runs that succeeded over two axes of the sweep, one panel per variant.",
+    "outcomes": "Fraction of the runs that ended in each way, one colour per variant, with 95 % Wilson intervals.",
     "times": "Steps to each variant's tolerance: Kaplan-Meier median, band 5–95 % of the runs. Runs that fail never "
     "arrive; a triangle at the upper edge says that fewer than half have arrived.",
     "survival": "Fraction of starts not yet at the variant's level (Kaplan-Meier; runs that fail never arrive). "
