@@ -34,7 +34,7 @@ class Target:
     measurements: int | None
     tied: bool
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.rank is not None:
             positive_integer("--rank", self.rank, "5 is the default")
         if self.matrix is not None and self.shape is not None:
