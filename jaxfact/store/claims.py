@@ -18,7 +18,7 @@ def here() -> dict[str, Any]:
     return {"host": socket.gethostname(), "pid": os.getpid()}
 
 
-def changing(layout: Layout) -> AbstractContextManager:
+def changing(layout: Layout) -> AbstractContextManager[Any]:
     """Wait until nobody else changes attributes or shapes of a store, and keep others from it for the block."""
     return FileLock(layout.lock)
 
