@@ -24,7 +24,7 @@ import jaxfact as jf
 from jaxfact.cli import main as cli
 from jaxfact.cli import terminal
 from jaxfact.store import experiment_file
-from jaxfact.store.extension import extend
+from jaxfact.store.upkeep import extend
 
 jax.config.update("jax_enable_x64", True)
 

@@ -116,6 +116,18 @@ def test_what_may_have_changed_the_bits_is_said(altered):
         jf.replay(path, seed=SEED, variant="plain", step_size=0.3)
 
 
+def test_axes_may_be_named_like_arguments(tmp_path):
+    """They are given as a mapping then, to the sweep and to the replay."""
+
+    def named(record):
+        return plain(record)
+
+    path = tmp_path / "runs.zarr"
+    jf.sweep(named, seeds=[SEED], max_steps=400, tolerance=TOLERANCE, store=path, axes={"record": [0.3]})
+    again = jf.replay(path, seed=SEED, axes={"record": 0.3}, experiment=named)
+    assert again.run["record"].item() == 0.3
+
+
 def test_another_precision_is_refused(altered):
     with pytest.raises(ValueError, match="was made otherwise: x64 was False and is True; set JAX as it was then"):
         jf.replay(altered({"x64": False}), seed=SEED, variant="plain", step_size=0.3)
@@ -173,6 +185,7 @@ def test_a_checked_program_is_known_again(monkeypatch):
         ({"variant": "momentum"}, "variant=momentum: the store has plain, noisy, balanced; name one of them"),
         ({"variant": None}, "variant=None: the store has plain, noisy, balanced; name one of them"),
         ({"scale": 1.0}, "axes=step_size, scale: the store has step_size; give one value of each"),
+        ({"axes": {"step_size": 0.3}}, "axes=step_size: is given by keyword too; give it once"),
         ({"experiment": {"noisy": noisy}}, "lacks plain; name it as the sweep did"),
     ],
 )
@@ -262,8 +275,11 @@ def test_the_command(call, store, tmp_path):
         assert set(path) == {"steps", "loss", "distance", "U", "V"}
         assert path["U"].shape == (run.steps.item() + 1, 5, 2)  # 3 singular values, and 2 rows for all others
         assert path["loss"][-1] == run.loss.item()
+    path = list(sys.path)
     code, shown, _ = call("replay", *words, "--json", "--experiment", f"{__file__}:EXPERIMENTS")
     assert code == 0
+    assert call("replay", *words, "--json", "--experiment", f"{__file__}:EXPERIMENTS:plain").out == shown
+    assert sys.path == path
     told = json.loads(shown, parse_constant=pytest.fail)
     assert (told["loss"], told["outcome"], told["hit"]["0.001"]) == (run.loss.item(), "converged", run.hit.values[-1])
     assert {path.name for path in tmp_path.iterdir()} == {"path.npz", "run.py", "run.npz"}

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 import jaxfact as jf
-from jaxfact.store.claims import claimed, here
 from jaxfact.store.layout import Layout
-from jaxfact.store.marks import marks, write_mark
+from jaxfact.store.marks import claimed, here, marks, write_mark
 
 TILE = (1, 0, 3)  # one that is missing in the unfinished store
 

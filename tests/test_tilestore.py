@@ -19,14 +19,11 @@ import numpy as np
 import pytest
 import survival
 import xarray as xr
-import zarr
-from zarr.codecs import Crc32cCodec
 
 import jaxfact as jf
 from jaxfact import measures
 from jaxfact.engine import program
-from jaxfact.store import differences, extension, provenance, queues, shards, tilestore
-from jaxfact.store.grid import Grid, blocks_of
+from jaxfact.store import differences, provenance, queues, tilestore, upkeep
 from jaxfact.store.layout import Layout
 from jaxfact.store.marks import marks
 
@@ -183,7 +180,7 @@ def test_an_extension_may_die_as_well(monkeypatch, store, expected):
 @pytest.mark.parametrize("part", ["root", "arrays"])
 def test_an_extension_is_seen_at_once(monkeypatch, store, expected, part):
     """Killed between two files of it, the store is readable, and the same call completes it."""
-    write, done = extension.write_json, itertools.count()
+    write, done = upkeep.write_json, itertools.count()
 
     def writing(file, content):
         if next(done) == (0 if part == "root" else 3):
@@ -191,7 +188,7 @@ def test_an_extension_is_seen_at_once(monkeypatch, store, expected, part):
         write(file, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(extension, "write_json", writing)
+        patch.setattr(upkeep, "write_json", writing)
         with pytest.raises(Broken):
             swept(store, seeds=75)
     with xr.open_zarr(store, chunks=None) as plain:
@@ -359,7 +356,7 @@ def test_two_interrupts_stop_at_once(monkeypatch, tmp_path):
 HOLD = """
 import sys, time
 from pathlib import Path
-from jaxfact.store.claims import claimed
+from jaxfact.store.marks import claimed
 from jaxfact.store.layout import Layout
 with claimed(Layout(Path(sys.argv[1])), (0, 0, 0, 2), tidy=lambda: None):
     print("held", flush=True)
@@ -422,38 +419,6 @@ def test_two_processes_share_a_sweep(tmp_path, undisturbed):
     assert survival.runs_made(path) == 4500
     assert len({work["pid"] for _, mark in marks(path) for work in mark.work}) == 2
     assert survival.contents(path) == undisturbed
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32, np.int8, bool])
-def test_shards_are_what_zarr_writes(tmp_path, dtype):
-    """Zarr writes the same bytes, and reads back what was put in."""
-    values = np.random.default_rng(0).integers(0, 2, (3, 1, 80, 60)).astype(dtype)
-    for shape in ((3, 1, 80, 60), (1, 1, 10, 60)):
-        made, parts = values[: shape[0], :, : shape[2]], shards.parts_of(shape)
-        array = zarr.create_array(
-            tmp_path / str(shape[0]), shape=shape, dtype=dtype, chunks=parts, shards=shape, compressors=[Crc32cCodec()]
-        )
-        array[...] = made
-        file = tmp_path / str(shape[0]) / "c" / "0" / "0" / "0" / "0"
-        theirs = file.read_bytes()
-        file.write_bytes(b"".join(shards.shard_of(made, parts)))
-        np.testing.assert_array_equal(array[...], made)
-        assert file.read_bytes() == theirs
-    assert shards.parts_of((3, 1, 80, 60)) == (1, 1, 80, 60)
-
-
-def test_tiles_cover_all_runs_once():
-    for axes, seeds, runs in (((), 10, 4), ((3, 2), 60, 72), ((5, 7), 3, 6), ((5000,), 2, 4096)):
-        blocks = blocks_of(axes, seeds, runs)
-        assert np.prod(blocks) <= runs
-        assert all(block >= 1 for block in blocks)
-        grid = Grid({str(k): np.arange(length) for k, length in enumerate(axes)}, np.arange(seeds), blocks)
-        covered = np.zeros(grid.shape, int)
-        for tile in grid.tiles(0):
-            covered[np.ix_(*grid.box(tile))] += 1
-        assert (covered == 1).all()
-    assert blocks_of((3, 2), 60, 72) == (3, 2, 12)
-    assert blocks_of((5000,), 2, 4096) == (4096, 1)
 
 
 def test_out_of_memory_says_what_fits(monkeypatch, tmp_path):

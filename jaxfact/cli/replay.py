@@ -36,7 +36,7 @@ def replay(
 
     The text of the experiment's file that the store holds is executed: trust a store as you would trust a script.
     """
-    chosen: dict[str, Any] = {"seed": seed, "variant": variant, **dict(map(_axis_value, point or []))}
+    chosen: dict[str, Any] = {"seed": seed, "variant": variant, "axes": dict(map(_axis_value, point or []))}
     if out is not None:
         _check_new(out)
     _configure_as(store)

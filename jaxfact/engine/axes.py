@@ -1,22 +1,29 @@
 """What the axes and the seeds of a sweep may be."""
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from jaxfact.inputs import positive_integer, problem_with
 
 Values = Sequence[float] | np.ndarray
+Value = TypeVar("Value")
+
+
+def both_given(given: Mapping[str, Value] | None, named: Mapping[str, Value]) -> dict[str, Value]:
+    """Return what was given of each axis as a mapping, then by keyword; refuse a name twice."""
+    mapping = {} if given is None else dict(given)
+    if twice := sorted(mapping.keys() & named.keys()):
+        raise problem_with("axes", twice[0], "is given by keyword too", "give it once")
+    return {**mapping, **named}
 
 
 def axes_of(
     given: Mapping[str, Values] | None, named: Mapping[str, Values], taken: Sequence[str]
 ) -> dict[str, np.ndarray]:
     """Return the axes given as a mapping, then those given by keyword; refuse a name twice, or one that is taken."""
-    mapping = {} if given is None else dict(given)
-    if twice := sorted(mapping.keys() & named.keys()):
-        raise problem_with("axes", twice[0], "is given by keyword too", "give it once")
-    axes = {**mapping, **named}
+    axes = both_given(given, named)
     for name in axes:
         if not isinstance(name, str) or not name.isidentifier():
             raise problem_with("axes", repr(name), "needs names of the experiment's parameters", "give strings")

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxfact.engine.axes import both_given
 from jaxfact.engine.experiment import Experiment
 from jaxfact.inputs import problem_with
 from jaxfact.jobs.replay import StoredRun
@@ -17,6 +18,7 @@ from jaxfact.numerics.draws import key_of
 from jaxfact.problems.compression import Compressed
 from jaxfact.problems.factorization import Factorization
 from jaxfact.problems.factors import Factors
+from jaxfact.results.whole import whole_file
 
 _SCALES = (1.0, 1e-6, 1e6)  # a method that clips or waits differs at one of them
 _EXACT = 1e-10
@@ -75,7 +77,8 @@ def numpy_script(
     variant: str | None = None,
     experiment: Experiment | Mapping[str, Experiment] | None = None,
     record: Records | None = None,
-    **axes: float,
+    axes: Mapping[str, float] | None = None,
+    **more_axes: float,
 ) -> Path:
     """Write one run of a store as a NumPy script, and its start and target as .npz beside it; return the script's path.
 
@@ -90,7 +93,8 @@ def numpy_script(
     for file in files:
         if file.exists():
             raise problem_with("path", file, "exists already", "choose another path, or remove it")
-    again = StoredRun(store, seed, variant, experiment, record, axes)
+    point = both_given(axes, more_axes)
+    again = StoredRun(store, seed, variant, experiment, record, point)
     problem, transformation = again.ingredients
     if not isinstance(problem, Factorization):
         raise problem_with("problem", type(problem).__name__, "only a Factorization is written so", "use replay")
@@ -101,7 +105,7 @@ def numpy_script(
     replayed = again.replay()
     hits = replayed.run.hit[np.isfinite(replayed.run.hit)]
     steps = hits.values.astype(int)
-    named = [*([] if variant is None else [variant]), f"seed {seed}", *(f"{name}={x}" for name, x in axes.items())]
+    named = [*([] if variant is None else [variant]), f"seed {seed}", *(f"{name}={x}" for name, x in point.items())]
     text = _SCRIPT.format(
         title=f"{again.path.name}: {', '.join(named)}",
         rule=rule,
@@ -112,11 +116,13 @@ def numpy_script(
         update=(_BALANCED if rule.weight else _PLAIN).format(**rule._asdict()),
     )
     U, V = (factor[0] for factor in replayed.factors)
-    path.write_text(text, encoding="utf-8")
-    np.savez(
-        files[1], U=U, V=V, target=_target(problem), level=hits.level.values, step=steps,
-        distance=replayed.distance[steps], loss=replayed.loss[-1],
-    )  # fmt: skip
+    with whole_file(files[0]) as script, whole_file(files[1]) as numbers:
+        script.write_text(text, encoding="utf-8")
+        with numbers.open("wb") as file:
+            np.savez(
+                file, U=U, V=V, target=_target(problem), level=hits.level.values, step=steps,
+                distance=replayed.distance[steps], loss=replayed.loss[-1],
+            )  # fmt: skip
     return path
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import optax
 import xarray as xr
 
+from jaxfact.engine.axes import both_given
 from jaxfact.engine.experiment import Experiment
 from jaxfact.engine.lanes import Found, Tile, Work
 from jaxfact.engine.levels import as_tolerance
@@ -59,11 +60,13 @@ def replay(
     variant: str | None = None,
     experiment: Experiment | Mapping[str, Experiment] | None = None,
     record: Records | None = None,
-    **axes: float,
+    axes: Mapping[str, float] | None = None,
+    **more_axes: float,
 ) -> Replay:
     """Run one run of a store again, and return every step of it.
 
-    `variant` is needed where there are several, and one value of every axis. `experiment` is what the sweep was given;
+    `variant` is needed where there are several, and one value of every axis, by keyword or, for names that collide with
+    arguments, in the mapping `axes`. `experiment` is what the sweep was given;
     without it the text that the store holds of the experiment's file is executed, up to where it sweeps: so trust a
     store as you would trust a script. `record` is needed for records that are neither of this library nor of the file
     the experiment is in. All factors of all steps are kept in memory, in √σ₁.
@@ -71,7 +74,7 @@ def replay(
     Raises ValueError for a run that the store does not hold or has not finished, and for an experiment or settings that
     are not those of the store; RuntimeError where a number differs from the stored one in any bit.
     """
-    return StoredRun(store, seed, variant, experiment, record, axes).replay()
+    return StoredRun(store, seed, variant, experiment, record, both_given(axes, more_axes)).replay()
 
 
 class StoredRun:
@@ -90,7 +93,7 @@ class StoredRun:
         axes: Mapping[str, float],
     ):
         self.path: Path = Path(store)
-        Layout.of(self.path, "give the path that sweep(store=) was given")
+        layout = Layout.of(self.path, "give the path that sweep(store=) was given")
         runs = open_results(store)
         self._all = runs.attrs
         self._variants = _check_variant(runs, variant)
@@ -105,7 +108,7 @@ class StoredRun:
         self.part: Part = self._read(experiment, record)
         point = {name: self._axes[name][[place[name]]] for name in self._axes}
         self.work: Work = self.part.runs(point, np.asarray([seed]))
-        size = max(self.part.rules.lanes, math.prod(runs.attrs["tile"]))
+        size = max(self.part.rules.lanes, math.prod(layout.blocks()))
         self._program = Program(self.part.reading, self.part.rules, self.work, size)
         self.differences: dict[str, str] = self._check_program()
 

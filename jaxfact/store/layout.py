@@ -20,6 +20,9 @@ from jaxfact.inputs import problem_with
 from jaxfact.results.whole import whole_file
 
 TILES = "tiles"
+BLOCKS = "tile"
+"""The attribute that holds the lengths of a tile."""
+
 _METADATA = "zarr.json"
 
 Tile = tuple[int, ...]
@@ -80,6 +83,10 @@ class Layout(NamedTuple):
     def attributes(self) -> dict[str, Any]:
         """Return what the store says of the sweep."""
         return read_json(self.root)["attributes"]
+
+    def blocks(self) -> tuple[int, ...]:
+        """Return the lengths of a tile along the axes and the seeds."""
+        return tuple(self.attributes()[BLOCKS])
 
     def arrays(self) -> dict[str, dict[str, Any]]:
         """Return the metadata of every variable, as the root has them."""

@@ -5,19 +5,23 @@ import queue
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+import jax
 import numpy as np
+import xarray as xr
 
 from jaxfact.engine.lanes import Found, Work
+from jaxfact.engine.outcomes import Rules
+from jaxfact.engine.reading import Reading
 from jaxfact.engine.tiles import Task
-from jaxfact.store import claims
-from jaxfact.store.grid import Box, size
+from jaxfact.results.labels import along_runs
+from jaxfact.store import marks
+from jaxfact.store.grid import Box, Grid, size
 from jaxfact.store.layout import Tile
-from jaxfact.store.parts import Part, results_in, runs_in
-from jaxfact.store.tilestore import TileStore
+from jaxfact.store.tilestore import Results, TileStore
 
 _PAUSE = 0.2
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -28,6 +32,22 @@ class StoreError(OSError):
 
     def __str__(self) -> str:
         return str(self.strerror)
+
+
+class Part(Protocol):
+    """One experiment of a sweep: how it is read, how its runs end, and what is written beside its results."""
+
+    reading: Reading
+    rules: Rules
+    attributes: dict[str, Any]
+
+    def runs(self, axes: Mapping[str, np.ndarray], seeds: np.ndarray) -> Work:
+        """Return seeds and points of runs, of which the points run fastest."""
+        ...
+
+    def labelled(self, found: Found, axes: Mapping[str, np.ndarray], seeds: np.ndarray) -> xr.Dataset:
+        """Return the results of such runs as a dataset."""
+        ...
 
 
 class MemoryQueue:
@@ -115,7 +135,7 @@ class StoreQueue:
 
     def keep(self, task: Task, found: Found, seconds: float) -> None:
         """Write a tile's results and mark it. Raises StoreError where that is not possible."""
-        results = results_in(self._part, self._store.grid, self._claims[task.name].boxes, found)
+        results = _results_in(self._part, self._store.grid, self._claims[task.name].boxes, found)
         facts = {"seconds": round(seconds, 3), "run_steps": found.run_steps}
         try:
             self._store.write(task.name, results, facts)  # pyright: ignore[reportArgumentType]
@@ -137,14 +157,14 @@ class StoreQueue:
             self.done += size(self._store.grid.box(tile))
             return None
         self._claims[tile] = _Claim(boxes, claim)
-        return Task(tile, runs_in(self._part, self._store.grid, boxes))
+        return Task(tile, _runs_in(self._part, self._store.grid, boxes))
 
     def _tell(self) -> None:
         """Say once who is waited for."""
         if self._told or not self._left or self._claims:
             return
         self._told = True
-        owner = claims.owner(self._store.layout, self._left[0]) or "another process"
+        owner = marks.owner(self._store.layout, self._left[0]) or "another process"
         warnings.warn(
             f"{self._store.path}: waiting for {len(self._left)} tiles, of which {owner} has one", stacklevel=2
         )
@@ -157,3 +177,22 @@ class StoreQueue:
             f"{self._store.path}: {reason}; {held} of {total} runs are safe there: make room and repeat the call, "
             "which makes the others alone"
         )
+
+
+def _runs_in(part: Part, grid: Grid, boxes: Sequence[Box]) -> Work:
+    """Return the runs of some boxes, one box after the other."""
+    works = [part.runs(*grid.at(box)) for box in boxes]
+    seeds, points = jax.tree.map(lambda *xs: np.concatenate(xs), *[(w.seeds, dict(w.points)) for w in works])
+    return works[0]._replace(seeds=seeds, points=points, count=np.asarray(sum(map(size, boxes)), np.int32))
+
+
+def _results_in(part: Part, grid: Grid, boxes: Sequence[Box], found: Found) -> list[tuple[Box, Results]]:
+    """Return what was found in such boxes, as a store takes it."""
+    parts, begin = [], 0
+    for box in boxes:
+        rows = found.rows(slice(begin, begin + size(box)))
+        begin += size(box)
+        lengths = dict(zip(grid.axes, map(len, box), strict=False))
+        variables = along_runs(rows, part.rules, lengths, part.reading.findings.is_pair)
+        parts.append((box, Results(np.asarray(part.rules.levels), variables)))
+    return parts

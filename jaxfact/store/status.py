@@ -8,9 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from jaxfact.store.claims import owners
 from jaxfact.store.layout import Layout, dims_of
-from jaxfact.store.marks import marks
+from jaxfact.store.marks import marks, owners
 
 _RECENT = 20  # tiles whose pace tells the time left
 

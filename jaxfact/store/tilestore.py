@@ -17,7 +17,7 @@ import zarr
 
 from jaxfact.engine.outcomes import OUTCOMES
 from jaxfact.results.whole import remains, whole_file
-from jaxfact.store import claims
+from jaxfact.store import marks
 from jaxfact.store.grid import Box, Grid, size
 from jaxfact.store.layout import Layout, Tile, dims_of
 from jaxfact.store.marks import Mark, now, read_mark, unmark, write_mark
@@ -50,7 +50,7 @@ class TileStore:
                 if "seed" in dims_of(metadata) and name != "seed"
             }
         axes = {name: np.asarray(group[name]) for name in attributes["axes"]}
-        self.grid: Grid = Grid(axes, np.asarray(group["seed"]), tuple(attributes["tile"]))
+        self.grid: Grid = Grid(axes, np.asarray(group["seed"]), self.layout.blocks())
         self.variants: list[str] = attributes["variants"] or [""]
         self._levels = np.asarray(group["level"])
 
@@ -84,7 +84,7 @@ class TileStore:
     @contextmanager
     def claimed(self, tile: Tile) -> Iterator[bool]:
         """Take a tile for the time of the block; false where another thread or process has it."""
-        with claims.claimed(self.layout, tile, partial(self._tidy, tile)) as mine:
+        with marks.claimed(self.layout, tile, partial(self._tidy, tile)) as mine:
             yield mine
 
     def write(self, tile: Tile, parts: Sequence[tuple[Box, Results]], facts: Mapping[str, Any]) -> None:
@@ -101,7 +101,7 @@ class TileStore:
         mark = Mark(
             covers=[positions.stop for positions in self.grid.box(tile)],
             outcomes=counts,
-            work=[*(past.work if past else ()), {**facts, "runs": len(codes), "date": now(), **claims.here()}],
+            work=[*(past.work if past else ()), {**facts, "runs": len(codes), "date": now(), **marks.here()}],
             files={str(file.relative_to(self.path)): file.stat().st_size for file in files},
         )
         write_mark(self.layout, tile, mark)

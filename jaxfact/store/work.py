@@ -1,9 +1,11 @@
 """A sweep with a store: what it does not hold is run into it, and what was asked for is opened."""
 
 import math
+import signal
+import threading
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,16 +16,12 @@ from jaxfact.engine.program import Program
 from jaxfact.engine.tiles import Progress
 from jaxfact.inputs import problem_with
 from jaxfact.results.files import open_results
-from jaxfact.results.labels import describe
-from jaxfact.store.creation import create
-from jaxfact.store.extension import admit, extend
+from jaxfact.results.labels import describe, join
 from jaxfact.store.grid import Grid, blocks_of
-from jaxfact.store.interrupts import drained_by_signals
 from jaxfact.store.layout import Layout
-from jaxfact.store.mending import mend
-from jaxfact.store.parts import Part, template
-from jaxfact.store.queues import StoreQueue
+from jaxfact.store.queues import Part, StoreQueue
 from jaxfact.store.tilestore import TileStore
+from jaxfact.store.upkeep import admit, create, extend, mend
 
 _TILE = 4096
 _TIMES: tuple[str, ...] = ("compile_seconds", "run_seconds")
@@ -56,7 +54,7 @@ def run_into(path: Path, parts: Sequence[Part], request: Request) -> xr.Dataset:
         Program(part.reading, part.rules, part.runs(first.axes, first.seeds), max(part.rules.lanes, math.prod(blocks)))
         for part in parts
     ]
-    form = template(parts, programs, request.variants, first)
+    form = _template(parts, programs, request.variants, first)
     if not path.exists():
         with suppress(FileExistsError):  # another process was faster
             create(path, Grid(request.axes, request.seeds, blocks), form)
@@ -74,16 +72,30 @@ def progress_of(progress: Progress | None, place: int, count: int) -> Progress |
     return progress and (lambda done, total: progress(place * total + done, count * total))
 
 
+def _template(
+    parts: Sequence[Part], programs: Sequence[Program], variants: Sequence[str] | None, first: Grid
+) -> xr.Dataset:
+    """Return the dataset of the one run of a grid by each variant, for its form and its attributes."""
+    blank = [
+        part.labelled(program.blank, first.axes, first.seeds).assign_attrs(
+            {**part.attributes, "program": program.fingerprint}
+        )
+        for part, program in zip(parts, programs, strict=True)
+    ]
+    whole = blank[0] if variants is None else join(blank, variants)
+    return whole.assign_attrs(variants=variants)
+
+
 def _blocks(path: Path, parts: Sequence[Part], request: Request) -> tuple[int, ...]:
     """Return the lengths of a tile: those that the store has, where there is one."""
     if not path.exists():
         most = request.tile_runs or max(_TILE, *(part.rules.lanes for part in parts))
         return blocks_of([len(values) for values in request.axes.values()], len(request.seeds), most)
-    blocks = Layout.of(path, "choose a path where nothing is yet").attributes()["tile"]
+    blocks = Layout.of(path, "choose a path where nothing is yet").blocks()
     if request.tile_runs is not None and math.prod(blocks) > request.tile_runs:
         held = f"the tiles of {path} have {math.prod(blocks)} runs"
         raise problem_with("tile_runs", request.tile_runs, held, "leave it out, or begin a new store")
-    return tuple(blocks)
+    return blocks
 
 
 def _run(
@@ -115,3 +127,35 @@ def _timed(seconds: Sequence[Mapping[str, float]], variants: Sequence[str] | Non
     if variants is None:
         return {name: ((), seconds[0][name]) for name in _TIMES}
     return {name: ("variant", [of_variant[name] for of_variant in seconds]) for name in _TIMES}
+
+
+@contextmanager
+def drained_by_signals(program: Program, path: Path) -> Iterator[None]:
+    """Finish the tiles in flight at the first interrupt or SIGTERM, stop at once at the second.
+
+    Raises KeyboardInterrupt that says how to go on, where the block was cut short.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+
+    def handle(number: int, _: object) -> None:
+        caught.append(number)
+        program.drain()
+        if len(caught) > 1:
+            raise KeyboardInterrupt(f"stopped at once; {_resume(path)}")
+        warnings.warn("finishing the tiles in flight; interrupt again to stop at once", stacklevel=2)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if caught:
+        raise KeyboardInterrupt(f"stopped; {_resume(path)}")
+
+
+def _resume(path: Path) -> str:
+    return f"what is in {path} is safe: repeat the call, which makes the other runs alone"
