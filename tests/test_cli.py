@@ -217,7 +217,7 @@ BAD_MATRIX = {
     "missing.npy": "missing.npy: does not exist",
     "a.xyz": "needs one of .npy",
     "text.csv": "rows of numbers",
-    "ragged.csv": "rows of numbers, all of the same length",
+    "ragged.csv": "rows of numbers of equal length",
     "nan.npy": "nan.npy: has missing entries; say jaxfact complete .*nan.npy",
     "flat.npy": "m×n matrix",
     "deep.npy": "m×n matrix",

@@ -191,5 +191,5 @@ def test_a_notebook_shows_tables_and_figures(found, page):
 
 
 def test_what_is_no_result_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="is no Zarr 3 store"):
+    with pytest.raises(ValueError, match="is not a Zarr 3 store"):
         jf.report(tmp_path)

@@ -100,5 +100,5 @@ def test_nothing_is_overwritten(tmp_path, runs):
 def test_only_stores_are_opened(tmp_path, name):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("{}")
-    with pytest.raises(ValueError, match=rf"{name}: is no Zarr 3 store"):
+    with pytest.raises(ValueError, match=rf"{name}: is not a Zarr 3 store"):
         jf.open_results(tmp_path / name)

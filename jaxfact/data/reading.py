@@ -198,7 +198,7 @@ def _unreadable(path: Path, error: Exception) -> ValueError:
     if "allow_pickle" in detail:
         return problem_with("file", path, "holds Python objects, which are never unpickled", "save plain numbers")
     if path.suffix.lower() in (".csv", ".tsv"):
-        needed = "needs rows of numbers, all of the same length"
+        needed = "needs rows of numbers of equal length"
         instead = "drop headers and text, fill short rows, and give no entry twice"
     else:
         needed, instead = f"cannot be read as {path.suffix}", "check that it is complete and holds one array"

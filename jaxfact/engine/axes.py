@@ -12,7 +12,7 @@ Values = Sequence[float] | np.ndarray
 def axes_of(
     given: Mapping[str, Values] | None, named: Mapping[str, Values], taken: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """Return the axes given as a mapping, then those given by keyword; refuse a name twice, or one that is taken."""
+    """Return the axes given as a mapping, then those given by keyword; refuse a repeated name, or one that is taken."""
     mapping = {} if given is None else dict(given)
     if twice := sorted(mapping.keys() & named.keys()):
         raise problem_with("axes", twice[0], "is given by keyword too", "give it once")
