@@ -338,7 +338,7 @@ def _check_places(rows: ArrayLike, columns: ArrayLike, m: int, n: int) -> None:
     """Refuse places outside the matrix, and repeated ones; traced ones pass."""
     if np.ndim(rows) != 1 or np.shape(rows) != np.shape(columns) or np.size(rows) == 0:
         given = f"shapes {np.shape(rows)} and {np.shape(columns)}"
-        raise problem_with("rows, columns", given, "needs one row and one column per entry", "give two 1-D arrays")
+        raise problem_with("rows, columns", given, "needs one row and column per entry", "give two 1-D arrays")
     if isinstance(rows, Tracer) or isinstance(columns, Tracer):
         return
     rows, columns = np.asarray(rows), np.asarray(columns)

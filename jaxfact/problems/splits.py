@@ -1,4 +1,4 @@
-"""Completion with some known entries kept back: many splits of one matrix, in one layout and one compiled program."""
+"""Completion with some known entries held out: many splits of one matrix, in one layout and one compiled program."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
