@@ -140,7 +140,7 @@ def compile_for_h100(function: Callable, arguments: tuple, devices: int = 1) -> 
         compiled = jax.jit(function).lower(*placed).compile(compiler_options={"xla_dump_to": folder})
         ptx = "\n".join(path.read_text() for path in sorted(Path(folder).glob("*.ptx")))
     if not ptx:
-        raise RuntimeError("the compiler wrote no PTX, so that TF32 cannot be looked for")
+        raise RuntimeError("the compiler wrote no PTX, so TF32 cannot be looked for")
     return Compiled(compiled.as_text(), ptx, compiled.memory_analysis().temp_size_in_bytes)
 
 

@@ -218,7 +218,7 @@ BAD_MATRIX = {
     "a.xyz": "needs one of .npy",
     "text.csv": "rows of numbers",
     "ragged.csv": "rows of numbers of equal length",
-    "nan.npy": "nan.npy: has missing entries; say jaxfact complete .*nan.npy",
+    "nan.npy": "nan.npy: has missing entries; run jaxfact complete .*nan.npy",
     "flat.npy": "m×n matrix",
     "deep.npy": "m×n matrix",
     "complex.npy": "needs real numbers",

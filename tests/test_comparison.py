@@ -163,7 +163,7 @@ def test_a_fourth_method_is_a_row(monkeypatch):
 @pytest.mark.parametrize(
     ("problem", "words"),
     [
-        (np.eye(3), r"problem=ndarray: needs a problem; say jf\.Factorization\(matrix\); jf\.complete"),
+        (np.eye(3), r"problem=ndarray: needs a problem; pass jf\.Factorization\(matrix\); jf\.complete"),
         (
             jf.Completion.from_matrix(np.where(np.eye(3) > 0, np.nan, 1.0)),
             r"problem=Completion: needs a known truth; jf\.complete",
