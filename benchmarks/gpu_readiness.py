@@ -226,7 +226,7 @@ def _shapes(tree: tuple) -> tuple:
 
 def _measured(function: Callable, arguments: tuple, trips: int | None) -> dict:
     compiled = compile_for_h100(function, arguments)
-    # The engine chooses how often its loop runs as it goes, so that the loop cannot be told by its count.
+    # The engine chooses how often its loop runs as it goes, so that the loop cannot be recognised by its count.
     kernels, copies = launches(compiled.hlo, trips) if trips else ("-", "-")
     return {
         "kernels_per_step": kernels,
