@@ -75,7 +75,7 @@ def words(text: str) -> str:
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory) -> dict[str, Ended]:
-    """Run the command twice at the same time, each on one core, as a device more is a compilation more."""
+    """Run the command twice at the same time, each on one core, as one more device is one more compilation."""
     pin = getattr(os, "sched_setaffinity", lambda *_: None)
     cores = getattr(os, "sched_getaffinity", lambda _: {0})(0)
     started = {}

@@ -214,8 +214,8 @@ def test_a_script_is_executed_up_to_its_sweep(capsys):
 
 @pytest.mark.parametrize(("method", "rtol"), [("plain", 1e-9), ("balanced", 1e-3)])
 def test_a_numpy_script_repeats_the_run(store, tmp_path, method, rtol):
-    """Rounding moves factors of size 1 by ε a step and a descent forgets it in 1/η steps: ε/η beside the last level of
-    1e-3 is 2e-4 in float32 and 1e-12 in float64."""
+    """Rounding moves factors of size 1 by ε per step and a descent forgets it in 1/η steps: ε/η beside the last level
+    of 1e-3 is 2e-4 in float32 and 1e-12 in float64."""
     script = jf.numpy_script(store, tmp_path / "run", seed=SEED, variant=method, step_size=0.3)
     lines = script.read_text().splitlines()
     assert [x for x in lines if "import " in x] == ["from pathlib import Path", "import numpy as np"]
@@ -241,7 +241,7 @@ WRITTEN = {"gradient descent": 0, "balanced": 1 / 8, "balancing in a chain": 1 /
 
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_are_known_by_their_steps(name):
-    """Momentum, Adam, ScaledGD, schedules, alternation and noise are none of those that are written in NumPy."""
+    """Momentum, Adam, ScaledGD, schedules, alternation and noise are not among those written in NumPy."""
     method = METHODS[name](0.3)
     if name in WRITTEN:
         assert descent_of(method, PROBLEM, 2) == Descent(0.3, WRITTEN[name])
@@ -270,7 +270,7 @@ def test_the_command(call, store, tmp_path):
 
 
 def test_mistakes_at_the_command_line(call, store, altered, tmp_path):
-    """One line each: 2 for the user's, 1 where the numbers are not those of the store."""
+    """One line each: 2 for the user's, 1 where the numbers are not those in the store."""
     words = ["--seed", SEED, "step_size=0.3", "--variant", "plain"]
     for message, given in {
         "Missing option '--seed'": [store],

@@ -31,7 +31,7 @@ needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrom
 def found() -> jf.Comparison:
     problem = jf.Factorization([1.0, 0.5], shape=(6, 5))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "local_devices", lambda: jax.devices()[:1])  # a device more is a compilation more
+        patch.setattr(jax, "local_devices", lambda: jax.devices()[:1])  # one more device is one more compilation
         return jf.compare(problem, ComparisonSettings(width=2, seeds=6, max_steps=400))
 
 

@@ -94,7 +94,7 @@ def test_orthogonal_frames_are_exact(low, width):
 
 
 def test_orthogonal_is_haar():
-    """A Haar matrix of O(3) has mean 0, entry variance ⅓, E tr = 0 and E tr² = 1; raw Householder QR has not."""
+    """A Haar matrix of O(3) has mean 0, entry variance ⅓, E tr = 0 and E tr² = 1; raw Householder QR does not."""
     problem = jf.Factorization(np.array([1.0]), shape=(3, 3))
     ((U, V),) = draws(problem, jf.starts.Orthogonal(3, 1.0))
     raw = np.linalg.qr(np.random.default_rng(0).normal(size=(len(KEYS), 3, 3)))[0]

@@ -22,7 +22,7 @@ def runs() -> xr.Dataset:
         return lambda step_size: jf.Run(problem, jf.starts.Gaussian(2, scale=0.1), method(step_size))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "local_devices", lambda: jax.devices()[:1])  # a device more is a compilation more
+        patch.setattr(jax, "local_devices", lambda: jax.devices()[:1])  # one more device is one more compilation
         return jf.sweep(
             {
                 "plain": experiment(jf.methods.gradient_descent),
