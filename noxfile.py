@@ -40,7 +40,7 @@ def newest_python() -> str | None:
 
 
 def floors() -> list[str]:
-    """Return the least version of every dependency of the package and of its tests, as constraints."""
+    """Return the lowest version of every dependency of the package and of its tests, as constraints."""
     lines = [*PROJECT["dependencies"], *EXTRAS["export"], *EXTRAS["test"]]
     found = [Requirement(line) for line in lines if not line.startswith(PROJECT["name"])]
     if unbounded := [str(item) for item in found if [bound.operator for bound in item.specifier] != [">="]]:
@@ -75,7 +75,7 @@ def types(session: nox.Session) -> None:
     session.run("pyright", "--verifytypes", PROJECT["name"], "--ignoreexternal")
 
 
-# The README's command calls pip, which an environment of uv has not.
+# The README's command calls pip, which an environment made by uv lacks.
 @nox.session(venv_backend="venv")
 def tests(session: nox.Session) -> None:
     """Run the README's test command, word for word."""
@@ -84,7 +84,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(name="floors", python="3.11")
 def at_the_floors(session: nox.Session) -> None:
-    """Test the surface with the least version of every dependency; all with `-- --full`."""
+    """Test the surface with the lowest version of every dependency; all with `-- --full`."""
     constraints = Path(session.create_tmp(), "floors.txt")
     constraints.write_text("\n".join(floors()) + "\n", encoding="utf-8")
     session.install("-e", ".[test]", "-c", str(constraints))

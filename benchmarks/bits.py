@@ -50,7 +50,7 @@ def arrays(problem_name: str, method_name: str) -> dict[str, np.ndarray]:
 
 
 def _forget_programs() -> None:
-    """Empty the cache of compiled programs: it once took one for another whose state was of another kind."""
+    """Empty the cache of compiled programs: it once took one for another with a different kind of state."""
     for name in ("jaxfact.tiles", "jaxfact.engine.program"):
         with contextlib.suppress(ModuleNotFoundError):
             importlib.import_module(name)._compiled.cache_clear()

@@ -52,7 +52,7 @@ class Case(NamedTuple):
 
 
 def ratings_mask(m: int, n: int, count: int) -> np.ndarray:
-    """Return a mask of about `count` entries whose rows and columns are as uneven as those of ratings."""
+    """Return a mask of about `count` entries whose rows and columns are as uneven like those of ratings."""
     rng = np.random.default_rng(0)
     rows, columns = rng.lognormal(0, 1.3, m), 1 / (10 + rng.permutation(n))
     weights = np.outer(rows / rows.sum(), columns / columns.sum())
@@ -71,7 +71,7 @@ def build(name: str, seeds: int) -> tuple[Case, dict[str, jf.Completion]]:
     rows, columns = np.nonzero(mask)
     values = np.sum(factors[0][rows] * factors[1][columns], axis=1).astype(np.float32)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # some rows and columns are empty, as those of ratings
+        warnings.simplefilter("ignore")  # some rows and columns are empty, as in ratings
         problems = {
             label: jf.Completion(rows, columns, values, mask.shape, dense=dense)
             for label, dense in ((SPARSE, False), (DENSE, True), ("by itself", None))
@@ -167,7 +167,7 @@ def swept(problem: jf.Completion, step_size: float, seeds: int, steps: int) -> t
 
 
 def measure(name: str, options: argparse.Namespace) -> dict:
-    """Check that all agree, time each, and return run-steps a second."""
+    """Check that all agree, time each, and return run-steps per second."""
     case, problems = build(name, options.seeds)
     picked = DENSE if problems.pop("by itself").is_dense else SPARSE
     large, step_size = name == RATINGS, STEP_SIZES[name]

@@ -57,7 +57,7 @@ def contenders_of(case: peers.Case, process: ProcessPoolExecutor) -> tuple[list[
     if compiler:
         found += peers.kernel_contenders(case, compiler)
     else:
-        skipped.append("C kernel: skipped, there is none of cc, gcc and clang")
+        skipped.append("C kernel: skipped, none of cc, gcc and clang is installed")
     return found, skipped
 
 
@@ -67,7 +67,7 @@ def check(case: peers.Case, contenders: list[peers.Contender]) -> float:
     U, V = (X[:count].astype(float) for X in (case.U, case.V))
     expected = peers.losses(case.values, *peers.residual_form(U, V, case.values, case.step_size, CHECK_STEPS))
     worst = 0.0
-    # One program may stand in the table twice.
+    # One program may appear in the table twice.
     for contender in {id(contender.run): contender for contender in contenders}.values():
         found = contender.run(min(count, contender.starts), CHECK_STEPS).losses
         deviation = float(np.max(np.abs(found / expected[: len(found)] - 1)))
@@ -92,7 +92,7 @@ def steps_for(contender: peers.Contender, seconds: float) -> int:
 
 
 def measure(case: peers.Case, contenders: list[peers.Contender], repeats: int, seconds: float) -> list[dict]:
-    """Time every contender once a round, so that a drift of the machine meets all of them."""
+    """Time every contender once per round, so that a drift of the machine meets all of them."""
     steps = [steps_for(contender, seconds) for contender in contenders]
     rounds = [[c.run(c.starts, n) for c, n in zip(contenders, steps, strict=True)] for _ in range(repeats)]
     return [summary(c, n, case, runs) for c, n, runs in zip(contenders, steps, zip(*rounds, strict=True), strict=True)]

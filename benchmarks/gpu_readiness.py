@@ -140,7 +140,7 @@ def compile_for_h100(function: Callable, arguments: tuple, devices: int = 1) -> 
         compiled = jax.jit(function).lower(*placed).compile(compiler_options={"xla_dump_to": folder})
         ptx = "\n".join(path.read_text() for path in sorted(Path(folder).glob("*.ptx")))
     if not ptx:
-        raise RuntimeError("the compiler wrote no PTX, so that TF32 cannot be looked for")
+        raise RuntimeError("the compiler wrote no PTX, so TF32 cannot be looked for")
     return Compiled(compiled.as_text(), ptx, compiled.memory_analysis().temp_size_in_bytes)
 
 
@@ -226,7 +226,7 @@ def _shapes(tree: tuple) -> tuple:
 
 def _measured(function: Callable, arguments: tuple, trips: int | None) -> dict:
     compiled = compile_for_h100(function, arguments)
-    # The engine chooses how often its loop runs as it goes, so that the loop cannot be told by its count.
+    # The engine chooses how often its loop runs as it goes, so that the loop cannot be recognised by its count.
     kernels, copies = launches(compiled.hlo, trips) if trips else ("-", "-")
     return {
         "kernels_per_step": kernels,

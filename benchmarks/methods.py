@@ -55,7 +55,7 @@ def numpy_seconds(U: np.ndarray, V: np.ndarray, values: np.ndarray, steps: int) 
 
 
 def measure(options: argparse.Namespace) -> dict:
-    """Time every method once a round, and return run-steps a second."""
+    """Time every method once per round, and return run-steps per second."""
     values = np.linspace(1, 0.5, options.rank, dtype=np.float32)
     problem = jf.Factorization(values, shape=options.shape)
     U, V = jax_peers.drawn(problem, options.width, SCALE, options.starts)

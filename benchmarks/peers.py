@@ -45,7 +45,7 @@ class Case(NamedTuple):
 
 
 class Timed(NamedTuple):
-    """Losses of the first runs, seconds of the steps alone, of what came before them, and on the wall."""
+    """Losses of the first runs, and seconds: of the steps alone, of what came before them, and by the wall clock."""
 
     losses: np.ndarray
     seconds: float
@@ -224,7 +224,7 @@ def kernel_contenders(case: Case, compiler: str) -> list[Contender]:
             partial(_run_kernel, small, library, lanes, count),
             case.starts,
             (4, 2**31),
-            f"{lanes} runs a vector",
+            f"{lanes} runs per vector",
         )
         for count in sorted({1, CORES})
     ]

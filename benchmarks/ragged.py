@@ -1,7 +1,7 @@
 """Tests the claim that a queue of runs beats lockstep where runs differ in length: many step sizes in one sweep.
 
 The opponents run on the same compressed problem, from the same starts, on all cores, and stop a run at the first check
-where it has arrived: one batch of all runs, which lasts as long as its slowest, and one batch for each step size. Each
+where it has arrived: one batch of all runs, which lasts as long as its slowest, and one batch per step size. Each
 is written twice: as a `while_loop` of one run under `vmap`, as usual, and with jaxfact's own step in small blocks of
 lanes, so that only the queue differs. jaxfact also watches each run for some steps after its arrival, and draws its
 starts.
@@ -25,7 +25,7 @@ from jax import lax
 import jaxfact as jf
 
 TOLERANCE, CHECK_EVERY, MAX_STEPS, SCALE, LANES = 1e-3, 50, 10_000, 0.01, 32
-LOCKSTEP, BATCHES = "lockstep", "a batch per step size"
+LOCKSTEP, BATCHES = "lockstep", "one batch per step size"
 
 
 def lockstep(small: jf.Factorization):
@@ -206,7 +206,7 @@ def show(report: dict) -> None:
     print(f"run-steps up to arrival: {report['run_steps_to_arrival']:.3g}; made by the queue (which watches runs ")
     print(
         f"  after arrival) {report['run_steps_of_queue']:.3g}, by lockstep {report['run_steps_of_lockstep']:.3g}, by "
-        f"a batch per step size {report['run_steps_of_batches']:.3g}\n"
+        f"one batch per step size {report['run_steps_of_batches']:.3g}\n"
     )
     for name, value in seconds.items():
         print(f"{name:<34}{value:>9.3g} s   {value / seconds['queue']:>6.2f} × the queue")

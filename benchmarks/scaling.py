@@ -1,4 +1,4 @@
-"""Tests the claims on how cost grows: flat in the number of seeds and in m = n, about d³ in the width, about κ in time.
+"""Tests the claims about how cost grows: flat in seeds and in m = n, about d³ in the width, about κ in time.
 
 Each point is a sweep of its own; seconds exclude compilation and include drawing the starts.
 """
@@ -129,10 +129,10 @@ def draw(report: dict, folder: Path) -> None:
     import matplotlib.pyplot as plt
 
     kinds = {
-        "seeds": ("seeds", "seconds_per_run_step", 1e9, "ns a run-step", 0),
-        "size": ("m = n", "seconds_per_run_step", 1e9, "ns a run-step, draws included", 0),
-        "width": ("width d = rank", "seconds_per_run_step", 1e9, "ns a run-step", 3),
-        "condition": ("condition number κ", "seconds_per_run", 1e3, f"ms a run to distance {TOLERANCE:g}", 1),
+        "seeds": ("seeds", "seconds_per_run_step", 1e9, "ns per run-step", 0),
+        "size": ("m = n", "seconds_per_run_step", 1e9, "ns per run-step, draws included", 0),
+        "width": ("width d = rank", "seconds_per_run_step", 1e9, "ns per run-step", 3),
+        "condition": ("condition number κ", "seconds_per_run", 1e3, f"ms per run to distance {TOLERANCE:g}", 1),
     }
     figure, axes = plt.subplots(2, 2, figsize=(9, 7), layout="constrained")
     for axis, (name, (label, key, unit, text, power)) in zip(axes.flat, kinds.items(), strict=True):
@@ -162,10 +162,10 @@ def show(report: dict) -> None:
     for name, rows in report["panels"].items():
         for row in rows:
             cost = (
-                f"{row['seconds_per_run'] * 1e3:9.3g} ms a run, median {row['median_steps_to_tolerance']:g} steps, "
+                f"{row['seconds_per_run'] * 1e3:9.3g} ms per run, median {row['median_steps_to_tolerance']:g} steps, "
                 f"{row['arrived']:.0%} arrived"
                 if name == "condition"
-                else f"{row['seconds_per_run_step'] * 1e9:9.3g} ns a run-step ({row['seeds']:g} × {row['steps']:g})"
+                else f"{row['seconds_per_run_step'] * 1e9:9.3g} ns per run-step ({row['seeds']:g} × {row['steps']:g})"
             )
             print(f"{name:<10}{row[name]:>9g}: {cost}; run {row['run_seconds']:.3g} s")
     small, large = report["panels"]["size"][0], report["panels"]["size"][-1]

@@ -88,7 +88,7 @@ def sweep(problem: jf.Sensing, width: int, starts: int, steps: int):
 
 
 def rate(work: int, run: Callable) -> float:
-    """Return run-steps a second of something that returns nothing of interest."""
+    """Return run-steps per second of something that returns nothing of interest."""
     began = time.perf_counter()
     run()
     return work / (time.perf_counter() - began)
@@ -137,7 +137,7 @@ def check(problem: jf.Sensing, found: dict[str, Callable], width: int, starts: i
 
 
 def measure(options: argparse.Namespace) -> dict:
-    """Give everybody a turn a round, and return run-steps a second."""
+    """Give everybody one turn per round, and return run-steps per second."""
     width, starts, steps = options.width, options.starts, options.steps
     problem = sensing("gaussian", options.side, options.count, options.rank)
     large = {

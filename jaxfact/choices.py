@@ -4,7 +4,7 @@ import enum
 
 
 class Spectrum(enum.StrEnum):
-    """How singular values fall from 1 to 1/condition: evenly, evenly in the logarithm, or by the last alone."""
+    """How singular values fall from 1 to 1/condition: evenly, evenly in the logarithm, or only at the last."""
 
     LINEAR = "linear"
     GEOMETRIC = "geometric"
@@ -30,7 +30,7 @@ class Sensor(enum.StrEnum):
 
 
 class Format(enum.StrEnum):
-    """A table with one row a run, as text or in columns, or the whole dataset."""
+    """A table with one row per run, as text or in columns, or the whole dataset."""
 
     CSV = "csv"
     PARQUET = "parquet"

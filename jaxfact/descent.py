@@ -20,7 +20,7 @@ from jaxfact.problems.factors import AnyFactors
 
 
 class Trajectory(NamedTuple):
-    """What a run leaves: last factors and method state, and the records at `steps`, along their first axis."""
+    """What a run leaves: its last factors and method state, and the records at `steps`, along their first axis."""
 
     factors: AnyFactors
     state: PyTree
@@ -43,10 +43,10 @@ def descend(
 
     U_{t+1}, V_{t+1} = (U_t, V_t) + method.update(∇f(U_t, V_t)). `every` is a stride or the list of steps to record (see
     `log_steps`); None records nothing. `record` is a measure or its name, a list of them, or a mapping from names to
-    them; loss, distance and imbalance unless given. A method that needs random numbers gets fold_in(key, t) at step t.
+    them; by default loss, distance and imbalance. A method that needs random numbers gets fold_in(key, t) at step t.
 
-    `compensated` carries the rounding error of every update into the next, so that float32 runs get below its rounding
-    floor; with noise it means nothing.
+    `compensated` carries the rounding error of every update into the next, so that float32 runs get below their
+    rounding floor; with noise it is meaningless.
 
     Reverse-mode differentiation stores the factors at the records, or every √num_steps steps, and recomputes the rest.
 
@@ -55,7 +55,7 @@ def descend(
     positive_integer("num_steps", num_steps, "give the number of steps to run")
     measure = as_measure(record)
     if every is None and record is not None:
-        raise problem_with("every", None, "records need steps", "say every=100, or every=log_steps(num_steps)")
+        raise problem_with("every", None, "records need steps", "pass every=100, or every=log_steps(num_steps)")
     steps = recorded_steps(every, num_steps)
     key = key_of(0) if key is None else key
     advance = stepper(problem, method, key, compensated)
@@ -116,7 +116,7 @@ def recorded_steps(every: int | Sequence[int] | None, num_steps: int) -> list[in
 
 
 class Compensated(NamedTuple):
-    """A method's state and the low parts of the factors, what their roundings have left out so far."""
+    """A method's state and the low parts of the factors: what rounding has left out of them so far."""
 
     state: PyTree
     low: AnyFactors
@@ -143,7 +143,7 @@ def stepper(
             state, low = state
         gradient = problem.gradient(factors)
         if jax.tree.leaves(state) and not is_long(len(jax.tree.leaves(factors)[0])):
-            # It goes into the state and into the update, and would be computed for each.
+            # It goes into the state and into the update, and would be computed for both.
             gradient = keep(gradient)
         updates, changed = update(gradient, state, factors, problem=problem, key=fold(key, t))
         # A hyperparameter of a wider dtype must not widen what the loop carries.

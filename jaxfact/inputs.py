@@ -1,4 +1,4 @@
-"""What every door checks: errors that say what was given, what is needed, and what to do instead."""
+"""What every public entry point checks: errors that say what was given, what is needed, and what to do instead."""
 
 import math
 import numbers
@@ -22,7 +22,7 @@ def non_negative(name: str, value: Any, instead: str) -> None:
 
 
 def positive_integer(name: str, value: Any, instead: str) -> None:
-    """Refuse what is not a whole number above zero."""
+    """Refuse anything but a whole number above zero."""
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not whole or value < 1:
         raise problem_with(name, value, "needs a whole number, 1 or above", instead)

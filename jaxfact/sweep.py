@@ -55,13 +55,13 @@ def sweep(
 ) -> xr.Dataset:
     """Run an experiment for every point of the axes and every seed, in one compiled program.
 
-    Runs end as `converged` (distance ≤ tolerance, and ≤ 10·tolerance still after max(50, 10 %) further steps), `fitted`
-    (the data are fitted to the tolerance, and after as many steps again and 50 more the truth is not found),
-    `diverged`, `cycle`, or `budget`. A run depends on its seed, its point and `base_seed` alone, so runs of one seed
-    are paired along every axis and variant. With `store` the same call goes on where a sweep was interrupted or killed,
-    mends tiles that are damaged, and makes what new seeds and axis values add; several processes with the same call
-    share the work, and what is returned is read when it is looked at. The first interrupt or SIGTERM finishes the tiles
-    in flight, the second stops at once.
+    Runs end as `converged` (distance ≤ tolerance, and still ≤ 10·tolerance after max(50, 10 %) further steps), `fitted`
+    (the data are fitted to the tolerance, and the truth is still not found after as many steps again and 50 more),
+    `diverged`, `cycle`, or `budget`. A run depends only on its seed, its point and `base_seed`, so runs of one seed are
+    paired along every axis and variant. With `store`, the same call continues a sweep that was interrupted or killed,
+    mends damaged tiles, and makes what new seeds and axis values add; several processes with the same call share the
+    work, and results are read only when they are looked at. The first interrupt or SIGTERM finishes the tiles in
+    flight, the second stops at once.
 
     Args:
         experiment: A function of the axes, and of `key` if it draws its problem, that returns a `Run`; a dict of them
@@ -69,9 +69,9 @@ def sweep(
         seeds: A count, or an array of distinct seed numbers from 0 to 2³²−1.
         max_steps: The budget of steps for one run, a multiple of `check_every`.
         tolerance: The distance at which a run may end, relative and not squared; a mapping gives one for each variant.
-            With None a run ends only by divergence or at `max_steps`.
-        record: Measures along the steps, as in `descend`; each is found along `step` as its name with `_path` behind
-            it, where a finished run keeps its last value and a diverged one counts as inf.
+            With None, a run ends only by divergence or at `max_steps`.
+        record: Measures along the steps, as in `descend`; each is found along `step` under its name with `_path`
+            appended; there a finished run keeps its last value and a diverged one counts as inf.
         every: The steps to record, a stride or a list (see `log_steps`), in multiples of `check_every`.
         check_every: The number of steps between two looks at a run, the resolution of all times.
         base_seed: The number from which all random keys derive.
@@ -82,11 +82,11 @@ def sweep(
             of small steps to about ε/2.
         progress: Called with the number of runs finished so far and the number of all runs.
         store: The path of a store that is written tile by tile, new or of the same sweep.
-        accept: Names of harmless differences between this sweep and what made the store, to go on with: jaxfact, jax,
-            jaxlib, device, cpu_features, xla_flags, program; the last bits of new runs may differ.
+        accept: Names of harmless differences from what made the store, to go on despite them: jaxfact, jax, jaxlib,
+            device, cpu_features, xla_flags, program; the last bits of new runs may differ.
         tile_runs: The largest number of runs in a tile, which is run and written as one.
         devices: How many local devices work, all of them by default; on a CPU there is one unless `use_cores` or
-            `jax_num_cpu_devices` says more.
+            `jax_num_cpu_devices` asks for more.
         axes: The values of each axis, for names that collide with options; others may be given by keyword.
         **more_axes: The values of each axis by keyword.
 
@@ -98,8 +98,8 @@ def sweep(
 
     Raises:
         ValueError: For counts below 1; axes that are empty, repeated, not numbers, or named like a variable of the
-            result; a tolerance that rounding does not allow; an experiment that does not fit; and a store that another
-            sweep has made.
+            result; a tolerance that rounding does not allow; an experiment that does not fit; and a store made by
+            another sweep.
         RuntimeError: Where an invariant is broken.
         StoreError: Where a store cannot be written.
         MemoryError: Where a tile does not fit into memory; it says how large one may be.

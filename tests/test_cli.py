@@ -75,7 +75,7 @@ def words(text: str) -> str:
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory) -> dict[str, Ended]:
-    """Run the command twice at the same time, each on one core, as a device more is a compilation more."""
+    """Run the command twice at the same time, each on one core, as one more device is one more compilation."""
     pin = getattr(os, "sched_setaffinity", lambda *_: None)
     cores = getattr(os, "sched_getaffinity", lambda _: {0})(0)
     started = {}
@@ -217,8 +217,8 @@ BAD_MATRIX = {
     "missing.npy": "missing.npy: does not exist",
     "a.xyz": "needs one of .npy",
     "text.csv": "rows of numbers",
-    "ragged.csv": "rows of numbers of one length",
-    "nan.npy": "nan.npy: has missing entries; say jaxfact complete .*nan.npy",
+    "ragged.csv": "rows of numbers of equal length",
+    "nan.npy": "nan.npy: has missing entries; run jaxfact complete .*nan.npy",
     "flat.npy": "m×n matrix",
     "deep.npy": "m×n matrix",
     "complex.npy": "needs real numbers",

@@ -87,7 +87,7 @@ def test_noisy_is_judged_above_its_floor(with_noise):
     assert pair.both == 100
     assert row.outcomes["converged"][0] == 1
     assert row.reached[1e-5] is None
-    assert any("floor" in note or "holds noisy up" in note for note in found.notes)
+    assert any("floor" in note or "stalls noisy" in note for note in found.notes)
 
 
 def test_too_large_steps_end_as_values():
@@ -163,7 +163,7 @@ def test_a_fourth_method_is_a_row(monkeypatch):
 @pytest.mark.parametrize(
     ("problem", "words"),
     [
-        (np.eye(3), r"problem=ndarray: needs a problem; say jf\.Factorization\(matrix\); jf\.complete"),
+        (np.eye(3), r"problem=ndarray: needs a problem; pass jf\.Factorization\(matrix\); jf\.complete"),
         (
             jf.Completion.from_matrix(np.where(np.eye(3) > 0, np.nan, 1.0)),
             r"problem=Completion: needs a known truth; jf\.complete",

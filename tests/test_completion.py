@@ -309,13 +309,13 @@ GOOD = ([0, 1, 1], [0, 0, 1], [1.0, 2.0, 3.0])
 @pytest.mark.parametrize(
     ("place", "bad", "message"),
     [
-        (0, [0, 1, 2], "rows=2 at place 2: needs numbers from 0 to 1"),
-        (1, [0, -1, 1], "columns=-1 at place 1: needs numbers from 0 to 1"),
-        (1, [0, 0, 0], r"\(1, 0\) a second time at place 2: needs each entry once"),
-        (0, [0, 1], "needs three of one length"),
+        (0, [0, 1, 2], "rows=2 at position 2: needs numbers from 0 to 1"),
+        (1, [0, -1, 1], "columns=-1 at position 1: needs numbers from 0 to 1"),
+        (1, [0, 0, 0], r"\(1, 0\) a second time at position 2: needs each entry once"),
+        (0, [0, 1], "needs three of equal length"),
         (0, [0.0, 1.0, 1.0], "rows=numbers of dtype float64: needs whole numbers"),
-        (2, [1.0, np.nan, 3.0], "values=nan at place 1"),
-        (2, [1.0, 2.0, np.inf], "values=inf at place 2"),
+        (2, [1.0, np.nan, 3.0], "values=nan at position 1"),
+        (2, [1.0, 2.0, np.inf], "values=inf at position 2"),
         (2, [1.0, 2.0, 3j], "needs real numbers"),
     ],
 )
@@ -338,7 +338,7 @@ def test_bad_problems():
         (lambda: jax.jit(lambda p: jf.Completion.of(truth, p, KEY, dense=False).unit)(0.5), "needs tables"),
         (lambda: jf.data.split(Observed(*map(np.array, GOOD)), KEY, train=0.5), "sum to 1"),
         (lambda: jf.data.split(Observed(*map(np.array, GOOD)), KEY, train=0.9, test=0.1), "without any"),
-        (lambda: jf.measures.HeldOut([7], [0], [1.0])(truth, truth.truncation(1)), "use those of this problem"),
+        (lambda: jf.measures.HeldOut([7], [0], [1.0])(truth, truth.truncation(1)), "use entries of this problem"),
     ]:
         with pytest.raises(ValueError, match=message):
             build()

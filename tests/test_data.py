@@ -94,7 +94,7 @@ BAD = {
     "two.npz": (written(np.savez, x=MATRIX, y=MATRIX), "holds 2 arrays: x, y"),
     "none.npz": (written(np.savez), "holds 0 arrays"),
     "header.csv": (b"height,width\n1,2\n", "rows of numbers .*'height'"),
-    "ragged.csv": (b"1,2\n3\n", "rows of numbers of one length .*from 2 to 1 at row 2"),
+    "ragged.csv": (b"1,2\n3\n", "rows of numbers of equal length .*from 2 to 1 at row 2"),
     "hole.csv": (b",\n,\n", "2×2 NaN: needs an observed entry"),
     "binary.csv": (b"\xff\xfe1\x00,\x002\x00", "rows of numbers"),
     "empty.csv": (b"", r"shape \(0, 1\)"),
@@ -130,7 +130,7 @@ def test_bad_files_are_refused_in_one_line(tmp_path, name):
 @pytest.mark.parametrize("name", ["missing.npy", "folder.npy"])
 def test_no_file(tmp_path, name):
     (tmp_path / "folder.npy").mkdir()
-    with pytest.raises(ValueError, match=rf"{name}: does not exist or is no file"):
+    with pytest.raises(ValueError, match=rf"{name}: does not exist or is not a file"):
         data.read(tmp_path / name)
 
 

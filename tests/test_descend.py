@@ -163,7 +163,7 @@ REFUSED = [
     ({"every": [0, 11]}, r"^every=\[0, 11\]: needs steps from 0 to 10; see log_steps\(num_steps\)\.$"),
     ({"every": [-1]}, r"^every=\[-1\]: needs steps from 0 to 10; .+\.$"),
     ({"every": []}, r"^every=\[\]: needs steps from 0 to 10; .+\.$"),
-    ({"record": [jf.measures.loss]}, r"^every=None: records need steps; say every=100, .+\.$"),
+    ({"record": [jf.measures.loss]}, r"^every=None: records need steps; pass every=100, .+\.$"),
     ({"every": 1, "record": [jf.measures.loss] * 2}, r"^record=\['loss'\]: needs distinct names; give a mapping .+\.$"),
     (
         {"every": 1, "record": {"loss": 3}},

@@ -27,7 +27,7 @@ def test_use_cores_before_the_first_computation(monkeypatch):
 def test_too_late(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "")
     jf.use_cores(jax.local_device_count())
-    with pytest.raises(ValueError, match="chosen its devices already; call use_cores first"):
+    with pytest.raises(ValueError, match="already chosen its devices; call use_cores first"):
         jf.use_cores(jax.local_device_count() + 1)
 
 

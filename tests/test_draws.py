@@ -1,4 +1,4 @@
-"""Written-out random numbers are those of the library's generator, and their normals are exact."""
+"""Unrolled random numbers are those of the library's generator, and their normals are exact."""
 
 import jax
 import jax.numpy as jnp

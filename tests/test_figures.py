@@ -34,7 +34,7 @@ def runs() -> xr.Dataset:
     """Return runs of two methods, which differ in the balancing weight alone and so share one compilation."""
     problem, start = jf.Factorization(TARGET, shape=(5, 4)), jf.starts.Gaussian(2, scale=0.1, ratio=3.0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "local_devices", lambda: jax.devices()[:1])  # a device more is a compilation more
+        patch.setattr(jax, "local_devices", lambda: jax.devices()[:1])  # one more device is one more compilation
         runs = jf.sweep(
             lambda weight: jf.Run(problem, start, jf.methods.balanced(0.5, weight)),
             seeds=SEEDS,

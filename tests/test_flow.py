@@ -70,7 +70,7 @@ def riccati(matrix, factors, balance, time):
 def test_descent_approaches_the_flow_at_first_order(name, width, balance):
     problem, factors = PROBLEMS[name].build(), lambda_balanced(PROBLEMS[name].build().shape, width, balance)
     flow = jf.flow.balanced_flow(problem, as_jax(factors), TIME)
-    # Negative control: with the wrong sign of λ the closed form is no limit of descent.
+    # Negative control: with the wrong sign of λ the closed form is not the limit of descent.
     flipped = riccati(PROBLEMS[name].scaled_matrix, factors, -balance, TIME)
     errors, wrong = [], []
     for num_steps in (200, 400):

@@ -44,7 +44,7 @@ def test_floors_are_counted_from_the_ground():
 
 
 def test_the_drawing_is_of_this_house():
-    """If not, run `python tests/rooms.py`; a room that were missing would be seen."""
+    """If not, run `python tests/rooms.py`; a missing room is seen."""
     text = PAGE.read_text(encoding="utf-8")
     assert page(text, drawing()) == text
     assert page(text, drawing().replace("| `inputs` |", "|")) != text

@@ -137,13 +137,13 @@ def test_dtype_and_batch(draw):
         (lambda: operators.Dense(np.full((2, 2, 2), np.nan)), "8 NaN"),
         (lambda: operators.RankOne(np.ones((3, 4)), np.ones((2, 4))), "as many vectors"),
         (lambda: operators.Entries([0, 2], [0, 0], (2, 2)), "1 entries outside"),
-        (lambda: operators.Entries([0, 0], [1, 1], (2, 2)), "1 places that come twice"),
+        (lambda: operators.Entries([0, 0], [1, 1], (2, 2)), "1 repeated places"),
         (lambda: operators.Entries([0, 0], [1], (2, 2)), "one row and column"),
         (lambda: operators.entries(KEY, (2, 2), 5), "at most 4"),
         (lambda: operators.gaussian(KEY, (2, 0), 5), "n=0"),
         (lambda: operators.gaussian(KEY, (2, 2), 0), "count=0"),
         (lambda: operators.gaussian(KEY, (2, 2), 9, padded_to=8), "padded_to=8"),
-        (lambda: jax.eval_shape(lambda p: operators.gaussian(KEY, (2, 2), p), 3), "say padded_to="),
+        (lambda: jax.eval_shape(lambda p: operators.gaussian(KEY, (2, 2), p), 3), "pass padded_to="),
     ],
 )
 def test_bad_input_is_refused(build, message):

@@ -203,7 +203,7 @@ REFUSED = {
     "chen-2024 --seeds 0": "seeds=0",
     "chen-2024 --width 3": "No such option: --width",
     "chen-2024 matrix.npy": "unexpected extra argument",
-    "--seeds 3": "paper=None: --seeds, --out and --json are for one",
+    "--seeds 3": "paper=None: --seeds, --out and --json need a name",
 }
 
 

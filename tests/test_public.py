@@ -19,7 +19,7 @@ LISTED = {alias.name: node for node in STUB.body if isinstance(node, ast.ImportF
 
 
 def test_the_list_holds_each_name_once():
-    """One line a name, exported to type checkers by `import X as X`, and nothing else."""
+    """One line per name, exported to type checkers by `import X as X`, and nothing else."""
     assert all(isinstance(node, ast.ImportFrom) and len(node.names) == 1 for node in STUB.body)
     assert all(alias.asname == alias.name for node in LISTED.values() for alias in node.names)
     assert len(LISTED) == len(STUB.body)

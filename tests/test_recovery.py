@@ -295,7 +295,7 @@ BAD = {
     "empty.csv": "needs an observed entry",
     "twice.csv": "row 1, column 2 is given more than once",
     "nothing.npy": "nothing.npy: does not exist",
-    "full.npy": "full.npy: has no missing entry; say jaxfact compare full.npy",
+    "full.npy": "full.npy: has no missing entry; run jaxfact compare full.npy",
     "a.npy --tolerance 1e-3": "No such option: --tolerance",
     "a.npy --no-compress": "No such option: --no-compress",
     "a.npy --sense gaussian": "No such option: --sense",

@@ -112,7 +112,7 @@ def test_an_altered_number_is_caught(altered):
 
 def test_what_may_have_changed_the_bits_is_said(altered):
     path = altered({"jaxlib": "0.0.1"}, steps=lambda steps: steps - 10)
-    with pytest.raises(RuntimeError, match=r"steps \(.*\); the store was made otherwise: jaxlib was 0.0.1 and is"):
+    with pytest.raises(RuntimeError, match=r"steps \(.*\); the store was made differently: jaxlib was 0.0.1 and is"):
         jf.replay(path, seed=SEED, variant="plain", step_size=0.3)
 
 
@@ -129,7 +129,7 @@ def test_axes_may_be_named_like_arguments(tmp_path):
 
 
 def test_another_precision_is_refused(altered):
-    with pytest.raises(ValueError, match="was made otherwise: x64 was False and is True; set JAX as it was then"):
+    with pytest.raises(ValueError, match="was made differently: x64 was False and is True; set JAX as it was then"):
         jf.replay(altered({"x64": False}), seed=SEED, variant="plain", step_size=0.3)
 
 
@@ -153,7 +153,7 @@ def test_an_experiment_without_a_file(altered):
 
 def test_a_record_that_is_not_found(altered):
     path = altered({"record_functions": ["jaxfact.measures:distance", "elsewhere:power"]})
-    with pytest.raises(ValueError, match="record=None: energy was a function that is not found; give record= too"):
+    with pytest.raises(ValueError, match="record=None: energy was a function that cannot be found; give record= too"):
         jf.replay(path, seed=SEED, variant="plain", step_size=0.3)
     again = jf.replay(path, seed=SEED, variant="plain", step_size=0.3, record=[measures.distance, energy])
     assert "energy_path" in again.run
@@ -179,8 +179,8 @@ def test_a_checked_program_is_known_again(monkeypatch):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"seed": 8000}, "seed=8000: is none of the 2 from 3 to 8123 in the store; the nearest is 8123"),
-        ({"step_size": 0.31}, "step_size=0.31: is none of the 2 from 0.3 to 0.5 in the store; the nearest is 0.3"),
+        ({"seed": 8000}, "seed=8000: is not one of the 2 from 3 to 8123 in the store; the nearest is 8123"),
+        ({"step_size": 0.31}, "step_size=0.31: is not one of the 2 from 0.3 to 0.5 in the store; the nearest is 0.3"),
         ({"step_size": "0.3"}, "step_size='0.3': needs a number"),
         ({"variant": "momentum"}, "variant=momentum: the store has plain, noisy, balanced; name one of them"),
         ({"variant": None}, "variant=None: the store has plain, noisy, balanced; name one of them"),
@@ -227,8 +227,8 @@ def test_a_script_is_executed_up_to_its_sweep(capsys):
 
 @pytest.mark.parametrize(("method", "rtol"), [("plain", 1e-9), ("balanced", 1e-3)])
 def test_a_numpy_script_repeats_the_run(store, tmp_path, method, rtol):
-    """Rounding moves factors of size 1 by ε a step and a descent forgets it in 1/η steps: ε/η beside the last level of
-    1e-3 is 2e-4 in float32 and 1e-12 in float64."""
+    """Rounding moves factors of size 1 by ε per step and a descent forgets it in 1/η steps: ε/η beside the last level
+    of 1e-3 is 2e-4 in float32 and 1e-12 in float64."""
     script = jf.numpy_script(store, tmp_path / "run", seed=SEED, variant=method, step_size=0.3)
     lines = script.read_text().splitlines()
     assert [x for x in lines if "import " in x] == ["from pathlib import Path", "import numpy as np"]
@@ -254,7 +254,7 @@ WRITTEN = {"gradient descent": 0, "balanced": 1 / 8, "balancing in a chain": 1 /
 
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_are_known_by_their_steps(name):
-    """Momentum, Adam, ScaledGD, schedules, alternation and noise are none of those that are written in NumPy."""
+    """Momentum, Adam, ScaledGD, schedules, alternation and noise are not among those written in NumPy."""
     method = METHODS[name](0.3)
     if name in WRITTEN:
         assert descent_of(method, PROBLEM, 2) == Descent(0.3, WRITTEN[name])
@@ -269,7 +269,7 @@ def test_the_command(call, store, tmp_path):
     code, shown, _ = call("replay", *words, "--out", out, "--numpy", tmp_path / "run.py")
     assert code == 0
     assert f"plain, seed {SEED}, step_size=0.3: converged after " in shown
-    assert "every stored number was met bit for bit: best_distance, distance, distance_path, energy_path" in shown
+    assert "number was reproduced bit for bit: best_distance, distance, distance_path, energy_path" in shown
     run = jf.open_results(store).sel({"variant": "plain", "seed": SEED, "step_size": 0.3})
     with np.load(out) as path:
         assert set(path) == {"steps", "loss", "distance", "U", "V"}
@@ -286,7 +286,7 @@ def test_the_command(call, store, tmp_path):
 
 
 def test_mistakes_at_the_command_line(call, store, altered, tmp_path):
-    """One line each: 2 for the user's, 1 where the numbers are not those of the store."""
+    """One line each: 2 for the user's, 1 where the numbers are not those in the store."""
     words = ["--seed", SEED, "step_size=0.3", "--variant", "plain"]
     for message, given in {
         "Missing option '--seed'": [store],
@@ -298,5 +298,5 @@ def test_mistakes_at_the_command_line(call, store, altered, tmp_path):
         assert_one_line(call("replay", *given), re.escape(message))
     ended = call("replay", altered(loss=lambda loss: 2 * loss), *words, "--out", tmp_path / "path.npz")
     assert ended.code == 1
-    assert "the run has not the numbers of the store: loss" in ended.err
+    assert "the run does not have the store's numbers: loss" in ended.err
     assert not (tmp_path / "path.npz").exists()

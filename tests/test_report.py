@@ -31,7 +31,7 @@ needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrom
 def found() -> jf.Comparison:
     problem = jf.Factorization([1.0, 0.5], shape=(6, 5))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "local_devices", lambda: jax.devices()[:1])  # a device more is a compilation more
+        patch.setattr(jax, "local_devices", lambda: jax.devices()[:1])  # one more device is one more compilation
         return jf.compare(problem, ComparisonSettings(width=2, seeds=6, max_steps=400))
 
 
@@ -191,5 +191,5 @@ def test_a_notebook_shows_tables_and_figures(found, page):
 
 
 def test_what_is_no_result_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="is no Zarr 3 store"):
+    with pytest.raises(ValueError, match="is not a Zarr 3 store"):
         jf.report(tmp_path)

@@ -19,7 +19,7 @@ SQUARE = (LEFT * VALUES) @ LEFT.T
 
 
 class Seen(PartiallyObserved):
-    """Sensing by an explicit matrix A, one row a measurement."""
+    """Sensing by an explicit matrix A, one row per measurement."""
 
     A: jax.Array
     y: jax.Array

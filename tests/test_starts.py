@@ -94,7 +94,7 @@ def test_orthogonal_frames_are_exact(low, width):
 
 
 def test_orthogonal_is_haar():
-    """A Haar matrix of O(3) has mean 0, entry variance ⅓, E tr = 0 and E tr² = 1; raw Householder QR has not."""
+    """A Haar matrix of O(3) has mean 0, entry variance ⅓, E tr = 0 and E tr² = 1; raw Householder QR does not."""
     problem = jf.Factorization(np.array([1.0]), shape=(3, 3))
     ((U, V),) = draws(problem, jf.starts.Orthogonal(3, 1.0))
     raw = np.linalg.qr(np.random.default_rng(0).normal(size=(len(KEYS), 3, 3)))[0]
@@ -174,8 +174,8 @@ def test_ye_du_scale_and_step_by_hand(unit):
 REFUSED = [
     (lambda: jf.starts.Gaussian(0, scale=0.1), r"^width=0: needs a whole number, 1 or above; .+\.$"),
     (lambda: jf.starts.Gaussian(2.0, scale=0.1), r"^width=2.0: needs a whole number, 1 or above; .+\.$"),
-    (lambda: jf.starts.Gaussian(2), r"^scale, norm=neither: needs one of the two; say scale= .+\.$"),
-    (lambda: jf.starts.Gaussian(2, scale=1.0, norm=1.0), r"^scale, norm=both: needs one of the two; say scale= .+\.$"),
+    (lambda: jf.starts.Gaussian(2), r"^scale, norm=neither: needs one of the two; pass scale= .+\.$"),
+    (lambda: jf.starts.Gaussian(2, scale=1.0, norm=1.0), r"^scale, norm=both: needs one of the two; pass scale= .+\.$"),
     (lambda: jf.starts.Gaussian(2, scale=-1.0), r"^scale=-1: needs a finite number above 0; .+\.$"),
     (lambda: jf.starts.Gaussian(2, norm=np.nan), r"^norm=nan: needs a finite number above 0; .+\.$"),
     (lambda: jf.starts.Gaussian(2, scale=1.0, ratio=0.0), r"^ratio=0: needs a finite number above 0; .+\.$"),

@@ -97,7 +97,7 @@ def test_the_command(call, stored, unfinished):
     assert lines[5].endswith(" run-steps/s")
     lines = call("status", unfinished).out.splitlines()
     assert lines[0] == f"{unfinished}: 36 of 54 runs done (66.6 %)"
-    assert lines[-1] == "nobody works on it: repeat the sweep to go on"
+    assert lines[-1] == "nobody is working on it: repeat the sweep to go on"
     with claim(unfinished):
         lines = call("status", unfinished).out.splitlines()
     assert lines[-2] == f"working: process {here()['pid']} on {here()['host']} (1 tile)"

@@ -22,7 +22,7 @@ def runs() -> xr.Dataset:
         return lambda step_size: jf.Run(problem, jf.starts.Gaussian(2, scale=0.1), method(step_size))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "local_devices", lambda: jax.devices()[:1])  # a device more is a compilation more
+        patch.setattr(jax, "local_devices", lambda: jax.devices()[:1])  # one more device is one more compilation
         return jf.sweep(
             {
                 "plain": experiment(jf.methods.gradient_descent),
@@ -100,5 +100,5 @@ def test_nothing_is_overwritten(tmp_path, runs):
 def test_only_stores_are_opened(tmp_path, name):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("{}")
-    with pytest.raises(ValueError, match=rf"{name}: is no Zarr 3 store"):
+    with pytest.raises(ValueError, match=rf"{name}: is not a Zarr 3 store"):
         jf.open_results(tmp_path / name)

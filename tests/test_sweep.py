@@ -132,7 +132,7 @@ def test_dense_and_singular_coordinates_agree():
 
 
 def test_shared_arrays_are_arguments():
-    """What depends on neither key nor point is evaluated once and is no constant of the program."""
+    """What depends on neither key nor point is evaluated once and is not a constant of the program."""
     matrix = np.random.default_rng(0).normal(size=(300, 200))
     problem = jf.Factorization(matrix)
     start = jf.starts.Gaussian(2, scale=1e-2)
@@ -181,7 +181,7 @@ def test_any_optax_optimiser_is_a_method():
 
 
 def test_same_bits_on_one_and_two_devices(as_users_compile):
-    """The number of devices is no part of a run: a process with one gives the same bits as this one with two."""
+    """The number of devices is not part of a run: a process with one gives the same bits as this one with two."""
     script = """
 import jax, numpy as np, sys
 jax.config.update("jax_enable_x64", True)

@@ -107,7 +107,7 @@ def test_options_reach_the_library(asked, tmp_path):
 
 
 MISTAKES = {
-    "": "the experiment takes \\(step_size\\); give one axis for each",
+    "": "the experiment takes \\(step_size\\); give one axis per parameter",
     "--axis step_size": "--axis=step_size: needs a name and values; write it like",
     "--axis =1,2": "--axis==1,2: needs a name and values",
     "--axis step_size=": "--axis=step_size=: needs a name and values",
@@ -427,7 +427,7 @@ def test_without_a_tolerance_the_lowest_level_counts(stored, tmp_path):
 @pytest.mark.parametrize("name", ["nothing", "folder"])
 def test_reports_need_results(call, tmp_path, name):
     xr.Dataset({"x": ("seed", [1.0])}).to_zarr(tmp_path / "folder", zarr_format=3, consolidated=False)
-    words = {"nothing": "is no Zarr 3 store", "folder": "holds no outcomes of runs along seed"}
+    words = {"nothing": "is not a Zarr 3 store", "folder": "holds no outcomes of runs along seed"}
     assert_one_line(call("report", name), words[name])
     assert not (tmp_path / "jaxfact-report").exists()
 

@@ -20,7 +20,7 @@ def compare(
     *,
     matrix: Annotated[
         Path | None,
-        typer.Argument(help="A .npy, .npz, .csv, .tsv, .mtx or image file; the built-in elevation matrix if absent."),
+        typer.Argument(help="A .npy, .npz, .csv, .tsv, .mtx or image file; the built-in elevation matrix if omitted."),
     ] = None,
     shape: Annotated[
         str | None, typer.Option(help="Make up a target of this size instead, for example 100x80.")
@@ -33,10 +33,10 @@ def compare(
         typer.Option(help=f"Columns of the factors.  [default: {ComparisonSettings.width}, or the made-up rank]"),
     ] = None,
     sense: Annotated[
-        Sensor | None, typer.Option(help="See the matrix through random linear measurements of this kind only.")
+        Sensor | None, typer.Option(help="See the matrix only through random linear measurements of this kind.")
     ] = None,
-    measurements: Annotated[int | None, typer.Option(help="Their number, with --sense.")] = None,
-    tied: Annotated[bool, typer.Option("--tied", help="One factor X Xᵀ, for a symmetric positive matrix.")] = False,
+    measurements: Annotated[int | None, typer.Option(help="Number of measurements, with --sense.")] = None,
+    tied: Annotated[bool, typer.Option("--tied", help="One factor X Xᵀ, for a positive semidefinite matrix.")] = False,
     settings: ComparisonSettings,
     out: Annotated[Path | None, typer.Option(help="New folder.  [default: jaxfact-compare, or the next free]")] = None,
     as_json: AsJson = False,
@@ -44,7 +44,7 @@ def compare(
 ) -> None:
     """Compare plain, balanced and noise-injected descent from thousands of random starts on one matrix.
 
-    A matrix with missing entries is for jaxfact complete.
+    For a matrix with missing entries, use jaxfact complete.
     """
     target = Target(matrix, shape, rank, condition, spectrum, sense, measurements, tied)
     settings = replace(settings, width=target.width(settings.width) if width is None else width)

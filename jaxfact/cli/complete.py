@@ -20,7 +20,7 @@ def complete(
         Path,
         typer.Argument(
             metavar="MATRIX",
-            help="A file of a matrix with NaN or empty fields, or a .csv of row,column,value.",
+            help="A file holding a matrix with NaN or empty fields, or a .csv of row,column,value.",
             show_default=False,
         ),
     ],
@@ -29,16 +29,16 @@ def complete(
         Centring, typer.Option(help="Removed before the descent, and added to the predictions.")
     ] = Centring.NONE,
     splits: Annotated[
-        int | None, typer.Option(help="Random splits of the known entries.  [default: 5, less for more than 200000]")
+        int | None, typer.Option(help="Random splits of the known entries.  [default: 5, fewer for more than 200000]")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="New folder.  [default: jaxfact-complete, or the next free]")] = None,
     as_json: AsJson = False,
     x64: X64 = False,
 ) -> None:
-    """Complete a matrix from a part of its known entries, and judge the methods by the others.
+    """Complete a matrix from part of its known entries, and judge the methods by the others.
 
     Plain, balanced and noise-injected descent fit the training entries of each split; validation entries choose the
-    step, test entries judge. A matrix without missing entries is for jaxfact compare.
+    step, test entries judge. For a matrix without missing entries, use jaxfact compare.
     """
     terminal.configure(x64)
     from jaxfact import data
@@ -48,7 +48,7 @@ def complete(
     folder = terminal.new_folder("jaxfact-complete", out)
     known = data.read(matrix)
     if (known == known).all():  # no NaN
-        raise problem_with("matrix", matrix, "has no missing entry", f"say jaxfact compare {matrix}")
+        raise problem_with("matrix", matrix, "has no missing entry", f"run jaxfact compare {matrix}")
     with terminal.progress_bar() as progress:
         found = recovery.complete(known, settings, centre=centre, splits=splits, progress=progress)
     terminal.tell(report(found), folder, as_json)

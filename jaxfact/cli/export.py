@@ -1,4 +1,4 @@
-"""The command that hands results on to other programs."""
+"""The command that passes results on to other programs."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +14,7 @@ _SUFFIXES = {Format.CSV: ".csv", Format.PARQUET: ".parquet", Format.NETCDF: ".nc
 @command(place=23)
 def export(
     store: Store,
-    to: Annotated[Format, typer.Option(help="One row a run as text or in columns, or the whole dataset.")],
+    to: Annotated[Format, typer.Option(help="One row per run as text or in columns, or the whole dataset.")],
     out: Annotated[Path | None, typer.Option(help="New file.  [default: beside the store]")] = None,
 ) -> None:
     """Write the finished runs of a store for other programs."""
@@ -26,5 +26,5 @@ def export(
 
 
 def _beside(store: Path, suffix: str) -> Path:
-    """Return the store's name with another suffix; only .zarr is one."""
+    """Return the store's name with another suffix; only .zarr counts as one."""
     return store.with_name(store.name.removesuffix(".zarr") + suffix)

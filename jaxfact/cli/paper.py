@@ -12,7 +12,7 @@ from jaxfact.inputs import problem_with
 
 @command(place=12)
 def paper(
-    name: Annotated[str | None, typer.Argument(help="Which one; all are listed if absent.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Which one; all are listed if omitted.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Number of seeds.  [default: each preset's own]")] = None,
     out: Annotated[Path | None, typer.Option(help="New folder for the labelled runs.")] = None,
     as_json: AsJson = False,
@@ -20,7 +20,7 @@ def paper(
 ) -> None:
     """Run the experiments of a paper at a small size, and say whether they show what the paper says."""
     if name is None and (seeds is not None or out is not None or as_json):
-        raise problem_with("paper", None, "--seeds, --out and --json are for one", "jaxfact paper lists their names")
+        raise problem_with("paper", None, "--seeds, --out and --json need a name", "jaxfact paper lists the names")
     terminal.configure(x64)
     from rich.console import Console
 

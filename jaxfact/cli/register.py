@@ -1,6 +1,6 @@
-"""How a command comes to the command line, and the options it has.
+"""How a command joins the command line, and the options it has.
 
-Its file stands in this folder, with `@command` on its function. Options that commands share are here, and a settings
+Its file is in this folder, with `@command` on its function. Options that commands share are here, and a settings
 class gives a command one option per field.
 """
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def replay(
     store: Annotated[Path, typer.Argument(help="The store of a sweep.")],
     seed: Annotated[int, typer.Option(help="Number of the seed.")],
-    point: Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Where along each axis.")] = None,
+    point: Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Value along each axis.")] = None,
     variant: Annotated[str | None, typer.Option(help="Which variant, where the store has several.")] = None,
     experiment: Annotated[
         str | None, typer.Option(help="FILE.py:NAME[:KEY] of the experiment, where the store does not hold its file.")
@@ -32,9 +32,9 @@ def replay(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the run as JSON.")] = False,
 ) -> None:
-    """Run one run of a store again, step by step, and see that every stored number is met bit for bit.
+    """Run one run of a store again, step by step, and check that it reproduces every stored number bit for bit.
 
-    The text of the experiment's file that the store holds is executed: trust a store as you would trust a script.
+    This executes the text of the experiment's file that the store holds: trust a store as you would trust a script.
     """
     chosen: dict[str, Any] = {"seed": seed, "variant": variant, "axes": dict(map(_axis_value, point or []))}
     if out is not None:
@@ -73,7 +73,7 @@ def _check_new(out: Path) -> None:
     from jaxfact.results.whole import check_new_file
 
     if out.suffix != ".npz":
-        raise problem_with("--out", out, "is written as .npz", f"say {out.with_suffix('.npz')}")
+        raise problem_with("--out", out, "is written as .npz", f"use {out.with_suffix('.npz')}")
     check_new_file(out)
 
 
@@ -112,12 +112,12 @@ def _as_text(found: "Replay") -> str:
     ]
     for level, step in zip(run.level.values, run.hit.values, strict=True):
         lines.append(f"distance {level:g}: " + (f"step {step:.0f}" if math.isfinite(step) else "never"))
-    lines.append(f"every stored number was met bit for bit: {', '.join(sorted(map(str, run.data_vars)))}")
+    lines.append(f"every stored number was reproduced bit for bit: {', '.join(sorted(map(str, run.data_vars)))}")
     return "\n".join(lines)
 
 
 def _write(found: "Replay", out: Path) -> None:
-    """Write steps, loss, distance and each factor, at once, so that nobody sees half of it."""
+    """Write steps, loss, distance and each factor, whole or not at all."""
     import jax
     import numpy as np
 

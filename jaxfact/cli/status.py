@@ -1,4 +1,4 @@
-"""The command that says how far a sweep is."""
+"""The command that says how far a sweep has got."""
 
 import math
 from dataclasses import asdict
@@ -19,7 +19,7 @@ def status(
     store: Store,
     as_json: AsJson = False,
 ) -> None:
-    """Say how far a sweep is, how its runs ended, and who works on it."""
+    """Say how far a sweep has got, how its runs ended, and who is working on it."""
     from jaxfact.results import strict_json
     from jaxfact.store.status import status as look
 
@@ -30,7 +30,7 @@ def status(
 
 
 def say_status(store: Path) -> None:
-    """Print how far a sweep is."""
+    """Print how far a sweep has got."""
     from jaxfact.store.status import status as look
 
     found = look(store)
@@ -55,7 +55,7 @@ def _status_lines(found: "Status") -> list[str]:
         )
         lines += [f"about {terminal.duration(found.seconds_left)} left"] * math.isfinite(found.seconds_left)
     elif not found.finished:
-        lines.append("nobody works on it: repeat the sweep to go on")
+        lines.append("nobody is working on it: repeat the sweep to go on")
     return lines
 
 

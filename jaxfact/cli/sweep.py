@@ -47,12 +47,10 @@ def sweep(
         int | None, typer.Option(help="Steps between two records.  [default: closer together at the beginning]")
     ] = None,
     base_seed: Annotated[int, typer.Option(help="Number from which all random keys derive.")] = 0,
-    devices: Annotated[str, typer.Option(metavar="all|N", help="Cores or accelerators that work.")] = "all",
-    tile_runs: Annotated[
-        int | None, typer.Option(help="Runs that are written together, at most.  [default: about 4096]")
-    ] = None,
+    devices: Annotated[str, typer.Option(metavar="all|N", help="Cores or accelerators to use.")] = "all",
+    tile_runs: Annotated[int | None, typer.Option(help="Most runs written together.  [default: about 4096]")] = None,
     accept: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="A difference to what the store was made with.")
+        list[str] | None, typer.Option(metavar="NAME", help="Go on despite this difference from what made the store.")
     ] = None,
     checked: Annotated[bool, typer.Option("--checked", help="Check the invariants after every step.")] = False,
     compress: Annotated[
@@ -66,7 +64,7 @@ def sweep(
     """Run an experiment from a file for every point of the axes and every seed, into a store.
 
     The same command goes on where it was interrupted, adds what more --seeds or --axis values ask for, and may be run
-    several times at once on one store.
+    several times at once on the same store.
     """
     count = _device_count(devices)
     axes = _axes(axis or [])
@@ -106,7 +104,7 @@ def sweep(
 
 @contextmanager
 def _ending_in_one_line(experiment: str, store: Path) -> Iterator[None]:
-    """Say in one line what ended a sweep, where it is not the user's mistake of a value."""
+    """Say in one line what ended a sweep, unless it was a value that the user gave."""
     from jaxfact.store.experiment_file import blamed, file_of
     from jaxfact.store.queues import StoreError
 
@@ -129,7 +127,7 @@ def _ending_in_one_line(experiment: str, store: Path) -> Iterator[None]:
             raise mistake from None
         if isinstance(error, OSError):
             terminal.fail(f"the store cannot be written ({error}); what is in {store} is safe", 1)
-        if not isinstance(error, RuntimeError):  # which a broken invariant is, and what XLA reports
+        if not isinstance(error, RuntimeError):  # which is what a broken invariant raises, and XLA
             raise
         terminal.fail(str(error), 1)
 

@@ -1,4 +1,4 @@
-"""What the options of `compare` say of the matrix: read or made up, and seen whole or through measurements."""
+"""What the options of `compare` say about the matrix: read or made up, and seen whole or through measurements."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +43,7 @@ class Target:
             raise problem_with("--rank, --condition, --spectrum", "given", "they need --shape", "add --shape 100x80")
         if (self.sense is None) != (self.measurements is None):
             given = "--measurements alone" if self.sense is None else "--sense alone"
-            instead = "say --sense gaussian --measurements 1500"
+            instead = "give --sense gaussian --measurements 1500"
             raise problem_with("--sense, --measurements", given, "needs both", instead)
 
     def width(self, usual: int) -> int:
@@ -107,7 +107,7 @@ def _read(matrix: Path | None) -> "Factorization":
     if not target.any():
         raise problem_with("matrix", matrix, "is zero throughout", "give a matrix with a non-zero entry")
     if (target != target).any():  # NaN
-        raise problem_with("matrix", matrix, "has missing entries", f"say jaxfact complete {matrix}")
+        raise problem_with("matrix", matrix, "has missing entries", f"run jaxfact complete {matrix}")
     return Factorization(target)
 
 

@@ -25,7 +25,7 @@ Counts = Callable[[], Mapping[str, int]]
 
 
 def configure(x64: bool, cores: int | None = None) -> None:
-    """Let every core work, or so many, and choose the precision; before JAX is first used."""
+    """Let every core work, or as many as given, and choose the precision; before JAX is first used."""
     use_cores(cores)
     import jax
 
@@ -42,7 +42,7 @@ def fail(message: str, code: int = 2) -> Never:
 
 
 def new_folder(usual: str, out: Path | None) -> Path:
-    """Return the folder for the results: `out`, or the first of usual, usual-2, … that is not there.
+    """Return the folder for the results: `out`, or the first of usual, usual-2, … that does not exist.
 
     Refuses one that cannot be made or that holds something.
     """
@@ -57,7 +57,7 @@ def new_folder(usual: str, out: Path | None) -> Path:
 
 
 def tell(report: "Report", folder: Path, as_json: bool) -> None:
-    """Print a job's numbers and write its folder; printed first, so that a full disk does not take them along."""
+    """Print a job's numbers and write its folder; printed first, so that a full disk does not lose them."""
     from jaxfact.reports.pages import RESULTS
     from jaxfact.results import strict_json
 
@@ -90,7 +90,7 @@ def progress_bar() -> "Iterator[Progress]":
 
 @contextmanager
 def sweep_progress(counts: Counts) -> "Iterator[Progress]":
-    """Show a bar with rate, time left and outcomes; where there is no terminal, a line a minute."""
+    """Show a bar with rate, time left and outcomes; where there is no terminal, one line per minute."""
     from rich.console import Console
 
     console = Console(stderr=True)
@@ -122,7 +122,7 @@ def _bar(console: "Console", counts: Counts) -> "Iterator[Progress]":
 
 
 class _Log:
-    """Progress as one plain line a minute, for files and batch systems."""
+    """Progress as one plain line per minute, for files and batch systems."""
 
     def __init__(self, counts: Counts):
         self._pace = Pace(counts)
@@ -145,7 +145,7 @@ class Pace:
         with self._lock:
             now = self._clock()
             if self._began is None:
-                self._began, self._last = (now, done), now  # what a store held before took no time of this process
+                self._began, self._last = (now, done), now  # what a store held before took none of this process's time
             if now - self._last < seconds:
                 return ""
             self._last = now

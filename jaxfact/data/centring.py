@@ -45,13 +45,13 @@ def remove_biases(matrix: Float[np.ndarray, "m n"], *, sweeps: int = 20, shrinka
     """Subtract μ + bᵢ + cⱼ, a level and biases of rows and columns fitted to the observed entries by least squares.
 
     Each sweep minimises Σ (x − μ − bᵢ − cⱼ)² + λ(‖b‖² + ‖c‖²) over b, then c, then μ: a bias is the mean of what the
-    others leave, times k/(k + λ) where it has k entries. λ, the `shrinkage`, is in entries; 0 is ordinary least
-    squares, exact after one sweep where nothing is missing. The observed entries end with mean 0 for any λ. A row or
-    column without entries has bias 0. Raises ValueError as `remove_mean` does, for a negative shrinkage, and without
-    a whole number of sweeps. Source: Koren, Bell & Volinsky 2009, Matrix
-    factorization techniques for recommender systems, who keep μ at the mean; refitted, it needs no shrinkage.
+    others leave, times k/(k + λ) where it has k entries. λ, the `shrinkage`, is a number of entries; 0 is ordinary
+    least squares, exact after one sweep where nothing is missing. The observed entries end with mean 0 for any λ. A row
+    or column without entries has bias 0. Raises ValueError where `remove_mean` does, for a negative shrinkage, and for
+    `sweeps` that is not a whole number above 0. Source: Koren, Bell & Volinsky 2009, Matrix factorization techniques
+    for recommender systems, who keep μ at the mean; refitted, it needs no shrinkage.
     """
-    positive_integer("sweeps", sweeps, "20 reach rounding or nearly so on the data sets of this library")
+    positive_integer("sweeps", sweeps, "20 reach rounding error, or nearly, on this library's data sets")
     non_negative("shrinkage", shrinkage, "0 switches it off")
     matrix, observed = _checked(matrix)
     (row, column), entries = np.nonzero(observed), matrix[observed]
@@ -72,7 +72,7 @@ def _shrunk_means(
 
 
 def _checked(matrix: Float[np.ndarray, "m n"]) -> tuple[Float[np.ndarray, "m n"], np.ndarray]:
-    """Return the matrix in double precision, in which restoring loses nothing of note, and where it is observed."""
+    """Return the matrix in double precision, so that restoring loses nothing of note, and where it is observed."""
     matrix = np.asarray(matrix, float)
     if matrix.ndim != 2:
         raise problem_with("matrix", f"an array of shape {matrix.shape}", "needs two dimensions", "reshape it to m×n")
@@ -80,5 +80,5 @@ def _checked(matrix: Float[np.ndarray, "m n"]) -> tuple[Float[np.ndarray, "m n"]
         raise problem_with("matrix", "infinite entries", "needs finite ones, or NaN for missing", "set them to NaN")
     observed = ~np.isnan(matrix)
     if not observed.any():
-        raise problem_with("matrix", "no observed entry", "needs one at least", "check what was read")
+        raise problem_with("matrix", "no observed entry", "needs at least one", "check what was read")
     return matrix, observed

@@ -56,12 +56,12 @@ def movielens() -> Matrix:
 def pm10(path: str | Path | None = None) -> Matrix:
     """Return 70×4383 daily means of PM10 in µg/m³: rural German stations by the days of 1998 to 2009.
 
-    From `air.rda` of the R package spacetime (Pebesma 2012), looked for in R's library folders without a path.
+    From `air.rda` of the R package spacetime (Pebesma 2012); without a path, R's library folders are searched for it.
     """
     _folder("pm10", "rdata")
     file = _installed_air() if path is None else Path(path)
     if not file.is_file():
-        raise problem_with("path", file, "does not exist or is no file", _AIR)
+        raise problem_with("path", file, "does not exist or is not a file", _AIR)
     try:
         # The parser alone: rdata's conversion to xarray fails on this file, whose dimension has names.
         saved = dict(_pairs(import_module("rdata").parser.parse_file(file).object))
@@ -72,7 +72,7 @@ def pm10(path: str | Path | None = None) -> Matrix:
 
 
 def indian_pines() -> Matrix:
-    """Return 21025×200 sensor counts: the 145×145 pixels of a hyperspectral picture by bands (AVIRIS, 1992)."""
+    """Return 21025×200 sensor counts: the 145×145 pixels of a hyperspectral image by its bands (AVIRIS, 1992)."""
     counts = np.load(_file("indian_pines", "tensorly", "datasets/data/Indian_pines_corrected.npy"), allow_pickle=False)
     return counts.reshape(-1, counts.shape[-1]).astype(float)
 
@@ -127,7 +127,7 @@ def _wheel(package: str) -> str:
 
 
 def _installed_air() -> Path:
-    """Return spacetime's air.rda from the first of R's library folders that has it."""
+    """Return spacetime's air.rda from the first of R's library folders that holds it."""
     named = [os.environ.get(variable, "").split(os.pathsep) for variable in ("R_LIBS", "R_LIBS_USER", "R_LIBS_SITE")]
     folders = [*filter(None, sum(named, [])), *_R_FOLDERS]
     for folder in folders:
@@ -139,7 +139,7 @@ def _installed_air() -> Path:
 
 
 def _pairs(node: Any) -> Iterator[tuple[str, Any]]:
-    """Walk a pairlist, which is how R saves named objects and the attributes of one."""
+    """Walk a pairlist, which is how R saves named objects and the attributes of an object."""
     while node.info.type.name == "LIST":
         tag = node.tag.referenced_object if node.tag.info.type.name == "REF" else node.tag
         yield tag.value.value.decode(), node.value[0]

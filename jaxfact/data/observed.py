@@ -23,17 +23,17 @@ def checked_entries(rows: ArrayLike, columns: ArrayLike, values: ArrayLike, shap
     sizes = [x.shape for x in observed]
     if len(set(sizes)) > 1 or observed.rows.ndim != 1:
         instead = "give the row, column and value of each observed entry"
-        raise problem_with("rows, columns, values", f"arrays of shapes {sizes}", "needs three of one length", instead)
+        raise problem_with("rows, columns, values", f"arrays of shapes {sizes}", "needs three of equal length", instead)
     if len(observed.values) == 0:
         raise problem_with(
-            "values", "no entries", "needs at least one observed entry", "check how missing ones are told"
+            "values", "no entries", "needs at least one observed entry", "check how missing ones are marked"
         )
     for name, numbers, size in (("rows", observed.rows, shape[0]), ("columns", observed.columns, shape[1])):
         if numbers.dtype.kind not in "iu":
             raise problem_with(name, f"numbers of dtype {numbers.dtype}", "needs whole numbers", "convert them to int")
         off = np.flatnonzero((numbers < 0) | (numbers >= size))
         if len(off):
-            given = f"{numbers[off[0]]} at place {off[0]}"
+            given = f"{numbers[off[0]]} at position {off[0]}"
             raise problem_with(
                 name, given, f"needs numbers from 0 to {size - 1}", "count from 0, or give a larger shape"
             )
@@ -42,14 +42,14 @@ def checked_entries(rows: ArrayLike, columns: ArrayLike, values: ArrayLike, shap
         raise problem_with("values", given, "needs real numbers", "convert them to a floating dtype first")
     broken = np.flatnonzero(~np.isfinite(observed.values))
     if len(broken):
-        given = f"{observed.values[broken[0]]} at place {broken[0]}"
+        given = f"{observed.values[broken[0]]} at position {broken[0]}"
         raise problem_with("values", given, "an observed entry needs a finite number", "leave missing entries out")
     _check_repeats(observed, shape)
     return observed
 
 
 def split(entries: Observed, key: PRNGKeyArray, **shares: float) -> dict[str, Observed]:
-    """Return disjoint parts of the entries that together are all of them, drawn uniformly, by name.
+    """Return disjoint parts, drawn uniformly, that together make up all the entries; by name.
 
     For example split(problem.entries, key, train=0.8, validation=0.1, test=0.1); each part makes a problem,
     Completion(*part, shape), or a record, HeldOut(*part).
@@ -58,7 +58,7 @@ def split(entries: Observed, key: PRNGKeyArray, **shares: float) -> dict[str, Ob
     """
     given = ", ".join(f"{name}={share:g}" for name, share in shares.items())
     if not shares or min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-9:
-        raise problem_with("shares", given, "needs numbers above 0 that sum to 1", "say train=0.8, test=0.2")
+        raise problem_with("shares", given, "needs numbers above 0 that sum to 1", "pass train=0.8, test=0.2")
     count = len(entries.values)
     ends = np.rint(np.cumsum(list(shares.values())) * count).astype(int)
     if np.diff(ends, prepend=0).min() < 1:
@@ -78,5 +78,5 @@ def _check_repeats(observed: Observed, shape: tuple[int, int]) -> None:
     again = order[1:][np.diff(flat[order]) == 0]
     if len(again):
         at = int(again.min())
-        given = f"({observed.rows[at]}, {observed.columns[at]}) a second time at place {at}"
+        given = f"({observed.rows[at]}, {observed.columns[at]}) a second time at position {at}"
         raise problem_with("rows, columns", given, "needs each entry once", "average the repeats, or keep the last")

@@ -31,7 +31,7 @@ def load(name: str, *, path: str | Path | None = None) -> Matrix:
     its mean removed. The others come out of optional packages, as they are stored there, neither centred nor scaled:
     "movielens" (671×9066, 1.6 % observed), "pm10" (70×4383, 49 %), "indian_pines" (21025×200), "faces" (400×10304),
     "digits" (1797×64) and "camera" (512×512); docs/data.md has units, terms of use and packages. `path` is the
-    air.rda of "pm10" where R does not hold it. Raises ValueError for other names, a missing package and a wrong path;
+    air.rda of "pm10" where R does not have it. Raises ValueError for other names, a missing package and a wrong path;
     `read` takes files.
     """
     from jaxfact.data import datasets
@@ -43,11 +43,11 @@ def read(path: str | Path) -> Matrix:
     """Read a matrix from a .npy, .npz, .csv, .tsv, Matrix Market .mtx or image file, as it is stored; NaN is missing.
 
     An empty field of a text file is missing too. A text file whose first line is `row,column,value` holds one observed
-    entry a line, whose row and column may be any numbers: in order they become 0, 1, 2, …. An image becomes grey levels
-    from 0 to 1; one of floating point stays as it is. Pickled objects are never opened.
+    entry per line, whose row and column may be any numbers: in order they become 0, 1, 2, …. An image becomes grey
+    levels from 0 to 1; a floating-point one stays as it is. Pickled objects are never opened.
 
-    Raises ValueError for a file that is missing, of an unknown format, damaged, or no m×n matrix of reals, for infinite
-    entries, and for an entry that is given twice.
+    Raises ValueError for a file that is missing, of an unknown format, damaged, or not an m×n matrix of reals, for
+    infinite entries, and for an entry that is given twice.
     """
     path = Path(path)
     readers = {
@@ -59,13 +59,13 @@ def read(path: str | Path) -> Matrix:
     }
     readers |= dict.fromkeys(_IMAGES, _read_image)
     if not path.is_file():
-        raise problem_with("file", path, "does not exist or is no file", "check the path")
+        raise problem_with("file", path, "does not exist or is not a file", "check the path")
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise problem_with("file", path, f"needs one of {_READABLE}", "convert it, for example with numpy.save")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what a parser only warns of is judged by the matrix that it returns
+            warnings.simplefilter("ignore")  # what a parser merely warns of shows in the matrix it returns
             matrix = reader(path)
     except Exception as error:  # damage surfaces as nearly anything: NumPy, zipfile, SciPy and Pillow parse these files
         raise _unreadable(path, error) from None
@@ -78,9 +78,9 @@ def singular_values(
 ) -> Float[np.ndarray, " r"] | Float[Array, " r"]:
     """Return `rank` singular values from 1 down to 1/condition.
 
-    LINEAR and GEOMETRIC are evenly spaced in the value and in its logarithm, STEP is 1 but for the last. Both numbers
-    may be axes of a sweep; a rank that is needs its largest value, `padded_to`, and is followed by zeros. Raises
-    ValueError for a rank below 1 or above `padded_to`, and a condition number below 1.
+    LINEAR and GEOMETRIC are evenly spaced in the value and in its logarithm, STEP is 1 except for the last. Both
+    numbers may be axes of a sweep; a rank that is one needs its largest value, `padded_to`, and is followed by zeros.
+    Raises ValueError for a rank below 1 or above `padded_to`, and a condition number below 1.
     """
     traced = [isinstance(x, Tracer) for x in (rank, condition)]
     if not traced[0]:
@@ -90,7 +90,7 @@ def singular_values(
         if condition < 1:
             raise problem_with("condition", condition, "needs σ₁/σ_r, 1 or above", "give its inverse")
     if padded_to is None and traced[0]:
-        raise problem_with("rank", "a traced number", "needs a bound", "say padded_to=, its largest value")
+        raise problem_with("rank", "a traced number", "needs a bound", "pass padded_to=, its largest value")
     count = int(rank) if padded_to is None else padded_to
     if not traced[0] and rank > count:
         raise problem_with("rank", int(rank), f"is above padded_to={count}", "raise padded_to")
@@ -119,7 +119,7 @@ def _check_matrix(path: Path, matrix: np.ndarray) -> None:
         raise problem_with(path.name, given, "needs finite numbers, and NaN where an entry is missing", "replace them")
     if np.all(np.isnan(matrix)):
         raise problem_with(
-            path.name, f"{matrix.shape[0]}×{matrix.shape[1]} NaN", "needs an observed entry", "fill some"
+            path.name, f"{matrix.shape[0]}×{matrix.shape[1]} NaN", "needs an observed entry", "fill some in"
         )
 
 
@@ -198,7 +198,7 @@ def _unreadable(path: Path, error: Exception) -> ValueError:
     if "allow_pickle" in detail:
         return problem_with("file", path, "holds Python objects, which are never unpickled", "save plain numbers")
     if path.suffix.lower() in (".csv", ".tsv"):
-        needed = "needs rows of numbers of one length"
+        needed = "needs rows of numbers of equal length"
         instead = "drop headers and text, fill short rows, and give no entry twice"
     else:
         needed, instead = f"cannot be read as {path.suffix}", "check that it is complete and holds one array"

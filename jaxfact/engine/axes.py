@@ -12,7 +12,7 @@ Value = TypeVar("Value")
 
 
 def both_given(given: Mapping[str, Value] | None, named: Mapping[str, Value]) -> dict[str, Value]:
-    """Return what was given of each axis as a mapping, then by keyword; refuse a name twice."""
+    """Return what was given of each axis as a mapping, then by keyword; refuse a repeated name."""
     mapping = {} if given is None else dict(given)
     if twice := sorted(mapping.keys() & named.keys()):
         raise problem_with("axes", twice[0], "is given by keyword too", "give it once")
@@ -22,7 +22,7 @@ def both_given(given: Mapping[str, Value] | None, named: Mapping[str, Value]) ->
 def axes_of(
     given: Mapping[str, Values] | None, named: Mapping[str, Values], taken: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """Return the axes given as a mapping, then those given by keyword; refuse a name twice, or one that is taken."""
+    """Return the axes given as a mapping, then those given by keyword; refuse a repeated name, or one that is taken."""
     axes = both_given(given, named)
     for name in axes:
         if not isinstance(name, str) or not name.isidentifier():

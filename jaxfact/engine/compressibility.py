@@ -83,7 +83,7 @@ def compression_of(method: optax.GradientTransformation, record: Records | None)
     """Return how runs of a method with these records are compressed, or None where that would not be exact.
 
     Three steps, each from generic factors and buffers in a frame of its own, on a small problem of rank 2 in full and
-    in compressed form, in float64: factors, state and records must agree. Noise must be drawn at most once a step.
+    in compressed form, in float64: factors, state and records must agree. Noise must be drawn at most once per step.
     """
     method, draws, unknown = optax.with_extra_args_support(method), itertools.count(), _unknown(record)
     with jax.enable_x64(True):
@@ -93,7 +93,7 @@ def compression_of(method: optax.GradientTransformation, record: Records | None)
             compare = jax.jit(lambda steps: _gap(method, unknown, pairs, steps, draws)).lower(steps)
             gap = _evaluated(compare, steps)
         except (TypeError, ValueError, IndexError):
-            # What is made for one shape alone cannot be evaluated on another, compressed or not.
+            # What is made for one shape only cannot be evaluated on another, compressed or not.
             return None
     drawn = next(draws)
     # A second draw in one step would need spare rows of its own.
@@ -108,7 +108,7 @@ def _unknown(record: Records | None) -> Callable:
 
 
 def _evaluated(program: jax.stages.Lowered, steps: "_Setting") -> float:
-    """Return the program's one number; a program that was met before is not compiled again."""
+    """Return the program's one number; a program seen before is not compiled again."""
     text = program.as_text()
     if text not in _known:
         _known[text] = float(program.compile()(steps))
@@ -130,7 +130,7 @@ def _problem(pairs: int) -> Factorization:
 
 
 def _generic_steps(pairs: int) -> _Setting:
-    """Return settings of all steps, stacked."""
+    """Return the settings of all steps, stacked."""
     rng = np.random.default_rng(0)
     problem = _problem(pairs)
     small = Compressed(problem, _WIDTH, frames=pairs, noisy=True)

@@ -5,17 +5,17 @@ import os
 from jaxfact.inputs import positive_integer, problem_with
 
 # XLA runs a loop as a chain of kernels, each started by a scheduler, unless its arrays are small: then the loop is one
-# function. A step is many kernels on small arrays, so small is raised from 1024 bytes to ten million.
+# function. A step is many kernels on small arrays, so the limit is raised from 1024 bytes to ten million.
 WHOLE_LOOPS = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=10000000"
 
 
 def use_cores(count: int | None = None) -> None:
-    """Let sweeps work on this many cores, all of them by default; call it before the first computation of JAX.
+    """Let sweeps work on this many cores, all of them by default; call it before JAX's first computation.
 
-    One CPU device a core, and XLA's option that compiles a run's loop as one function, which makes methods of several
-    kernels a step up to eight times faster. The last bits may differ from those without it.
+    It sets one CPU device per core, and the XLA option that compiles a run's loop as one function, which makes methods
+    of several kernels per step up to eight times faster. The last bits may differ from those without it.
 
-    Raises ValueError for a count below 1, and where JAX has computed already.
+    Raises ValueError for a count below 1, and where JAX has already computed something.
     """
     if count is None:
         count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -30,4 +30,4 @@ def use_cores(count: int | None = None) -> None:
     except RuntimeError:
         if jax.local_device_count() != count:
             instead = "call use_cores first, right after the imports"
-            raise problem_with("count", count, "JAX has chosen its devices already", instead) from None
+            raise problem_with("count", count, "JAX has already chosen its devices", instead) from None

@@ -33,14 +33,14 @@ def parameters(experiment: Experiment) -> Mapping[str, inspect.Parameter]:
 
 
 def takes_key(experiment: Experiment, axes: Mapping[str, object]) -> bool:
-    """Tell whether an experiment draws its problem: `key` is a parameter, and no axis."""
+    """Tell whether an experiment draws its problem: `key` is a parameter and not an axis."""
     return "key" in parameters(experiment) and "key" not in axes
 
 
 def check_experiment(experiment: Experiment, axes: Mapping[str, np.ndarray]) -> Run:
     """Return the run at the first point; refuse a signature that does not fit the axes, and points out of range.
 
-    Evaluating it at the least and greatest value of each axis finds hyperparameters out of range, which could not be
+    Evaluating it at the least and greatest value of each axis finds hyperparameters out of range, which cannot be
     seen in a traced number.
     """
     if not callable(experiment):
@@ -50,7 +50,7 @@ def check_experiment(experiment: Experiment, axes: Mapping[str, np.ndarray]) -> 
     first = {name: values[0] for name, values in axes.items()}
     corners = [first] + [{**first, name: v} for name, values in axes.items() for v in (values.min(), values.max())]
     with warnings.catch_warnings():
-        if extra:  # what a problem drawn from this one key warns of says nothing about the runs
+        if extra:  # warnings about a problem drawn from this one key say nothing about the runs
             warnings.simplefilter("ignore", UserWarning)
         runs = [experiment(**{name: jnp.asarray(value) for name, value in at.items()}, **extra) for at in corners]
     for run in runs:
@@ -59,7 +59,7 @@ def check_experiment(experiment: Experiment, axes: Mapping[str, np.ndarray]) -> 
 
 
 def check_run(run: object) -> None:
-    """Refuse what is not a `Run` of a problem, a start and a method."""
+    """Refuse anything but a `Run` of a problem, a start and a method."""
     instead = "return Run(problem, start, method)"
     if not isinstance(run, Run):
         raise problem_with("experiment", f"returned a {type(run).__name__}", "needs a Run", instead)
@@ -83,5 +83,5 @@ def _check_signature(experiment: Experiment, axes: Mapping[str, np.ndarray]) -> 
             "axes",
             sorted(axes),
             f"the experiment takes ({', '.join(known)})",
-            "give one axis for each of its parameters",
+            "give one axis per parameter",
         )

@@ -10,13 +10,13 @@ from jaxtyping import Array
 
 
 class Closures:
-    """What traced functions close over, in the order met, each once."""
+    """What traced functions close over, each once, in the order met."""
 
     def __init__(self):
         self.values: list[Any] = []
 
     def place(self, value: Any) -> int:
-        """Return where a value stands, and remember one that is new."""
+        """Return the place of a value, and remember a new one."""
         for index, seen in enumerate(self.values):
             if seen is value:
                 return index
@@ -25,7 +25,7 @@ class Closures:
 
 
 class Function:
-    """A function, traced; what it closes over is an argument of its own, the numbers at `uses` among the closures."""
+    """A function, traced; what it closes over is an argument of its own: those numbered `uses` among the closures."""
 
     def __init__(self, function: Callable, arguments: tuple[Any, ...], closures: Closures):
         closed, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
@@ -75,7 +75,7 @@ def split(traced: core.ClosedJaxpr) -> tuple[Callable[..., Any], Callable[..., A
     )
 
     def evaluate(consts: Sequence[Array]) -> list[Array]:
-        # Arrays are handed on as they are, and to the computation as arguments: as constants they would be copied.
+        # Arrays are passed on as they are, and to the computation as arguments: as constants they would be copied.
         found = dict(zip(jaxpr.constvars, consts, strict=True))
         found |= zip(computed, jax.jit(core.jaxpr_as_fun(core.ClosedJaxpr(known, [])))(*consts), strict=True)
         return [jnp.asarray(found[var]) for var in kept]

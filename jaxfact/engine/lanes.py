@@ -2,7 +2,7 @@
 
 A vmapped loop would run until its slowest lane ends. Here a fixed number of lanes is fed from a queue inside the
 compiled loop, so that no run waits for another. What happens to a run depends on its seed, its point and the engine's
-constants, never on its neighbours; so its numbers are the same bits among ten runs or a million.
+constants, never on its neighbours; so it has the same bits among ten runs or a million.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ class Finished(NamedTuple):
 class Found(NamedTuple):
     """The results of some runs, on the host: what is kept of each, its records at their steps, and those at its end.
 
-    All arrays have the runs along their first axis, the records at steps the steps along their second.
+    All arrays have the runs along their first axis; the records at steps have the steps along their second.
     """
 
     finished: Finished
@@ -98,7 +98,7 @@ class Work(NamedTuple):
 def lanes_per_block(reading: Reading, work: Work) -> int:
     """Return how many lanes advance together; chosen from shapes only, because the last bits may depend on it.
 
-    On a CPU the largest block at which no kernel of a step is split over threads, which would cost more than it brings:
+    On a CPU the largest block at which no kernel of a step is split over threads, which would cost more than it gains:
     about 1600 numbers in the largest array, from 8 to 128 lanes. Elsewhere as many as fill the device.
     """
     own = jax.eval_shape(partial(_start, reading), reading.shared, work, 0)
@@ -171,7 +171,7 @@ class Engine:
             done, _, lanes = carry
             return done + 1, jnp.zeros((), bool), self._block(shared, work.stride, lanes)
 
-        # With no lane busy there is nothing to do here: the tile is visited once more for records that wait.
+        # With no lane busy there is nothing to do here: the tile is visited once more for waiting records.
         done, _, lanes = lax.while_loop(going, block, (done, jnp.any(lanes.run >= 0), lanes))
         return done, lanes
 
@@ -240,7 +240,7 @@ class Engine:
         return tile._replace(lanes=lanes, next_run=tile.next_run + jnp.sum(fed, dtype=jnp.int32))
 
     def _steps(self, shared: list[Array], lanes: Lane, count: Int[Array, ""]) -> Own:
-        """Advance every lane by some steps; idle lanes move too, and nobody looks."""
+        """Advance every lane by some steps; idle lanes move too, unobserved."""
 
         def step(index, own):
             moved = jax.vmap(self.reading.advance, (None, -1, 0), -1)(shared, own, lanes.step + index)
@@ -272,7 +272,7 @@ class Engine:
             )
 
     def _periods(self, shared: list[Array], lanes: Lane) -> Int[Array, " lane"]:
-        """Return the period of the runs found periodic, by stepping each until it meets itself again."""
+        """Return the period of the runs found periodic, by stepping each until it returns to its own state."""
         nothing = jnp.zeros(self.rules.lanes, jnp.int32)
         if not (self.rules.stops and self.rules.periodic):
             return nothing

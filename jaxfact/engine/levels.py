@@ -1,4 +1,4 @@
-"""The ladder of distances at which runs are timed, when two levels are one, and what stands for no tolerance."""
+"""The ladder of distances at which runs are timed, when two levels count as one, and what stands for no tolerance."""
 
 import math
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 _DECADES = 16
 _WITHOUT = 6
 _SAME = 1e-6
-"""Levels that differ relatively by less are one: 1e-5 written in single precision is 1e-5."""
+"""Levels with a smaller relative difference count as one: 1e-5 written in single precision is 1e-5."""
 
 
 def ladder(tolerance: float | None) -> tuple[float, ...]:

@@ -49,7 +49,7 @@ class Rules(NamedTuple):
 class Lane(NamedTuple):
     """One run in flight: what it owns, and what is remembered of it.
 
-    `run` is −1 where the lane is idle, `outcome` −1 as long as the run goes on, `step` −1 before its first look.
+    `run` is −1 where the lane is idle, `outcome` −1 while the run goes on, `step` −1 before its first look.
     """
 
     run: Int[Array, ""]
@@ -97,7 +97,7 @@ def judge(rules: Rules, lanes: Lane, glance: Glance) -> Lane:
         moving = (lanes.arrived < 0) & (lanes.fitted < 0) & (lanes.step > 0)
         outcome = jnp.where(moving & same(lanes.own, lanes.mark[0]), CYCLE, outcome)
     if rules.stops and rules.misfits:
-        # A run that finds the truth fits the data a little earlier: it gets as long again to do so.
+        # A run that finds the truth fits the data a little earlier: it is given as long again to find it.
         waited = lanes.step >= 2 * lanes.fitted + _STAY
         outcome = jnp.where((lanes.fitted >= 0) & (lanes.arrived < 0) & (waited | last), FITTED, outcome)
     if rules.stops:
@@ -130,7 +130,7 @@ def _stayed(rules: Rules, distance: Array) -> Array:
 
 
 def _due(lanes: Lane) -> Bool[Array, " lane"]:
-    """Tell which runs have been near their goal for as long as it takes: max(50, 10 %) further steps."""
+    """Tell which runs have been near their goal for long enough: max(50, 10 %) further steps."""
     return (lanes.arrived >= 0) & (lanes.step >= lanes.arrived + jnp.maximum(_STAY, (lanes.arrived + 9) // 10))
 
 

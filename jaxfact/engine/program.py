@@ -1,7 +1,7 @@
 """The compiled loop, and one thread per device that works on a queue of tiles.
 
 Every thread calls the same single-device program, on a CPU even the same executable. So no collective can appear, a
-slow tile holds up nobody, and a run's bits are the same on any number of devices.
+slow tile holds nobody up, and a run's bits are the same on any number of devices.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from jaxfact.engine.tiles import Progress, Queue, Task
 
 _PROGRAMS = 16  # compiled programs that are kept, a few megabytes each
 _CALL_SECONDS = 0.1
-# On a CPU XLA would split larger kernels of a step over threads, at many times what they cost on one; the other cores
+# On a CPU, XLA would split larger kernels of a step over threads, at many times what they cost on one; the other cores
 # have tiles of their own.
 ON_CPU: dict[str, Any] = {
     "xla_disable_hlo_passes": "cpu-parallel-task-assigner",
@@ -52,7 +52,7 @@ class Program:
 
     @property
     def blank(self) -> Found:
-        """The results of one run that has not begun, for their form."""
+        """The results of one run that has not begun, for their shapes."""
         return self._engine.empty(*self.shapes).found(1)
 
     @cached_property
@@ -94,9 +94,9 @@ class Program:
         return {"compile_seconds": compiling, "run_seconds": time.perf_counter() - began - compiling}
 
     def steps(self, task: Work, device: Any, *, beyond: bool = False) -> Iterator[Tile]:
-        """Yield the state of one tile after every look at its runs, each until the next is asked for.
+        """Yield the state of one tile after every look at its runs, each valid until the next is asked for.
 
-        It ends when all runs have ended; `beyond` that, they go on for ever. Then there may be one run a lane at most.
+        It ends when all runs have ended; with `beyond` they go on for ever, and there may be at most one run per lane.
         """
         advance = self._compile(device)
         begun = self._engine.reading.shared, self._padded(task), self._engine.empty(*self.shapes)
@@ -109,7 +109,7 @@ class Program:
                 tile = tile._replace(lanes=tile.lanes._replace(run=np.where(lane < task.count, lane, -1)))
 
     def _serve(self, device: Any, advance: Callable, queue: Queue) -> None:
-        """Take tiles from the queue until it is empty, or until another thread failed."""
+        """Take tiles from the queue until it is empty, or until another thread has failed."""
         try:
             with jax.default_device(device):
                 shared = jax.device_put(self._engine.reading.shared, device)
@@ -133,15 +133,15 @@ class Program:
         return work._replace(seeds=work.seeds[index], points=points)
 
     def _what_fits(self, device: Any) -> str:
-        """Say how large a tile may be in the memory that is free."""
+        """Say how large a tile may be in the free memory."""
         tile = self._engine.empty(*self.shapes)
         a_run = _bytes(tile.found(self.size)) / self.size
         lanes = _bytes((tile.lanes, tile.recording.waiting))
         free = _free_bytes(device)
-        # What is free now may be taken when it is tried again, and XLA needs scratch space beside.
+        # What is free now may be taken by the next attempt, and XLA needs scratch space besides.
         fits = min(self.size // 2, int((free / 2 - lanes) / a_run))
         said = f"out of memory: a tile of {self.size} runs needs {(self.size * a_run + lanes) / 1e6:.0f} MB"
-        found = f"about {free / 1e6:.0f} MB are free on {device}"
+        found = f"about {free / 1e6:.0f} MB is free on {device}"
         instead = f"tile_runs={fits} fits" if fits >= self._engine.rules.lanes else "record less, or less often"
         return f"{said}, and {found}; {instead}."
 
@@ -169,7 +169,7 @@ class Program:
         return partial(_throwing, compiled) if self._engine.rules.checked else compiled
 
     def _finish(self, task: Task, advance: Callable, device: Any, queue: Queue) -> None:
-        """Run one tile to its end, some blocks a call."""
+        """Run one tile to its end, a few blocks per call."""
         began, blocks, count = time.perf_counter(), 16, int(task.work.count)
         work, tile = jax.device_put((self._padded(task.work), self._engine.empty(*self.shapes)), device)
         while not self._stop.is_set():
@@ -208,7 +208,7 @@ def _words(array: Any) -> Any:
 
 
 class _Lowered:
-    """A program before compilation, equal to every other of the same text and the same names of its arguments."""
+    """A program before compilation, equal to every other with the same text and the same argument names."""
 
     def __init__(self, lowered: jax.stages.Lowered):
         self.lowered, self.text, self.tree = lowered, lowered.as_text(), lowered.in_tree
@@ -222,12 +222,12 @@ class _Lowered:
 
 @lru_cache(_PROGRAMS)
 def _compiled(program: _Lowered, device: Any) -> Callable:
-    """Compile a program, unless a sweep before has: other seeds, points and targets of one shape need no other."""
+    """Compile a program unless an earlier sweep has: other seeds, points and targets of one shape need no new one."""
     return program.lowered.compile(ON_CPU if device.platform == "cpu" else None)
 
 
 def _throwing(advance: Callable, *arguments: Any) -> Tile:
-    """Turn a failed check into an exception of one line."""
+    """Turn a failed check into a one-line exception."""
     error, tile = advance(*arguments)
     if message := error.get():
         raise RuntimeError(message.split(" (`check` failed)")[0])

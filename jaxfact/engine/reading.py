@@ -49,7 +49,7 @@ class Own(NamedTuple):
 class Findings(NamedTuple):
     """What tracing finds: the engine's functions, and what the problem and the factors are like.
 
-    `lanes` is the problem's hint, how many runs should advance together on a CPU (see `Problem.lanes`).
+    `lanes` is the problem's hint of how many runs should advance together on a CPU (see `Problem.lanes`).
     """
 
     advance: Function

@@ -1,7 +1,7 @@
 """Records of runs that are due at different times, evaluated many at once.
 
 A record may cost more than a hundred steps, and lanes that share a block of steps are seldom due together. So what is
-due is set aside, as many runs as there are lanes, and measured when there is no more room.
+due is set aside, as many runs as there are lanes, and measured when there is no room left.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from jaxfact.numerics.trees import PyTree
 
 
 class Waiting(NamedTuple):
-    """Runs set aside, along the last axis, and where their records go: a row beyond the end is nowhere."""
+    """Runs set aside, along the last axis, and where their records go: a row beyond the end means nowhere."""
 
     own: PyTree
     row: Int[Array, " lane"]
@@ -57,7 +57,7 @@ def set_aside(
 ) -> Recording:
     """Set aside the runs that are due at a slot or have ended.
 
-    All that wait are measured first where room is needed, or where nobody is left to wait for.
+    All that wait are measured first where room is needed, or where there is nobody left to wait for.
     """
     if recording.waiting is None:
         return recording

@@ -17,7 +17,7 @@ _QUANTILES = (0.05, 0.5, 0.95)
 
 @styled
 def outcomes(runs: xr.Dataset) -> Figure:
-    """Plot how many of the runs of one point had each outcome, with Wilson intervals."""
+    """Plot how many of the runs at one point had each outcome, with Wilson intervals."""
     found = stats.outcome_fractions(runs)
     variants = list(variants_of(found))
     count = found.sizes["outcome"]
@@ -87,7 +87,7 @@ def heat_map(success: xr.DataArray, along: str, across: str, label: str) -> Figu
     columns, rows = (cell_edges(fraction[name].values) for name in (along, across))
     for axes, name in zip(panels, names, strict=True):
         part = fraction.sel({"variant": name}) if "variant" in fraction.dims else fraction
-        # As a picture: readers of SVG leave hairlines between cells.
+        # As an image: SVG viewers leave hairlines between cells.
         cells = part.transpose(across, along)
         mesh = axes.pcolormesh(columns, rows, cells, cmap="cividis", vmin=0, vmax=1, rasterized=True)
         _axis(axes, "y", fraction[across])
@@ -109,7 +109,7 @@ def axis_label(coordinate: xr.DataArray) -> str:
 
 
 def _axis(axes: Axes, which: str, coordinate: xr.DataArray) -> None:
-    """Label and scale an axis; few values on a linear one are all named."""
+    """Label and scale an axis; if a linear one has few values, all are named."""
     values = np.sort(coordinate.values)
     scale = axis_scale(values)
     axes.set(**{f"{which}label": axis_label(coordinate), f"{which}scale": scale})

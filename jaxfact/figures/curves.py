@@ -133,7 +133,7 @@ def worst_seeds(runs: xr.Dataset, count: int) -> list[int]:
 
 
 def _variants(runs: xr.Dataset) -> Iterator[tuple[str, xr.Dataset, str, object]]:
-    """Yield every variant of runs that are all of one point."""
+    """Yield every variant of runs that are all at one point."""
     left = [dim for dim in runs.outcome.dims if dim not in ("seed", "variant")]
     if left:
         raise problem_with("runs", f"axes {left}", "a figure shows one point", "select one with runs.sel(...)")
@@ -157,7 +157,7 @@ def bands(axes: Axes, runs: xr.Dataset, path: str) -> None:
 
 
 def _quantiles(path: xr.DataArray) -> Float[np.ndarray, "3 step"]:
-    """Return the quantiles over runs, of observed values: between a number and inf there is none to interpolate."""
+    """Return the quantiles over runs, of observed values: between a number and inf there is nothing to interpolate."""
     values = path.transpose("seed", "step").values.astype(float)
     values = np.where(np.isnan(values), np.inf, values)
     return np.quantile(values, (_BAND[0], 0.5, _BAND[1]), axis=0, method="inverted_cdf")

@@ -1,4 +1,4 @@
-"""Errors of a matrix that is completed, on the entries that are kept back."""
+"""Errors of a completed matrix, on the entries held out."""
 
 from collections.abc import Iterable, Mapping
 from typing import Protocol

@@ -16,7 +16,7 @@ from jaxfact.inputs import problem_with
 # Okabe & Ito's palette, which colour-blind readers tell apart; line styles separate curves that coincide.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 LINES = ("-", (0, (4, 2)), (0, (1, 1.2)), "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)))
-FEW = 8  # values that are all named on an axis
+FEW = 8  # up to this many values are all named on an axis
 _WIDTH = 3.15
 _STYLE = {
     "font.size": 8,

@@ -1,4 +1,4 @@
-"""The methods that jobs compare, one row each: what the method is, and what theory says of where its runs end."""
+"""The methods that jobs compare, one row each: what the method is, and what theory says about where its runs end."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -28,8 +28,8 @@ class Prediction(NamedTuple):
 
 
 def bounded_drift(truth: Factorization, settings: ComparisonSettings, runs: xr.Dataset) -> Prediction:
-    """Descent moves D by at most 2η(f₀ − f_T), as long as steps lower the loss by half their first-order promise."""
-    # From nothing to the best approximation the loss falls by half the sum of its squared singular values.
+    """Descent moves D by at most 2η(f₀ − f_T), provided each lowers the loss by half its first-order promise."""
+    # From zero to the best approximation the loss falls by half the sum of its squared singular values.
     fall = float(jnp.sum(truth.singular_values[: settings.width] ** 2) / 2)
     return Prediction(_imbalance_at_start(runs) + 2 * settings.step_size * fall, "≤")
 
@@ -58,13 +58,13 @@ def random_walk(truth: Factorization, settings: ComparisonSettings, runs: xr.Dat
 
 
 def predicted_floor(problem: Factorization, settings: ComparisonSettings) -> float:
-    """Return the distance at which iterate noise holds a run up: the stationary root mean square of the linear process.
+    """Return the distance at which iterate noise stalls a run: the stationary root mean square of the linear process.
 
     Around the balanced optimum each mode of the error obeys x⁺ = (1 − ηλ)x + noise, whose variance is
     noise²/(ηλ(2 − ηλ)). Entries of the leading d×d block have λ = σᵢ + σⱼ and enter the product with weight λ; an entry
     of U outside it pairs with that of V, with λ = σⱼ ± σᵢ and weight σⱼ, or stands alone beyond the rank: λ = σⱼ.
     For an exact rank and small η this is the well-known √(noise²·(m+n)d/(2η)). Beyond the stability edge it is inf.
-    Columns beyond the rank are not held back; they add at most noise²·max_steps·√(mn(d−r)). Where σ_d = σ_{d+1}, moving
+    Nothing restores columns beyond the rank; they add at most noise²·max_steps·√(mn(d−r)). Where σ_d = σ_{d+1}, moving
     between the best approximations costs no distance.
     """
     head = min(settings.width, problem.rank)
@@ -87,7 +87,7 @@ def predicted_floor(problem: Factorization, settings: ComparisonSettings) -> flo
 
 
 def _noise_floor(problem: Problem, truth: Factorization, settings: ComparisonSettings) -> float:
-    # What is seen through few numbers is held back less along some directions than the whole matrix is.
+    # What is seen through few numbers is restored less along some directions than the whole matrix is.
     return predicted_floor(truth, settings) * (2 if problem.misfits else 1)
 
 
@@ -98,11 +98,11 @@ def _no_floor(problem: Problem, truth: Factorization, settings: ComparisonSettin
 class Compared(NamedTuple):
     """A method that jobs compare.
 
-    `method` builds it from the settings of a comparison. `weight_and_noise` says it as the two numbers of balanced
-    descent with noise, which share one program where a matrix is completed; None where it is no such method, which
+    `method` builds it from the settings of a comparison. `weight_and_noise` states it as the two numbers of balanced
+    descent with noise, which share one program where a matrix is completed; None where it is not such a method, and
     then takes no part there. A method that `needs_pair` is left out of problems in one factor. `floor` predicts the
-    distance at which the method is held up, by the setting `held_up_by`: it is judged at the first level above.
-    `imbalance` predicts that of its last factors.
+    distance at which the method stalls because of the setting `held_up_by`: it is judged at the first level above
+    that. `imbalance` predicts the imbalance of its last factors.
     """
 
     name: str
@@ -161,13 +161,13 @@ def judged_level(row: Compared, tolerance: float, floor: float) -> float:
 
 
 def floor_notes(row: Compared, tolerance: float, floor: float) -> list[str]:
-    """Return a line on where a method is held up and judged; none where nothing holds it up."""
+    """Return a line on where a method stalls and is judged; none where nothing stalls it."""
     if np.isinf(floor):
         return [f"with this step size {row.name} has no stationary floor; it is judged at the tolerance"]
     if floor == 0:
         return []
     return [
-        f"{row.held_up_by} holds {row.name} up at a distance of about {floor:.2g}; it is judged at the first level "
+        f"{row.held_up_by} stalls {row.name} at a distance of about {floor:.2g}; it is judged at the first level "
         f"above, {judged_level(row, tolerance, floor):g}"
     ]
 

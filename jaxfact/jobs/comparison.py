@@ -36,7 +36,7 @@ class MethodSummary:
     Attributes:
         method: its name, as in the dimension `variant` of the runs.
         tolerance: the relative distance at which it is judged.
-        floor: the predicted relative distance at which it is held up, 0 where nothing does.
+        floor: the predicted relative distance at which it stalls, 0 where nothing stalls it.
         reached: (fraction, low, high) of the starts that reached each level; None below the tolerance.
         outcomes: (fraction, low, high) of the starts by outcome.
         times: the step by which 5, 50 and 95 % of the starts had arrived at the tolerance; inf for never.
@@ -45,7 +45,7 @@ class MethodSummary:
         predicted_imbalance: what the step's identities predict for it.
         prediction: whether as a bound (≤), a limit (→) or a root mean square (≈).
         run_steps: steps of all runs together.
-        run_seconds: how long they took, compilation apart.
+        run_seconds: how long they took, without compilation.
         compile_seconds: how long compilation took.
     """
 
@@ -65,7 +65,7 @@ class MethodSummary:
 
     @property
     def throughput(self) -> float:
-        """Run-steps per second, compilation apart."""
+        """Run-steps per second, without compilation."""
         return self.run_steps / self.run_seconds
 
 
@@ -75,7 +75,7 @@ class Comparison:
 
     Attributes:
         problem: the problem of the runs, in singular coordinates where it is fully observed.
-        truth: the matrix that is looked for; the problem itself where every entry is observed.
+        truth: the matrix sought; the problem itself where every entry is observed.
         settings: what it was run with, the scale filled in.
         runs: the labelled results along `variant` and `seed`.
         methods: a summary per method, the reference first.
@@ -102,16 +102,16 @@ def compare(
 ) -> Comparison:
     """Run plain, balanced and noise-injected descent from the same Gaussian starts, and summarise them.
 
-    U ← U − η∇_U f(U, V), and V alike, at the same time; balanced descent adds weight·‖UᵀU−VᵀV‖²_F to f, noise-injected
-    descent adds normal noise to every entry per step. A problem in one factor has no balanced descent. The runs on a
-    fully observed target take place in its singular coordinates, which changes neither the methods nor the law of the
-    starts. Every method is judged at `settings.tolerance`, one that noise holds up at the first level above its
-    predicted floor.
+    U ← U − η∇_U f(U, V), and V likewise, at the same time; balanced descent adds weight·‖UᵀU−VᵀV‖²_F to f;
+    noise-injected descent adds normal noise to every entry at each step. A problem in one factor has no balanced
+    descent. The runs on a fully observed target take place in its singular coordinates, which changes neither the
+    methods nor the law of the starts. Every method is judged at `settings.tolerance`, or, where noise stalls it, at
+    the first level above its predicted floor.
 
     Args:
         problem: a `Factorization`, or a `Sensing`, `Completion` or `Tied` problem whose truth is known.
         settings: step size in 1/σ₁, scale and noise in √σ₁; the defaults of `ComparisonSettings` if None.
-        progress: called with the number of finished runs and of all.
+        progress: called with the number of finished runs and of all runs.
 
     Raises:
         ValueError: for a zero or unknown target, a tolerance below three times the rounding floor of the dtype at this
@@ -134,9 +134,9 @@ def compare(
 
 
 def _rotated(problem: Problem) -> tuple[Problem, Factorization]:
-    """Return the problem, in singular coordinates where it is fully observed, and the matrix that is looked for."""
+    """Return the problem, in singular coordinates where it is fully observed, and the matrix sought."""
     if not isinstance(problem, Problem):
-        instead = "say jf.Factorization(matrix); jf.complete(matrix) is for one with missing entries"
+        instead = "pass jf.Factorization(matrix); jf.complete(matrix) is for one with missing entries"
         raise problem_with("problem", type(problem).__name__, "needs a problem", instead)
     if isinstance(problem, Factorization):
         problem = problem.in_singular_coordinates()
@@ -145,7 +145,7 @@ def _rotated(problem: Problem) -> tuple[Problem, Factorization]:
         inner = problem.problem.in_singular_coordinates()
         return Tied(inner), inner
     if problem.truth is None:
-        instead = "jf.complete(matrix) judges the methods by entries that are kept back"
+        instead = "jf.complete(matrix) judges the methods by held-out entries"
         raise problem_with("problem", type(problem).__name__, "needs a known truth", instead)
     return problem, problem.truth
 
@@ -239,7 +239,7 @@ def _compression_lines(runs: xr.Dataset) -> list[str]:
 
 
 def _pairs(runs: xr.Dataset, tolerances: Mapping[str, float]) -> dict[str, tuple[float, stats.PairedTimes]]:
-    """Compare each other method with the first, at the level at which it is judged itself."""
+    """Compare each other method with the first, at the level at which that method is judged."""
     reference, *others = tolerances
     return {
         name: (tolerances[name], stats.paired_times(runs, name, reference, tolerances[name], MARGIN)) for name in others
@@ -253,7 +253,7 @@ def _summaries(
     rows: Sequence[Compared],
     floors: Mapping[str, float],
 ) -> list[MethodSummary]:
-    # Of all methods together, so that each has a fraction of every outcome that any of them met.
+    # Of all methods together, so that each has a fraction for every outcome that any of them had.
     outcomes = stats.outcome_fractions(runs)
     summaries = []
     for row in rows:

@@ -1,4 +1,4 @@
-"""One run of a store as a plain NumPy script, for a referee who has nothing else installed."""
+"""One run of a store as a plain NumPy script, for a referee with nothing else installed."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +27,7 @@ _SCRIPT = '''"""One run of {title}.
 
 {rule}.
 The start and Σ, in the unit σ₁, are in the .npz beside this file{form}.
-The run was computed in {dtype} and this is float64, so they differ by what rounding did to the run.
+The run was computed in {dtype} and this is float64, so they differ by the run's rounding.
 """
 
 from pathlib import Path
@@ -83,8 +83,8 @@ def numpy_script(
     """Write one run of a store as a NumPy script, and its start and target as .npz beside it; return the script's path.
 
     The script repeats the run and prints, beside what the stored run had, the distance at the step of every hit and the
-    last loss. Other arguments, and what is raised, are as in `replay`, which is done first. A method is written as
-    gradient descent with or without balancing where random gradients and factors show that it is that.
+    last loss. Other arguments and errors are those of `replay`, which is done first. A method is written as gradient
+    descent with or without balancing where random gradients and factors show that it is just that.
 
     Raises ValueError for any other method, for a problem that is not a `Factorization`, and for files that exist.
     """
@@ -97,7 +97,7 @@ def numpy_script(
     again = StoredRun(store, seed, variant, experiment, record, point)
     problem, transformation = again.ingredients
     if not isinstance(problem, Factorization):
-        raise problem_with("problem", type(problem).__name__, "only a Factorization is written so", "use replay")
+        raise problem_with("problem", type(problem).__name__, "only a Factorization becomes a script", "use replay")
     rule = descent_of(transformation, problem, again.width)
     if not problem.is_truncation_unique(again.width):
         needed = "its best approximation of this width is not unique"
@@ -129,7 +129,7 @@ def numpy_script(
 def descent_of(method: optax.GradientTransformation, problem: Factorization, width: int) -> Descent:
     """Return step size and weight of a method whose update is −η(∇ + 4·weight·(UD, −VD)), D = UᵀU − VᵀV; refuse others.
 
-    Solved for at random gradients and factors, in float64, and seen to hold at others, smaller and larger.
+    Solved for at random gradients and factors, in float64, and checked at others, smaller and larger.
     """
     rng, found = np.random.default_rng(0), None
     for scale in _SCALES:
@@ -167,7 +167,7 @@ def _refused(why: str) -> ValueError:
 
 
 def _rounded(number: float) -> float:
-    """Return a number of eleven digits, as many as the probe is sure of."""
+    """Return a number with eleven digits, as many as the probe is sure of."""
     return float(f"{number:.11g}") if abs(number) > _EXACT else 0.0
 
 

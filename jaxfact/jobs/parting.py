@@ -1,4 +1,4 @@
-"""How the entries of a matrix with gaps are parted at random, and what centring removes of each part."""
+"""How the entries of a matrix with gaps are split at random, and what centring removes from each part."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +15,7 @@ from jaxfact.problems.completion import Completion
 from jaxfact.problems.entries import Observed
 from jaxfact.problems.splits import TEST, TRAINING, VALIDATION
 
-SHRINKAGE = 2.0  # of biases, in entries: those of a row with a single one are halved twice over
+SHRINKAGE = 2.0  # of biases, a number of entries: the bias of a row with a single entry is divided by three
 _SPLITS = {200_000: 5, 2_000_000: 3}
 _OF_SPLITS = 2**32 - 1  # a number that no seed has, so that splits and starts share no key
 
@@ -28,7 +28,7 @@ def observed_entries(matrix: Float[np.ndarray, "m n"]) -> tuple[Observed, tuple[
 
 
 def usual_splits(count: int) -> int:
-    """Return how many splits are usual for so many entries: fewer where each takes long."""
+    """Return how many splits are usual for this many entries: fewer where each takes long."""
     return next((splits for limit, splits in _SPLITS.items() if count <= limit), 2)
 
 

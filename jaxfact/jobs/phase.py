@@ -42,13 +42,13 @@ def phase_diagram(
     The experiment and the options are those of `sweep`; the axes are given in the order (along, across), for example
     fraction and rank, or step size and scale. The dataset holds `converged`, `fitted` and `diverged`, fractions of
     seeds over both axes, each with Wilson's 95 % interval as `converged_low`, `converged_high` and so on; and along the
-    second axis `threshold`, where a logistic curve in the logarithm of the first axis gives converging a chance of ½,
+    second axis `threshold`, where a logistic curve in the logarithm of the first axis gives convergence a chance of ½,
     with the profile-likelihood interval `threshold_low`, `threshold_high` (see `threshold`).
 
     Raises ValueError unless there are two axes, the first of positive numbers.
     """
     if len(axes) != 2:
-        raise problem_with("axes", sorted(axes), "a phase diagram has two", "say fraction=[...], rank=[...]")
+        raise problem_with("axes", sorted(axes), "a phase diagram has two", "pass fraction=[...], rank=[...]")
     along, across = axes
     places = np.asarray(axes[along], float)
     if not np.all(places > 0):
@@ -80,15 +80,15 @@ def threshold(places: Float[np.ndarray, " k"], successes: Int[np.ndarray, " k"],
     """Fit P(success) = expit(±(ln x − ln x₀)/w) by maximum likelihood and return x₀ with its 95 % interval.
 
     `successes` out of `count` at each of the positive `places`. The likelihood is profiled over w on a grid. Where all
-    runs of a place fail and all of the next succeed, every x₀ between is equally likely: the middle is returned and the
-    interval spans the gap. Where no run, or every run, succeeds there is no crossing: NaN, with an interval that is
-    open towards the side where it may lie.
+    runs at one place fail and all at the next succeed, every x₀ in between is equally likely: the middle is returned
+    and the interval spans the gap. Where no run, or every run, succeeds there is no crossing: NaN, with an interval
+    that is open on the side where it may lie.
     """
     logarithms = np.log(np.asarray(places, float))
     order = np.argsort(logarithms)
     x, k = logarithms[order], np.asarray(successes, float)[order]
     if k.sum() in (0, count * len(k)):
-        # The curve may rise or fall; the side is not known, only that it is none of these places.
+        # The curve may rise or fall: the side is unknown, only that the crossing is at none of these places.
         return Threshold(float("nan"), 0.0, float("inf"))
     span = max(x[-1] - x[0], 1e-9)
     centres = np.linspace(x[0] - span / 2, x[-1] + span / 2, _PLACES)

@@ -76,8 +76,8 @@ class Recovery:
         sharpness: the relative sharpness at the spectral start of the first split.
         runs: the labelled results along `split`, `variant`, `seed` and `step`.
         methods: a summary per method, the reference first.
-        baselines: (mean, low, high) of the test errors of predicting by the mean of the training entries alone, and by
-            biases of rows and columns alone.
+        baselines: (mean, low, high) of the test errors of predicting by the mean of the training entries alone, and
+            by biases of rows and columns alone.
         pairs: how the test errors of two compare on the same splits and starts, by their names.
         notes: what a reader should know before the numbers.
     """
@@ -107,10 +107,10 @@ def complete(
     splits: int | None = None,
     progress: Progress | None = None,
 ) -> Recovery:
-    """Complete a matrix whose missing entries are NaN, and judge the methods by entries that are kept back.
+    """Complete a matrix whose missing entries are NaN, and judge the methods by held-out entries.
 
-    Each split parts the observed entries at random, by `base_seed`, into training, validation and test. The training
-    entries are centred, by themselves; plain, balanced and noise-injected descent on 1/(2p)·‖P_Ω(UVᵀ − Σ)‖²_F fit them
+    Each split divides the observed entries at random, by `base_seed`, into training, validation and test. The training
+    entries are centred by themselves; plain, balanced and noise-injected descent on 1/(2p)·‖P_Ω(UVᵀ − Σ)‖²_F fit them
     from Gaussian starts that all splits and methods share. A run is judged at the step of its least validation error,
     by its test error there, in the unit and level of the matrix. Warns of rows and columns without an observed entry.
 
@@ -118,17 +118,17 @@ def complete(
         matrix: m×n real numbers, NaN where an entry is missing.
         settings: step size in 1/unit, scale and noise in √unit; the defaults of `RecoverySettings` if None.
         centre: what is removed from the training entries, and added back to the predictions.
-        splits: how many; 5 unless given, 3 of more than 200 000 entries, 2 of more than 2 000 000.
-        progress: called with the number of finished runs and of all.
+        splits: how many; by default 5, or 3 for more than 200 000 entries, 2 for more than 2 000 000.
+        progress: called with the number of finished runs and of all runs.
 
     Raises:
-        ValueError: for what is no m×n matrix of reals, infinite entries, fewer entries than the splits need, nothing
-            left by centring, and settings that cannot work.
+        ValueError: for anything but an m×n matrix of reals, infinite entries, fewer entries than the splits need,
+            nothing left by centring, and settings that cannot work.
     """
     settings = RecoverySettings() if settings is None else settings
     entries, shape = observed_entries(matrix)
     count = usual_splits(len(entries.values)) if splits is None else splits
-    positive_integer("splits", count, "5 are usual")
+    positive_integer("splits", count, "5 is usual")
     drawn = [parts_of_split(entries, settings, number) for number in range(count)]
     levels = {kind: [removed_level(entries, shape, parts, kind) for parts in drawn] for kind in Centring}
     cut = [Part(entries.values - level, parts) for level, parts in zip(levels[centre], drawn, strict=True)]
@@ -158,8 +158,8 @@ def _chosen(
     if not first.values[seen].any():
         raise problem_with("matrix", "nothing but what centring removes", "needs entries that vary", "check the data")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a split leaves rows without entries is told in the notes
-        # Dense, because the Hessian of this form takes a second to compile, that of the other ten.
+        warnings.simplefilter("ignore")  # the notes say where a split leaves rows without entries
+        # Dense, because the Hessian of this form takes one second to compile, that of the other ten.
         problem = Completion(entries.rows[seen], entries.columns[seen], first.values[seen], shape, dense=True)
     spectral = Spectral(settings.width).draw(key_of(0), problem)
     sharpness = float(jax.jit(measures.relative_sharpness)(problem, spectral))
@@ -190,20 +190,20 @@ def _run(settings: RecoverySettings, splits: Splits, count: int, progress: Progr
     )
     runs = runs.drop_vars([name for name in _USELESS if name in runs.variables])
     runs["unit"] = ("split", np.asarray(splits.units, float))
-    # The dimension `variant` is that of a dict of experiments, which would be a program each.
+    # The dimension `variant` is that of a dict of experiments, which would need one program each.
     runs = runs.rename(row="variant").assign_coords(variant=list(completing()))
     return runs.assign_attrs(axes=["split", "variant"])
 
 
 def _experiment(settings: RecoverySettings, splits: Splits) -> Experiment:
     weights, noises = (jnp.asarray(x) for x in zip(*(of(settings) for of in completing().values()), strict=True))
-    # As arrays they are no constants of the program, which then serves other matrices of the same pattern.
+    # As arrays they are not constants of the program, which then serves other matrices with the same pattern.
     step_size, scale = jnp.asarray(settings.step_size), jnp.asarray(settings.scale)
     start = Gaussian(settings.width, scale=scale, ratio=settings.unbalanced)
 
     def experiment(split, row):
         number = jnp.asarray(row, jnp.int32)
-        # Without weight and noise this is plain descent, to the bit but for the sign of zeros.
+        # Without weight and noise this is plain descent to the bit, except for the sign of zeros.
         rule = optax.chain(balanced(step_size, weights[number]), add_noise(noises[number]))  # pyright: ignore[reportArgumentType]
         return Run(splits.at(split), start, rule)
 

@@ -1,7 +1,7 @@
 """One run of a store once more, step by step, with the bits it had.
 
-The compiled program of the sweep is run again, for this run alone. Between two looks it takes as many steps as it is
-told, which is data: first as many as the sweep did, so that every stored number can be compared, then one.
+The compiled program of the sweep is run again, for this run alone. How many steps it takes between two looks is data:
+first as many as the sweep took, so that every stored number can be compared, then one.
 """
 
 import importlib
@@ -41,8 +41,8 @@ _GIVE = "give experiment=, as it was given to the sweep"
 class Replay(NamedTuple):
     """A run and its trajectory: `factors`, `loss` and `distance` at `steps` 0, 1, … to the last, along the first axis.
 
-    `run` is what the store says of it. `problem` is what the factors are factors of: the compressed problem, where that
-    was run; from the experiment's own problem, `expand` draws full factors of the same loss and Gram matrices.
+    `run` is what the store says about it. `problem` is what the factors are factors of: the compressed problem, where
+    that was run; from the experiment's own problem, `expand` draws full factors with the same loss and Gram matrices.
     """
 
     run: xr.Dataset
@@ -152,7 +152,8 @@ class StoredRun:
         """Refuse another backend or precision before anything is made of them."""
         differing = differences(self._all, {**self._all, **provenance.environment()})
         if fatal := [said for name, said in differing.items() if name not in HARMLESS]:
-            raise problem_with("store", self.path, f"was made otherwise: {'; '.join(fatal)}", "set JAX as it was then")
+            made = f"was made differently: {'; '.join(fatal)}"
+            raise problem_with("store", self.path, made, "set JAX as it was then")
 
     def _read(self, given: Experiment | Mapping[str, Experiment] | None, record: Records | None) -> Part:
         """Read the experiment as the sweep did."""
@@ -181,7 +182,7 @@ class StoredRun:
     def _recorded(self) -> Experiment:
         """Return the experiment whose file the store holds."""
         if not self._name:
-            held = "the store holds no file that has it: it is of a notebook, or lives inside a function"
+            held = "the store holds no file that has it: it comes from a notebook, or lives inside a function"
             raise problem_with("experiment", None, held, _GIVE)
         return experiment_file.from_text(
             self.attribute("experiment_file"), self._name, f"experiment of {self.path.absolute()}"
@@ -198,7 +199,7 @@ class StoredRun:
             holder = vars(importlib.import_module(home)) if home.startswith("jaxfact.") else beside
             found[name] = holder.get(function)
             if found[name] is None:
-                raise problem_with("record", None, f"{name} was a function that is not found", "give record= too")
+                raise problem_with("record", None, f"{name} was a function that cannot be found", "give record= too")
         return found
 
     def _check_program(self) -> dict[str, str]:
@@ -219,8 +220,8 @@ class StoredRun:
     def _why(self) -> str:
         accepted = [difference for note in self._all.get("accepted", ()) for difference in note["differences"]]
         if differing := [*self.differences.values(), *accepted]:
-            return f"the store was made otherwise: {'; '.join(differing)}"
-        return "versions, device and program are the same: so the store was altered, or this machine computes otherwise"
+            return f"the store was made differently: {'; '.join(differing)}"
+        return "versions, device and program are the same: the store was altered, or this machine computes differently"
 
     def _compare(self, results: Found) -> None:
         """Refuse a run of which a stored number differs in any bit."""
@@ -228,14 +229,14 @@ class StoredRun:
         found = self.part.labelled(results, point, np.asarray(self.work.seeds))
         found = found.isel(dict.fromkeys([*point, "seed"], 0)).reindex(level=self.said.level)
         old, new = encoded(self.said), encoded(found)
-        # Variables that other variants alone have, and a wider dtype of theirs, say nothing about this run.
+        # Variables that only other variants have, and a wider dtype of theirs, say nothing about this run.
         names = [str(name) for name in old.data_vars if name in new]
         differing = [
             name for name in names if not _same_bits(old[name].values, new[name].values.astype(old[name].dtype))
         ]
         if differing:
             said = ", ".join(_both(name, self.said[name].values, found[name].values) for name in differing)
-            raise RuntimeError(f"{self.path}: the run has not the numbers of the store: {said}; {self._why}")
+            raise RuntimeError(f"{self.path}: the run does not have the store's numbers: {said}; {self._why}")
 
 
 def _check_variant(runs: xr.Dataset, variant: str | None) -> list[str]:
@@ -260,11 +261,11 @@ def _check_point(there: Mapping[str, np.ndarray], given: Mapping[str, float]) ->
 def _nearest(name: str, there: np.ndarray, value: float) -> int:
     """Return the place of a value among those that are there, or refuse it and name the nearest."""
     if not isinstance(value, numbers.Real):
-        raise problem_with(name, repr(value), "needs a number", f"say {name}={there[0].item()!r}")
+        raise problem_with(name, repr(value), "needs a number", f"give {name}={there[0].item()!r}")
     place = int(np.argmin(np.abs(there.astype(float) - float(value))))
     if there[place] != np.asarray(value).astype(there.dtype):
         least, most = there.min().item(), there.max().item()
-        within = f"is none of the {len(there)} from {least!r} to {most!r} in the store"
+        within = f"is not one of the {len(there)} from {least!r} to {most!r} in the store"
         raise problem_with(name, value, within, f"the nearest is {there[place].item()!r}")
     return place
 

@@ -1,6 +1,6 @@
 """What the jobs are run with; light enough for the command line to show the defaults.
 
-What stands beside a type is what the option of that name says at the command line.
+The text beside a type is the help of the option of that name at the command line.
 """
 
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class ComparisonSettings:
 
     def __post_init__(self) -> None:
         _check(self)
-        positive("tolerance", self.tolerance, "the defaults are a good beginning")
+        positive("tolerance", self.tolerance, "the defaults are a good start")
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class RecoverySettings:
 
     `seeds` starts are shared by all splits and methods; a scale of None is min(1e-3, 0.0316/√(m+n)). A step size of
     None is min(½, ½/relative sharpness), the sharpness taken at the spectral start. `validation` and `test` are the
-    shares of the entries that are kept back. All runs go to `max_steps`.
+    shares of the entries that are held out. All runs go to `max_steps`.
 
     Raises ValueError for counts below 1, a scale or step that is not above 0, a negative weight or noise, and shares
-    that leave nothing to learn from.
+    that leave nothing to train on.
     """
 
     width: Annotated[int, "Columns of the factors."] = 4
@@ -88,12 +88,12 @@ def small_scale(shape: tuple[int, int]) -> float:
 
 def _check(settings: ComparisonSettings | RecoverySettings) -> None:
     """Refuse what no run could use."""
-    positive_integer("width", settings.width, "the rank you look for; above min(m, n) is allowed")
+    positive_integer("width", settings.width, "the rank you expect; above min(m, n) is allowed")
     for name in ("seeds", "max_steps", "check_every"):
         positive_integer(name, getattr(settings, name), "give a count")
     for name in ("scale", "step_size"):
         if getattr(settings, name) is not None:
-            positive(name, getattr(settings, name), "the defaults are a good beginning")
+            positive(name, getattr(settings, name), "the defaults are a good start")
     for name in ("weight", "noise"):
         non_negative(name, getattr(settings, name), "0 leaves the method plain")
     if not 0 <= settings.base_seed < 2**32:

@@ -1,4 +1,4 @@
-"""How far factors are from those of the truth, up to what leaves the product as it is.
+"""How far factors are from those of the truth, up to what leaves the product unchanged.
 
 U Vᵀ is the same for (UP, VP^{-T}), so the papers measure distances after the best P: a rotation (Tu et al. 2016), or
 any invertible matrix (Ma, Li & Chi 2021; Tong, Ma & Chi 2021). All are evaluated as norms of differences, which keep
@@ -66,7 +66,7 @@ def scaled_invertible_distance(problem: Problem, factors: Factors) -> Float[Arra
     truth = truth_of(problem)
     if truth.rank < factors.width:
         given = f"width {factors.width} of a truth of rank {truth.rank}"
-        raise problem_with("factors", given, "weights σ = 0 would count nothing", "use measures.invertible_distance")
+        raise problem_with("factors", given, "columns of weight 0 would not count", "use measures.invertible_distance")
     return _aligned(problem, factors, jnp.sqrt(truth.singular_values[: factors.width]))
 
 
@@ -101,7 +101,7 @@ def _gauss_newton(pair: Factors, goal: Factors, weights: Float[Array, " d"]) -> 
     """Return Δ of the linearised problem min ‖(U(I+Δ) − X⋆)W‖² + ‖(V(I−Δᵀ) − Y⋆)W‖².
 
     With W = I it solves the Sylvester equation UᵀU·Δ + Δ·VᵀV = (V−Y⋆)ᵀV − Uᵀ(U−X⋆), whose right side is zero at the
-    optimum (Ma, Li & Chi 2021, Lemma 2); with weights the same holds for WΔW and U, V with columns over W.
+    optimum (Ma, Li & Chi 2021, Lemma 2); with weights the same holds for WΔW and U, V with columns divided by W.
     """
     across = weights[:, None] * weights
     ratio = weights[:, None] / weights
@@ -123,5 +123,5 @@ def _shortened(factors: Factors, best: Factors) -> tuple[Factors, Factors]:
 def _rotation(here: Float[Array, "k d"], goal: Float[Array, "k d"]) -> Float[Array, "d d"]:
     """Return the orthogonal R that brings factors nearest to the goal: the polar factor of hereᵀ·goal."""
     left, _, right = svd(here.T @ goal)
-    # Columns of a zero singular value are zero; qr leaves the others as they are and completes the frame.
+    # Columns for a zero singular value are zero; qr leaves the others as they are and completes the frame.
     return qr(left)[0] @ right.T

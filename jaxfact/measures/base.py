@@ -36,15 +36,15 @@ def measure(
     `text` is its long name, `unit` its unit and `latex` what a figure calls it. A measure that returns several numbers
     names those of each field in `fields` instead, an inner field as `outer_inner`.
 
-    Raises ValueError for a name that another measure has.
+    Raises ValueError for a name that another measure already has.
     """
 
     def registered(function: _F) -> _F:
         name = function.__name__
         holder = _registered.get(name, function)
-        # The cell of a notebook or the file of an experiment may be read twice.
+        # A notebook cell or the file of an experiment may be read twice.
         if (holder.__module__, holder.__qualname__) != (function.__module__, function.__qualname__):
-            raise problem_with("measure", name, f"{holder.__module__} has one of this name", "rename the function")
+            raise problem_with("measure", name, f"{holder.__module__} has one of the same name", "rename the function")
         _registered[name] = labelled(text=text, unit=unit, latex=latex, fields=fields)(function)
         return function
 
@@ -54,7 +54,7 @@ def measure(
 def labelled(
     *, text: str = "", unit: str = "1", latex: str = "", fields: Mapping[str, Label] | None = None
 ) -> Callable[[_F], _F]:
-    """Give a function its label and no name to be found by: for what a function of parameters returns, as `rows(2)`."""
+    """Give a function its label but no name to be found by: for what a function of parameters returns, as `rows(2)`."""
     labels = {"": Label(text, unit, latex)} if fields is None else dict(fields)
 
     def labelled(function: _F) -> _F:
@@ -65,7 +65,7 @@ def labelled(
 
 
 def labels_of(function: Measure) -> Mapping[str, Label]:
-    """Return the labels of a measure by field, that of a lone number under ""; none where it has not declared any."""
+    """Return the labels of a measure by field, that of a lone number under ""; empty where it declares none."""
     return getattr(function, "labels", {})
 
 
@@ -75,12 +75,12 @@ def label_of(function: Measure) -> Label:
 
 
 def names() -> list[str]:
-    """Return the names of all measures that are known, in alphabetical order."""
+    """Return the names of all known measures, in alphabetical order."""
     return sorted(_registered)
 
 
 def named(name: str) -> Measure:
-    """Return a measure by its name; raises ValueError, with the names that are known, where there is none."""
+    """Return a measure by its name; raises ValueError, which lists the known names, where there is none."""
     if name not in _registered:
         raise problem_with("record", name, "no measure has this name", f"choose among {', '.join(names())}")
     return _registered[name]

@@ -22,7 +22,7 @@ class HeldOut(eqx.Module):
     a list of records it is called "held_out"; give a mapping where there are several. Divided by `scale`, the root
     mean square of the values, it is the relative error.
 
-    Raises ValueError for what `Completion` refuses too; for numbers beyond the matrix when it is called.
+    Raises ValueError for what `Completion` refuses too, and, when called, for places outside the matrix.
     """
 
     rows: Int[Array, " k"]
@@ -56,14 +56,14 @@ class HeldOut(eqx.Module):
         U, V = as_pair(factors)
         if len(U) < self.least_shape[0] or len(V) < self.least_shape[1]:
             given = f"entries of a matrix of at least {self.least_shape}"
-            raise problem_with("held out", given, f"the factors' is {(len(U), len(V))}", "use those of this problem")
+            raise problem_with("held out", given, f"the factors make {(len(U), len(V))}", "use entries of this problem")
         predicted = problem.unit * jnp.sum(U[self.rows] * V[self.columns], axis=1)
         return jnp.sqrt(jnp.mean((predicted - self.values.astype(predicted.dtype)) ** 2))
 
 
 @measure(text="incoherence", unit="1", latex=r"$\mu$")
 def incoherence(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
-    """Return µ = max(m·max_i ‖P_U e_i‖², n·max_j ‖P_V e_j‖²)/d, from 1, all rows alike, to max(m, n)/d.
+    """Return µ = max(m·max_i ‖P_U e_i‖², n·max_j ‖P_V e_j‖²)/d, from 1 (all rows alike) to max(m, n)/d.
 
     P_U and P_V project onto the columns of the factors (Candès & Recht 2009), which are those of the
     product where both have full rank d ≤ min(m, n). That of the truth is incoherence(problem, truth.truncation(r)).
@@ -73,7 +73,7 @@ def incoherence(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
 
 @measure(text="√n·‖x‖_∞/‖x‖₂", unit="1", latex=r"$\sqrt{n}\,\|x\|_\infty \,/\, \|x\|_2$")
 def spread(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
-    """Return √n·‖x‖_∞/‖x‖₂ of factors of one column, the larger of the two: from 1, all entries alike, to √n.
+    """Return √n·‖x‖_∞/‖x‖₂ of factors of one column, the larger of the two: from 1 (all entries alike) to √n.
 
     It stays O(√log n) along descent from a small start (Kim & Chung 2023). Raises ValueError for other widths.
     """

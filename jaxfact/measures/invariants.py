@@ -56,7 +56,7 @@ def imbalance_change(step: Step) -> Defect | None:
 
 
 def descent(step: Step) -> Defect | None:
-    """A descent step lowers the loss as far as its local curvature constant promises (Xu et al. 2025, Thm 3.1).
+    """A descent step lowers the loss by what its local curvature constant promises (Xu et al. 2025, Thm 3.1).
 
     L⁺ ≤ L − (η − K_tη²/2)‖∇L‖², K_t = s² + √(2L) + 6σ²Lη² + 3s²√(2L)η, s² = σ₁²(U) + σ₁²(V), σ² the larger of the
     two; stated for ½‖UVᵀ − Σ‖²_F.
@@ -128,9 +128,9 @@ OF_DESCENT: tuple[Invariant, ...] = (imbalance_change, descent, decaying_blocks)
 
 
 def applying_to(method: Method) -> tuple[Invariant, ...]:
-    """Return the invariants that a method must keep: all of them for simultaneous descent, else those of every step.
+    """Return the invariants that a method must keep: all of them for simultaneous descent, else those of any step.
 
-    Decided by a probe of three steps on a 5×4 problem: two from random points, which tells a method with memory, and
+    Decided by a probe of three steps on a 5×4 problem: two from random points, which reveal a method with memory, and
     one next to an unbalanced exact fit, where the gradient is small beside noise, kicks and regularisers.
     """
     with jax.ensure_compile_time_eval():

@@ -18,7 +18,7 @@ from jaxfact.problems.operators import Operator
 def rip_lower_bound(
     operator: Operator, rank: int, key: PRNGKeyArray, *, restarts: int = 8, steps: int = 100
 ) -> Float[Array, ""]:
-    """Return an empirical lower bound of the restricted isometry constant δ of a rank, found by search.
+    """Return an empirical lower bound on the restricted isometry constant δ of a rank, found by search.
 
     δ = max |‖𝒜(X)‖² − 1| over matrices of rank at most `rank` and ‖X‖_F = 1 (Recht, Fazel & Parrilo 2010).
     It is hard to compute; this is the largest value at the points of a search, never above δ and possibly far below:

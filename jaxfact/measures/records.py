@@ -29,7 +29,7 @@ def as_measure(record: Records | None) -> Callable[[Problem, AnyFactors], dict[s
 def named_measures(record: Records | None) -> dict[str, Measure]:
     """Return the functions to record by name: loss, distance and imbalance where none are given.
 
-    Raises ValueError for a name that no measure has, names that are not distinct, and anything but a function.
+    Raises ValueError for a name that no measure has, names that are not distinct, and anything that is not a function.
     """
     chosen = _USUAL if record is None else [record] if isinstance(record, str) or callable(record) else record
     pairs = list(chosen.items()) if isinstance(chosen, Mapping) else [(_name(one), one) for one in chosen]

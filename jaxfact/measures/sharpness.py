@@ -18,7 +18,7 @@ def sharpness(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
     """Return the largest eigenvalue of the loss's Hessian, in σ₁, by 20 Lanczos steps from a fixed start.
 
     At an exact fit it is σ₁²(U) + σ₁²(V) ≥ 2σ₁(Σ), so gradient descent can only settle where η·sharpness ≤ 2. Lanczos
-    values approach from below: on isolated eigenvalues to rounding, in a cluster to about a per cent.
+    values approach it from below: to rounding for an isolated eigenvalue, to about one per cent in a cluster.
     """
     flat, unravel = ravel_pytree(factors)
     size = min(20, flat.size)
@@ -42,7 +42,7 @@ def sharpness(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
     empty = jnp.zeros((size, flat.size), flat.dtype)
     (basis, _), images = jax.lax.scan(lanczos, (empty, first / jnp.linalg.norm(first)), jnp.arange(size))
     projected = basis @ images.T
-    # An invariant subspace met early leaves zero rows, whose eigenvalue 0 must not win over negative ones.
+    # An invariant subspace met early leaves zero rows, whose eigenvalue 0 must not beat negative ones.
     missing = jnp.sum(basis**2, axis=1) < 0.5
     projected = (projected + projected.T) / 2 - jnp.diag(jnp.where(missing, 1e3 * jnp.abs(projected).max(), 0))
     return eigenvalues(projected)[-1]

@@ -82,7 +82,7 @@ def signal(problem: Problem, factors: AnyFactors) -> Signal | PairSignal:
 
 @measure(text="largest norm of a row", unit="√σ₁", latex=r"$\|\cdot\|_{2,\infty} \,/\, \sqrt{\sigma_1}$")
 def largest_row(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
-    """Return ‖·‖_{2,∞}, the largest norm of a row of the factors, in √σ₁; not a number that compression keeps."""
+    """Return ‖·‖_{2,∞}, the largest norm of a row of the factors, in √σ₁; compression does not preserve it."""
     return jnp.sqrt(jnp.max(jnp.stack([jnp.max(jnp.sum(x**2, axis=1)) for x in factors])))
 
 
@@ -113,7 +113,7 @@ def rows(count: int) -> Measure:
 def rise_times(
     steps: Int[Array, " time"], path: Float[Array, "time *k"], level: Float[Array, " *k"] | ScalarLike
 ) -> Float[Array, " *k"]:
-    """Return the first recorded step at which a path is at its level or above; inf where it never is.
+    """Return the first recorded step at which a path is at or above its level; inf where it never is.
 
     With `rows(...).signal` as the path and λ_k/2 as the levels these are the times at which rows are learned, one after
     the other.

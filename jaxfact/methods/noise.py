@@ -1,4 +1,4 @@
-"""Descent with injected noise, as older proofs needed it."""
+"""Descent with injected noise, as older proofs needed."""
 
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ def add_noise(noise: ScalarLike) -> Method:
 def perturbed(step_size: optax.ScalarOrSchedule, noise: ScalarLike) -> Method:
     """Return gradient descent with iterate noise: a step, then normal entries of deviation `noise` (in √σ₁).
 
-    It ends on an error floor of about √(noise²(m+n)d/(2η)) on ‖UVᵀ − Σ‖_F.
+    It ends at an error floor of about √(noise²(m+n)d/(2η)) on ‖UVᵀ − Σ‖_F.
     """
     return optax.chain(gradient_descent(step_size), add_noise(noise))
 

@@ -12,12 +12,12 @@ from jaxfact.problems.factors import Factors
 
 
 def fresh_batch(count: ScalarLike) -> Method:
-    """Replace the gradient of a factorisation by that of `count` = p Gaussian measurements drawn anew at every step.
+    """Replace the gradient of a factorisation with that of `count` = p Gaussian measurements drawn anew at every step.
 
     With R = UVᵀ − Σ and A_i of standard normal entries the gradients are GV and GᵀU of G = (1/p)Σ⟨A_i, R⟩A_i, whose
     mean is R (Wind 2023, v2, Theorem 2.9). G is drawn in law and no A_i is stored: with R̂ = R/‖R‖_F, χ a chi variable
-    of p degrees of freedom and N standard normal, G = ‖R‖_F(χ²/p·R̂ + χ/p·(N − ⟨N, R̂⟩R̂)), because the part of A_i
-    along R is independent of that across. So E‖G − R‖²_F = ‖R‖²_F(mn+1)/p.
+    with p degrees of freedom and N standard normal, G = ‖R‖_F(χ²/p·R̂ + χ/p·(N − ⟨N, R̂⟩R̂)), because the part of A_i
+    along R is independent of the part across it. So E‖G − R‖²_F = ‖R‖²_F(mn+1)/p.
 
     `count` may be an axis of a sweep. Put it first in a chain: `optax.chain(fresh_batch(1000), gradient_descent(0.1))`.
     Raises ValueError for a count that is not above 0, and where the problem is not a `Factorization`.
@@ -29,7 +29,7 @@ def fresh_batch(count: ScalarLike) -> Method:
 
     def update(gradient, state: optax.EmptyState, factors: Factors, *, problem, key: PRNGKeyArray, **_):
         if not isinstance(problem, Factorization):
-            needed = "fresh measurements are of a matrix that is known"
+            needed = "fresh measurements need a known matrix"
             raise problem_with("problem", type(problem).__name__, needed, "give the Factorization of the truth")
         G = _batch(key, factors.product - problem.target, count)
         return Factors(G @ factors.V, G.T @ factors.U), state

@@ -1,8 +1,8 @@
 """Small dense decompositions as plain JAX loops, without LAPACK.
 
-Inside the engine LAPACK would be called for thousands of tiny matrices from several threads. On a CPU those calls are
-slow, print to the terminal where a number is not finite, and have been seen to wait for each other for ever. Here the
-program is of constant size, batches like anything else, and lets NaN through.
+Inside the engine, LAPACK would be called for thousands of tiny matrices from several threads. On a CPU such calls are
+slow, print to the terminal when a number is not finite, and have been seen to wait for each other for ever. Here the
+program has a constant size, batches like anything else, and lets NaN through.
 """
 
 from collections.abc import Callable
@@ -16,14 +16,14 @@ from jaxtyping import Array, Float
 
 from jaxfact.numerics.products import is_long, keep, times
 
-_WRITTEN_OUT = 8  # steps; beyond that a loop keeps the program small
+_WRITTEN_OUT = 8  # steps; beyond that, a loop keeps the program small
 
 
 @jax.jit
 def qr(matrix: Float[Array, "k d"]) -> tuple[Float[Array, "k p"], Float[Array, "p d"]]:
     """Return Q with orthonormal columns and R upper trapezoidal, QR = matrix, p = min(k, d); by Householder.
 
-    The diagonal of R is not negative, which makes both unique where the matrix has full rank.
+    The diagonal of R is non-negative, which makes both unique where the matrix has full rank.
     """
     reflectors, R = _reflect(matrix)
     Q = jnp.eye(len(matrix), len(R), dtype=matrix.dtype)
@@ -37,7 +37,7 @@ def qr(matrix: Float[Array, "k d"]) -> tuple[Float[Array, "k p"], Float[Array, "
 
 @jax.jit
 def triangle(matrix: Float[Array, "k d"]) -> Float[Array, "p d"]:
-    """Return R of QR = matrix alone: the same Gram matrix in min(k, d) rows, with no digit lost."""
+    """Return only R of QR = matrix: the same Gram matrix in min(k, d) rows, with no digit lost."""
     return _reflect(matrix)[1]
 
 
@@ -67,7 +67,7 @@ def _reflect(matrix: Float[Array, "k d"]) -> tuple[Float[Array, "k p"], Float[Ar
         below = jnp.where(index > step, X[:, step], 0)
         rest, first = jnp.sum(below**2), X[step, step]
         norm = _root(rest + first**2)
-        # first − norm cancels where the column points along its diagonal entry already.
+        # first − norm cancels where the column already points along its diagonal entry.
         head = jnp.where(first > 0, -rest / jnp.where(first > 0, first + norm, 1), first - norm)
         length = _root(rest + head**2)
         v = keep(jnp.where(index == step, head, below) / jnp.where(length > 0, length, 1))
@@ -84,7 +84,7 @@ def _root(square: Array) -> Array:
 
 
 def _loop(count: int, body: Callable, carry: Any, *, rows: int) -> Any:
-    """Run body(step, carry) for every step; written out where the arrays are small, so that steps fuse."""
+    """Run body(step, carry) for every step; unrolled where the arrays are small, so that steps fuse."""
     if count > _WRITTEN_OUT or (count > 0 and is_long(rows)):
         return lax.fori_loop(0, count, body, carry)
     for step in range(count):
@@ -94,9 +94,9 @@ def _loop(count: int, body: Callable, carry: Any, *, rows: int) -> Any:
 
 @jax.jit
 def svd(matrix: Float[Array, "m n"]) -> tuple[Float[Array, "m k"], Float[Array, " k"], Float[Array, "n k"]]:
-    """Return P, s, Q with P diag(s) Qᵀ = matrix, s from the largest; one-sided Jacobi (Hestenes 1958).
+    """Return P, s, Q with P diag(s) Qᵀ = matrix, s largest first; one-sided Jacobi (Hestenes 1958).
 
-    Small singular values keep their relative precision. Columns of P that belong to a zero are zero.
+    Small singular values keep their relative precision. Columns of P that belong to a zero value are zero.
     """
     if matrix.shape[0] < matrix.shape[1]:
         right, values, left = svd(matrix.T)
@@ -127,10 +127,10 @@ def svd(matrix: Float[Array, "m n"]) -> tuple[Float[Array, "m k"], Float[Array, 
 
 @jax.jit
 def eigenvalues(matrix: Float[Array, "d d"]) -> Float[Array, " d"]:
-    """Return the eigenvalues of a symmetric matrix, from the smallest; two-sided Jacobi."""
+    """Return the eigenvalues of a symmetric matrix, smallest first; two-sided Jacobi."""
     width = len(matrix)
     half = (width + 1) // 2
-    # A padded index has no off-diagonal entry, so it is never turned; inf would spoil products, so it is told by place.
+    # A padded index has no off-diagonal entry, so it is never rotated; inf would spoil products, so its place marks it.
     padded = jnp.pad(matrix, (0, 2 * half - width))
     order = _tournament(half)
 
@@ -151,8 +151,8 @@ def largest_eigenvalue(gram: Float[Array, "d d"]) -> Float[Array, ""]:
     """Return λ_max of a symmetric positive semidefinite matrix, by repeated squaring; 0 for a zero matrix.
 
     With G₀ the matrix and G_{k+1} = (G_k/‖G_k‖_F)², log λ_max = Σ_k 2^{-k}·log‖G_k‖_F: after k squarings the error is
-    below log(d)/2^k, and what each of them rounds counts 2^{-k}. Matrix products only, where all eigenvalues of wide
-    factors would take thousands of rotations.
+    below log(d)/2^k, and the rounding error of each is weighted by 2^{-k}. This takes only matrix products; all the
+    eigenvalues of wide factors would take thousands of rotations.
     """
     count = jnp.finfo(gram.dtype).nmant
 
@@ -181,7 +181,7 @@ def inverse(gram: Float[Array, "d d"]) -> Float[Array, "d d"]:
 
 
 def _angles(alpha: Array, beta: Array, gamma: Array) -> tuple[Array, Array]:
-    """Return cosine and sine that make pairs with squares alpha, beta and product gamma orthogonal."""
+    """Return the cosine and sine that make pairs with squares alpha, beta and product gamma orthogonal."""
     turn = jnp.abs(gamma) > jnp.finfo(gamma.dtype).tiny
     zeta = (beta - alpha) / (2 * jnp.where(turn, gamma, 1))
     tangent = jnp.where(zeta < 0, -1, 1) / (jnp.abs(zeta) + jnp.sqrt(1 + zeta**2))
@@ -191,12 +191,12 @@ def _angles(alpha: Array, beta: Array, gamma: Array) -> tuple[Array, Array]:
 
 
 def _rounds(width: int) -> int:
-    """Return how many rounds of rotations diagonalise: 2 + width sweeps do for badly graded matrices too."""
+    """Return how many rounds of rotations diagonalise: 2 + width sweeps suffice even for badly graded matrices."""
     return (2 + width) * (2 * ((width + 1) // 2) - 1)
 
 
 def _tournament(half: int) -> np.ndarray:
-    """Return the permutation after which i again meets i + half: all pairs have met after 2·half − 1 rounds."""
+    """Return the permutation between rounds, in each of which i meets i + half: all pairs meet in 2·half − 1 rounds."""
     top, bottom = list(range(half)), list(range(half, 2 * half))
     if half > 1:
         top, bottom = [top[0], bottom[0], *top[1:-1]], [*bottom[1:], top[-1]]

@@ -1,8 +1,8 @@
 """Random numbers from the generator of `jax.random`, threefry (Salmon et al. 2011), many times faster on a CPU.
 
-JAX rolls the rounds of its generator into a loop of small kernels there, and drops half of each result; here the rounds
-are written out and both words are used. Normals are kept, because they would otherwise be computed again in each of the
-kernels that use them.
+There JAX rolls the rounds of its generator into a loop of small kernels, and drops half of each result; here the rounds
+are unrolled and both words are used. Normals are kept, because otherwise every kernel that uses them would compute them
+again.
 """
 
 from functools import partial
@@ -33,7 +33,7 @@ def key_of(seed: Int[Array, ""] | int) -> PRNGKeyArray:
 
 
 def key_from(words: UInt[Array, "*batch 2"]) -> PRNGKeyArray:
-    """Return the key that is made of two words: those of `jax.random.key_data`."""
+    """Return the key made of two words, those of `jax.random.key_data`."""
     return jax.random.wrap_key_data(words, impl=_GENERATOR)
 
 
@@ -58,7 +58,7 @@ def uniform(key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype) -> Floa
 
 
 def _uniforms(key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype) -> list[Array]:
-    """Return the flat array of uniforms in parts: both words of a counter make a number each, in float64 one number."""
+    """Return the flat array of uniforms in parts: each word of a counter makes a number, in float64 both make one."""
     first, second = _words(key)
     count, info = int(np.prod(shape)), jnp.finfo(dtype)
     double = info.bits == 64
@@ -77,7 +77,7 @@ def _joined(parts: list[Array], shape: tuple[int, ...]) -> Array:
 def chi(key: PRNGKeyArray, freedom: Float[Array, "..."]) -> Float[Array, "..."]:
     """Draw chi variables with the given degrees of freedom, which may be traced; 0 where they are 0 or fewer.
 
-    2·Gamma(freedom/2) by rejection (Marsaglia & Tsang 2000), exact for every freedom; a freedom below 2 is raised by 2
+    2·Gamma(freedom/2) by rejection (Marsaglia & Tsang 2000), exact for any freedom; a freedom below 2 is raised by 2
     and the draw shrunk by a power of a uniform.
     """
     positive = jnp.where(freedom > 0, freedom, 1)
@@ -91,7 +91,7 @@ def chi(key: PRNGKeyArray, freedom: Float[Array, "..."]) -> Float[Array, "..."]:
 def _gamma(words: UInt[Array, "*batch 2"], shape: Float[Array, "*batch k"]) -> Float[Array, "*batch k"]:
     """Draw gamma variables of shape parameter 1 or above.
 
-    A batch is drawn in one loop: under vmap a loop would be batched with its condition, which checks do not allow.
+    A batch is drawn in one loop: under vmap, the loop's condition would be batched too, which checks do not allow.
     """
     d = shape - 1 / 3
     c = 1 / jnp.sqrt(9 * d)
@@ -128,8 +128,8 @@ def _(size, batched, words, shape):
 def bartlett(key: PRNGKeyArray, freedom: Float[Array, " k"], width: int) -> Float[Array, "k d d"]:
     """Draw the triangles R of freedom×width matrices of standard normals, GᵀG = RᵀR in law (Bartlett 1933).
 
-    R_ii is chi with freedom − i degrees (i = 0, 1, …), with standard normals to its right; a row whose freedom is used
-    up is zero. `freedom` may be traced.
+    R_ii is chi with freedom − i degrees (i = 0, 1, …), with standard normals to its right; a row with no freedom left
+    is zero. `freedom` may be traced.
     """
     left = freedom[:, None] - jnp.arange(width, dtype=freedom.dtype)
     entries = normal(fold(key, 0), (len(freedom), width, width), freedom.dtype)
@@ -147,7 +147,7 @@ def _from_uniform(unit: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def _erf_inv(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Return erf⁻¹ in single precision (Giles 2012); `lax.erf_inv` takes a log1p that costs more than all the rest."""
+    """Return erf⁻¹ in single precision (Giles 2012); `lax.erf_inv` uses a log1p that costs more than all the rest."""
     w = -jnp.log((1 - x) * (1 + x))
     central = w < 5
     t = jnp.where(central, w - 2.5, jnp.sqrt(w) - 3)
@@ -162,7 +162,7 @@ def _words(key: PRNGKeyArray) -> Array:
     words = jax.random.key_data(key)
     if words.shape != (2,):
         instead = f"use jax.random.key(seed, impl='{_GENERATOR}')"
-        raise problem_with("key", f"of {words.size} words", "needs one threefry key", instead)
+        raise problem_with("key", f"{words.size} words", "needs one threefry key", instead)
     return words
 
 

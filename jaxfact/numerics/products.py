@@ -52,7 +52,7 @@ def times(X: Float[Array, "k d"], G: Float[Array, "d e"]) -> Float[Array, "k e"]
 
 
 def is_long(rows: int) -> bool:
-    """Tell whether that many rows are kept contiguous in memory, and contracted by a matrix product."""
+    """Tell whether columns of that many rows are kept contiguous in memory and contracted by a matrix product."""
     return rows > _SHORT
 
 
@@ -61,7 +61,7 @@ def _total(terms: Iterable[Array]) -> Array:
 
 
 def pinned(tree: PyTree) -> PyTree:
-    """Pin the memory layout of a batch, its last axis: innermost, but long columns are contiguous in themselves."""
+    """Pin the memory layout of a batch along the last axis: innermost, except that long columns are contiguous."""
     return jax.tree.map(lambda x: _laid_out(x, range(x.ndim)) if not _has_long(x.shape[:-1]) else _by_columns(x), tree)
 
 
@@ -102,7 +102,7 @@ def _(size, batched, x):
 
 @jax.custom_jvp
 def _contiguous(x: Float[Array, "d k"]) -> Float[Array, "d k"]:
-    """Return the same matrix with contiguous rows, which XLA would not choose by itself."""
+    """Return the same matrix with contiguous rows, which XLA would not choose on its own."""
     return _contiguous_rows(x)
 
 
@@ -113,7 +113,7 @@ def _(primals, tangents):
 
 @jax.custom_jvp
 def keep(tree: PyTree) -> PyTree:
-    """Return the same numbers, computed once: XLA would rather compute a Gram matrix anew for every entry using it."""
+    """Return the same numbers, computed once: XLA would otherwise recompute a Gram matrix for every entry using it."""
     return _kept(tree)
 
 

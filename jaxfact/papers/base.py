@@ -120,7 +120,7 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Paper:
-    """Return a paper by its name. Raises ValueError, with the names there are, for one that is not known."""
+    """Return a paper by its name. Raises ValueError, which lists the names, for an unknown one."""
     papers = _all()
     if name not in papers:
         raise problem_with("paper", name, f"the papers are {', '.join(sorted(papers))}", "choose one of these")
@@ -153,17 +153,17 @@ def log_slopes(x: Sequence[float] | np.ndarray, y: xr.DataArray, axis: str) -> n
 
 
 def above(what: str, values: np.ndarray, bound: float) -> Finding:
-    """Expect the mean over seeds to lie above a bound, its whole interval too."""
+    """Expect the mean over seeds to lie above a bound, with its whole interval."""
     return _mean(what, values, f"> {bound:.3g}", lambda low, high: low > bound)
 
 
 def below(what: str, values: np.ndarray, bound: float) -> Finding:
-    """Expect the mean over seeds to lie below a bound, its whole interval too."""
+    """Expect the mean over seeds to lie below a bound, with its whole interval."""
     return _mean(what, values, f"< {bound:.3g}", lambda low, high: high < bound)
 
 
 def within(what: str, values: np.ndarray, least: float, most: float) -> Finding:
-    """Expect the mean over seeds to lie between two numbers, its whole interval too."""
+    """Expect the mean over seeds to lie between two numbers, with its whole interval."""
     return _mean(what, values, f"{least:.3g} to {most:.3g}", lambda low, high: least <= low and high <= most)
 
 

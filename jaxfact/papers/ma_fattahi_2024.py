@@ -22,7 +22,7 @@ WIDTHS = (3, 4, 15, 100)
 NORMS = (1e-2, 1e-4, 1e-6, 1e-8)
 FRACTIONS = (0.2, 0.3, 0.5, 1.0)
 _FRACTION, _NORM = 0.5, 1e-6
-_ROUNDING = 1e-13  # far above ε/η, where rounding holds the exact width up, and far below the others
+_ROUNDING = 1e-13  # far above ε/η, where rounding stalls the exact width, and far below the others
 
 
 def run(
@@ -74,8 +74,8 @@ def _findings(width: int, over_norms: xr.Dataset, over_fractions: xr.Dataset) ->
     by_fraction = RANK**0.5 * over_fractions.distance.isel(norm=0, drop=True)
     if width == RANK:
         return [
-            bounded(f"r′={width}: largest error of all α", by_norm.values, _ROUNDING),
-            bounded(f"r′={width}: largest error of all p", by_fraction.values, _ROUNDING),
+            bounded(f"r′={width}: largest error over all α", by_norm.values, _ROUNDING),
+            bounded(f"r′={width}: largest error over all p", by_fraction.values, _ROUNDING),
         ]
     return [
         above(f"r′={width}: slope of log error in log α", log_slopes(over_norms.norm.values, by_norm, "norm"), 1.0),

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class Problem(eqx.Module):
     """A loss on pairs of factors, stated in the unit of its target (σ₁ where the target is known).
 
-    A subclass states `loss`, `distance` and `truth`: the matrix that is looked for, as a fully observed problem, or
-    None where nobody knows it (see `truth_of`). It overrides `gradient` where structure makes it cheaper than
-    differentiating the loss. It is an immutable pytree: its arrays are data, its shape is static.
+    A subclass states `loss`, `distance` and `truth`: the matrix sought, as a fully observed problem, or None where
+    nobody knows it (see `truth_of`). It overrides `gradient` where structure makes it cheaper than differentiating
+    the loss. It is an immutable pytree: its arrays are data, its shape is static.
     """
 
     shape: eqx.AbstractVar[tuple[Any, Any]]
@@ -33,7 +33,7 @@ class Problem(eqx.Module):
 
     @property
     def summary(self) -> str:
-        """What is seen of the matrix, in a few words."""
+        """How much of the matrix is seen, in a few words."""
         return "every entry observed"
 
     @property
@@ -55,7 +55,7 @@ class Problem(eqx.Module):
 
     @property
     def misfits(self) -> bool:
-        """Whether the data can be fitted without the truth being found; then `misfit` tells how well they are."""
+        """Whether the data can be fitted without the truth being found; `misfit` then tells how well they are."""
         return False
 
     def misfit(self, factors: AnyFactors) -> Float[Array, ""]:
@@ -67,7 +67,7 @@ class Problem(eqx.Module):
         """A hint: how many runs should advance together on a CPU, or None to let the sizes of the factors decide.
 
         Each step passes over what all runs share, such as a stored operator, once for that many runs. The hint changes
-        the speed, and results by rounding alone.
+        the speed, and the results only by rounding.
         """
         return None
 
@@ -95,7 +95,7 @@ class Problem(eqx.Module):
 
 
 def truth_of(problem: Problem) -> "Factorization":
-    """Return the matrix that a problem looks for.
+    """Return the matrix that a problem seeks.
 
     Raises ValueError where it is not known.
     """
@@ -105,7 +105,7 @@ def truth_of(problem: Problem) -> "Factorization":
 
 
 def rounding_floor(epsilon: ScalarLike, step_size: ScalarLike) -> Float[Array, ""]:
-    """Return the distance below which rounding holds a run up: about ⅓·ε/η, 4e-8/η in float32.
+    """Return the distance below which rounding stalls a run: about ⅓·ε/η, 4e-8/η in float32.
 
     `epsilon` is the machine epsilon of the factors' dtype, `step_size` is relative to 1/unit. Each step adds a
     rounding error of about ε to the factors, of which the descent removes a fraction η: measured, not a theorem.

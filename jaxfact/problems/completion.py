@@ -27,7 +27,7 @@ from jaxfact.problems.partial import PartiallyObserved
 # with the number of entries: with few of them it is far ahead.
 _DENSE_FROM = 0.4
 _NAMED = 5
-_CALLER = 5  # Equinox puts two frames between a constructor and who called it
+_CALLER = 5  # Equinox puts two frames between a constructor and its caller
 
 
 class Completion(PartiallyObserved):
@@ -35,17 +35,17 @@ class Completion(PartiallyObserved):
 
     `rows`, `columns` and `values` list the observed entries, counted from 0, each once and in any order; `shape` is
     (m, n). `truth` is the whole matrix where it is known: then the unit is its σ₁ and `distance` is to it; else the
-    unit is ‖P_Ω(Σ)/p‖₂. Values are in the user's unit and are divided by it; the loss is in unit². Where all entries
-    are observed it is the factorisation's.
+    unit is ‖P_Ω(Σ)/p‖₂. Values are given in the user's unit and divided by this one; the loss is in unit². With all
+    entries observed it is that of the factorisation.
 
-    `dense` chooses how it is evaluated: by a mask and m×n products, or with work in proportion to the entries. Unless
-    given it is dense where at least 0.4 of the entries are observed.
+    `dense` chooses how it is evaluated: by a mask and m×n products, or with work in proportion to the entries. By
+    default it is dense where at least 0.4 of the entries are observed.
 
     Warns of rows and columns without an entry, which cannot be completed, and of fewer entries than the r(m + n − r)
     degrees of freedom of the truth.
 
-    Raises ValueError for entries that are repeated, out of range, not finite, or none at all, for arrays of different
-    lengths, and for a truth of another shape.
+    Raises ValueError for entries that are repeated, out of range or not finite, for no entries at all, for arrays of
+    different lengths, and for a truth of another shape.
 
     The factor 1/p makes the expected loss that of the factorisation (Ma & Fattahi 2024).
     """
@@ -67,7 +67,7 @@ class Completion(PartiallyObserved):
         dense: bool | None = None,
     ):
         if any(isinstance(x, Tracer) for x in (rows, columns, values)):
-            instead = "make the problem outside of the experiment, or draw it by Completion.of"
+            instead = "make the problem outside the experiment, or draw it with Completion.of"
             raise problem_with("rows, columns, values", "traced arrays", "needs plain arrays", instead)
         shape = (int(shape[0]), int(shape[1]))
         entries = checked_entries(rows, columns, values, shape)
@@ -90,7 +90,7 @@ class Completion(PartiallyObserved):
         matrix = np.asarray(matrix)
         if matrix.ndim != 2 or matrix.dtype.kind not in "iubf":
             given = f"array of shape {matrix.shape} and dtype {matrix.dtype}"
-            raise problem_with("matrix", given, "needs m×n real numbers", "mark missing entries by NaN")
+            raise problem_with("matrix", given, "needs m×n real numbers", "mark missing entries with NaN")
         rows, columns = np.nonzero(~np.isnan(matrix))
         return cls(rows, columns, matrix[rows, columns], matrix.shape, truth=truth, dense=dense)
 
@@ -107,10 +107,10 @@ class Completion(PartiallyObserved):
         """Return the problem in which each entry of `truth` is observed with probability `fraction`, independently.
 
         `noise` is the standard deviation of what is added to each observed entry, in σ₁. Fraction, key and truth may be
-        traced, so that every run has a mask of its own and the fraction is an axis of a sweep; then the evaluation is
+        traced, so that every run has its own mask and the fraction can be an axis of a sweep; the evaluation is then
         dense, and nothing warns.
 
-        Raises ValueError for a fraction outside (0, 1], a negative noise, and what the problem itself refuses.
+        Raises ValueError for a fraction outside (0, 1], a negative noise, and whatever the problem itself refuses.
         """
         if not isinstance(fraction, Tracer) and not 0 < np.asarray(fraction) <= 1:
             raise problem_with("fraction", f"{fraction:g}", "needs a number above 0, up to 1", "1 observes all")
@@ -121,7 +121,7 @@ class Completion(PartiallyObserved):
         if any(isinstance(x, Tracer) for x in (mask, matrix)):
             if dense is False:
                 given = "False for a mask that is drawn anew in every run"
-                raise problem_with("dense", given, "needs tables, made beforehand", "draw it outside of the experiment")
+                raise problem_with("dense", given, "needs tables made beforehand", "draw it outside the experiment")
             return _Drawn(truth, mask, matrix)
         rows, columns = np.nonzero(np.asarray(mask))
         values = np.asarray(matrix, float)[rows, columns] * float(truth.unit)
@@ -135,7 +135,7 @@ class Completion(PartiallyObserved):
 
     @property
     def summary(self) -> str:
-        """What is seen of the matrix, in a few words."""
+        """How much of the matrix is seen, in a few words."""
         return f"{float(100 * self.fraction):.3g} % of its entries observed"
 
     @property
@@ -199,7 +199,7 @@ def _check_truth(truth: Factorization | None, shape: tuple[int, int]) -> None:
 
 
 def _warn_of_gaps(entries: Observed, shape: tuple[int, int], truth: Factorization | None) -> None:
-    """Warn of rows and columns that nothing is known of, and of too few entries for the truth."""
+    """Warn of rows and columns about which nothing is known, and of too few entries for the truth."""
     for name, numbers, size in (("rows", entries.rows, shape[0]), ("columns", entries.columns, shape[1])):
         empty = np.flatnonzero(np.bincount(numbers, minlength=size) == 0)
         if len(empty):

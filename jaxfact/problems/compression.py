@@ -127,7 +127,7 @@ def expand(problem: Factorization, small: Factors, key: PRNGKeyArray) -> Factors
     """Return m×d and n×d factors whose compressed form is `small`; the frame off the singular vectors is drawn.
 
     U = P A + P⊥W R with W from the Haar measure: so a Gaussian draw of (A, R) becomes a Gaussian U. The inverse of
-    `compress` but for the frame, which no invariant of the run depends on.
+    `compress` except for the frame, on which no invariant of the run depends.
     """
     pairs = []
     for side, (factor, basis, size) in enumerate(zip(small, (problem.left, problem.right), problem.rows, strict=True)):
@@ -136,7 +136,7 @@ def expand(problem: Factorization, small: Factors, key: PRNGKeyArray) -> Factors
         if basis is None:
             pairs.append(jnp.concatenate([along, qr(noise[problem.rank :])[0] @ off]))
             continue
-        for _ in range(2):  # once leaves a part along the basis as large as rounding allows
+        for _ in range(2):  # a single pass leaves a part along the basis as large as rounding allows
             noise = noise - basis @ (basis.T @ noise)
         pairs.append(basis @ along + qr(noise)[0] @ off)
     return Factors(*pairs)
@@ -154,7 +154,7 @@ def _rows_off(size: Any, rank: int, width: int, frames: int, noisy: bool) -> tup
     frame, spare = (frames * width, width) if noisy else (width, 0)
     if isinstance(size, Tracer):
         return frame, spare
-    # Where all rows fit, they are kept as they are and no noise can leave them.
+    # Where all rows fit they are kept as they are, and no noise can leave them.
     return (frame, spare) if size - rank > frame + spare else (max(int(size) - rank, 0), 0)
 
 

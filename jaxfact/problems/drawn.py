@@ -13,11 +13,11 @@ from jaxfact.problems.factorization import Factorization
 def random_target(key: PRNGKeyArray, shape: tuple[int, int], values: ArrayLike) -> Factorization:
     """Return the matrix P diag(values) Qᵀ with P and Q from the Haar measure, as a fully observed problem.
 
-    `values` are its singular values, largest first, and give the dtype; `key` and they may be traced. Columns of
+    `values` are its singular values, largest first, and give the dtype; both they and `key` may be traced. Columns of
     Gaussian matrices are orthonormalised with positive diagonals, which makes them Haar (Stewart 1980). Completion
-    needs such a target: one that is diagonal hides all it has in few entries.
+    needs such a target: a diagonal one hides everything in a few entries.
 
-    Raises ValueError for values that are negative, unsorted or more than min(m, n).
+    Raises ValueError for values that are negative, unsorted or more than min(m, n) in number.
     """
     if not isinstance(values, jax.Array):
         values = np.asarray(values)  # a JAX array made inside a run would count as traced

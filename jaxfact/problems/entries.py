@@ -1,8 +1,8 @@
 """Observed entries of a matrix in two layouts: as a mask, or sorted into tables that need no scattered update.
 
-Under `vmap` the runs are innermost in memory, so a row of a factor that is looked up by its number is contiguous in
-all runs, and gathers are cheap. Scattered updates are not: XLA does them one by one on a CPU. So the sums over the
-entries of a row or column are written as gathers too.
+Under `vmap` the runs are innermost in memory, so a row of a factor that is looked up by its number is contiguous
+across all runs, and gathers are cheap. Scattered updates are not: on a CPU, XLA does them one by one. So the sums over
+the entries of a row or column are written as gathers too.
 """
 
 import operator
@@ -123,12 +123,12 @@ class SparseEntries(eqx.Module):
 
 
 class Sums(eqx.Module):
-    """For each of some groups of entries, Σ e_k X[partner_k] over its entries k, by gathers alone.
+    """For each of several groups of entries, Σ e_k X[partner_k] over its entries k, by gathers alone.
 
-    Groups are cut into pieces, and the sums of pieces summed in turn until one per group is left. Pieces of one padded
-    length share a table, of a row each; `entries` and `partners` are those of the first sums, `levels` those of sums
-    of sums. All sums have a number, from 1 in the order they are made; 0 is an empty one. `place` is the number of
-    each group's.
+    Groups are cut into pieces, and the sums of pieces summed in turn until one per group is left. Pieces of the same
+    padded length share a table, one row each; `entries` and `partners` are the tables of the first sums, `levels`
+    those of sums of sums. Every sum has a number, from 1 in the order they are made; 0 is the empty one. `place` holds
+    the number of each group's sum.
     """
 
     entries: tuple[Int[Array, "pieces length"], ...]

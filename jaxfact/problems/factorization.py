@@ -35,8 +35,8 @@ class Factorization(Problem):
     """Factorise a fully observed matrix: loss ½‖U Vᵀ − Σ‖²_F with Σ = target/σ₁.
 
     `target` is an m×n matrix, or the 1-D array of its singular values, largest first; then `shape` gives m and n, and
-    `left` (m×r), `right` (n×r) the orthonormal singular vectors. Without those the target is diagonal and the
-    coordinates are its singular ones. The target is divided by its unit σ₁, so that steps are in 1/σ₁, factors in √σ₁,
+    `left` (m×r), `right` (n×r) the orthonormal singular vectors. Without them the target is diagonal and its
+    coordinates are the singular ones. The target is divided by its unit σ₁, so that steps are in 1/σ₁, factors in √σ₁,
     the loss in σ₁²; a zero target keeps the unit 1. Its dtype is that of the data (integers become the default float).
 
     The sizes in `shape` may be traced numbers, and singular values may be padded with zeros: then m, n and the rank are
@@ -89,13 +89,13 @@ class Factorization(Problem):
                 "needs an m×n matrix, or 1-D singular values together with shape=(m, n)",
                 "reshape the data to two dimensions",
             )
-        # NumPy divides in the precision of the data, which JAX may not have.
+        # NumPy divides in the precision of the data, which JAX may not support.
         library = jnp if isinstance(values, Tracer) else np
         largest = library.max(values, initial=0)
         unit = library.where(largest > 0, largest, 1)
         self.singular_values = jnp.asarray(values / unit, dtype)
         self.unit = jnp.asarray(unit, dtype)
-        # Singular values that are computed along the way may be zero from some place on.
+        # Singular values that are computed along the way may be zero from some index on.
         self.padded_rank = np.ndim(target) == 1 and isinstance(values, Tracer)
         self.used = None
         self.left = None if left is None else jnp.asarray(left, dtype)
@@ -113,7 +113,7 @@ class Factorization(Problem):
             raise problem_with(
                 "shape",
                 "traced sizes",
-                "factors of a size that is not known cannot be formed",
+                "factors of unknown size cannot be formed",
                 "use a method, start and records that can be compressed, and do not switch compression off",
             )
         return self.stored
@@ -232,7 +232,7 @@ class Factorization(Problem):
         return core + jnp.sum(times(U, K.T) ** 2) + jnp.sum(times(J, V.T) ** 2) + jnp.sum(outer**2), tail
 
     def _rotated(self, factor: Float[Array, "k d"], basis: Float[Array, "k r"] | None) -> Float[Array, "_ d"]:
-        """Return the coordinates along the basis, and under them what is orthogonal to it."""
+        """Return the coordinates along the basis, and beneath them what is orthogonal to it."""
         if basis is None:
             return factor
         along = basis.T @ factor

@@ -72,8 +72,8 @@ def singular_values(factors: AnyFactors) -> Float[Array, " k"]:
     """Return the singular values of U Vᵀ, largest first, without forming the product.
 
     They are those of R_U R_Vᵀ, the triangles of U = Q_U R_U and V = Q_V R_V: small ones keep the precision that the
-    eigenvalues of a Gram product would lose. There are min(m, n, d), in the problem's unit, NaN for factors that
-    are not finite.
+    eigenvalues of a Gram product would lose. There are min(m, n, d) of them, in the problem's unit, NaN for factors
+    that are not finite.
     """
     U, V = as_pair(factors)
     return svd(triangle(U) @ triangle(V).T)[1]

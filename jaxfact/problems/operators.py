@@ -14,7 +14,7 @@ from jaxfact.inputs import positive_integer, problem_with
 from jaxfact.numerics.draws import fold, normal, uniform
 from jaxfact.problems.factors import Factors
 
-_MANY = 64  # runs that share a pass over a big array: enough to compute on it rather than to wait for it
+_MANY = 64  # runs that share a pass over a big array: enough that arithmetic, not memory, is the limit
 
 
 class Operator(eqx.Module):
@@ -29,7 +29,7 @@ class Operator(eqx.Module):
 
     @property
     def count(self) -> int:
-        """The number p of values, those that are not used included."""
+        """The number p of values, including those that are not used."""
         return len(self.weights)
 
     @property
@@ -39,7 +39,7 @@ class Operator(eqx.Module):
 
     @property
     def lanes(self) -> int | None:
-        """The hint that `Problem.lanes` passes on: how many runs make a pass over what is stored fast."""
+        """The hint that `Problem.lanes` passes on: how many runs should share a pass over what is stored."""
         return None
 
     @abc.abstractmethod
@@ -60,7 +60,7 @@ class Dense(Operator):
     """Stored matrices: y_i = w_i⟨A_i, X⟩, at 2pmn multiply-adds per step.
 
     `matrices` is a p×m×n array, used as it is: for E 𝒜*𝒜 = I its entries have variance 1/p. Raises ValueError for an
-    array that is not of three dimensions, empty, or has entries that are not finite.
+    array that does not have three dimensions, is empty, or has entries that are not finite.
     """
 
     matrices: Float[Array, "p mn"]
@@ -80,7 +80,7 @@ class Dense(Operator):
 
     @property
     def lanes(self) -> int:
-        """As many runs as make the products of a pass over the matrices fast."""
+        """Enough runs to make the products of a pass over the matrices fast."""
         return _MANY
 
     def measure(self, factors: Factors) -> Float[Array, " p"]:
@@ -106,7 +106,7 @@ class RankOne(Operator):
     def __init__(self, left: ArrayLike, right: ArrayLike, *, weights: Float[Array, " p"] | None = None):
         shapes = np.shape(left), np.shape(right)
         if any(len(shape) != 2 or 0 in shape for shape in shapes) or shapes[0][0] != shapes[1][0]:
-            needed = "needs as many vectors on either side"
+            needed = "needs as many vectors on the left as on the right"
             raise problem_with("left, right", f"shapes {shapes[0]} and {shapes[1]}", needed, "give p×m and p×n")
         for name, side in (("left", left), ("right", right)):
             _check_finite(name, side)
@@ -121,7 +121,7 @@ class RankOne(Operator):
 
     @property
     def lanes(self) -> int:
-        """As many runs as make the products with the stored vectors fast."""
+        """Enough runs to make the products with the stored vectors fast."""
         return _MANY
 
     def measure(self, factors: Factors) -> Float[Array, " p"]:
@@ -144,7 +144,7 @@ class RankOne(Operator):
 class Entries(Operator):
     """Distinct entries y_i = √(mn/p)·X[rows_i, columns_i] of a matrix.
 
-    For places drawn uniformly E 𝒜*𝒜 = I. Raises ValueError for places that lie outside the matrix or come twice.
+    For places drawn uniformly E 𝒜*𝒜 = I. Raises ValueError for places that lie outside the matrix or are repeated.
     """
 
     rows: Int[Array, " p"]
@@ -198,7 +198,7 @@ class Transform(Operator):
         return self.signs.shape[0], self.signs.shape[1]
 
     def measure(self, factors: Factors) -> Float[Array, " p"]:
-        """Return the weighted entries that are kept of the transform of UVᵀ."""
+        """Return the kept entries of the transform of UVᵀ, weighted."""
         transformed = self.across @ (self.signs * factors.product) @ self.along.T
         return self.weights * self.places.take(transformed.reshape(-1))
 
@@ -216,7 +216,7 @@ class _Places(eqx.Module):
     def __init__(self, index: Int[Array, " p"], size: int):
         count = len(index)
         self.index = index
-        # Where nothing is kept the inverse points to a zero after the values.
+        # Where nothing is kept, the inverse points to a zero after the values.
         self.inverse = jnp.full(size, count, jnp.int32).at[index].set(jnp.arange(count, dtype=jnp.int32))
 
     def take(self, flat: Float[Array, " size"]) -> Float[Array, " p"]:
@@ -232,7 +232,7 @@ def gaussian(
     """Draw `count` = p dense matrices of independent N(0, 1/p) entries.
 
     `count` may be an axis of a sweep; then `padded_to` is its largest value, and measurements beyond it have weight 0.
-    The first ones are those of every smaller count. Raises ValueError for sizes or counts below 1.
+    A smaller count has the first of the same matrices. Raises ValueError for sizes or counts below 1.
     """
     return _dense(key, shape, count, padded_to, dtype, normal)
 
@@ -281,7 +281,7 @@ def _stored(count: Any, padded_to: int | None) -> int:
     """Return how many measurements are stored for a count that may be traced."""
     if padded_to is None:
         if isinstance(count, Tracer):
-            raise problem_with("count", "a traced number", "needs a bound", "say padded_to=, its largest value")
+            raise problem_with("count", "a traced number", "needs a bound", "pass padded_to=, its largest value")
         positive_integer("count", count, "give the number of measurements")
         return int(count)
     positive_integer("padded_to", padded_to, "give the largest count of the axis")
@@ -335,17 +335,17 @@ def _check_finite(name: str, array: ArrayLike) -> None:
 
 
 def _check_places(rows: ArrayLike, columns: ArrayLike, m: int, n: int) -> None:
-    """Refuse places outside the matrix, and places that come twice; traced ones pass."""
+    """Refuse places outside the matrix, and repeated ones; traced ones pass."""
     if np.ndim(rows) != 1 or np.shape(rows) != np.shape(columns) or np.size(rows) == 0:
         given = f"shapes {np.shape(rows)} and {np.shape(columns)}"
-        raise problem_with("rows, columns", given, "needs one row and one column per entry", "give two 1-D arrays")
+        raise problem_with("rows, columns", given, "needs one row and column per entry", "give two 1-D arrays")
     if isinstance(rows, Tracer) or isinstance(columns, Tracer):
         return
     rows, columns = np.asarray(rows), np.asarray(columns)
     outside = int(np.sum((rows < 0) | (rows >= m) | (columns < 0) | (columns >= n)))
     if outside:
         given = f"{outside} entries outside the {m}×{n} matrix"
-        raise problem_with("rows, columns", given, "needs places inside", "count from 0, or give another shape")
+        raise problem_with("rows, columns", given, "needs places inside it", "count from 0, or give another shape")
     twice = rows.size - np.unique(rows * n + columns).size
     if twice:
-        raise problem_with("rows, columns", f"{twice} places that come twice", "needs distinct ones", "drop repeats")
+        raise problem_with("rows, columns", f"{twice} repeated places", "needs distinct ones", "drop repeats")

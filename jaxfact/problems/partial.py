@@ -1,4 +1,4 @@
-"""What problems have in common that see the matrix through fewer numbers than it has: sensing and completion."""
+"""What sensing and completion share: the matrix is seen through fewer numbers than it has."""
 
 import abc
 from typing import Any
@@ -17,8 +17,8 @@ from jaxfact.problems.factors import Factors, TiedFactor
 class PartiallyObserved(Problem):
     """A problem ½‖𝒜(UVᵀ) − y‖² with E 𝒜*𝒜 = I, whose data may be fitted without the matrix being found.
 
-    `truth` is the matrix that is looked for, where it is known; then the unit is its σ₁ and `distance` is to it.
-    Elsewhere the unit is ‖𝒜*y‖₂, a different number, and the distance is NaN: a run can fit, not converge.
+    `truth` is the matrix sought, where it is known; then the unit is its σ₁ and `distance` is to it. Elsewhere the
+    unit is ‖𝒜*y‖₂, a different number, and the distance is NaN: a run can fit but not converge.
     """
 
     @property
@@ -48,7 +48,7 @@ class PartiallyObserved(Problem):
     def residual_matrix(self, factors: Factors) -> Float[Array, "m n"]:
         """Return 𝒜*(𝒜(UVᵀ) − y), the gradient of the loss in the product; in unit.
 
-        It is ∇_U at the identity: the loss's ∇_U is this matrix times V, whatever stands beside V in further columns.
+        It is ∇_U at the identity: the loss's ∇_U is this matrix times V, whatever further columns stand beside V.
         """
         m, n = self.shape
         U = jnp.concatenate([factors.U, jnp.zeros((m, n), factors.U.dtype)], axis=1)
@@ -57,7 +57,7 @@ class PartiallyObserved(Problem):
 
     def truncation(self, width: int) -> Factors:
         """Return balanced factors of the best approximation of 𝒜*(y) of this rank (Ma, Li & Chi 2021, Alg. 1)."""
-        with jax.ensure_compile_time_eval():  # inside a trace known arrays would be traced, and decomposed by loops
+        with jax.ensure_compile_time_eval():  # inside a trace, known arrays would be traced, and decomposed by loops
             return balanced_pair(self.back_projection(), width)
 
 
@@ -69,7 +69,7 @@ def balanced_pair(matrix: Float[Array, "m n"], width: int) -> Factors:
 
 
 def semidefinite_factor(matrix: Float[Array, "n n"], width: int) -> TiedFactor:
-    """Return X with X Xᵀ the positive semidefinite matrix of rank `width` nearest to one, or to its symmetric part.
+    """Return X with X Xᵀ the positive semidefinite matrix of rank `width` nearest to the matrix's symmetric part.
 
     Its columns are those of the largest eigenvalues, the negative ones replaced by zero; on the host unless traced.
     """

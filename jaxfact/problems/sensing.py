@@ -1,4 +1,4 @@
-"""Matrix sensing: a low-rank matrix looked for through linear measurements of it."""
+"""Matrix sensing: a low-rank matrix sought through linear measurements of it."""
 
 import warnings
 
@@ -68,7 +68,7 @@ class Sensing(PartiallyObserved):
 
     @property
     def summary(self) -> str:
-        """What is seen of the matrix, in a few words."""
+        """How much of the matrix is seen, in a few words."""
         return f"{self.operator.count} measurements ({type(self.operator).__name__}) of it"
 
     @property

@@ -1,4 +1,4 @@
-"""Completion with some known entries kept back: many splits of one matrix, in one layout and one compiled program."""
+"""Completion with some known entries held out: many splits of one matrix, in one layout and one compiled program."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ _PADDING = -1  # of the layout's last entry, which counts for nothing
 
 
 class Part(NamedTuple):
-    """One split: the values of all entries, in the user's unit and centred as its training asks, and their parts."""
+    """One split: the values of all entries, in the user's unit and centred by its training entries, and their parts."""
 
     values: Float[np.ndarray, " k"]
     parts: Int[np.ndarray, " k"]
@@ -38,7 +38,7 @@ class Split(Completion):
         self.truth: Factorization | None = None
         self.shape: tuple[int, int] = layout.shape
         self.unit: Float[Array, ""] = unit
-        # Every split has as many training entries, but the sum is exact beyond 2²⁴ only in integers.
+        # Every split has the same number of training entries, but beyond 2²⁴ the sum is exact only in integers.
         count = jnp.sum(part == TRAINING).astype(values.dtype)
         self.fraction: Float[Array, ""] = count / (layout.shape[0] * layout.shape[1])
         self.observed: DenseEntries | SparseEntries = _with(layout, counted * values, counted)
@@ -46,7 +46,7 @@ class Split(Completion):
 
     @property
     def summary(self) -> str:
-        """What is seen of the matrix, in a few words."""
+        """How much of the matrix is seen, in a few words."""
         return "the training entries of a split"
 
     def error(self, part: int, factors: Factors) -> Float[Array, ""]:
@@ -60,7 +60,7 @@ class Split(Completion):
 class Splits(eqx.Module):
     """Several splits of the same entries. The tables of their sums are those of all entries, and shared.
 
-    A split of its own tables would be a program of its own, which takes longer to compile than to run.
+    A split with its own tables would need its own program, which takes longer to compile than to run.
     """
 
     layout: SparseEntries

@@ -56,7 +56,7 @@ class Tied(Problem):
 
     @property
     def summary(self) -> str:
-        """What is seen of the matrix, in a few words."""
+        """How much of the matrix is seen, in a few words."""
         return f"{self.problem.summary}, in one factor X Xᵀ"
 
     @property
@@ -71,7 +71,7 @@ class Tied(Problem):
 
     @property
     def truth(self) -> Factorization | None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The matrix that is looked for, where it is known."""
+        """The matrix sought, where it is known."""
         return self.problem.truth
 
     def loss(self, factors: TiedFactor) -> Float[Array, ""]:
@@ -84,7 +84,7 @@ class Tied(Problem):
         return TiedFactor((blocks.U + blocks.V) / 2)
 
     def distance(self, factors: TiedFactor) -> Float[Array, ""]:
-        """Return the distance of X Xᵀ, as of U Vᵀ."""
+        """Return the distance of X Xᵀ, as for U Vᵀ."""
         return self.problem.distance(as_pair(factors))
 
     def misfit(self, factors: TiedFactor) -> Float[Array, ""]:
@@ -98,13 +98,13 @@ class Tied(Problem):
     def truncation(self, width: int) -> TiedFactor:
         """Return X with X Xᵀ the best positive semidefinite approximation of rank `width` that the data give.
 
-        Of a partly observed matrix that of the symmetric part of 𝒜*(y), as in Ma & Fattahi (2024, Lemma 1).
+        For a partly observed matrix it is that of the symmetric part of 𝒜*(y), as in Ma & Fattahi (2024, Lemma 1).
         """
         if isinstance(self.problem, PartiallyObserved):
             with jax.ensure_compile_time_eval():  # inside a trace known arrays would be traced, and decomposed by loops
                 return semidefinite_factor(self.problem.back_projection(), width)
         U, V = self.problem.truncation(width)
-        # On a symmetric matrix V is U but for the sign of columns with a negative eigenvalue, which X Xᵀ cannot have.
+        # For a symmetric matrix V is U up to the sign of columns with a negative eigenvalue, which X Xᵀ cannot have.
         return TiedFactor(jnp.where(jnp.sum(U * V, axis=0) > 0, (U + V) / 2, 0))
 
     def used_columns(self, width: int) -> Bool[Array, " d"] | None:

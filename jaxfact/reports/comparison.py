@@ -67,7 +67,7 @@ def tables(comparison: Comparison) -> list[Rows]:
     levels = list(rows[0].reached)
     reached = [
         (
-            "% of starts that reached each distance (95 % Wilson interval); – where a method was not run so far down",
+            "% of starts that reached each distance (95 % Wilson interval); – where a method was not run that far",
             ["method", *(f"{level:g}" for level in some)],
             [[row.method, *(_percent(row.reached[level]) for level in some)] for row in rows],
         )
@@ -89,7 +89,7 @@ def tables(comparison: Comparison) -> list[Rows]:
             ],
         ),
         (
-            "imbalance ‖UᵀU−VᵀV‖_F in σ₁ (medians), and throughput in run-steps per second (compile time apart)",
+            "imbalance ‖UᵀU−VᵀV‖_F in σ₁ (medians), and throughput in run-steps per second (without compile time)",
             ["method", "start", "end", "predicted", "run-steps/s", "run", "compile"],
             [
                 [

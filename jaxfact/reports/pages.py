@@ -30,7 +30,7 @@ Rows = tuple[str, list[str], list[list[str]]]
 
 @dataclass(frozen=True)
 class Report:
-    """What is said about what a job found. A notebook shows it, `print` and `write` are for elsewhere.
+    """What is said about what a job found. A notebook shows it; `print` and `write` are for elsewhere.
 
     Attributes:
         title: of the page.

@@ -24,14 +24,14 @@ def print_list(console: Console) -> None:
     for paper in map(papers.find, papers.names()):
         console.print(f"{paper.name}: {paper.citation}, {paper.title}", highlight=False, markup=False)
         for preset in paper.presets:
-            cost = f"{preset.seeds} seeds unless given, about {preset.seconds} s on two CPU cores"
+            cost = f"{preset.seeds} seeds by default, about {preset.seconds} s on two CPU cores"
             said = f"{preset.name} ({preset.place}): {preset.statement}\n{cost}"
             console.print(Padding(said, (0, 0, 0, 4)), highlight=False, markup=False)
         console.print()
 
 
 def print_findings(paper: Paper, outcomes: Mapping[str, Outcome], console: Console) -> None:
-    """Print of every preset what should be seen, and the table of what is."""
+    """Print for every preset what should be seen, and the table of what is."""
     for preset in paper.presets:
         _print_preset(paper, preset, outcomes[preset.name], console)
 

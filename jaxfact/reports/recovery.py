@@ -100,7 +100,7 @@ def paired_lines(recovery: Recovery) -> list[str]:
 
 
 def as_json(recovery: Recovery) -> dict[str, Any]:
-    """Return a recovery as plain numbers and strings; what is no finite number is null."""
+    """Return a recovery as plain numbers and strings; what is not finite is null."""
     return finite_or_none(
         {
             "shape": recovery.shape,
@@ -118,7 +118,7 @@ def as_json(recovery: Recovery) -> dict[str, Any]:
 
 
 _CAPTIONS = {
-    "errors": "Misfit of the training entries, and errors on validation and test entries, against steps. Line: median "
+    "errors": "Misfit on the training entries, and errors on validation and test entries, against steps. Line: median "
     "over splits and starts; band: 5–95 % of them; grey lines: the test errors of the mean and of the biases alone.",
     "imbalance": "Imbalance of the factors against steps. Line: median over splits and starts; band: 5–95 %.",
 }

@@ -1,4 +1,4 @@
-"""A sweep for people: tables and figures of any store of results, also of one that is not finished."""
+"""A sweep for people: tables and figures of any store of results, even an unfinished one."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,7 @@ from jaxfact.results import stats
 from jaxfact.results.files import PENDING, open_results
 from jaxfact.results.strict_json import finite_or_none
 
-_PATH_SEEDS = 10_000  # whose paths are drawn: a band over more is the same
+_PATH_SEEDS = 10_000  # whose paths are drawn: a band over more looks the same
 _ROWS = 24  # of a table along an axis
 _QUANTILES = (0.05, 0.5, 0.95)
 
@@ -49,7 +49,7 @@ def shown(path: str | Path) -> Shown:
     waiting = (runs.outcome == PENDING).any([dim for dim in runs.outcome.dims if dim != "seed"]).values
     if waiting.all():
         needed = "has no seed yet that is done at every point and with every variant"
-        raise problem_with("store", path, needed, "wait: jaxfact status says how far it is")
+        raise problem_with("store", path, needed, "wait: jaxfact status says how far it has got")
     count = runs.sizes["seed"]
     if waiting.any():
         runs = runs.isel(seed=np.flatnonzero(~waiting))
@@ -159,7 +159,7 @@ _CAPTIONS = {
     "fractions": "Fraction of the runs that succeeded over two axes of the sweep, one panel per variant.",
     "outcomes": "Fraction of the runs that ended in each way, one colour per variant, with 95 % Wilson intervals.",
     "times": "Steps to each variant's tolerance: Kaplan-Meier median, band 5–95 % of the runs. Runs that fail never "
-    "arrive; a triangle at the upper edge says that fewer than half have arrived.",
+    "arrive; a triangle at the upper edge means that fewer than half have arrived.",
     "survival": "Fraction of starts not yet at the variant's level (Kaplan-Meier; runs that fail never arrive). "
     "Band: pointwise 95 % Wilson interval.",
     "distance": "Distance to the best approximation against steps. Line: median over the starts; band: 5–95 % of them. "

@@ -1,6 +1,6 @@
-"""Results for other programs: a table of one row a run, or the whole dataset in one file.
+"""Results for other programs: a table with one row per run, or the whole dataset in one file.
 
-Tables are written some seeds at a time, so that more runs than fit into memory can be exported. A file appears whole
+Tables are written a few seeds at a time, so that more runs can be exported than fit into memory. A file appears whole
 under its name, or not at all; nothing is overwritten.
 """
 
@@ -21,16 +21,16 @@ from jaxfact.inputs import problem_with
 from jaxfact.results.files import PENDING, encoded, open_results
 from jaxfact.results.whole import check_new_file, whole_file
 
-_ROWS = 65536  # about so many at a time
+_ROWS = 65536  # about this many at a time
 
 
 def to_csv(store: str | Path, out: str | Path) -> int:
-    """Write one line a finished run and return how many: axes, variant, seed, outcome, steps and the other numbers.
+    """Write one line per finished run and return how many: axes, variant, seed, outcome, steps and the other numbers.
 
-    A hit time is a column `hit_1e-05` a level, `inf` where it never was reached and empty where that is not known.
+    Hit times have one column per level, such as `hit_1e-05`: `inf` where it was never reached, empty where unknown.
     Records along the steps are left out.
 
-    Raises ValueError where there is no store, or something under the name of the file.
+    Raises ValueError where there is no store, or where the file exists already.
     """
     rows = 0
     with _new_file(Path(out)) as made, made.open("w", encoding="utf-8", newline="") as file:
@@ -41,9 +41,9 @@ def to_csv(store: str | Path, out: str | Path) -> int:
 
 
 def to_parquet(store: str | Path, out: str | Path) -> int:
-    """Write one row a finished run, with the columns of `to_csv`, and return how many; attributes become metadata.
+    """Write one row per finished run, with the columns of `to_csv`, and return how many; attributes become metadata.
 
-    Raises ValueError where there is no store, or something under the name of the file, and without pyarrow.
+    Raises ValueError where there is no store, or where the file exists already, and without pyarrow.
     """
     arrow, parquet = _needed("pyarrow"), _needed("pyarrow.parquet")
     runs, rows = open_results(store), 0
@@ -68,7 +68,7 @@ def to_netcdf(store: str | Path, out: str | Path) -> int:
 
     Outcomes and variants are CF flags; attributes that netCDF has no type for are written as JSON.
 
-    Raises ValueError where there is no store, or something under the name of the file, and without h5netcdf and h5py.
+    Raises ValueError where there is no store, or where the file exists already, and without h5netcdf and h5py.
     """
     for name in ("h5py", "h5netcdf"):
         _needed(name)
@@ -116,7 +116,7 @@ def _netcdf_attribute(value: Any) -> Any:
 
 @contextmanager
 def _new_file(out: Path) -> Iterator[Path]:
-    """Give a name to write to; what is there already is refused, the parents are made."""
+    """Yield a name to write to; an existing file is refused, parent folders are made."""
     check_new_file(out)
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
     with whole_file(out) as made:

@@ -38,7 +38,7 @@ def open_results(path: str | Path) -> xr.Dataset:
     """
     path = Path(path)
     if not (path / "zarr.json").is_file():
-        raise problem_with("path", path, "is no Zarr 3 store", "give the folder of a sweep or of write_results")
+        raise problem_with("path", path, "is not a Zarr 3 store", "give the folder of a sweep or of write_results")
     consolidated = "consolidated_metadata" in json.loads((path / "zarr.json").read_text())
     runs = xr.open_dataset(path, engine="zarr", chunks=None, consolidated=consolidated)
     for name in ("outcome", "variant"):
@@ -48,9 +48,9 @@ def open_results(path: str | Path) -> xr.Dataset:
 
 
 def consolidate(path: Path) -> None:
-    """Put the metadata of all arrays into the root, so that a store is opened by one read and changes at one moment."""
+    """Put the metadata of all arrays into the root, so that a store opens with one read and changes at one moment."""
     with warnings.catch_warnings():
-        # It says that readers without consolidated metadata ignore it, which is meant.
+        # It says that readers without consolidated metadata ignore it, which is intended.
         warnings.filterwarnings("ignore", message="Consolidated metadata")
         zarr.consolidate_metadata(path)
 
@@ -66,7 +66,7 @@ def encoded(runs: xr.Dataset) -> xr.Dataset:
     if "variant" not in stored.coords:
         return stored
     # Zarr 3 has no settled type for strings, so the variants' names travel as a CF flag too.
-    # Meanings are parted by blanks, so exact names stand beside them.
+    # Meanings are separated by blanks, so exact names stand beside them.
     names = [str(name) for name in np.ravel(stored.variant)]
     meanings = " ".join("_".join(name.split()) for name in names)
     flags = {"flag_values": list(range(len(names))), "flag_meanings": meanings, "flag_names": names}

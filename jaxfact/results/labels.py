@@ -32,7 +32,7 @@ _BOOKKEEPING = {
     "period": Label("period of the cycle", "1", r"$p$"),
     "tolerance": Label("distance at which a run may end", "1", _DISTANCE),
     "compile_seconds": Label("time to compile", "s", r"$\mathrm{time} \,/\, \mathrm{s}$"),
-    "run_seconds": Label("time to run, compilation apart", "s", r"$\mathrm{time} \,/\, \mathrm{s}$"),
+    "run_seconds": Label("time to run, without compilation", "s", r"$\mathrm{time} \,/\, \mathrm{s}$"),
 }
 # The parameters of experiments, under the names that this library gives them.
 _PARAMETERS = {
@@ -112,7 +112,7 @@ def along_runs(
 
 
 def describe(dataset: xr.Dataset) -> xr.Dataset:
-    """Put the long name, the unit and the LaTeX label of every known variable into its attributes, but for records."""
+    """Put long name, unit and LaTeX label of every known variable into its attributes, except for records."""
     ends = {name: label._replace(text=begins + label.text) for name, (begins, label) in _ENDS.items()}
     for name, known in (_BOOKKEEPING | ends | _PARAMETERS).items():
         if name in dataset.variables:
@@ -135,7 +135,7 @@ def _put(variable: xr.DataArray, known: Label) -> None:
 
 
 def join(parts: Sequence[xr.Dataset], variants: Sequence[str]) -> xr.Dataset:
-    """Return the datasets of several variants along `variant`; a level that one was not run to is NaN there."""
+    """Return the datasets of several variants along `variant`; NaN at a level that one was not run to."""
     shared = {name: value for name, value in parts[0].attrs.items() if all(p.attrs.get(name) == value for p in parts)}
     differing = [name for name in parts[0].attrs if name not in shared]
     joined = xr.concat(

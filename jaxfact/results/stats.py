@@ -87,9 +87,9 @@ def time_to(runs: xr.Dataset, level: float) -> Times:
 
 
 def best_over_time(runs: xr.Dataset, record: str) -> xr.Dataset:
-    """Return the least value of a record along each run's path, as `value`, and the first step at which it was met.
+    """Return the least value of a record along each run's path, as `value`, and the first step at which it was reached.
 
-    NaN, both, where the record never was a number. Raises ValueError for a record that has no path.
+    Both are NaN where the record never was a number. Raises ValueError for a record that has no path.
     """
     path = runs.get(f"{record}_path")
     if path is None or "step" not in path.dims:
@@ -122,7 +122,7 @@ def fraction_reached(runs: xr.Dataset) -> xr.Dataset:
 
 
 def outcome_fractions(runs: xr.Dataset) -> xr.Dataset:
-    """Return the fraction of seeds per outcome met, along `outcome`, with Wilson's interval."""
+    """Return the fraction of seeds with each outcome that occurs, along `outcome`, with Wilson's interval."""
     names = np.unique(runs.outcome.values)
     each = runs.outcome == xr.DataArray(names, {"outcome_name": names}, "outcome_name")
     return _fractions(each).rename(outcome_name="outcome")
@@ -147,7 +147,7 @@ def paired_times(runs: xr.Dataset, first: str, second: str, level: float, margin
         raise problem_with("runs", f"axes {left}", "a comparison is made at one point", "select one with runs.sel(...)")
     below = [name for name in (first, second) if is_below(level, float(runs.tolerance.sel({"variant": name})))]
     if below:
-        raise problem_with("level", f"{level:g}", f"{', '.join(below)} was not run so far down", "choose a higher one")
+        raise problem_with("level", f"{level:g}", f"{', '.join(below)} was not run that far", "choose a higher one")
     times = time_to(runs, level).hit
     one, two = times.sel({"variant": first}).values, times.sel({"variant": second}).values
     arrived = np.isfinite(one) & np.isfinite(two)
@@ -201,8 +201,8 @@ def paired_errors(
 def resampled_means(values: Float[np.ndarray, "seed *start"], resamples: int = _RESAMPLES) -> Float[np.ndarray, " k"]:
     """Return the means of bootstrap samples: of the seeds, or of the splits and then of the starts within each.
 
-    The sampling is that of one fixed generator, so that a number always has the same interval. Along axes of a sweep
-    seeds are shared: average over those first, as a resampled point is no new run (Efron & Tibshirani 1993, ch. 6).
+    The generator is fixed, so that a number always has the same interval. Along axes of a sweep seeds are shared:
+    average over the axes first, as a resampled point is not a new run (Efron & Tibshirani 1993, ch. 6).
     """
     generator = np.random.default_rng(0)
     count, *inner = values.shape
@@ -222,7 +222,7 @@ def _ratio_interval(one: np.ndarray, two: np.ndarray, resolution: float) -> tupl
         return float("nan"), float("nan"), float("nan")
     logarithms = np.log(one / two)
     low, high = np.quantile(resampled_means(logarithms), [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
-    # Each time is known to one block; where times scatter by less, averaging over seeds does not help.
+    # Each time is known to within one block; where times scatter by less, averaging over seeds does not help.
     blur = resolution / float(np.median(two))
     ratio = float(np.exp(logarithms.mean()))
     return ratio, float(np.exp(low)) - blur, float(np.exp(high)) + blur

@@ -1,4 +1,4 @@
-"""JSON as the standard has it: without NaN and Infinity, which other programs refuse."""
+"""JSON by the standard: without NaN and Infinity, which other programs refuse."""
 
 import json
 import math
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def finite_or_none(value: Any) -> Any:
-    """Return numbers, and what mappings and sequences hold of them, with None for what is infinite or not a number."""
+    """Return numbers, also those in mappings and sequences, with None for what is infinite or not a number."""
     if isinstance(value, dict):
         return {name: finite_or_none(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -15,5 +15,5 @@ def finite_or_none(value: Any) -> Any:
 
 
 def dumps(value: Any) -> str:
-    """Return indented JSON, letters of all alphabets as they are, null for what is no finite number."""
+    """Return indented JSON, letters of all alphabets as they are, null for anything but a finite number."""
     return json.dumps(finite_or_none(value), indent=2, ensure_ascii=False, allow_nan=False)

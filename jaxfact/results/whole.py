@@ -1,7 +1,7 @@
 """Files and folders that appear whole under their name, or not at all: nobody sees half of one.
 
 What is made lies beside its place until then, under the same name with process, thread and `.partial` behind it, so
-that several processes may make the same thing and what a killed one has left is known by its name.
+that several processes may make the same thing, and what a killed one has left is recognised by its name.
 """
 
 import glob
@@ -18,9 +18,9 @@ from jaxfact.inputs import problem_with
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a name to write to, beside the file's; the file is put in its place, or replaced, at the end.
+    """Yield a name to write to, beside the file's; at the end the file is put in place, or replaced.
 
-    Nothing is left of it where an exception ends the block. Raises OSError where the file cannot be put there.
+    Nothing is left of it if an exception ends the block. Raises OSError where the file cannot be put there.
     """
     made = _beside(path)
     try:
@@ -32,13 +32,13 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path, *, new: bool = False) -> Iterator[Path]:
-    """Give an empty folder to fill, beside the path; it is put in its place at the end, its parents made.
+    """Yield an empty folder to fill, beside the path; at the end it is put in place, its parents made.
 
-    A folder that is empty already is filled, unless it is to be a `new` one. Nothing is left where an exception ends
-    the block. Raises OSError where the folder cannot be put there: also where another process has put something there
-    meanwhile.
+    A folder that exists and is empty is filled, unless it is to be a `new` one. Nothing is left if an exception ends
+    the block. Raises OSError where the folder cannot be put there, also because another process has meanwhile put
+    something there.
     """
-    # A mount, a link, or the folder one is in cannot be replaced, only filled.
+    # A mount, a link or the current folder cannot be replaced, only filled.
     fills = path.is_dir() and not new
     made = _beside(path.absolute())
     made.mkdir(parents=True)
@@ -54,12 +54,12 @@ def whole_folder(path: Path, *, new: bool = False) -> Iterator[Path]:
 
 
 def remains(path: Path) -> list[Path]:
-    """Return what processes that died while they made a file or folder have left."""
+    """Return what was left by processes that died while making a file or folder."""
     return list(path.parent.glob(f"{glob.escape(path.name)}.*.partial"))
 
 
 def check_new_file(path: Path) -> None:
-    """Refuse the name of a file where something is; called before anything is computed."""
+    """Refuse the name of a file that exists; called before anything is computed."""
     if path.exists():
         raise problem_with("out", path, "exists already", "choose another file, or remove it")
 

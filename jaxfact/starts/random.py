@@ -31,7 +31,7 @@ class Start(eqx.Module):
     def used_width(self) -> ScalarLike | None:
         """How many columns of the factors are used, the others being zero; None where all of them are.
 
-        It may be traced: so the width is an axis of a sweep, and arrays keep their shape.
+        It may be traced, so that the width can be an axis of a sweep while arrays keep their shape.
         """
         return None
 
@@ -75,7 +75,7 @@ class Gaussian(Start):
         _check_padding(width, padded_to)
         if (scale is None) == (norm is None):
             given = "neither" if scale is None else "both"
-            raise problem_with("scale, norm", given, "needs one of the two", "say scale= per entry or norm= in all")
+            raise problem_with("scale, norm", given, "needs one of the two", "pass scale= per entry, or norm= overall")
         for name, value in (("scale", scale), ("norm", norm), ("ratio", ratio)):
             if value is not None:
                 positive(name, value, "try 1e-3 for a small start" if name != "ratio" else "1 is balanced")
@@ -88,7 +88,7 @@ class Gaussian(Start):
         return self.used
 
     def draw(self, key: PRNGKeyArray, problem: Problem) -> AnyFactors:
-        """Draw both factors, each from keys of its own."""
+        """Draw both factors, each from its own keys."""
         m, n = problem.shape
         dtype = problem.unit.dtype
         scale = jnp.asarray(self.scale if self.norm is None else self.norm / (m + n) ** 0.5, dtype)
@@ -107,7 +107,7 @@ class NormedGaussian(Start):
     """Independent normal entries, scaled so that ‖[U; V]‖₂ is exactly `norm` (in √σ₁); ‖X‖₂ of one tied factor.
 
     The norm is spectral, of both factors stacked: a₀ of Wind (2023, Theorem 2.8), and α of Ma & Fattahi (2024), whose
-    start is αZ with ‖Z‖ = 1. Here the norm is the same in every run, and with `Gaussian` the deviation of the entries.
+    start is αZ with ‖Z‖ = 1. Here the norm is the same in every run; with `Gaussian` the deviation of the entries is.
 
     Raises ValueError for a width below 1 and a norm that is not above 0.
     """
@@ -178,7 +178,7 @@ class Balanced(Start):
 
 
 class Spectral(Start):
-    """`scale` times the balanced factors of the best approximation; on a fully observed target 1 is the optimum."""
+    """`scale` times the balanced factors of the best approximation; on a fully observed target, 1 is the optimum."""
 
     width: int = eqx.field(static=True)
     scale: ScalarLike = 1.0
@@ -224,7 +224,7 @@ def _check_width(width: int) -> None:
 def _check_padding(width: Any, padded_to: int | None) -> None:
     if padded_to is None:
         if isinstance(width, Tracer):
-            raise problem_with("width", "a traced number", "needs a bound", "say padded_to=, its largest value")
+            raise problem_with("width", "a traced number", "needs a bound", "pass padded_to=, its largest value")
         return _check_width(width)  # pyright: ignore[reportArgumentType]
     positive_integer("padded_to", padded_to, "give the largest width of the axis")
     if not isinstance(width, Tracer) and not 1 <= int(width) <= padded_to:

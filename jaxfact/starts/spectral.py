@@ -70,7 +70,7 @@ class ColumnSpace(Start):
         non_negative("right", self.right, "0 starts with V = 0")
 
     def draw(self, key: PRNGKeyArray, problem: Problem) -> Factors:
-        """Draw Φ₁ and Φ₂ from keys of their own."""
+        """Draw Φ₁ and Φ₂, each from its own key."""
         first, second = (standard_factors(fold(key, i), problem, self.width) for i in range(2))
         if isinstance(first, TiedFactor):
             raise problem_with("start", "ColumnSpace", "needs the two factors of a pair", "leave Tied out")
@@ -82,7 +82,7 @@ class ColumnSpace(Start):
 def ward_kolda(width: int, step_size: ScalarLike, C: ScalarLike = 8.0, nu: ScalarLike = 0.5) -> ColumnSpace:
     """Return the start U₀ = ΣΦ₁/(√(η·d)·C), V₀ = √(η/n)·(Cν/9)·Φ₂ of alternating descent (Ward & Kolda 2023).
 
-    `step_size` η is in 1/σ₁; theirs is 9/(4Cν), 9/16 at the defaults. The theorem takes C ≥ 4 and ν ≤ ½.
+    `step_size` η is in 1/σ₁; theirs is 9/(4Cν), 9/16 at the defaults. The theorem requires C ≥ 4 and ν ≤ ½.
     Raises ValueError for a step size, C or nu that is not above 0.
     """
     for name, value in (("step_size", step_size), ("C", C), ("nu", nu)):
