@@ -1,10 +1,12 @@
 """Whether a change has left every number as it was: the table of cases, run before and after, compared bit by bit.
 
     python benchmarks/bits.py COMMIT            compare the working tree with a commit
+    python benchmarks/bits.py COMMIT --quick    the same, compiled as quickly as the tests' programs
     python benchmarks/bits.py --write FILE.npz  only run this tree, as the other does in a tree of the commit
 
-Every problem × method of `tests/cases.py`, 8 seeds, 200 steps, in single precision as users compile, with five records.
-Names may have changed in between, numbers may not. Half an hour on two cores.
+Every problem × method of `tests/cases.py`, 8 seeds, 200 steps, in single precision, with five records. Names may have
+changed in between, numbers may not. Both trees run the same operations in both modes, which differ in how XLA turns them
+into machine code; as users compile it takes half an hour on two cores, quickly a third of that.
 """
 
 import argparse
@@ -56,6 +58,13 @@ def _forget_programs() -> None:
             importlib.import_module(name)._compiled.cache_clear()
 
 
+def _quick_flags() -> str:
+    sys.path.append(str(ROOT / "tests"))
+    from compilation import QUICK
+
+    return QUICK
+
+
 def write(file: Path) -> None:
     """Run the table in this process and keep its arrays."""
     import cases
@@ -71,11 +80,11 @@ def write(file: Path) -> None:
     np.savez(file, **found)
 
 
-def start(tree: Path, file: Path) -> subprocess.Popen:
+def start(tree: Path, file: Path, flags: str) -> subprocess.Popen:
     """Begin to run the table of a tree in a process of its own."""
     path = os.pathsep.join(map(str, (tree, tree / "tests")))
-    command = [sys.executable, __file__, "--write", str(file)]
-    return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"})
+    own = {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", **({"XLA_FLAGS": flags} if flags else {})}
+    return subprocess.Popen([sys.executable, __file__, "--write", str(file)], env=os.environ | own)
 
 
 def differing(before: Path, after: Path) -> tuple[int, list[str]]:
@@ -92,13 +101,13 @@ def differing(before: Path, after: Path) -> tuple[int, list[str]]:
     return len(names), [name for name in names if name not in same]
 
 
-def compare(commit: str) -> list[str]:
-    """Run both trees at once, and return what differs."""
+def compare(commit: str, flags: str) -> list[str]:
+    """Run both trees at once, with XLA's flags, and return what differs."""
     with tempfile.TemporaryDirectory() as folder:
         tree, files = Path(folder) / "before", [Path(folder) / f"{side}.npz" for side in ("before", "after")]
         subprocess.run(["git", "worktree", "add", "--detach", tree, commit], cwd=ROOT, check=True, capture_output=True)
         try:
-            running = [start(*pair) for pair in zip((tree, ROOT), files, strict=True)]
+            running = [start(*pair, flags) for pair in zip((tree, ROOT), files, strict=True)]
             if any([process.wait() for process in running]):
                 sys.exit("a tree could not be run")
         finally:
@@ -111,13 +120,14 @@ def compare(commit: str) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("commit", nargs="?", help="the commit to compare with")
+    parser.add_argument("--quick", action="store_true", help="compile as the tests do")
     parser.add_argument("--write", type=Path, help="only run this tree")
     options = parser.parse_args()
     if options.write is not None:
         write(options.write)
     elif options.commit is None:
         parser.error("name a commit, or --write FILE")
-    elif found := compare(options.commit):
+    elif found := compare(options.commit, _quick_flags() if options.quick else ""):
         print(*found, sep="\n")
         sys.exit(1)
 
