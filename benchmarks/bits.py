@@ -5,8 +5,8 @@
     python benchmarks/bits.py --write FILE.npz  only run this tree, as the other does in a tree of the commit
 
 Every problem × method of `tests/cases.py`, 8 seeds, 200 steps, in single precision, with five records. Names may have
-changed in between, numbers may not. Both trees run the same operations in both modes, which differ in how XLA turns them
-into machine code; as users compile it takes half an hour on two cores, quickly a third of that.
+changed in between, numbers may not. The modes differ in how XLA turns the same operations into machine code: as users
+compile it takes half an hour on two cores, quickly a third of that.
 """
 
 import argparse
