@@ -88,8 +88,7 @@ def at_the_floors(session: nox.Session) -> None:
     constraints = Path(session.create_tmp(), "floors.txt")
     constraints.write_text("\n".join(floors()) + "\n", encoding="utf-8")
     session.install("-e", ".[test]", "-c", str(constraints))
-    # Old releases call what their own dependencies have deprecated since.
-    test(session, "-W", "ignore::DeprecationWarning")
+    test(session)
 
 
 @nox.session(python=newest_python() or "3.13")
@@ -100,7 +99,7 @@ def newest(session: nox.Session) -> None:
     test(session)
 
 
-def test(session: nox.Session, *options: str) -> None:
+def test(session: nox.Session) -> None:
     """Run the tests of the surface, or all of them, with two workers."""
     chosen = [] if "--full" in session.posargs else SURFACE
-    session.run("python", "-m", "pytest", "-n", "2", *options, *chosen)
+    session.run("python", "-m", "pytest", "-n", "2", *chosen)
