@@ -105,7 +105,7 @@ def test_every_step_of_a_run(store, method):
 def test_an_altered_number_is_caught(altered):
     """One last bit of one number, by its name and by no other."""
     path = altered(loss=lambda loss: np.nextafter(loss, 1))
-    with pytest.raises(RuntimeError, match=r"of the store: loss \(0.*there, 0.*here\); versions, device and program"):
+    with pytest.raises(RuntimeError, match=r"'s numbers: loss \(0.*there, 0.*here\); versions, device"):
         jf.replay(path, seed=SEED, variant="plain", step_size=0.3)
     assert jf.replay(path, seed=3, variant="plain", step_size=0.3).run.outcome == "converged"
 
@@ -291,7 +291,7 @@ def test_mistakes_at_the_command_line(call, store, altered, tmp_path):
     for message, given in {
         "Missing option '--seed'": [store],
         "point=0.3: needs a name and a number; write it like step_size=0.3": [store, "--seed", SEED, "0.3"],
-        "is written as .npz; say": [store, *words, "--out", tmp_path / "path.csv"],
+        "is written as .npz; use": [store, *words, "--out", tmp_path / "path.csv"],
         "is no store of a sweep": [tmp_path, *words],
         "nowhere.py is no Python file; write it like": [store, *words, "--experiment", "nowhere.py:plain"],
     }.items():
