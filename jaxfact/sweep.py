@@ -108,10 +108,9 @@ def sweep(
     lone = not isinstance(experiment, Mapping)
     named: dict[str, Experiment] = {"": experiment} if lone else dict(experiment)  # pyright: ignore[reportAssignmentType]
     tolerances = _tolerances(named, tolerance, lone)
-    taken = [*VARIABLES, *(f"{name}_path" for name in named_measures(record)), *["variant"] * (not lone)]
     options = Options(
         seeds=seed_numbers(seeds),
-        axes=axes_of(axes, more_axes, taken),
+        axes=axes_of(axes, more_axes, VARIABLES, list(named_measures(record))),
         max_steps=max_steps,
         record=record,
         record_steps=tuple(recorded_steps(every, max_steps)),

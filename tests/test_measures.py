@@ -208,6 +208,8 @@ def test_records_by_name_are_those_of_the_functions(size_of_U):
     assert list(records(measures.HeldOut([0], [1], [0.5]))) == ["held_out"]
     with pytest.raises(ValueError, match=r"^record=size: no measure has this name; choose among distance, .*ye_du\.$"):
         records(["distance", "size"])
+    with pytest.raises(ValueError, match=r"^record=3: needs names of measures, or functions of"):
+        records(3)
     with pytest.raises(ValueError, match=r"^record=\['loss'\]: needs distinct names"):
         records(["loss", measures.loss])
 

@@ -50,7 +50,8 @@ def diagram():
         return jf.Run(problem, jf.starts.Gaussian(3, scale=scale), jf.methods.gradient_descent(step_size))
 
     sizes = np.array([0.4, 0.7, 0.9, 0.97, 1.04, 1.15, 1.6])
-    return jf.phase_diagram(experiment, seeds=20, max_steps=4000, tolerance=1e-6, step_size=sizes, scale=[1e-3, 1e-2])
+    options = {"seeds": 20, "max_steps": 4000, "tolerance": 1e-6}
+    return jf.phase_diagram(experiment, axes={"step_size": sizes}, scale=[1e-3, 1e-2], **options)
 
 
 def test_the_edge_of_stability_is_found(diagram):
@@ -74,8 +75,12 @@ def test_two_axes_are_needed():
 
 
 def test_the_first_axis_is_positive():
-    with pytest.raises(ValueError, match="fitted in its logarithm"):
-        jf.phase_diagram(lambda a, b: None, seeds=2, max_steps=10, tolerance=1e-3, a=[0.0, 1.0], b=[1.0])
+    """Also where it is called like an option."""
+    options = {"max_steps": 10, "tolerance": 1e-3, "seeds": 2}
+    with pytest.raises(ValueError, match="^a=.* fitted in its logarithm"):
+        jf.phase_diagram(lambda a, b: None, a=[0.0, 1.0], b=[1.0], **options)
+    with pytest.raises(ValueError, match="^seeds=.* fitted in its logarithm"):
+        jf.phase_diagram(lambda seeds, store: None, axes={"seeds": [0.0, 1.0], "store": [1.0]}, **options)
 
 
 def test_more_entries_complete_higher_ranks():

@@ -193,6 +193,11 @@ def test_noise_alone_gains_nothing():
     assert any(note.startswith("factors gain little") for note in found.notes)
 
 
+def test_an_unknown_centring_is_refused():
+    with pytest.raises(ValueError, match=r"^centre=median: needs one of none, mean, biases; leave it out"):
+        jf.complete(low_rank(NOISE), QUICK, centre="median", splits=1)
+
+
 @pytest.mark.parametrize(("centre", "low", "high"), [(Centring.NONE, 0, 0), (Centring.BIASES, 0.5, 6)])
 def test_what_was_removed_is_said_and_added_back(centre, low, high):
     """The error stays that in the user's level: the same at the start as the level's own."""

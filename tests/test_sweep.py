@@ -293,7 +293,19 @@ def test_compensation_is_refused_where_noise_is():
         run(lambda: jf.Run(SMALL, START, jf.methods.perturbed(0.1, 1e-3)), tolerance=None, compensated=True)
 
 
-def test_variants_leave_no_place_for_an_axis_of_that_name():
-    """One experiment may have it, as the recovery does; several make a dimension of it."""
-    with pytest.raises(ValueError, match=r"^axes=variant: is the name of a variable or dimension of every result"):
-        jf.sweep({"one": lambda variant: None}, seeds=1, max_steps=10, tolerance=None, variant=[0, 1])
+@pytest.mark.parametrize("name", ["variant", "singular_values_0", "singular_values_path", "ye_du_A_min_path"])
+@pytest.mark.parametrize("lone", [True, False])
+def test_axes_leave_the_names_of_results_alone(name, lone):
+    """A store's dimension `variant` is that of several experiments; records have dimensions of their own."""
+
+    def experiment(**_):
+        pytest.fail("an experiment was read")
+
+    given = experiment if lone else {"one": experiment}
+    with pytest.raises(ValueError, match=rf"^axes={name}: is the name of a variable or dimension of every result"):
+        jf.sweep(given, seeds=1, max_steps=10, tolerance=None, record=["singular_values", "ye_du"], axes={name: [0, 1]})
+
+
+def test_axes_are_a_mapping():
+    with pytest.raises(ValueError, match=r"^axes=\['step_size'\]: needs a mapping from names to values; write it like"):
+        run(plain, axes=["step_size"])

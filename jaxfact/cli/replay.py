@@ -36,14 +36,14 @@ def replay(
 
     This executes the text of the experiment's file that the store holds: trust a store as you would trust a script.
     """
-    chosen: dict[str, Any] = {"seed": seed, "variant": variant, "axes": dict(map(_axis_value, point or []))}
+    chosen: dict[str, Any] = {"seed": seed, "variant": variant, "axes": _axes(point or [])}
     if out is not None:
         _check_new(out)
     _configure_as(store)
     from jaxfact.jobs.numpy_script import numpy_script
     from jaxfact.jobs.replay import replay as replayed
     from jaxfact.results import strict_json
-    from jaxfact.store.experiment_file import load
+    from jaxfact.store.experiment_file import blamed, file_of, load
 
     if experiment is not None:
         chosen["experiment"] = load(experiment, up_to_sweep=True)
@@ -53,12 +53,27 @@ def replay(
     except RuntimeError as error:
         typer.echo(f"jaxfact: {error}", err=True)
         raise typer.Exit(1) from None
+    except Exception as error:
+        if experiment is not None and (mistake := blamed(file_of(experiment), error)) is not None:
+            raise mistake from None
+        raise
     typer.echo(strict_json.dumps(_as_json(found)) if as_json else _as_text(found))
     if out is not None:
         _write(found, out)
         typer.echo(f"trajectory: {out}", err=as_json)
     if script is not None:
         typer.echo(f"script: {script}   start and target: {script.with_suffix('.npz')}", err=as_json)
+
+
+def _axes(point: list[str]) -> dict[str, float]:
+    """Return the value along each axis."""
+    axes: dict[str, float] = {}
+    for text in point:
+        name, value = _axis_value(text)
+        if name in axes:
+            raise problem_with("point", text, f"{name} is given twice", "give one value of each")
+        axes[name] = value
+    return axes
 
 
 def _axis_value(text: str) -> tuple[str, float]:

@@ -1,5 +1,6 @@
 """What the axes and the seeds of a sweep may be."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
@@ -13,6 +14,10 @@ Value = TypeVar("Value")
 
 def both_given(given: Mapping[str, Value] | None, named: Mapping[str, Value]) -> dict[str, Value]:
     """Return what was given of each axis as a mapping, then by keyword; refuse a repeated name."""
+    if not isinstance(given, Mapping | None):
+        raise problem_with(
+            "axes", repr(given), "needs a mapping from names to values", "write it like {'scale': [0.1]}"
+        )
     mapping = {} if given is None else dict(given)
     if twice := sorted(mapping.keys() & named.keys()):
         raise problem_with("axes", twice[0], "is given by keyword too", "give it once")
@@ -20,14 +25,17 @@ def both_given(given: Mapping[str, Value] | None, named: Mapping[str, Value]) ->
 
 
 def axes_of(
-    given: Mapping[str, Values] | None, named: Mapping[str, Values], taken: Sequence[str]
+    given: Mapping[str, Values] | None, named: Mapping[str, Values], taken: Sequence[str], records: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """Return the axes given as a mapping, then those given by keyword; refuse a repeated name, or one that is taken."""
+    """Return the axes given as a mapping, then those given by keyword.
+
+    Refuses a repeated name, one that is taken, and one that a record may give to a variable or a dimension.
+    """
     axes = both_given(given, named)
     for name in axes:
         if not isinstance(name, str) or not name.isidentifier():
             raise problem_with("axes", repr(name), "needs names of the experiment's parameters", "give strings")
-        if name in taken:
+        if name in taken or any(re.fullmatch(rf"{re.escape(record)}_(.*_)?(path|\d+)", name) for record in records):
             needed = "is the name of a variable or dimension of every result"
             raise problem_with("axes", name, needed, "rename the experiment's parameter")
     return {name: axis(name, values) for name, values in axes.items()}

@@ -1,6 +1,6 @@
 """Phase diagrams: how often runs find the truth over two axes, and where that changes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +8,7 @@ import scipy.special
 import xarray as xr
 from jaxtyping import Float, Int
 
+from jaxfact.engine.axes import Values, both_given
 from jaxfact.engine.experiment import Experiment
 from jaxfact.engine.tiles import Progress
 from jaxfact.inputs import problem_with
@@ -35,22 +36,25 @@ def phase_diagram(
     check_every: int = 10,
     base_seed: int = 0,
     progress: Progress | None = None,
-    **axes: Sequence[float] | np.ndarray,
+    axes: Mapping[str, Values] | None = None,
+    **more_axes: Values,
 ) -> xr.Dataset:
     """Run an experiment over two axes and return how often its runs converge and fit, and where that changes.
 
     The experiment and the options are those of `sweep`; the axes are given in the order (along, across), for example
-    fraction and rank, or step size and scale. The dataset holds `converged`, `fitted` and `diverged`, fractions of
-    seeds over both axes, each with Wilson's 95 % interval as `converged_low`, `converged_high` and so on; and along the
-    second axis `threshold`, where a logistic curve in the logarithm of the first axis gives convergence a chance of ½,
-    with the profile-likelihood interval `threshold_low`, `threshold_high` (see `threshold`).
+    fraction and rank, or step size and scale, by keyword or, for names that collide with options, in `axes`. The
+    dataset holds `converged`, `fitted` and `diverged`, fractions of seeds over both axes, each with Wilson's 95 %
+    interval as `converged_low`, `converged_high` and so on; and along the second axis `threshold`, where a logistic
+    curve in the logarithm of the first axis gives convergence a chance of ½, with the profile-likelihood interval
+    `threshold_low`, `threshold_high` (see `threshold`).
 
     Raises ValueError unless there are two axes, the first of positive numbers.
     """
-    if len(axes) != 2:
-        raise problem_with("axes", sorted(axes), "a phase diagram has two", "pass fraction=[...], rank=[...]")
-    along, across = axes
-    places = np.asarray(axes[along], float)
+    both = both_given(axes, more_axes)
+    if len(both) != 2:
+        raise problem_with("axes", sorted(both), "a phase diagram has two", "pass fraction=[...], rank=[...]")
+    along, across = both
+    places = np.asarray(both[along], float)
     if not np.all(places > 0):
         raise problem_with(along, places.tolist(), "the curve is fitted in its logarithm", "give numbers above 0")
     runs = sweep(
@@ -61,7 +65,7 @@ def phase_diagram(
         check_every=check_every,
         base_seed=base_seed,
         progress=progress,
-        **axes,  # pyright: ignore[reportArgumentType]
+        axes=both,
     )
     found = {}
     for outcome in ("converged", "fitted", "diverged"):

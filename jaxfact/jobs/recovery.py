@@ -126,6 +126,8 @@ def complete(
             nothing left by centring, and settings that cannot work.
     """
     settings = RecoverySettings() if settings is None else settings
+    if centre not in list(Centring):
+        raise problem_with("centre", centre, f"needs one of {', '.join(Centring)}", "leave it out to remove nothing")
     entries, shape = observed_entries(matrix)
     count = usual_splits(len(entries.values)) if splits is None else splits
     positive_integer("splits", count, "5 is usual")
@@ -250,7 +252,7 @@ def _pairs(runs: xr.Dataset, baselines: dict[str, Errors]) -> dict[tuple[str, st
 
 
 def _removed(centre: Centring, levels: Sequence[np.ndarray]) -> str:
-    if centre is Centring.NONE:
+    if centre == Centring.NONE:
         return "nothing was removed before the descent; the mean or biases can be"
     what = {
         Centring.MEAN: "the mean of the training entries",

@@ -1,6 +1,6 @@
 """What `record=` may be: measures or their names, one or several, under names of their own or not."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from jaxfact.inputs import problem_with
 from jaxfact.measures.base import Measure, named
@@ -13,6 +13,7 @@ Record = Measure | str
 Records = Record | Sequence[Record] | Mapping[str, Record]
 
 _USUAL = (loss, distance, imbalance)
+_NEEDED, _INSTEAD = "needs names of measures, or functions of (problem, factors)", "see jaxfact.measures"
 
 
 def as_measure(record: Records | None) -> Callable[[Problem, AnyFactors], dict[str, PyTree]]:
@@ -32,14 +33,15 @@ def named_measures(record: Records | None) -> dict[str, Measure]:
     Raises ValueError for a name that no measure has, names that are not distinct, and anything that is not a function.
     """
     chosen = _USUAL if record is None else [record] if isinstance(record, str) or callable(record) else record
+    if not isinstance(chosen, Iterable):
+        raise problem_with("record", repr(record), _NEEDED, _INSTEAD)
     pairs = list(chosen.items()) if isinstance(chosen, Mapping) else [(_name(one), one) for one in chosen]
     functions = {name: named(one) if isinstance(one, str) else one for name, one in pairs}
     if len(functions) != len(pairs):
         raise problem_with("record", list(functions), "needs distinct names", "give a mapping from names to measures")
     for name, function in functions.items():
         if not callable(function):
-            needed = "needs names of measures, or functions of (problem, factors)"
-            raise problem_with("record", name, needed, "see jaxfact.measures")
+            raise problem_with("record", name, _NEEDED, _INSTEAD)
     return functions
 
 

@@ -52,7 +52,7 @@ _PARAMETERS = {
     "fraction": Label("fraction observed", "1", r"$|\Omega| \,/\, (mn)$"),
 }
 
-VARIABLES = (*_BOOKKEEPING, *_ENDS, "outcome", "loss_rose")
+VARIABLES = (*_BOOKKEEPING, *_ENDS, "variant", "outcome", "loss_rose")
 """Names that the dataset of every sweep may hold, so that no axis has one of them."""
 
 
