@@ -424,6 +424,14 @@ def test_without_a_tolerance_the_lowest_level_counts(stored, tmp_path):
     assert "runs had no tolerance: they are judged at the lowest level" in sweep_report.report_of(found).lines
 
 
+def test_an_axis_may_be_called_run(stored, tmp_path):
+    runs = jf.open_results(stored).load()
+    jf.write_results(runs.rename(step_size="run").assign_attrs(axes=["run"]), tmp_path / "run.zarr")
+    usual, renamed = (sweep_report.tables(sweep_report.shown(path)) for path in (stored, tmp_path / "run.zarr"))
+    assert renamed[0] == usual[0]
+    assert renamed[1][2] == usual[1][2]
+
+
 @pytest.mark.parametrize("name", ["nothing", "folder"])
 def test_reports_need_results(call, tmp_path, name):
     xr.Dataset({"x": ("seed", [1.0])}).to_zarr(tmp_path / "folder", zarr_format=3, consolidated=False)

@@ -117,8 +117,9 @@ def heading(found: Shown) -> list[str]:
 def tables(found: Shown) -> list[Rows]:
     """Return title, columns and rows: outcomes over all points by variant, and along one axis with times to arrive."""
     runs = found.runs
-    flat = runs[["outcome"]].drop_vars(["seed", *found.axes]).rename(seed="run")
-    every = stats.outcome_fractions(flat.stack(seed=[*found.axes, "run"], create_index=False))
+    # No axis is called `step`.
+    flat = runs[["outcome"]].drop_vars(["seed", *found.axes]).rename(seed="step")
+    every = stats.outcome_fractions(flat.stack(seed=[*found.axes, "step"], create_index=False))
     names = every.outcome.values.tolist()
     overall = [
         [name or "all", *(_percent(part.sel(outcome=outcome)) for outcome in names)]
