@@ -16,6 +16,7 @@ from PIL import Image
 
 import jaxfact as jf
 from jaxfact import figures, measures
+from jaxfact.figures import styles
 from jaxfact.figures.curves import worst_seeds
 
 TARGET = [1.0, 0.5]
@@ -195,6 +196,25 @@ def test_target_lines_and_singular_values(runs):
             expected = quantile(path.isel(singular_values_0=place), 0.5)
             np.testing.assert_array_equal(line.get_ydata(), expected)
             assert line.get_ydata()[-1] == pytest.approx(TARGET[place], abs=1e-3)
+
+
+def test_figures_along_steps_say_that_there_are_no_records(runs):
+    bare = runs.drop_dims("step")
+    with pytest.raises(ValueError, match=r"^runs=a sweep without records: .*; sweep with every=100\.$"):
+        figures.distance(bare)
+    figures.survival(bare)
+
+
+@pytest.mark.parametrize(("high", "named"), [(600.0, {20, 50, 200, 500}), (6000.0, set())])
+def test_minor_ticks_that_are_named_do_not_meet(high, named):
+    """On less than two decades twos and fives; on more the decades are enough."""
+    figure, (axes,) = styles.new_figure(2.0)
+    axes.set(xscale="log", xlim=(20, high))
+    styles.name_few_minor_ticks(axes.xaxis)
+    figure.draw_without_rendering()
+    low, high = axes.get_xlim()
+    ticks = zip(axes.get_xticks(minor=True), axes.get_xticklabels(minor=True), strict=True)
+    assert {round(at) for at, label in ticks if label.get_text() and low <= at <= high} == named
 
 
 OUTCOMES = ["converged", "budget", "diverged", "converged", "cycle", "converged", "diverged"]

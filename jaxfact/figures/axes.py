@@ -9,7 +9,16 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jaxfact.figures.styles import FEW, axis_scale, cell_edges, count_line, new_figure, styled, variants_of
+from jaxfact.figures.styles import (
+    FEW,
+    axis_scale,
+    cell_edges,
+    count_line,
+    name_few_minor_ticks,
+    new_figure,
+    styled,
+    variants_of,
+)
 from jaxfact.results import stats
 
 _QUANTILES = (0.05, 0.5, 0.95)
@@ -113,7 +122,9 @@ def _axis(axes: Axes, which: str, coordinate: xr.DataArray) -> None:
     values = np.sort(coordinate.values)
     scale = axis_scale(values)
     axes.set(**{f"{which}label": axis_label(coordinate), f"{which}scale": scale})
-    if len(values) <= FEW and scale == "linear":
+    if scale == "log":
+        name_few_minor_ticks(axes.xaxis if which == "x" else axes.yaxis)
+    elif len(values) <= FEW:
         axes.set(**{f"{which}ticks": values})
 
 

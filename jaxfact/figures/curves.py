@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jaxfact import measures
-from jaxfact.figures.styles import COLOURS, LINES, count_line, new_figure, styled, variants_of
+from jaxfact.figures.styles import COLOURS, LINES, count_line, name_few_minor_ticks, new_figure, styled, variants_of
 from jaxfact.inputs import problem_with
 from jaxfact.measures.base import label_of
 from jaxfact.results import stats
@@ -81,6 +81,7 @@ def singular_values(runs: xr.Dataset, target: Sequence[float] | Float[np.ndarray
             axes.axhline(value, color="0.35", linewidth=0.6, zorder=0)
         axes.set(xscale="log", ylabel=r"$\sigma_k(UV^\top)\,/\,\sigma_1$", ylim=(-0.03, 1.15 * max(target[0], 1)))
         axes.set_title(name)
+    name_few_minor_ticks(panels[-1].xaxis)
     panels[-1].set_xlabel("step $t$")
     figure.suptitle(count_line(runs, "median, band: 5–95 % of runs; grey lines: target"), x=0.01, ha="left")
     return figure
@@ -170,5 +171,7 @@ def _on_axis(values: np.ndarray) -> np.ndarray:
 
 def _shown_steps(runs: xr.Dataset) -> np.ndarray:
     """Return the recorded steps up to the first at which every run has ended."""
+    if "step" not in runs.dims:
+        raise problem_with("runs", "a sweep without records", "the figure is drawn from them", "sweep with every=100")
     steps = runs.step.values
     return steps[: np.searchsorted(steps, runs.steps.values.max()) + 1]

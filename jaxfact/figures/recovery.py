@@ -46,9 +46,11 @@ def recovery(found: Recovered) -> Figure:
     for axes in panels[1:]:
         axes.get_legend().remove()  # pyright: ignore[reportOptionalMemberAccess]
         axes.set(yscale="linear", ylim=_between(runs, baselines.values()))
+    highest = max(baselines.values())
     for place, (name, value) in enumerate(baselines.items()):
+        side = "bottom" if value == highest else "top"  # Names of levels close together do not meet.
         panels[2].axhline(value, color="0.35", linewidth=0.8, linestyle=LINES[place], zorder=0)
-        panels[2].annotate(name, (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7)
+        panels[2].annotate(name, (1, value), xycoords=("axes fraction", "data"), ha="right", va=side, fontsize=7)
     panels[0].set(yscale="linear", ylim=(0, 1.1 * float(runs.misfit_path.isel(step=0).max())))
     panels[2].set_xscale("symlog", linthresh=runs.attrs["check_every"])
     panels[2].set_xlim(left=0)

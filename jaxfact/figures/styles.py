@@ -9,7 +9,9 @@ import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from jaxfact.inputs import problem_with
 
@@ -77,6 +79,21 @@ def is_geometric(values: np.ndarray) -> bool:
 def axis_scale(values: np.ndarray) -> str:
     """Return the scale of an axis with these values."""
     return "log" if is_geometric(values) else "linear"
+
+
+def name_few_minor_ticks(axis: Axis) -> None:
+    """Name the twos and fives of a logarithmic axis of less than two decades, and no other minor tick.
+
+    Unasked, matplotlib names up to eight of a decade, which run into one another at a width of 8 cm.
+    """
+
+    def name(value: float, _: int) -> str:
+        low, high = sorted(axis.get_view_interval())
+        exponent = int(np.floor(np.log10(value)))
+        leading = round(value / 10.0**exponent)
+        return rf"${leading}\times10^{{{exponent}}}$" if leading in (2, 5) and high < 100 * low else ""
+
+    axis.set_minor_formatter(FuncFormatter(name))
 
 
 def cell_edges(values: np.ndarray) -> np.ndarray:
