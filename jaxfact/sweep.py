@@ -72,7 +72,8 @@ def sweep(
             With None, a run ends only by divergence or at `max_steps`.
         record: Measures along the steps, as in `descend`; each is found along `step` under its name with `_path`
             appended; there a finished run keeps its last value and a diverged one counts as inf.
-        every: The steps to record, a stride or a list (see `log_steps`), in multiples of `check_every`.
+        every: The steps to record, a stride or a list (see `log_steps`), in multiples of `check_every`; without it
+            nothing is recorded, whatever `record` says.
         check_every: The number of steps between two looks at a run, the resolution of all times.
         base_seed: The number from which all random keys derive.
         checked: Whether the invariants are evaluated after every step; the first that is broken stops the sweep.

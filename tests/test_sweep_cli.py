@@ -452,7 +452,7 @@ def test_an_interrupted_process_says_how_to_go_on(experiments, tmp_path):
     notes = err.splitlines()
     assert notes[0] == "jaxfact: note: finishing the tiles in flight; interrupt again to stop at once"
     assert notes[1:] == [
-        f"jaxfact: stopped; what is in {store} is safe: repeat the call, which makes the other runs alone"
+        f"jaxfact: stopped; what is in {store} is safe: repeat the call, which makes only the other runs"
     ]
     found = jf.status(store)
     assert 0 < found.done < found.runs == 3_000_000

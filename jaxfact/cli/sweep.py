@@ -33,7 +33,10 @@ def sweep(
     store: Annotated[Path, typer.Option(help="Where the runs are kept; what is there already is not run again.")],
     axis: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUES", help="A parameter: start:stop:count:log, start:stop:count:lin or a,b,c."),
+        typer.Option(
+            metavar="NAME=VALUES",
+            help="A parameter: start:stop:count:log, start:stop:count:lin or a,b,c; one --axis for each.",
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Number of random starts at each point.")] = 1000,
     max_steps: Annotated[int, typer.Option(help="Budget of steps for one run.")] = 4000,

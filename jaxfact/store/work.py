@@ -158,4 +158,4 @@ def drained_by_signals(program: Program, path: Path) -> Iterator[None]:
 
 
 def _resume(path: Path) -> str:
-    return f"what is in {path} is safe: repeat the call, which makes the other runs alone"
+    return f"what is in {path} is safe: repeat the call, which makes only the other runs"
