@@ -124,7 +124,8 @@ def test_half_a_dataset_is_none(stored, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("kind", "package"), [("parquet", "pyarrow"), ("netcdf", "h5netcdf"), ("netcdf", "h5py")])
 def test_a_missing_package_is_named(call, stored, monkeypatch, tmp_path, kind, package):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ValueError, match=rf"the package {package} is missing; pip install 'jaxfact\[export\]'"):
+    missing = rf"^to={kind}: the package {package} is missing; pip install 'jaxfact\[export\]'"
+    with pytest.raises(ValueError, match=missing):
         WRITE[kind](stored, tmp_path / "file")
     ended = call("export", stored, "--to", kind, "--out", "file")
     assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)

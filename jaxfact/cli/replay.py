@@ -126,9 +126,16 @@ def _as_text(found: "Replay") -> str:
         f"loss {run.loss.item():.6g} {run.loss.attrs['units']}, distance {run.distance.item():.6g}"
     ]
     for level, step in zip(run.level.values, run.hit.values, strict=True):
-        lines.append(f"distance {level:g}: " + (f"step {step:.0f}" if math.isfinite(step) else "never"))
+        lines.append(f"distance {level:g}: {_arrival(step)}")
     lines.append(f"every stored number was reproduced bit for bit: {', '.join(sorted(map(str, run.data_vars)))}")
     return "\n".join(lines)
+
+
+def _arrival(step: float) -> str:
+    """Return when a run arrived; one whose budget came first, or that had no need to go so far, might yet have."""
+    if math.isnan(step):
+        return "not before the run was ended"
+    return f"step {step:.0f}" if math.isfinite(step) else "never"
 
 
 def _write(found: "Replay", out: Path) -> None:

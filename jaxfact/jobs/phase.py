@@ -45,9 +45,9 @@ def phase_diagram(
     example fraction and rank, or step size and scale, by keyword or, for names that collide with options, in `axes`.
     The dataset holds `converged`, `fitted` and `diverged`, fractions of seeds over both axes, each with Wilson's 95 %
     interval as `converged_low`, `converged_high` and so on; and along the second axis `threshold`, where a logistic
-    curve in the logarithm of the first gives convergence a chance of ½, with the profile-likelihood interval
-    `threshold_low`, `threshold_high`. Where no run, or every run, converges there is no threshold: NaN, with an interval
-    that is open on the side where it may lie.
+    curve in the logarithm of the first axis gives convergence a chance of ½, with the profile-likelihood interval
+    `threshold_low`, `threshold_high`. Where no run, or every run, converges there is no threshold: NaN, with an
+    interval that is open on the side where it may lie.
 
     Raises ValueError unless there are two axes, the first of positive numbers.
     """

@@ -45,7 +45,7 @@ def to_parquet(store: str | Path, out: str | Path) -> int:
 
     Raises ValueError where there is no store, or where the file exists already, and without pyarrow.
     """
-    arrow, parquet = _needed("pyarrow"), _needed("pyarrow.parquet")
+    arrow, parquet = _needed("parquet", "pyarrow"), _needed("parquet", "pyarrow.parquet")
     runs, rows = open_results(store), 0
     with _new_file(Path(out)) as made:
         writer = None
@@ -71,7 +71,7 @@ def to_netcdf(store: str | Path, out: str | Path) -> int:
     Raises ValueError where there is no store, or where the file exists already, and without h5netcdf and h5py.
     """
     for name in ("h5py", "h5netcdf"):
-        _needed(name)
+        _needed("netcdf", name)
     runs = open_results(store)
     finished = int((runs.outcome != PENDING).sum())
     plain = encoded(runs)
@@ -123,10 +123,10 @@ def _new_file(out: Path) -> Iterator[Path]:
         yield made
 
 
-def _needed(name: str) -> ModuleType:
+def _needed(kind: str, name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError:
         package = name.partition(".")[0]
         instead = "pip install 'jaxfact[export]' installs it; csv needs nothing"
-        raise problem_with("to", package, f"the package {package} is missing", instead) from None
+        raise problem_with("to", kind, f"the package {package} is missing", instead) from None
