@@ -296,8 +296,8 @@ def test_mistakes_at_the_command_line(call, store, altered, tmp_path):
         "point=step_size=1: step_size is given twice; give one value": [store, *words, "step_size=1"],
         f"{broken}: line 3 raised ZeroDivisionError: ": [store, *words, "--experiment", f"{broken}:plain"],
         "is written as .npz; use": [store, *words, "--out", tmp_path / "path.csv"],
-        "is no store of a sweep": [tmp_path, *words],
-        "nowhere.py is no Python file; write it like": [store, *words, "--experiment", "nowhere.py:plain"],
+        "is not the store of a sweep": [tmp_path, *words],
+        "nowhere.py is not a Python file; write it like": [store, *words, "--experiment", "nowhere.py:plain"],
     }.items():
         assert_one_line(call("replay", *given), re.escape(message))
     ended = call("replay", altered(loss=lambda loss: 2 * loss), *words, "--out", tmp_path / "path.npz")

@@ -81,7 +81,7 @@ def test_the_dead_do_not_work(unfinished):
 @pytest.mark.parametrize("name", ["missing", "results.zarr"])
 def test_only_stores_of_sweeps(stored, tmp_path, name):
     jf.write_results(jf.open_results(stored).isel(seed=[0]).load(), tmp_path / "results.zarr")
-    with pytest.raises(ValueError, match=f"{name}: is no store of a sweep; give the path"):
+    with pytest.raises(ValueError, match=f"{name}: is not the store of a sweep; give the path"):
         jf.status(tmp_path / name)
 
 

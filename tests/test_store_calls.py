@@ -102,7 +102,7 @@ def test_nothing_but_create_creates(store, tmp_path):
         lambda: extend(missing, AXES, np.arange(6)),
         lambda: admit(missing, attributes),
     ):
-        with pytest.raises(ValueError, match=r"missing.zarr: is no store of a sweep"):
+        with pytest.raises(ValueError, match=r"missing.zarr: is not the store of a sweep"):
             call()
     assert not missing.exists()
 

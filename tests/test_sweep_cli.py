@@ -161,7 +161,7 @@ FILES = {
     "text.txt": "f = 1\n",
 }
 PLACES = {
-    "missing.py:f": "missing.py:f: missing.py is no Python file; write it like experiments.py:experiment",
+    "missing.py:f": "missing.py:f: missing.py is not a Python file; write it like experiments.py:experiment",
     "text.txt:f": "text.txt:f: needs a Python file and a name in it",
     "good.py": "good.py: needs a Python file and a name in it",
     "good.py:": "needs a Python file and a name in it",
@@ -172,8 +172,8 @@ PLACES = {
     "good.py:x": "good.py:x: is of type int; name a function",
     "good.py:odd:a": "good.py:odd:a: is of type int; name a function",
     "good.py:C": "good.py:C: is of type type; name a function",
-    "good.py:empty": "is a dict of something else than functions by name",
-    "good.py:odd": "is a dict of something else than functions by name",
+    "good.py:empty": "is a dict of something other than functions by name",
+    "good.py:odd": "is a dict of something other than functions by name",
     "good.py:f": "returned a NoneType: needs a Run",
     "raises.py:f": "raises.py: line 3 raised ValueError: .*; correct the file",
     "deep.py:f": "deep.py: line 2 raised KeyError: 'key'; correct the file",

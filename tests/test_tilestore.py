@@ -277,7 +277,7 @@ def test_what_is_no_store_is_left_alone(tmp_path, whole, name):
     jf.write_results(jf.open_results(whole), tmp_path / "results")
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(ValueError, match=rf"{name}: is no store of a sweep; choose a path where nothing is yet"):
+    with pytest.raises(ValueError, match=rf"{name}: is not the store of a sweep; choose a path where nothing is yet"):
         swept(tmp_path / name)
     assert (tmp_path / "file").read_text() == "mine"
 

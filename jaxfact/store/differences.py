@@ -1,4 +1,4 @@
-"""Which differences between a store and a sweep forbid going on with it, and how they are said."""
+"""Which differences between a store and a sweep forbid going on with it, and how they are reported."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from jaxfact.inputs import problem_with
 
 HARMLESS = ("jaxfact", "jax", "jaxlib", "device", "cpu_features", "xla_flags", "program")
-"""Differences after which the last bits of new runs may differ from the old ones', which a user may accept."""
+"""Differences that a user may accept: the last bits of new runs may then differ from those of the old ones."""
 
 _BOUND = (*HARMLESS, "backend", "dtype", "x64", "matmul_precision", "compression", "base_seed", "axes", "variants")
 _RULES = ("max_steps", "tolerance", "check_every", "lanes_per_block", "records", "checked", "compensated")
@@ -16,7 +16,7 @@ _RULES = ("max_steps", "tolerance", "check_every", "lanes_per_block", "records",
 def check_same(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], accept: Iterable[str]) -> list[str]:
     """Return the accepted differences between a store and a sweep that is to go on with it; refuse any other.
 
-    Raises ValueError that names each difference.
+    Raises a ValueError that names each difference.
     """
     accept = set(accept)
     if unknown := accept - set(HARMLESS):
@@ -27,16 +27,16 @@ def check_same(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any],
         return [f"{name}: {_short(stored.get(name))} → {_short(wanted.get(name))}" for name in differing]
     said = "; ".join(differing[name] for name in refused)
     harmless = [name for name in refused if name in HARMLESS]
-    instead = "choose another store, or go back to what it was made with"
+    instead = "choose another store, or go back to what this one was made with"
     if harmless == refused:
-        instead += f"; accept={harmless} goes on with last bits that may differ"
+        instead += f"; accept={harmless} goes on, with last bits that may differ"
     raise problem_with("store", path, f"was made by another sweep: {said}", instead)
 
 
 def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, str]:
-    """Return, by name, what is said of every difference that may change a number."""
+    """Return, by name, what is said about every difference that may change a number."""
     differing = [name for name in (*_BOUND, *_RULES) if stored.get(name) != wanted.get(name)]
-    # A new version writes another program text for the same experiment: the version says it all.
+    # A new version writes a different program text for the same experiment: the version says it all.
     if "program" in differing and {"jax", "jaxlib", "jaxfact", *_RULES, "compression"} & set(differing):
         differing.remove("program")
     return {name: _said(name, stored.get(name), wanted.get(name)) for name in differing}

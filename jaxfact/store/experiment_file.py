@@ -1,7 +1,7 @@
 """Experiments in files: `FILE.py:name`, or `FILE.py:name:key` for an entry of a dict.
 
-A file is executed in a module of its own, whose name no other file's module can have, with its folder where Python
-looks for modules for as long as that takes. Its functions keep their source.
+A file is executed in a module of its own, whose name no other file's module can have; meanwhile its folder is where
+Python looks for modules. Its functions keep their source.
 """
 
 import ast
@@ -48,7 +48,7 @@ class Name(NamedTuple):
         return None
 
     def found_in(self, names: Mapping[str, Any]) -> Any:
-        """Return what is called so. Raises KeyError."""
+        """Return what has this name. Raises KeyError."""
         found = names[self.name]
         return found if self.key is None else found[self.key]
 
@@ -70,7 +70,7 @@ def load(place: str, *, up_to_sweep: bool = False) -> Experiment | dict[str, Exp
     if not found or name is None:
         raise problem_with("experiment", place, "needs a Python file and a name in it", _EXAMPLE)
     if not file.is_file():
-        raise problem_with("experiment", place, f"{file} is no Python file", _EXAMPLE)
+        raise problem_with("experiment", place, f"{file} is not a Python file", _EXAMPLE)
     names = _loaded(file.absolute(), name if up_to_sweep else None)
     try:
         experiment = name.found_in(names)
@@ -85,7 +85,7 @@ def file_of(place: str) -> Path:
 
 
 def from_text(text: str, name: str, origin: str) -> Any:
-    """Return what a file's text calls `name` or `name:key`; `origin` says in tracebacks where the text is from.
+    """Return what a file's text calls `name` or `name:key`; in tracebacks `origin` says where the text is from.
 
     Statements that sweep are left out, and what follows the first of them once the name is there.
 
@@ -93,7 +93,7 @@ def from_text(text: str, name: str, origin: str) -> Any:
     """
     wanted = Name.parsed(name)
     assert wanted is not None, "names are written by `Name.of`"
-    # Two texts from one place, as of two variants, are two modules.
+    # Two texts from one place, such as those of two variants, are two modules.
     label = f"<{origin}, {hashlib.sha256(text.encode()).hexdigest()[:12]}>"
     try:
         return wanted.found_in(_executed(text, label, wanted))
@@ -122,7 +122,7 @@ def _loaded(file: Path, until: Name | None) -> dict[str, Any]:
             return _executed(importlib.util.decode_source(file.read_bytes()), str(file), until)
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # SystemExit too: a script that calls sys.exit is no file of experiments
+        except BaseException as error:  # SystemExit too: a script that calls sys.exit is not a file of experiments
             raise blamed(file, error) or error from None
 
 
@@ -141,7 +141,7 @@ def _executed(text: str, label: str, until: Name | None) -> dict[str, Any]:
     tree = ast.parse(text, label)
     if until is not None:
         tree = ast.Module(_up_to_sweep(tree.body, until.name), [])
-    # Dataclasses and pickles look their module up. No import can be of a name with blanks.
+    # Dataclasses and pickles look their module up. No import can have a name with blanks.
     module = ModuleType(f"experiment file {label}")
     module.__file__ = label
     before = sys.modules.get(module.__name__)
@@ -193,7 +193,7 @@ def _checked(place: str, found: Any) -> Experiment | dict[str, Experiment]:
     instead = "name a function that returns a jaxfact.Run, or a dict of such functions"
     if isinstance(found, Mapping):
         if not found or not all(isinstance(name, str) and callable(one) for name, one in found.items()):
-            raise problem_with("experiment", place, "is a dict of something else than functions by name", instead)
+            raise problem_with("experiment", place, "is a dict of something other than functions by name", instead)
         return dict(found)
     if not callable(found) or isinstance(found, type):
         raise problem_with("experiment", place, f"is of type {type(found).__name__}", instead)

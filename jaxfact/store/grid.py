@@ -62,7 +62,7 @@ class Grid(NamedTuple):
 
 
 def blocks_of(axes: Sequence[int], seeds: int, runs: int) -> tuple[int, ...]:
-    """Return the lengths of a tile of about so many runs along the axes and the seeds.
+    """Return the lengths, along the axes and the seeds, of a tile of about this many runs.
 
     All points of some seeds where they fit, so that tiles take equally long however times differ along the axes.
     """

@@ -5,7 +5,7 @@
     NAME/c/0/2/1               a tile of it: one shard
     tiles/zarr.json            that this is a store of a sweep
     tiles/0-2-1/zarr.json      the mark of a tile that is done
-    tiles/0-2-1.lock, .owner   of a tile that somebody works on, and who
+    tiles/0-2-1.lock, .owner   of a tile that somebody is working on, and who
     tiles/store.lock           held while attributes or shapes change
 
 It is light, so that the command line can read a store's attributes before JAX is loaded.
@@ -30,7 +30,7 @@ Tile = tuple[int, ...]
 
 
 class Layout(NamedTuple):
-    """Where everything of a store lies."""
+    """Where everything in a store lies."""
 
     path: Path
 
@@ -39,7 +39,7 @@ class Layout(NamedTuple):
         """Return the layout of a store. Raises ValueError, which ends in what to do instead, where there is none."""
         layout = cls(path)
         if not (path / TILES / _METADATA).is_file():
-            raise problem_with("store", path, "is no store of a sweep", instead)
+            raise problem_with("store", path, "is not the store of a sweep", instead)
         return layout
 
     @property
@@ -65,7 +65,7 @@ class Layout(NamedTuple):
         return self.path / TILES / "-".join(map(str, tile)) / _METADATA
 
     def tile_lock(self, tile: Tile) -> Path:
-        """Return what is locked by who works on a tile."""
+        """Return what is locked by whoever works on a tile."""
         return self.mark(tile).parent.with_suffix(".lock")
 
     def owner(self, tile: Tile) -> Path:
@@ -77,11 +77,11 @@ class Layout(NamedTuple):
         return sorted(_tile(folder.name) for folder in self.path.glob(f"{TILES}/[0-9]*") if folder.is_dir())
 
     def owned(self) -> list[Tile]:
-        """Return the tiles that somebody works on, or worked on when it died."""
+        """Return the tiles that a process works on, or worked on when it died."""
         return sorted(_tile(file.stem) for file in self.path.glob(f"{TILES}/[0-9]*.owner"))
 
     def attributes(self) -> dict[str, Any]:
-        """Return what the store says of the sweep."""
+        """Return what the store says about the sweep."""
         return read_json(self.root)["attributes"]
 
     def blocks(self) -> tuple[int, ...]:
@@ -104,12 +104,12 @@ def dims_of(array: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Return what a file of metadata says."""
+    """Return the content of a file of metadata."""
     return json.loads(file.read_text(encoding="utf-8"))
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Replace a file of metadata, at once."""
+    """Replace a file of metadata, in one step."""
     with whole_file(file) as made:
         made.write_bytes(json.dumps(content).encode())
 

@@ -1,6 +1,6 @@
 """What lies beside the arrays about each tile: its mark, once it is done, and who works on it, until then.
 
-What is not marked is not there. Locks are given back by the system when a process dies, so that none is ever stale.
+What is not marked is not there. The system releases the locks of a process that dies, so that none is ever stale.
 """
 
 import datetime
@@ -26,8 +26,8 @@ def now() -> str:
 class Mark(NamedTuple):
     """What a tile holds: up to where along the axes and the seeds, how many runs of each outcome, and in which files.
 
-    `work` says of each time that runs were made how many they were, how many steps, in how many seconds, when, and by
-    whom; `files` maps the name of every file to its length.
+    `work` says, for each time that runs were made, how many there were, how many steps, in how many seconds, when, and
+    by whom; `files` maps the name of every file to its length.
     """
 
     covers: list[int]
@@ -45,7 +45,7 @@ def read_mark(layout: Layout, tile: Tile) -> Mark | None:
 
 
 def write_mark(layout: Layout, tile: Tile, mark: Mark) -> None:
-    """Mark a tile: by a Zarr group, so that anybody reads it."""
+    """Mark a tile: by a Zarr group, so that anybody can read it."""
     layout.mark(tile).parent.mkdir(exist_ok=True)
     write_json(layout.mark(tile), {"zarr_format": 3, "node_type": "group", "attributes": mark._asdict()})
 
@@ -97,7 +97,7 @@ def claimed(layout: Layout, tile: Tile, tidy: Callable[[], None]) -> Iterator[bo
 
 
 def owner(layout: Layout, tile: Tile) -> str | None:
-    """Return who has taken a tile, in words; None where that is not known, or nobody has."""
+    """Return who has taken a tile, in words; None where that is unknown, or nobody has."""
     try:
         who = json.loads(layout.owner(tile).read_text())
     except (OSError, ValueError):  # given back, or taken, at this moment
@@ -106,7 +106,7 @@ def owner(layout: Layout, tile: Tile) -> str | None:
 
 
 def owners(layout: Layout) -> Iterator[str]:
-    """Yield who works on a tile, for every tile that is held by a process that lives."""
+    """Yield who works on a tile, for every tile that is held by a live process."""
     for tile in layout.owned():
         who = owner(layout, tile)
         if who is not None and _is_held(layout.tile_lock(tile)):
@@ -114,7 +114,7 @@ def owners(layout: Layout) -> Iterator[str]:
 
 
 def _is_held(file: Path) -> bool:
-    """Tell whether a process that lives has a lock: the system releases those of the others."""
+    """Tell whether a live process holds a lock: the system releases those of dead ones."""
     if not file.exists():
         return False
     try:
@@ -122,5 +122,5 @@ def _is_held(file: Path) -> bool:
             return False
     except Timeout:
         return True
-    except OSError:  # a store that may only be read: what the owner wrote is all there is
+    except OSError:  # a read-only store: what the owner wrote is all there is
         return True

@@ -19,7 +19,7 @@ from jaxfact.version import __version__
 
 # The last bits of a sum depend on the width of vectors and on fused multiply-adds.
 _SIMD = ("sse", "ssse", "avx", "fma", "f16c", "amx", "bmi", "asimd", "sve")
-# How many devices there are changes no number.
+# The number of devices changes no result.
 _COUNTS_DEVICES = ("--xla_force_host_platform_device_count", "--xla_cpu_multi_thread_eigen")
 
 
@@ -71,7 +71,7 @@ def source(experiment: Experiment) -> str:
 
 
 def home(experiment: Experiment) -> dict[str, str]:
-    """Return the text of the file whose module has an experiment, and its `Name` there; blanks where there is none."""
+    """Return the text of the file whose module has an experiment, and its `Name`; empty where there is none."""
     names = dict(getattr(experiment, "__globals__", {}))
     file, name = Path(names.get("__file__") or ""), Name.of(experiment, names)
     if name is None or file.suffix != ".py" or not file.is_file():

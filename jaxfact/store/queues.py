@@ -92,7 +92,7 @@ class MemoryQueue:
 
 
 class _Claim(NamedTuple):
-    """A tile that is ours: the boxes of its runs that were missing, and what gives it back."""
+    """A tile that is ours: the boxes of its runs that were missing, and what releases it."""
 
     boxes: list[Box]
     given_back: ExitStack
@@ -101,8 +101,8 @@ class _Claim(NamedTuple):
 class StoreQueue:
     """The tiles of one variant that a store does not hold; those that others work on are left to them.
 
-    A patient queue waits for the tiles of others, and takes them where their owner dies; another leaves them. Nothing
-    is taken any more once the program has `halted`.
+    A patient queue waits for the tiles of others, and takes them over where their owner dies; any other leaves them.
+    Nothing more is taken once the program has `halted`.
     """
 
     def __init__(self, store: TileStore, variant: int, part: Part, *, patient: bool, halted: Callable[[], bool]):
@@ -118,7 +118,7 @@ class StoreQueue:
         return len(self._left)
 
     def take(self) -> Task | None:
-        """Return the next tile nobody works on; its lock is held until it is released."""
+        """Return the next tile that nobody works on; its lock is held until the tile is released."""
         while not self._halted():
             for _ in range(len(self._left)):
                 try:
@@ -175,7 +175,7 @@ class StoreQueue:
         reason = "the disk is full" if error.errno in _FULL else f"the store cannot be written ({error})"
         return (
             f"{self._store.path}: {reason}; {held} of {total} runs are safe there: make room and repeat the call, "
-            "which makes the others alone"
+            "which makes only the others"
         )
 
 
@@ -187,7 +187,7 @@ def _runs_in(part: Part, grid: Grid, boxes: Sequence[Box]) -> Work:
 
 
 def _results_in(part: Part, grid: Grid, boxes: Sequence[Box], found: Found) -> list[tuple[Box, Results]]:
-    """Return what was found in such boxes, as a store takes it."""
+    """Return what was found in these boxes, as a store takes it."""
     parts, begin = [], 0
     for box in boxes:
         rows = found.rows(slice(begin, begin + size(box)))

@@ -1,7 +1,7 @@
 """Shards as Zarr lays them out, made by the thread that has the numbers.
 
-Zarr's own writer hands every array to another thread, which waits there for cores that runs have taken: 4 ms a variable
-where this takes a fraction of one. What reads is Zarr.
+Zarr's own writer hands every array to another thread, which waits there for cores that runs have taken: 4 ms per
+variable, where this takes a fraction of one. Zarr reads them.
 """
 
 import math
@@ -10,12 +10,12 @@ from collections.abc import Sequence
 import google_crc32c
 import numpy as np
 
-_SMALL = 4096  # numbers in the smallest part of a shard that is read by itself
+_SMALL = 4096  # numbers in the smallest part of a shard that is read on its own
 _CHECKSUM = 4  # bytes
 
 
 def parts_of(shard: Sequence[int]) -> tuple[int, ...]:
-    """Return the shape of what is read at once: one value of the leading dimensions, as far as it is not too small."""
+    """Return the shape of what is read at once: one value of the leading dimensions, unless that is too small."""
     parts, numbers = list(shard), math.prod(shard)
     for k, length in enumerate(shard):
         if numbers // length < _SMALL:
@@ -25,7 +25,7 @@ def parts_of(shard: Sequence[int]) -> tuple[int, ...]:
 
 
 def shard_of(values: np.ndarray, parts: Sequence[int]) -> list[bytes]:
-    """Return an array as a shard of such parts, each with its CRC-32C, and the index of where they are, with another.
+    """Return an array as a shard of such parts, each with its CRC-32C, and an index of where they are, with its own.
 
     This is Zarr's codec `sharding_indexed` with the codecs `bytes` and `crc32c` inside and for the index.
     """

@@ -1,4 +1,4 @@
-"""How far a sweep's store is, from what its finished tiles say: nothing of it is computed or locked for long."""
+"""How far a sweep has got, from what its finished tiles say: nothing is computed, and nothing locked for long."""
 
 import math
 from collections import Counter
@@ -16,10 +16,10 @@ _RECENT = 20  # tiles whose pace tells the time left
 
 @dataclass(frozen=True)
 class Status:
-    """How far a sweep is: runs done of all, by outcome, over all variants and by variant, and who works on it.
+    """How far a sweep has got: runs done of all, by outcome, over all variants and by variant, and who works on it.
 
-    `total` counts the runs of one variant; `variants` maps each variant's name, "" where there is one only, to its runs
-    by outcome. `run_steps_per_second` is over the time in which anybody worked, compilation apart; `seconds_left` is
+    `total` counts the runs of one variant; `variants` maps each variant's name, "" where there is only one, to its runs
+    by outcome. `run_steps_per_second` is over the time in which anybody worked, without compilation; `seconds_left` is
     inferred from the last tiles, NaN where nobody works or none is done. `workers` maps who holds tiles to how many.
     """
 
@@ -58,7 +58,7 @@ class Status:
 
 
 def status(path: str | Path) -> Status:
-    """Return how far the sweep is whose store this is.
+    """Return how far the sweep with this store has got.
 
     Raises ValueError where there is no store of a sweep.
     """

@@ -1,6 +1,6 @@
 """A store that is read and written tile by tile, by several threads and processes, and outlives them all.
 
-A tile is a block of seeds at a block of points of one variant. It is written whole, one shard a variable, and then
+A tile is a block of seeds at a block of points of one variant. It is written whole, one shard per variable, and then
 marked: by a Zarr group of its own, whose attributes say what it holds, how long it took and who made it. What is not
 marked is not there. A tile is taken by locking a file, and the system releases the locks of a process that dies.
 """
@@ -25,7 +25,7 @@ from jaxfact.store.shards import shard_of
 
 
 class Results(NamedTuple):
-    """What was found in a box: the levels that its hits are of, and the dims and values of every variable."""
+    """What was found in a box: the levels of its hits, and the dims and values of every variable."""
 
     levels: np.ndarray
     variables: Mapping[str, tuple[Sequence[str], np.ndarray]]
@@ -34,7 +34,7 @@ class Results(NamedTuple):
 class TileStore:
     """A store on disk, opened; `grid` is what it is to hold of each variant, in its order there.
 
-    `variants` are their names, one that is blank where there is one variant without a name. Opening changes nothing:
+    `variants` are their names, an empty one where there is one variant without a name. Opening changes nothing:
     see `create`, `extend` and `mend`. Raises ValueError where there is no store.
     """
 
@@ -90,13 +90,13 @@ class TileStore:
     def write(self, tile: Tile, parts: Sequence[tuple[Box, Results]], facts: Mapping[str, Any]) -> None:
         """Write the missing runs of a tile, then mark it; `facts` are kept with the mark."""
         for box, found in parts:
-            # The outcome last: who sees that a run has ended sees its other numbers.
+            # The outcome last: whoever sees that a run has ended sees its other numbers.
             for name in sorted(found.variables, key=lambda name: (name == "outcome", name)):
                 self._put(name, found, tile, box)
         past = self.mark(tile)
         codes = np.concatenate([found.variables["outcome"][1].ravel() for _, found in parts])
         counts = Counter(past.outcomes if past else {}) + Counter(map(OUTCOMES.__getitem__, codes.tolist()))
-        # Not those of all arrays: a variant may lack a variable of the others, as tied factors lack the imbalance.
+        # Not those of all arrays: a variant may lack a variable that others have, as tied factors lack the imbalance.
         files = [self._shard(name, tile) for name in parts[0][1].variables]
         mark = Mark(
             covers=[positions.stop for positions in self.grid.box(tile)],
@@ -159,7 +159,7 @@ class TileStore:
         return self.layout.shard(name, [places.get(dim, 0) for dim in dims])
 
     def _tidy(self, tile: Tile) -> None:
-        """Remove what a process that died in the middle of a file has left."""
+        """Remove what was left by a process that died in the middle of a file."""
         for file in (*(self._shard(name, tile) for name in self._arrays), self.layout.mark(tile)):
             for half in remains(file):
                 half.unlink(missing_ok=True)

@@ -27,7 +27,7 @@ def create(path: Path, grid: Grid, template: xr.Dataset) -> None:
     """Make an empty store for the runs of a grid; it appears whole or not at all.
 
     `template` is the dataset of all variants at one point and one seed: its variables, its attributes, and the sizes of
-    what is behind the seeds.
+    the dimensions after the seeds.
 
     Raises FileExistsError where something is there, which is left alone, and ValueError for an axis named `tiles`.
     """
@@ -78,9 +78,9 @@ def _create_array(group: Any, name: str, variable: Any, lengths: Mapping[str, in
 
 
 def admit(path: Path, wanted: Mapping[Any, Any], accept: Iterable[str] = ()) -> None:
-    """Refuse a sweep whose attributes are not those of the store, and write down the differences that are accepted.
+    """Refuse a sweep whose attributes are not those of the store, and record the differences that are accepted.
 
-    Raises ValueError that names each difference, for names that cannot be accepted, and where there is no store.
+    Raises a ValueError that names each difference, for names that cannot be accepted, and where there is no store.
     """
     layout = Layout.of(path, "choose a path where nothing is yet")
     with changing(layout):
@@ -92,7 +92,7 @@ def admit(path: Path, wanted: Mapping[Any, Any], accept: Iterable[str] = ()) -> 
 
 
 def extend(path: Path, axes: Mapping[str, np.ndarray], seeds: np.ndarray) -> None:
-    """Let a store hold more seeds and axis values, behind those that are there.
+    """Let a store hold more seeds and axis values, after those that are there.
 
     Readers see the shapes in the root's metadata, which one atomic replacement switches to larger ones. Raises
     ValueError where there is no store.
@@ -115,9 +115,9 @@ def extend(path: Path, axes: Mapping[str, np.ndarray], seeds: np.ndarray) -> Non
 
 
 def _lengthened(path: Path, name: str, length: int, wanted: np.ndarray) -> int | None:
-    """Write new values behind the first so many of a coordinate, and return how many there are, None without new ones.
+    """Write new values of a coordinate after those it keeps, and return how many there are; None without new ones.
 
-    There may be more than readers see yet, of an extension that was cut short.
+    There may be more than readers see yet, from an extension that was cut short.
     """
     array = zarr.open_array(path / name, mode="r+")
     there = np.asarray(array)[:length]

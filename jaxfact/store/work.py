@@ -68,14 +68,14 @@ def run_into(path: Path, parts: Sequence[Part], request: Request) -> xr.Dataset:
 
 
 def progress_of(progress: Progress | None, place: int, count: int) -> Progress | None:
-    """Return what is told the runs of one of several equal parts, and tells those of all; None where nobody asks."""
+    """Return a progress call for one of several equal parts that reports the runs of all; None where nobody asks."""
     return progress and (lambda done, total: progress(place * total + done, count * total))
 
 
 def _template(
     parts: Sequence[Part], programs: Sequence[Program], variants: Sequence[str] | None, first: Grid
 ) -> xr.Dataset:
-    """Return the dataset of the one run of a grid by each variant, for its form and its attributes."""
+    """Return the dataset of the one run of a grid in each variant, for its form and its attributes."""
     blank = [
         part.labelled(program.blank, first.axes, first.seeds).assign_attrs(
             {**part.attributes, "program": program.fingerprint}
@@ -101,7 +101,7 @@ def _blocks(path: Path, parts: Sequence[Part], request: Request) -> tuple[int, .
 def _run(
     store: TileStore, parts: Sequence[Part], programs: Sequence[Program], request: Request
 ) -> list[dict[str, float]]:
-    """Run what is missing, first without waiting for others; return the seconds of each part, by what they went to."""
+    """Run what is missing, first without waiting for others; return each part's seconds, by what took them."""
     seconds = [dict.fromkeys(_TIMES, 0.0) for _ in parts]
     for patient in (False, True):
         for place, (part, program) in enumerate(zip(parts, programs, strict=True)):
@@ -133,7 +133,7 @@ def _timed(seconds: Sequence[Mapping[str, float]], variants: Sequence[str] | Non
 def drained_by_signals(program: Program, path: Path) -> Iterator[None]:
     """Finish the tiles in flight at the first interrupt or SIGTERM, stop at once at the second.
 
-    Raises KeyboardInterrupt that says how to go on, where the block was cut short.
+    Raises a KeyboardInterrupt that says how to go on, where the block was cut short.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
