@@ -1,6 +1,8 @@
 """What users choose among by name; light enough for the command line to list it before anything is loaded."""
 
 import enum
+from collections.abc import Mapping
+from types import ModuleType
 
 
 class Spectrum(enum.StrEnum):
@@ -35,3 +37,17 @@ class Format(enum.StrEnum):
     CSV = "csv"
     PARQUET = "parquet"
     NETCDF = "netcdf"
+
+
+def listed(namespace: Mapping[str, object], *modules: str) -> list[str]:
+    """Return the names that tab completion shows of a public namespace: not what it imports for its own use.
+
+    A folder shows all that it re-exports, a file what it defines; of modules only those that are named here.
+    """
+    is_folder, home = "__path__" in namespace, namespace["__name__"]
+
+    def is_shown(value: object) -> bool:
+        return not isinstance(value, ModuleType) if is_folder else getattr(value, "__module__", None) == home
+
+    names = {name for name, value in namespace.items() if not name.startswith("_") and is_shown(value)}
+    return sorted((names - {"listed"}) | set(modules))

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float, ScalarLike
 
+from jaxfact.choices import listed
 from jaxfact.inputs import problem_with
 from jaxfact.problems.factorization import Factorization
 from jaxfact.problems.factors import Factors
@@ -49,3 +50,7 @@ def balanced_flow(problem: Factorization, factors: Factors, time: ScalarLike) ->
     inner = jnp.eye(Q.shape[1]) + along.T @ (integral[:, None] * along)
     moved = vectors @ (grown[:, None] * along)
     return (moved @ jnp.linalg.solve(inner, moved.T))[:m, m:]
+
+
+def __dir__() -> list[str]:
+    return listed(globals())

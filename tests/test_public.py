@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -24,6 +25,22 @@ def test_the_list_holds_each_name_once():
     assert all(alias.asname == alias.name for node in LISTED.values() for alias in node.names)
     assert len(LISTED) == len(STUB.body)
     assert set(jf.__all__) == set(LISTED) == set(dir(jf))
+
+
+FAMILIES = ("data", "export", "figures", "flow", "measures", "methods", "operators", "papers", "starts", "stats")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_tab_completion_shows_what_a_family_offers(name):
+    """Neither its files nor what it imports for its own use, though `vars` holds them."""
+    family = getattr(jf, name)
+    shown, held = set(dir(family)), {name for name in vars(family) if not name.startswith("_")}
+    assert shown < held
+    for hidden in held - shown:
+        value = vars(family)[hidden]
+        assert isinstance(value, ModuleType) or not getattr(value, "__module__", "").startswith(family.__name__), hidden
+    assert {one for one in shown if isinstance(getattr(family, one), ModuleType)} <= {"invariants"}
+    assert "listed" not in shown
 
 
 @pytest.mark.parametrize("name", LISTED)

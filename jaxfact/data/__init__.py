@@ -2,6 +2,7 @@
 
 from jaxfact.choices import Centring as Centring
 from jaxfact.choices import Spectrum as Spectrum
+from jaxfact.choices import listed
 from jaxfact.data.centring import Centred as Centred
 from jaxfact.data.centring import remove_biases as remove_biases
 from jaxfact.data.centring import remove_mean as remove_mean
@@ -11,3 +12,7 @@ from jaxfact.data.reading import Matrix as Matrix
 from jaxfact.data.reading import load as load
 from jaxfact.data.reading import read as read
 from jaxfact.data.reading import singular_values as singular_values
+
+
+def __dir__() -> list[str]:
+    return listed(globals())

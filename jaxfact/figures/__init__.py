@@ -1,5 +1,6 @@
 """Figures of labelled results, readable at a width of 8 cm."""
 
+from jaxfact.choices import listed
 from jaxfact.figures.axes import heat_map as heat_map
 from jaxfact.figures.axes import outcomes as outcomes
 from jaxfact.figures.axes import outcomes_along as outcomes_along
@@ -12,3 +13,7 @@ from jaxfact.figures.curves import worst as worst
 from jaxfact.figures.phase import phase_diagram as phase_diagram
 from jaxfact.figures.recovery import recovery as recovery
 from jaxfact.figures.styles import save as save
+
+
+def __dir__() -> list[str]:
+    return listed(globals())

@@ -1,5 +1,6 @@
 """Numbers worth recording, each a function of a problem and its factors; `record=` takes them or their names."""
 
+from jaxfact.choices import listed
 from jaxfact.measures import invariants as invariants
 from jaxfact.measures.alignment import invertible_distance as invertible_distance
 from jaxfact.measures.alignment import procrustes_distance as procrustes_distance
@@ -34,3 +35,7 @@ from jaxfact.measures.subspaces import signal as signal
 from jaxfact.measures.ye_du import YeDu as YeDu
 from jaxfact.measures.ye_du import ye_du as ye_du
 from jaxfact.measures.ye_du import ye_du_constant as ye_du_constant
+
+
+def __dir__() -> list[str]:
+    return listed(globals(), "invariants")

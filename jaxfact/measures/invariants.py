@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
+from jaxfact.choices import listed
 from jaxfact.methods import Method
 from jaxfact.numerics.decompositions import eigenvalues, qr
 from jaxfact.numerics.draws import key_of
@@ -176,3 +177,7 @@ def _top(matrix: Array) -> Array:
 
 def _inner(left: Factors, right: Factors) -> Array:
     return jnp.sum(left.U * right.U) + jnp.sum(left.V * right.V)
+
+
+def __dir__() -> list[str]:
+    return listed(globals())

@@ -1,5 +1,6 @@
 """Methods: optax gradient transformations for pairs of factors; every optax optimiser is one too."""
 
+from jaxfact.choices import listed
 from jaxfact.methods.alternating import alternating as alternating
 from jaxfact.methods.balancing import add_balancing as add_balancing
 from jaxfact.methods.balancing import balanced as balanced
@@ -16,3 +17,7 @@ from jaxfact.methods.scaling import scale_by_gram as scale_by_gram
 from jaxfact.methods.scaling import scale_by_start as scale_by_start
 from jaxfact.methods.scaling import scaled_by_start as scaled_by_start
 from jaxfact.methods.scaling import scaled_gd as scaled_gd
+
+
+def __dir__() -> list[str]:
+    return listed(globals())

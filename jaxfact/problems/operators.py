@@ -10,6 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
+from jaxfact.choices import listed
 from jaxfact.inputs import positive_integer, problem_with
 from jaxfact.numerics.draws import fold, normal, uniform
 from jaxfact.problems.factors import Factors
@@ -349,3 +350,7 @@ def _check_places(rows: ArrayLike, columns: ArrayLike, m: int, n: int) -> None:
     twice = rows.size - np.unique(rows * n + columns).size
     if twice:
         raise problem_with("rows, columns", f"{twice} repeated places", "needs distinct ones", "drop repeats")
+
+
+def __dir__() -> list[str]:
+    return listed(globals())

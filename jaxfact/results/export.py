@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from jaxfact.choices import listed
 from jaxfact.inputs import problem_with
 from jaxfact.results.files import PENDING, encoded, open_results
 from jaxfact.results.whole import check_new_file, whole_file
@@ -130,3 +131,7 @@ def _needed(kind: str, name: str) -> ModuleType:
         package = name.partition(".")[0]
         instead = "pip install 'jaxfact[export]' installs it; csv needs nothing"
         raise problem_with("to", kind, f"the package {package} is missing", instead) from None
+
+
+def __dir__() -> list[str]:
+    return listed(globals())

@@ -8,6 +8,7 @@ import scipy.stats
 import xarray as xr
 from jaxtyping import Float
 
+from jaxfact.choices import listed
 from jaxfact.engine.levels import is_below, place_of
 from jaxfact.inputs import problem_with
 
@@ -266,3 +267,7 @@ def _first_above(hit: np.ndarray, steps: np.ndarray, quantiles: np.ndarray) -> n
 
 def _survival_at(hit: np.ndarray, steps: np.ndarray, times: np.ndarray) -> np.ndarray:
     return _arrivals(hit, steps).evaluate(times)
+
+
+def __dir__() -> list[str]:
+    return listed(globals())
