@@ -34,8 +34,9 @@ def outcomes(runs: xr.Dataset) -> Figure:
     height = 0.8 / len(variants)
     for place, (name, part, colour, _) in enumerate(variants):
         at = np.arange(count) + (place - (len(variants) - 1) / 2) * height
-        reach = [part.fraction - part.low, part.high - part.fraction]
-        axes.barh(at, part.fraction, 0.9 * height, xerr=np.maximum(reach, 0), color=colour, label=name or None)
+        # As lists: of an array with rows of one number matplotlib makes scalars, which NumPy deprecated.
+        reach = np.maximum([part.fraction - part.low, part.high - part.fraction], 0).tolist()
+        axes.barh(at, part.fraction, 0.9 * height, xerr=reach, color=colour, label=name or None)
     axes.set_yticks(np.arange(count), found.outcome.values)
     axes.invert_yaxis()
     axes.set(xlabel="fraction of runs", xlim=(0, 1.02))

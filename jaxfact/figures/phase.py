@@ -18,7 +18,7 @@ def phase_diagram(diagram: xr.Dataset, outcome: str = "converged") -> Figure:
     if outcome == "converged":
         met = (diagram.threshold.values > columns[0]) & (diagram.threshold.values < columns[-1])
         at, low, high = (diagram[name].values[met] for name in ("threshold", "threshold_low", "threshold_high"))
-        reach = [at - np.maximum(low, columns[0]), np.minimum(high, columns[-1]) - at]
+        reach = np.stack([at - np.maximum(low, columns[0]), np.minimum(high, columns[-1]) - at])
         axes.errorbar(at, diagram[across].values[met], xerr=reach, fmt=".", color="#D55E00", markersize=4)
     axes.set(xlabel=along.replace("_", " "), ylabel=across.replace("_", " "))
     axes.set(xscale=axis_scale(diagram[along].values), yscale=axis_scale(diagram[across].values))
