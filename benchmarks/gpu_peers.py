@@ -92,7 +92,8 @@ def _jax(case: Case, precision: str) -> Callable[[int, int], Timed]:
             started = time.perf_counter()
             U, V = jax.block_until_ready(program(U, V, steps))
         ended = time.perf_counter()
-        return Timed(peers.losses(case.values, np.asarray(U), np.asarray(V)), ended - started, started - began, ended - began)
+        return Timed(
+            peers.losses(case.values, np.asarray(U), np.asarray(V)), ended - started, started - began, ended - began
+        )
 
     return run
-

@@ -66,9 +66,7 @@ class Loop:
         self.chosen: int = self._part.rules.lanes
         self.lanes: int = lanes or self.chosen
         self._runs = self._part.runs({}, np.arange(self.lanes))
-        self._program = Program(
-            self._part.reading, self._part.rules._replace(lanes=self.lanes), self._runs, self.lanes
-        )
+        self._program = Program(self._part.reading, self._part.rules._replace(lanes=self.lanes), self._runs, self.lanes)
         own = self._program.shapes[0].own
         self.numbers: int = sum(leaf.size for leaf in jax.tree.leaves((own.factors, own.state)))
 
@@ -104,7 +102,7 @@ def _timed(looks: Iterator[Any]) -> float:
 def compiled(loops: Iterable[Loop]) -> Iterator[Loop]:
     """Yield loops in their order, compiled many at once; no more than the engine keeps."""
     waiting = list(loops)
-    with ThreadPoolExecutor(min(8, peers.CORES)) as threads:
+    with ThreadPoolExecutor(min(12, peers.CORES)) as threads:
         while waiting:
             batch, waiting = waiting[:12], waiting[12:]
             yield from list(threads.map(Loop.compiled, batch))
