@@ -59,8 +59,8 @@ FULL = Sizes(
     starts=(1024, 16384),
     steps=2000,
     sweep=(200_000, 5000),
-    identical=(10, 200_000),
-    company=(2**7, 2**10, 2**13),
+    identical=(10, 50_000),
+    company=(2**7, 2**10, 2**13, 2**17),
     methods=tuple(gpu_sweeps.METHODS),
 )
 TINY = Sizes(

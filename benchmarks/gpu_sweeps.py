@@ -123,14 +123,14 @@ def swept(make: Callable[[], jf.Run], seeds: Any, steps: int, **options: Any):
 
 
 def identity(method: str, width: int, few: int, many: int) -> dict[str, int]:
-    """Count the runs, of a few, whose bits differ among many seeds, in another order, and in a tile of all of them.
+    """Count the runs, of a few, whose bits differ among many seeds, in another order, and in the smallest tiles.
 
     Losses after 1 step, after 200, and all that is kept at the end count.
     """
     make = factorization(width, method)
     run = partial(swept, make, steps=200, check_every=1, record="loss", every=[1, 200])
     alone, order = run(few), np.random.default_rng(0).permutation(many)
-    others = {"many seeds": run(many), "another order": run(order), "one tile": run(many, tile_runs=many)}
+    others = {"many seeds": run(many), "another order": run(order), "small tiles": run(many, tile_runs=1)}
     return {name: _differing(alone, other) for name, other in others.items()}
 
 
