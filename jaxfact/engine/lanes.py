@@ -23,7 +23,9 @@ from jaxfact.numerics.draws import fold, key_from
 from jaxfact.numerics.products import pinned
 from jaxfact.numerics.trees import PyTree
 
-_CPU_ENTRIES, _GPU_ENTRIES = 1600, 2**26
+_CPU_ENTRIES = 1600
+# A GPU's multiprocessor holds four times as many numbers in registers.
+_MULTIPROCESSOR_ENTRIES, _MULTIPROCESSORS = 2**14, 132
 _REFILL = 8  # lanes wait until one in eight has ended
 
 
@@ -99,7 +101,7 @@ def lanes_per_block(reading: Reading, work: Work) -> int:
     """Return how many lanes advance together; chosen from shapes only, because the last bits may depend on it.
 
     On a CPU the largest block at which no kernel of a step is split over threads, which would cost more than it gains:
-    about 1600 numbers in the largest array, from 8 to 128 lanes. Elsewhere as many as fill the device.
+    about 1600 numbers in the largest array, from 8 to 128 lanes. Elsewhere see `lanes_on_multiprocessors`.
     """
     own = jax.eval_shape(partial(_start, reading), reading.shared, work, 0)
     sizes = [leaf.size for leaf in jax.tree.leaves((own.factors, own.state))]
@@ -107,7 +109,18 @@ def lanes_per_block(reading: Reading, work: Work) -> int:
         if reading.findings.lanes is not None:
             return reading.findings.lanes
         return int(np.clip(_CPU_ENTRIES // max(sizes) // 16 * 16, 16, 128))
-    return int(np.clip(_GPU_ENTRIES // sum(sizes) // 128 * 128, 128, 65536))
+    count = getattr(jax.local_devices()[0], "core_count", _MULTIPROCESSORS)
+    return lanes_on_multiprocessors(max(sum(sizes), reading.findings.advance.largest), count)
+
+
+def lanes_on_multiprocessors(numbers: int, multiprocessors: int) -> int:
+    """Return how many lanes fill a GPU: 2¹⁴ numbers per multiprocessor, from 128 to 131,072 lanes.
+
+    `numbers` are those of a run: its factors and its method's state, or the largest array of a step if that is larger.
+    With fewer lanes a step costs its launches; with more, what a step reads and writes leaves the cache.
+    """
+    lanes = _MULTIPROCESSOR_ENTRIES * multiprocessors // numbers
+    return int(np.clip(lanes // 128 * 128, 128, 2**17))
 
 
 def _start(reading: Reading, shared: list[Array], work: Work, run: Int[Array, ""] | int) -> Own:
