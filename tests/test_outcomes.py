@@ -25,8 +25,11 @@ def test_stability_edge_of_plain_descent(plain):
     assert outcomes(plain.sel(step_size=0.98)) == {"converged": 1000}
     above = plain.sel(step_size=1.02)
     assert outcomes(above) == {"cycle": 1000}
-    assert np.mean(above.period == 2) > 0.9
-    assert np.all(above.period > 1)
+    # A minimum that has lost its stability flips from side to side; rounding may take several turns to repeat.
+    assert np.mean(above.period == 2) > 0.5
+    assert np.all(above.period % 2 == 0)
+    assert np.all(above.period > 0)
+    assert np.all(np.isnan(above.gradient_norm))
     assert np.all(np.isinf(above.hit.sel(level=1e-10)))
 
 
@@ -36,7 +39,7 @@ def test_balancing_moves_the_edge(plain):
     def balanced(step_size):
         return jf.Run(SMALL, jf.starts.Gaussian(3, scale=0.01), jf.methods.balanced(step_size, 0.25))
 
-    runs = jf.sweep(balanced, seeds=300, max_steps=20_000, tolerance=1e-10, step_size=[0.48, 0.55])
+    runs = jf.sweep(balanced, seeds=300, max_steps=200_000, tolerance=1e-10, step_size=[0.48, 0.55])
     assert outcomes(runs.sel(step_size=0.48)) == {"converged": 300}
     assert outcomes(runs.sel(step_size=0.55)) == {"cycle": 300}
     assert outcomes(plain.sel(step_size=0.55)) == {"converged": 1000}
@@ -93,13 +96,15 @@ def test_budget_is_censoring():
     np.testing.assert_array_equal(runs.best_distance, runs.distance)
 
 
-def test_fixed_point_has_period_one():
+def test_a_fixed_point_is_stationary():
     """Zero is a saddle that descent never leaves: a numerical fixed point, found without looking at the loss."""
     runs = jf.sweep(
         lambda: jf.Run(NARROW, STILL, jf.methods.gradient_descent(0.5)), seeds=3, max_steps=1_000, tolerance=1e-6
     )
-    assert outcomes(runs) == {"cycle": 3}
-    assert np.all(runs.period == 1)
+    assert outcomes(runs) == {"stationary": 3}
+    assert np.all(runs.period == 0)
+    assert np.all(runs.gradient_norm == 0)
+    assert np.all(np.isinf(runs.hit))
 
 
 def test_odd_periods_are_found():
