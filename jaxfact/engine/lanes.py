@@ -209,9 +209,7 @@ class Engine:
         done, _, lanes = lax.while_loop(going, block, (done, jnp.ones((), bool), lanes))
         return done, lanes
 
-    def _block(
-        self, shared: list[Array], stride: Int[Array, ""], lanes: Lane, circling: Bool[Array, ""]
-    ) -> Lane:
+    def _block(self, shared: list[Array], stride: Int[Array, ""], lanes: Lane, circling: Bool[Array, ""]) -> Lane:
         """Take a block of steps and look at all runs; where some are fresh, take no step and look at those alone.
 
         Where runs that have returned are circling, they alone take one step: in the same loop as ever, because another

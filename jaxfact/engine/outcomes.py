@@ -26,7 +26,8 @@ class Rules(NamedTuple):
 
     With `tolerance`, a distance, a run may end before `max_steps` other than by divergence; None runs every run to its
     end. `record_steps` are multiples of `check_every`; `periodic` says that a state met twice repeats for ever,
-    `misfits` that the data may be fitted where the truth is not found.
+    `misfits` that the data may be fitted where the truth is not found. `chosen` are the levels that the user wants,
+    none for the usual ones.
     """
 
     max_steps: int
@@ -37,11 +38,12 @@ class Rules(NamedTuple):
     misfits: bool
     checked: bool
     lanes: int
+    chosen: tuple[float, ...] = ()
 
     @property
     def levels(self) -> tuple[float, ...]:
         """The distances that runs are timed to, the last being the tolerance where there is one."""
-        return ladder(self.tolerance)
+        return ladder(self.tolerance, self.chosen)
 
     @property
     def stops(self) -> bool:

@@ -209,6 +209,18 @@ class Factorization(Problem):
         block = self._tie(width)
         return jnp.asarray(True if block is None else block.end == block.kept)
 
+    def spread(self, width: int) -> float:
+        """Return how far apart the singular values lie that count as equal to σ_d, relative to ‖Σ_d‖_F.
+
+        Until they are told apart, which takes 1/(η·spread) steps, runs move among the approximations that count as
+        best, at about that distance from them. It is 0 for distinct values, and where they are not known beforehand.
+        """
+        block = self._tie(width)
+        if block is None or not isinstance(block.end, int):
+            return 0.0
+        values = np.asarray(self.singular_values, float)
+        return float(values[block.first] - values[block.end - 1]) / float(np.linalg.norm(values[:width]))
+
     def _tie(self, width: int) -> Block | None:
         """Return the equal values of which Σ_d keeps some, None where it is known beforehand that it keeps all."""
         if self.ties == () or (self.used is None and width >= self.rank):
