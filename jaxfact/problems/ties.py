@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxfact.numerics.decompositions import qr
+from jaxfact.numerics.decompositions import orthonormal, qr
 from jaxfact.numerics.products import cross, gram, keep, times
 
 _RELATIVE = 1e-6
@@ -60,14 +60,15 @@ def squared_distance(U: Array, V: Array, values: Float[Array, " r"], block: Bloc
         above = jnp.where((index < block.first)[:, None], head, 0)[:width]
         turned = times(head, qr(jnp.pad(above, ((0, width - len(above)), (0, 0))).T)[0])
     free = (column >= block.first) & (column < block.kept)
-    # Householder leaves zero columns alone, so the first ones of Q are the first axes.
-    Q = qr(jnp.where(inside[:, None] & free, turned, 0))[0]
-    Q = jnp.where(column[: Q.shape[1]] < block.kept, Q, 0)
+    spanned, own = orthonormal(jnp.where(inside[:, None] & free, turned, 0))
+    Q = jnp.where((index[:, None] == column) & (column < block.first), 1, spanned)
+    # A direction that U lacks stands at a right angle to UVᵀ, wherever it is.
+    lacking = jnp.sum(free & ~own) * values[block.kept - 1] ** 2
     W = keep(cross(Q, head))
-    rest = jnp.concatenate([head - times(Q, W), U[size:]])
+    rest = keep(jnp.concatenate([head - times(Q, W), U[size:]]))
     best = jnp.pad(values[:size, None] * Q, ((0, len(V) - size), (0, 0)))
     RR, VV = keep((gram(rest), gram(V)))
-    return jnp.sum((times(V, W.T) - best) ** 2) + jnp.sum(RR * VV)
+    return jnp.sum((times(V, W.T) - best) ** 2) + jnp.sum(RR * VV) + lacking
 
 
 def _same(values: np.ndarray | Array, epsilon: float) -> np.ndarray | Array:
