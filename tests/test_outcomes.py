@@ -153,7 +153,7 @@ def test_the_period_is_the_smallest_in_the_runs_own_arithmetic(tmp_path, check_e
     returned = runs.seed.values[runs.outcome == "cycle"]
     assert len(returned) >= 6
     found = set()
-    for seed in returned[:6]:
+    for seed in sorted(returned, key=lambda seed: runs.steps.values[seed])[:3]:
         again = jf.replay(path, seed=seed, step_size=1.05, experiment=experiment)
         states = [np.asarray(x).reshape(len(x), -1) for x in again.factors]
         bits = np.concatenate([x.view(np.int32) for x in states], axis=1)

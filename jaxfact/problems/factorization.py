@@ -15,7 +15,7 @@ from jaxfact.numerics.products import gram, keep, times
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factors import Factors
 from jaxfact.problems.targets import check_numbers, check_parts, decompose, without_zeros
-from jaxfact.problems.ties import Block, block_around, equal_values, squared_distance
+from jaxfact.problems.ties import Block, equal_values, spread_of, squared_distance, tied_block
 
 
 class SingularCoordinates(NamedTuple):
@@ -212,23 +212,14 @@ class Factorization(Problem):
     def spread(self, width: int) -> float:
         """Return how far apart the singular values lie that count as equal to σ_d, relative to ‖Σ_d‖_F.
 
-        Until they are told apart, which takes 1/(η·spread) steps, runs move among the approximations that count as
-        best, at about that distance from them. It is 0 for distinct values, and where they are not known beforehand.
+        It is 0 for distinct values, and where they are not known beforehand.
         """
         block = self._tie(width)
-        if block is None or not isinstance(block.end, int):
-            return 0.0
-        values = np.asarray(self.singular_values, float)
-        return float(values[block.first] - values[block.end - 1]) / float(np.linalg.norm(values[:width]))
+        return 0.0 if block is None else spread_of(self.singular_values, block)
 
     def _tie(self, width: int) -> Block | None:
         """Return the equal values of which Σ_d keeps some, None where it is known beforehand that it keeps all."""
-        if self.ties == () or (self.used is None and width >= self.rank):
-            return None
-        if self.ties is None or self.used is not None:
-            kept = jnp.minimum(width if self.used is None else self.used, self.rank)
-            return block_around(self.singular_values, kept)
-        return next((Block(first, width, end) for first, end in self.ties if first < width < end), None)
+        return tied_block(self.ties, self.singular_values, width if self.used is None else jnp.asarray(self.used))
 
     def _is_kept(self, width: int) -> np.ndarray | Array:
         """Tell which singular values belong to Σ_d."""

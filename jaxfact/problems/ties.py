@@ -34,7 +34,20 @@ def equal_values(values: np.ndarray, epsilon: float) -> tuple[tuple[int, int], .
     return tuple((first, end) for first, end in zip([0, *ends], ends, strict=False) if end - first > 1)
 
 
-def block_around(values: Float[Array, " r"], kept: int | Int[Array, ""]) -> Block:
+def tied_block(ties: tuple[tuple[int, int], ...] | None, values: Float[Array, " r"], kept: int | Array) -> Block | None:
+    """Return the equal values of which Σ_d keeps some, None where it is known beforehand that it keeps all or none.
+
+    `ties` are those of `equal_values`, None where the spectrum is computed along the way; `kept` is d, which may be.
+    """
+    known = isinstance(kept, int)
+    if ties == () or (known and kept >= len(values)):
+        return None
+    if ties is None or not known:
+        return _block_around(values, jnp.minimum(kept, len(values)))
+    return next((Block(first, kept, end) for first, end in ties if first < kept < end), None)
+
+
+def _block_around(values: Float[Array, " r"], kept: int | Int[Array, ""]) -> Block:
     """Return the values equal to the last one that is kept, of a spectrum that is computed along the way."""
     pair, count = jnp.arange(len(values) - 1), len(values)
     edge = ~_same(values, float(jnp.finfo(values.dtype).eps))
@@ -69,6 +82,19 @@ def squared_distance(U: Array, V: Array, values: Float[Array, " r"], block: Bloc
     best = jnp.pad(values[:size, None] * Q, ((0, len(V) - size), (0, 0)))
     RR, VV = keep((gram(rest), gram(V)))
     return jnp.sum((times(V, W.T) - best) ** 2) + jnp.sum(RR * VV) + lacking
+
+
+def spread_of(values: Float[Array, " r"], block: Block) -> float:
+    """Return how far apart the values of a block lie, relative to ‖Σ_d‖_F; 0 for one that is found along the way.
+
+    Until they are told apart, which takes 1/(η·spread) steps, runs move among the approximations that count as best:
+    the directions of larger values grow at the expense of the others, and keep a run at about that distance from every
+    QQᵀΣ. A tolerance has to be above it.
+    """
+    if not isinstance(block.end, int):
+        return 0.0
+    numbers = np.asarray(values, float)
+    return float((numbers[block.first] - numbers[block.end - 1]) / np.linalg.norm(numbers[: block.kept]))
 
 
 def _same(values: np.ndarray | Array, epsilon: float) -> np.ndarray | Array:
