@@ -354,8 +354,8 @@ def test_every_setting_is_an_option_with_its_default(kind, name):
     function = importlib.import_module(f"jaxfact.cli.{name}").__dict__[name]
     options = inspect.signature(function).parameters
     for field in dataclasses.fields(kind):
-        # The width of what is made up is its rank, so that this option has no default.
-        expected = None if (name, field.name) == ("compare", "width") else field.default
+        # The width of what is made up is its rank, and levels are a text: these options have no default.
+        expected = None if (name, field.name) in {("compare", "width"), ("compare", "levels")} else field.default
         assert options[field.name].default == expected
         assert typing.get_args(options[field.name].annotation)[1].help
 

@@ -8,7 +8,7 @@ import typer
 
 from jaxfact.choices import Sensor, Spectrum
 from jaxfact.cli import terminal
-from jaxfact.cli.register import X64, AsJson, command, with_settings
+from jaxfact.cli.register import X64, AsJson, Levels, command, listed_levels, with_settings
 from jaxfact.cli.targets import Target
 from jaxfact.inputs import problem_with
 from jaxfact.jobs.settings import ComparisonSettings
@@ -38,6 +38,7 @@ def compare(
     measurements: Annotated[int | None, typer.Option(help="Number of measurements, with --sense.")] = None,
     tied: Annotated[bool, typer.Option("--tied", help="One factor X Xᵀ, for a positive semidefinite matrix.")] = False,
     settings: ComparisonSettings,
+    levels: Levels = None,
     out: Annotated[Path | None, typer.Option(help="New folder.  [default: jaxfact-compare, or the next free]")] = None,
     as_json: AsJson = False,
     x64: X64 = False,
@@ -47,7 +48,8 @@ def compare(
     For a matrix with missing entries, use jaxfact complete.
     """
     target = Target(matrix, shape, rank, condition, spectrum, sense, measurements, tied)
-    settings = replace(settings, width=target.width(settings.width) if width is None else width)
+    columns = target.width(settings.width) if width is None else width
+    settings = replace(settings, width=columns, levels=tuple(listed_levels(levels)))
     if tied and settings.unbalanced is not None:
         given, needed = settings.unbalanced, "one factor cannot be unbalanced"
         raise problem_with("--unbalanced", given, needed, "leave --tied out")

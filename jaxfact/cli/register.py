@@ -15,8 +15,14 @@ from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 import typer
 
+from jaxfact.inputs import problem_with
+
 Store = Annotated[Path, typer.Argument(metavar="STORE", help="The store of a sweep.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON instead of the table.")]
+Levels = Annotated[
+    str | None,
+    typer.Option(metavar="LEVEL,…", help="Distances to which runs are timed, beside the tolerance: 0.05,1e-3."),
+]
 X64 = Annotated[bool, typer.Option("--x64", help="Compute in float64.")]
 
 Function = TypeVar("Function", bound=Callable[..., None])
@@ -48,6 +54,16 @@ def commands() -> list[Callable[..., None]]:
         importlib.import_module(file)
     ranked = sorted(_COMMANDS.items(), key=lambda item: (item[1].place, item[0]))
     return [found.function for _, found in ranked if found.function.__module__ in files]
+
+
+def listed_levels(given: str | None) -> list[float]:
+    """Return the levels of an option; none where it is left out."""
+    if given is None:
+        return []
+    try:
+        return [float(level) for level in given.split(",")]
+    except ValueError:
+        raise problem_with("--levels", given, "needs numbers between the commas", "write it like 0.05,1e-3") from None
 
 
 def with_settings(kind: type) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -111,7 +111,8 @@ class Program:
             tile = advance(shared, work, tile, np.ones((), np.int32))
             yield tile
             if beyond:  # a lane whose run has ended keeps its numbers, and only forgets whose they are
-                tile = tile._replace(lanes=tile.lanes._replace(run=np.where(lane < task.count, lane, -1)))
+                run, outcome = np.where(lane < task.count, lane, -1), np.full_like(lane, -1)
+                tile = tile._replace(lanes=tile.lanes._replace(run=run, outcome=outcome))
 
     def _serve(self, device: Any, advance: Callable, queue: Queue) -> None:
         """Take tiles from the queue until it is empty, or until another thread has failed."""

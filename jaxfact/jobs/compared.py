@@ -145,14 +145,16 @@ def completing() -> dict[str, Callable[[RecoverySettings], tuple[float, float]]]
     return {row.name: row.weight_and_noise for row in COMPARED if row.weight_and_noise}
 
 
-def judged_level(row: Compared, tolerance: float, floor: float) -> float:
-    """Return the least of 1e-1, 1e-2, … and the tolerance that lies above a floor; the tolerance if the floor is inf.
+def judged_level(row: Compared, tolerance: float, floor: float, chosen: tuple[float, ...] = ()) -> float:
+    """Return the least of the levels and the tolerance that lies above a floor; the tolerance if the floor is inf.
+
+    The levels are those that were chosen, 1e-1, 1e-2, … where none were.
 
     Raises ValueError for a floor above all levels.
     """
     if np.isinf(floor):
         return tolerance
-    levels = ladder(tolerance)
+    levels = ladder(tolerance, chosen)
     above = [level for level in levels if level > floor]
     if not above:
         needed = f"the floor of {row.name} lies above the first level, {levels[0]:g}"
@@ -160,7 +162,7 @@ def judged_level(row: Compared, tolerance: float, floor: float) -> float:
     return above[-1]
 
 
-def floor_notes(row: Compared, tolerance: float, floor: float) -> list[str]:
+def floor_notes(row: Compared, tolerance: float, floor: float, chosen: tuple[float, ...] = ()) -> list[str]:
     """Return a line on where a method stalls and is judged; none where nothing stalls it."""
     if np.isinf(floor):
         return [f"with this step size {row.name} has no stationary floor; it is judged at the tolerance"]
@@ -168,7 +170,7 @@ def floor_notes(row: Compared, tolerance: float, floor: float) -> list[str]:
         return []
     return [
         f"{row.held_up_by} stalls {row.name} at a distance of about {floor:.2g}; it is judged at the first level "
-        f"above, {judged_level(row, tolerance, floor):g}"
+        f"above, {judged_level(row, tolerance, floor, chosen):g}"
     ]
 
 

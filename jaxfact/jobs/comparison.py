@@ -4,18 +4,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
 from jaxfact import measures
 from jaxfact.descent import log_steps
 from jaxfact.engine.experiment import Experiment, Run
+from jaxfact.engine.floors import check_above_floor
 from jaxfact.engine.tiles import Progress
 from jaxfact.inputs import problem_with
 from jaxfact.jobs.compared import MARGIN, Compared, Prediction, compared_on, floor_notes, judged_level
 from jaxfact.jobs.settings import ComparisonSettings, small_scale
-from jaxfact.problems.base import Problem, rounding_floor
+from jaxfact.problems.base import Problem
 from jaxfact.problems.factorization import Factorization
 from jaxfact.problems.factors import TiedFactor
 from jaxfact.problems.tied import Tied
@@ -114,19 +114,19 @@ def compare(
         progress: called with the number of finished runs and of all runs.
 
     Raises:
-        ValueError: for a zero or unknown target, a tolerance below three times the rounding floor of the dtype at this
-            step size, and noise whose floor lies above every level.
+        ValueError: for a zero or unknown target, a tolerance below three times the distance at which rounding stalls a
+            run at this step size, and noise whose floor lies above every level.
     """
     problem, truth = _rotated(problem)
     settings = _checked(problem, truth, ComparisonSettings() if settings is None else settings)
     rows = compared_on(problem)
     floors = {row.name: row.floor(problem, truth, settings) for row in rows}
-    tolerances = {row.name: judged_level(row, settings.tolerance, floors[row.name]) for row in rows}
+    tolerances = {row.name: judged_level(row, settings.tolerance, floors[row.name], settings.levels) for row in rows}
     runs = _run(problem, settings, rows, tolerances, progress)
     said = [
         *_compression_lines(runs),
         *_sharpness_lines(problem, truth, settings),
-        *(line for row in rows for line in floor_notes(row, settings.tolerance, floors[row.name])),
+        *(line for row in rows for line in floor_notes(row, settings.tolerance, floors[row.name], settings.levels)),
         *notes(truth, settings),
     ]
     methods = _summaries(truth, settings, runs, rows, floors)
@@ -156,15 +156,7 @@ def _checked(problem: Problem, truth: Factorization, settings: ComparisonSetting
         raise problem_with("matrix", "all zeros", "needs a non-zero entry", "jf.sweep takes a zero target")
     if settings.scale is None:
         settings = replace(settings, scale=small_scale(problem.shape))
-    dtype = problem.unit.dtype
-    floor = 3 * float(rounding_floor(jnp.finfo(dtype).eps, settings.step_size))
-    if settings.tolerance < floor:
-        raise problem_with(
-            "tolerance",
-            f"{settings.tolerance:g}",
-            f"is below three times the rounding floor of {dtype} at step size {settings.step_size:g}, {floor:.1e}",
-            "raise it, take a larger step, or compute in float64 (--x64 at the command line)",
-        )
+    check_above_floor(settings.tolerance, problem, settings.step_size, settings.width)
     return settings
 
 
@@ -182,6 +174,7 @@ def _run(
         seeds=settings.seeds,
         max_steps=settings.max_steps,
         tolerance=tolerances,
+        levels=settings.levels or None,
         record=[measure for measure in record if measure not in absent],
         every=log_steps(settings.max_steps, unit=settings.check_every),
         check_every=settings.check_every,
@@ -210,7 +203,7 @@ def notes(truth: Factorization, settings: ComparisonSettings) -> list[str]:
             settings.step_size > edge
         ),
         f"σ_{settings.width} and σ_{settings.width + 1} agree: the best approximation is not unique, and the distance "
-        "is √(2·excess)/‖Σ_d‖": not bool(truth.is_truncation_unique(settings.width)),
+        "is to one nearby": not bool(truth.is_truncation_unique(settings.width)),
     }
     return [text for text, holds in said.items() if holds]
 

@@ -6,6 +6,7 @@ The text beside a type is the help of the option of that name at the command lin
 from dataclasses import dataclass
 from typing import Annotated
 
+from jaxfact.engine.levels import chosen_levels
 from jaxfact.inputs import non_negative, positive, positive_integer, problem_with
 
 
@@ -16,9 +17,11 @@ class ComparisonSettings:
     `scale` and `noise` are standard deviations per entry; a scale of None is 1e-3, and less for a matrix with m + n
     above 1000, where it is 0.0316/√(m+n), so that the start stays small. `unbalanced` is the ratio ‖U‖_F/‖V‖_F of the
     start's root mean squares, None for equal entry scales. `tolerance` is on the relative distance, not squared.
-    `compress` lets runs take place on the exactly compressed problem.
+    `levels` are the distances to which runs are timed beside it, 0.1, 0.01, … by default. `compress` lets runs take
+    place on the exactly compressed problem.
 
-    Raises ValueError for counts below 1, a scale, step or tolerance that is not above 0, a negative weight or noise.
+    Raises ValueError for counts below 1, a scale, step, tolerance or level that is not above 0, levels below the
+    tolerance, a negative weight or noise.
     """
 
     width: Annotated[int, "Columns of the factors."] = 4
@@ -33,6 +36,7 @@ class ComparisonSettings:
     noise: Annotated[float, "Noise per entry and step, in √σ₁."] = 1e-5
     max_steps: Annotated[int, "Budget of steps for one run."] = 4000
     tolerance: Annotated[float, "Relative distance, not squared."] = 1e-5
+    levels: tuple[float, ...] = ()
     check_every: Annotated[int, "Steps between two looks at a run."] = 5
     base_seed: Annotated[int, "Number from which all random keys derive."] = 0
     compress: Annotated[bool, "Run on the exactly compressed problem."] = True
@@ -40,6 +44,7 @@ class ComparisonSettings:
     def __post_init__(self) -> None:
         _check(self)
         positive("tolerance", self.tolerance, "the defaults are a good start")
+        chosen_levels(self.levels or None, [self.tolerance])
 
 
 @dataclass(frozen=True)
