@@ -28,10 +28,6 @@ def compare(
     rank: Annotated[int | None, typer.Option(help="Rank of the made-up target.  [default: 5]")] = None,
     condition: Annotated[float | None, typer.Option(help="σ₁/σ_r of the made-up target.  [default: 10]")] = None,
     spectrum: Annotated[Spectrum | None, typer.Option(help="Its singular values.  [default: linear]")] = None,
-    width: Annotated[
-        int | None,
-        typer.Option(help=f"Columns of the factors.  [default: {ComparisonSettings.width}, or the made-up rank]"),
-    ] = None,
     sense: Annotated[
         Sensor | None, typer.Option(help="See the matrix only through random linear measurements of this kind.")
     ] = None,
@@ -42,14 +38,15 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="New folder.  [default: jaxfact-compare, or the next free]")] = None,
     as_json: AsJson = False,
     x64: X64 = False,
-) -> None:
+) -> Path:
     """Compare plain, balanced and noise-injected descent from thousands of random starts on one matrix.
 
     For a matrix with missing entries, use jaxfact complete.
     """
     target = Target(matrix, shape, rank, condition, spectrum, sense, measurements, tied)
-    columns = target.width(settings.width) if width is None else width
-    settings = replace(settings, width=columns, levels=tuple(listed_levels(levels)))
+    settings = replace(settings, levels=tuple(listed_levels(levels)))
+    if settings.width is None:
+        settings = replace(settings, width=target.made_up_rank)
     if tied and settings.unbalanced is not None:
         given, needed = settings.unbalanced, "one factor cannot be unbalanced"
         raise problem_with("--unbalanced", given, needed, "leave --tied out")
@@ -61,4 +58,4 @@ def compare(
     problem = target.problem(settings.base_seed)
     with terminal.progress_bar() as progress:
         found = comparison.compare(problem, settings, progress=progress)
-    terminal.tell(report(found), folder, as_json)
+    return terminal.tell(report(found), folder, as_json)

@@ -34,7 +34,7 @@ def complete(
     out: Annotated[Path | None, typer.Option(help="New folder.  [default: jaxfact-complete, or the next free]")] = None,
     as_json: AsJson = False,
     x64: X64 = False,
-) -> None:
+) -> Path:
     """Complete a matrix from part of its known entries, and judge the methods by the others.
 
     Plain, balanced and noise-injected descent fit the training entries of each split; validation entries choose the
@@ -51,4 +51,4 @@ def complete(
         raise problem_with("matrix", matrix, "has no missing entry", f"run jaxfact compare {matrix}")
     with terminal.progress_bar() as progress:
         found = recovery.complete(known, settings, centre=centre, splits=splits, progress=progress)
-    terminal.tell(report(found), folder, as_json)
+    return terminal.tell(report(found), folder, as_json)

@@ -64,7 +64,7 @@ def sweep(
         bool, typer.Option("--compensated", help="Carry the rounding error of each update into the next.")
     ] = False,
     x64: X64 = False,
-) -> None:
+) -> Path:
     """Run an experiment from a file for every point of the axes and every seed, into a store.
 
     The same command goes on where it was interrupted, adds what more --seeds or --axis values ask for, and may be run
@@ -104,7 +104,8 @@ def sweep(
             axes=axes,  # pyright: ignore[reportArgumentType]
         )
     say_status(store)
-    typer.echo(f"see it with: jaxfact report {store}")
+    print(f"see it with: jaxfact report {store}")
+    return store
 
 
 @contextmanager

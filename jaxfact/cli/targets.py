@@ -46,10 +46,11 @@ class Target:
             instead = "give --sense gaussian --measurements 1500"
             raise problem_with("--sense, --measurements", given, "needs both", instead)
 
-    def width(self, usual: int) -> int:
-        """Return the width that suits it: the rank of what is made up."""
+    @property
+    def made_up_rank(self) -> int | None:
+        """The rank of what is made up; None for a matrix that is read."""
         if self.shape is None:
-            return usual
+            return None
         return _RANK if self.rank is None else self.rank
 
     def problem(self, base_seed: int) -> "Problem":

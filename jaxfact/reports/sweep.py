@@ -186,10 +186,11 @@ def _axis_name(coordinate: xr.DataArray) -> str:
 _CAPTIONS = {
     "fractions": "Fraction of the runs that succeeded over two axes of the sweep, one panel per variant.",
     "outcomes": "Fraction of the runs that ended in each way, one colour per variant, with 95 % Wilson intervals.",
-    "times": "Steps to each variant's tolerance: Kaplan-Meier median, band 5–95 % of the runs. Runs that fail never "
-    "arrive; a triangle at the upper edge means that fewer than half have arrived.",
-    "survival": "Fraction of starts not yet at the variant's level (Kaplan-Meier; runs that fail never arrive). "
-    "Band: pointwise 95 % Wilson interval.",
+    "times": "Steps to the distance that every variant was run to: Kaplan-Meier median, band 5–95 % of the runs. Runs "
+    "that fail never arrive; a triangle at the upper edge means that fewer than half have arrived.",
+    "survival": "Fraction of starts not yet at the distance that every variant was run to, and in panels of their own "
+    "at finer ones, of the variants that went on (Kaplan-Meier; runs that fail never arrive). Band: pointwise 95 % "
+    "Wilson interval.",
     "distance": "Distance to the best approximation against steps. Line: median over the starts; band: 5–95 % of them. "
     "A finished run keeps its last value.",
     "imbalance": "Imbalance of the factors against steps. Line: median; band: 5–95 % of the starts.",
@@ -199,8 +200,11 @@ _CAPTIONS = {
 
 
 def _success(found: Shown) -> tuple[xr.DataArray, str]:
-    """Return which runs succeeded, and the name of their fraction: without a tolerance, those at the lowest level."""
+    """Return which runs succeeded, and the name of their fraction: without a tolerance, those at the lowest level, and
+    with several, those at the coarsest."""
     runs = found.runs
+    if found.judged and len(levels := list(stats.judged_levels(runs))) > 1:
+        return np.isfinite(runs.hit.sel(level=levels[0], drop=True)), f"fraction at {levels[0]:g}"
     if runs.attrs.get("tolerance", 0) is not None or not found.judged:
         return runs.outcome == "converged", "fraction converged"
     return np.isfinite(runs.hit.isel(level=-1, drop=True)), f"fraction at {float(runs.level[-1]):g}"
@@ -225,10 +229,11 @@ def _notes(found: Shown) -> list[str]:
 def _along(found: Shown) -> Rows:
     """Return the table along the one axis: the fraction that succeeded and the times to arrive, by variant."""
     (axis,), runs = found.axes, found.runs
+    level = next(iter(stats.judged_levels(runs)))
     success, label = _success(found)
     rows = []
     for name, part, _, _ in variants_of(runs.assign(success=success)):
-        times = stats.time_to(part, float(part.tolerance)).quantile(_QUANTILES)
+        times = stats.time_to(part, level).quantile(_QUANTILES)
         for value in runs[axis].values:
             one = part.success.sel({axis: value})
             low, high = stats.wilson(one.sum(), one.size)
@@ -237,7 +242,7 @@ def _along(found: Shown) -> Rows:
             rows.append(
                 [name or "all", f"{value:.4g}", share, *(_steps(t, late) for t in times.sel({axis: value}).values)]
             )
-    title = f"% of runs ({label}; 95 % Wilson interval), and steps by which 5, 50, 95 % had arrived (Kaplan-Meier)"
+    title = f"% of runs ({label}; 95 % Wilson interval), and steps by which 5, 50, 95 % had arrived at {level:g}"
     return title, ["variant", _axis_name(runs[axis]), label.removeprefix("fraction "), "5 %", "50 %", "95 %"], rows
 
 
