@@ -59,7 +59,7 @@ def notes(truth: Factorization, settings: ComparisonSettings) -> list[str]:
             settings.step_size > edge
         ),
         f"σ_{settings.columns} and σ_{settings.columns + 1} agree: the best approximation is not unique, and the "
-        "distance is √(2·excess)/‖Σ_d‖": not bool(truth.is_truncation_unique(settings.columns)),
+        "distance is to one nearby": not bool(truth.is_truncation_unique(settings.columns)),
     }
     return [text for text, holds in said.items() if holds]
 
