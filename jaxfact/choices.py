@@ -21,6 +21,13 @@ class Centring(enum.StrEnum):
     BIASES = "biases"
 
 
+class Absent(enum.StrEnum):
+    """What the entries are that a sparse matrix does not store: zeros, as in arithmetic, or missing, as in ratings."""
+
+    ZERO = "zero"
+    MISSING = "missing"
+
+
 class Sensor(enum.StrEnum):
     """What is measured: ⟨A, X⟩ with Gaussian or ±1 matrices A, aᵀXb, entries, or a transform of signed entries."""
 

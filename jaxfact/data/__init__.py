@@ -1,5 +1,6 @@
 """Targets: real matrices by name, the user's own file, made-up spectra, and observed entries."""
 
+from jaxfact.choices import Absent as Absent
 from jaxfact.choices import Centring as Centring
 from jaxfact.choices import Spectrum as Spectrum
 from jaxfact.choices import listed
