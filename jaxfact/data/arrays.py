@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
-from jaxfact.choices import Absent
+from jaxfact.choices import Absent, Labels
 from jaxfact.inputs import problem_with
 
 ROW, COLUMN = "row", "column"
@@ -21,12 +21,14 @@ class ReadOptions(NamedTuple):
         entries: whether a table lists entries, one a line; None where its contents decide.
         absent: what the entries are that a sparse file does not store; None for zeros, which are then spoken of.
         largest: how many entries a matrix may have.
+        labels: what a table names; None where its contents decide.
         variable: which of several arrays in a file is the matrix, by its name or path; None for the only one.
     """
 
     entries: bool | None = None
     absent: Absent | None = None
     largest: int = LARGEST
+    labels: Labels | None = None
     variable: str | None = None
 
 
