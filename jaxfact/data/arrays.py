@@ -1,7 +1,8 @@
 """Matrices as people bring them, read by one rule: labels are kept, what is masked is missing."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from jaxfact.inputs import problem_with
 ROW, COLUMN = "row", "column"
 LARGEST = 2**28  # entries that are read without being asked for more: two gigabytes in double precision
 Labels = Sequence | np.ndarray | pd.Index
+_NAMED = 8  # arrays of a file that an error lists
 _LABELS = "iufbOUM"  # kinds of labels that coordinates and the files written from them can hold
 
 
@@ -91,7 +93,7 @@ def labels_of(value: Any) -> tuple[np.ndarray | pd.Index | None, np.ndarray | pd
     return None, None
 
 
-def stored(matrix: Any, name: str) -> tuple[np.ndarray, np.ndarray, Float[np.ndarray, " k"]]:
+def stored(matrix: Any, name: str, first: int = 0) -> tuple[np.ndarray, np.ndarray, Float[np.ndarray, " k"]]:
     """Return rows, columns and values of the entries that a sparse matrix stores, zeros among them.
 
     Raises ValueError for anything but two dimensions and for an entry that is stored twice.
@@ -101,18 +103,64 @@ def stored(matrix: Any, name: str) -> tuple[np.ndarray, np.ndarray, Float[np.nda
     entries = matrix.tocoo()
     again = repeated(entries.row, entries.col, matrix.shape)
     if again is not None:
-        given = f"row {entries.row[again]}, column {entries.col[again]} a second time"
-        raise problem_with(name, given, "needs each entry once", "sum repeats with sum_duplicates(), or keep the last")
+        given = f"row {first + entries.row[again]}, column {first + entries.col[again]} a second time"
+        raise problem_with(name, given, f"needs each entry once (counted from {first})", "sum them, or keep the last")
     return entries.row, entries.col, as_array(entries.data, name)
 
 
-def dense(matrix: Any, name: str, absent: Absent, largest: int, instead: str = "") -> Float[np.ndarray, "m n"]:
+def dense(
+    matrix: Any, name: str, absent: Absent, largest: int, instead: str = "", first: int = 0
+) -> Float[np.ndarray, "m n"]:
     """Return a sparse matrix as an array; what it does not store is 0 or, if missing, NaN."""
     check_size(name, matrix.shape, largest, instead)
-    rows, columns, values = stored(matrix, name)
+    rows, columns, values = stored(matrix, name, first)
     full = np.full(matrix.shape, np.nan if absent == Absent.MISSING else 0, values.dtype)
     full[rows, columns] = values
     return full
+
+
+def from_file(
+    values: Any, path: Path, said: str = "", rows: Labels | None = None, columns: Labels | None = None
+) -> xr.DataArray:
+    """Return an array out of a file as a labelled matrix, its attribute `read` what is to be said of it."""
+    if np.asarray(values).dtype.kind == "c":
+        said = "; ".join(filter(None, [said, "complex numbers without imaginary part"]))
+    numbers = as_array(values, path.name)
+    if numbers.ndim != 2 or numbers.size == 0:
+        given = f"an array of shape {numbers.shape}"
+        raise problem_with(path.name, given, "needs an m×n matrix with entries", "reshape it to two dimensions")
+    return labelled(numbers, rows, columns).assign_attrs(read=said)
+
+
+def from_sparse_file(
+    matrix: Any,
+    path: Path,
+    options: ReadOptions,
+    rows: Labels | None = None,
+    columns: Labels | None = None,
+    first: int = 0,
+) -> xr.DataArray:
+    """Return a sparse matrix out of a file, which counts from `first`, as a labelled matrix."""
+    absent = Absent.ZERO if options.absent is None else options.absent
+    values = dense(matrix, path.name, absent, options.largest, first=first)
+    said = f"sparse, {matrix.nnz} entries stored, absent ones " + ("as zeros" if absent == Absent.ZERO else "missing")
+    if options.absent is None:
+        said += " (--absent missing reads them as missing)"
+    return from_file(values, path, said, rows, columns)
+
+
+def chosen(path: Path, shapes: Mapping[str, Sequence[int]], variable: str | None, others: str = "") -> str:
+    """Return the name of the matrix in a file: the one asked for, or the only one."""
+    known = [f"{name} ({'×'.join(map(str, shape)) or 'a number'})" for name, shape in shapes.items()]
+    listed = ", ".join(known[:_NAMED]) + (f", … ({len(known) - _NAMED} more)" if len(known) > _NAMED else "")
+    if variable is not None and variable not in shapes:
+        instead = f"it holds {listed}" if known else "it holds no array of numbers"
+        raise problem_with("file", f"{path}:{variable}", "no array of numbers in the file has this name", instead)
+    if variable is None and len(shapes) != 1:
+        example = f"name one, for example {path.name}:{next(iter(shapes))}" if shapes else "save one matrix in it"
+        needed = f"holds {len(shapes)} arrays" + (f": {listed}" if known else "") + others
+        raise problem_with("file", path, needed, example)
+    return next(iter(shapes)) if variable is None else variable
 
 
 def repeated(rows: np.ndarray, columns: np.ndarray, shape: Sequence[int]) -> int | None:

@@ -155,7 +155,7 @@ def _real(array: np.ndarray, name: str) -> Float[np.ndarray, "..."]:
         return array.astype(np.float64, copy=False)
     if jnp.issubdtype(array.dtype, np.floating):
         return array.astype(np.float32, copy=False)
-    if jnp.issubdtype(array.dtype, np.integer):  # of four bits or two
+    if kind != "m" and jnp.issubdtype(array.dtype, np.integer):  # of four bits or two
         return array.astype(np.float64)
     what, instead = _UNREAL.get(kind, ("structures", "give one plain array, a field of it for example"))
     if kind == "V" and array.dtype.names is None:
