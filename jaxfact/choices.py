@@ -28,6 +28,15 @@ class Absent(enum.StrEnum):
     MISSING = "missing"
 
 
+class Labels(enum.StrEnum):
+    """What a table of text names: its columns in a first line, its rows in a first column, both, or neither."""
+
+    NONE = "none"
+    ROWS = "rows"
+    COLUMNS = "columns"
+    BOTH = "both"
+
+
 class Sensor(enum.StrEnum):
     """What is measured: ⟨A, X⟩ with Gaussian or ±1 matrices A, aᵀXb, entries, or a transform of signed entries."""
 
@@ -36,6 +45,18 @@ class Sensor(enum.StrEnum):
     RANK_ONE = "rank-one"
     ENTRIES = "entries"
     TRANSFORM = "transform"
+
+
+class DataSet(enum.StrEnum):
+    """Real matrices that are there by name: one out of this library's own dependencies, the others out of packages."""
+
+    ELEVATION = "elevation"
+    MOVIELENS = "movielens"
+    PM10 = "pm10"
+    INDIAN_PINES = "indian_pines"
+    FACES = "faces"
+    DIGITS = "digits"
+    CAMERA = "camera"
 
 
 class Format(enum.StrEnum):

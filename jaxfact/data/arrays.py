@@ -11,13 +11,13 @@ import scipy.sparse
 import xarray as xr
 from jaxtyping import Float
 
-from jaxfact.choices import Absent
+from jaxfact.choices import Absent, Labels
 from jaxfact.data.numbers import as_array, framed
 from jaxfact.inputs import problem_with
 
 ROW, COLUMN = "row", "column"
 LARGEST = 2**28  # entries that are read without being asked for more: two gigabytes in double precision
-Labels = Sequence | np.ndarray | pd.Index
+Names = Sequence | np.ndarray | pd.Index
 _NAMED = 8  # arrays of a file that an error lists
 _LABELS = "iufbOUM"  # kinds of labels that coordinates and the files written from them can hold
 
@@ -29,12 +29,14 @@ class ReadOptions(NamedTuple):
         entries: whether a table lists entries, one a line; None where its contents decide.
         absent: what the entries are that a sparse file does not store; None for zeros, which are then spoken of.
         largest: how many entries a matrix may have.
+        labels: what a table names; None where its contents decide.
         variable: which of several arrays in a file is the matrix, by its name or path; None for the only one.
     """
 
     entries: bool | None = None
     absent: Absent | None = None
     largest: int = LARGEST
+    labels: Labels | None = None
     variable: str | None = None
 
 
@@ -48,7 +50,7 @@ def check_size(name: object, shape: Sequence[int], largest: int, instead: str = 
         raise problem_with(str(name), given, needed, instead or asked)
 
 
-def labelled(values: np.ndarray, rows: Labels | None = None, columns: Labels | None = None) -> xr.DataArray:
+def labelled(values: np.ndarray, rows: Names | None = None, columns: Names | None = None) -> xr.DataArray:
     """Return an m×n matrix with the labels of its rows and columns as coordinates, where it has any."""
     labels = {
         name: xr.Variable(name, np.asarray(given), {"long_name": str(said)} if (said := _named(given)) else {})
@@ -120,7 +122,7 @@ def dense(
 
 
 def from_file(
-    values: Any, path: Path, said: str = "", rows: Labels | None = None, columns: Labels | None = None
+    values: Any, path: Path, said: str = "", rows: Names | None = None, columns: Names | None = None
 ) -> xr.DataArray:
     """Return an array out of a file as a labelled matrix, its attribute `read` what is to be said of it."""
     if np.asarray(values).dtype.kind == "c":
@@ -136,8 +138,8 @@ def from_sparse_file(
     matrix: Any,
     path: Path,
     options: ReadOptions,
-    rows: Labels | None = None,
-    columns: Labels | None = None,
+    rows: Names | None = None,
+    columns: Names | None = None,
     first: int = 0,
 ) -> xr.DataArray:
     """Return a sparse matrix out of a file, which counts from `first`, as a labelled matrix."""
