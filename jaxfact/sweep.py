@@ -164,7 +164,7 @@ class Part:
 
     def __init__(self, experiment: Experiment, tolerance: float | None, options: Options):
         first = check_experiment(experiment, options.axes)
-        _check_tolerance(tolerance, first.problem.unit.dtype)
+        _check_tolerance(tolerance, first.problem.dtype)
         method = optax.with_extra_args_support(first.method)
         checks = invariants.applying_to(method) if options.checked else ()
         can = options.compress and type(first.problem) is Factorization

@@ -198,7 +198,7 @@ def _sensed(problem: "Factorization", sense: Sensor, measurements: int, base_see
         Sensor.ENTRIES: operators.entries,
         Sensor.TRANSFORM: operators.transform,
     }[sense]
-    operator = draw(_key(base_seed, _OPERATOR), problem.rows, measurements, dtype=problem.unit.dtype)
+    operator = draw(_key(base_seed, _OPERATOR), problem.rows, measurements, dtype=problem.dtype)
     return Sensing.of(problem, operator)
 
 

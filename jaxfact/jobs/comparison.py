@@ -156,7 +156,7 @@ def _checked(problem: Problem, truth: Factorization, settings: ComparisonSetting
         raise problem_with("matrix", "all zeros", "needs a non-zero entry", "jf.sweep takes a zero target")
     if settings.scale is None:
         settings = replace(settings, scale=small_scale(problem.shape))
-    dtype = problem.unit.dtype
+    dtype = problem.dtype
     floor = 3 * float(rounding_floor(jnp.finfo(dtype).eps, settings.step_size))
     if settings.tolerance < floor:
         raise problem_with(
