@@ -97,9 +97,9 @@ def separated(path: object, lines: Lines) -> tuple[Lines, str]:
     if separator == NOTHING:
         last = places[-1] + 1
         ends = np.arange(len(blank)) >= last
-        return lines.without(ends, counted(len(blank) - last, "blank line") + " at the end"), separator
+        return lines.without(ends, counted(len(blank) - last, "blank line") + " left out at the end"), separator
     inner = blank[: places[-1]].sum()
-    lines = lines.without(blank, *([counted(int(inner), "blank line")] if inner else []))
+    lines = lines.without(blank, *([counted(int(inner), "blank line") + " left out"] if inner else []))
     if separator == "::":
         content = lines.content.replace(b"::", NOTHING.encode())
         ends = np.flatnonzero(np.frombuffer(content, np.uint8) == ord("\n"))

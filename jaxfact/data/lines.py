@@ -137,12 +137,12 @@ def _without_comments(lines: Lines) -> Lines:
     data = np.flatnonzero(~comments & ~lines.blank)
     leading = np.flatnonzero(comments[: data[0] if len(data) else None])
     comment = lines.line(leading[-1]).lstrip("#% ") if len(leading) else ""
-    return lines.without(comments, counted(int(comments.sum()), "comment line"))._replace(comment=comment)
+    return lines.without(comments, counted(int(comments.sum()), "comment line") + " left out")._replace(comment=comment)
 
 
 def counted(count: int, what: str) -> str:
-    """Return that so many lines were left out, in words."""
-    return f"{count} {what}{'s' if count > 1 else ''} left out"
+    """Return so many things in words."""
+    return f"{count} {what}{'s' if count > 1 else ''}"
 
 
 def _as_utf8(raw: bytes) -> tuple[bytes, str]:
