@@ -18,7 +18,7 @@ _MARKED = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _EXCEL = ("#N/A", "#NA", "#DIV/0!", "#VALUE!", "#REF!", "#NUM!", "#NAME?", "#NULL!")
-_NEWLINE, _SPACE, _TAB, _COMMENTS = ord("\n"), ord(" "), ord("\t"), (ord("#"), ord("%"))
+_NEWLINE, _SPACE, _TAB = ord("\n"), ord(" "), ord("\t")
 
 SPACES = " "  # runs of spaces and tabs
 NOTHING = "\x01"  # what separates the fields of a single column
@@ -56,7 +56,8 @@ class Lines(NamedTuple):
         """Which lines hold nothing but spaces and tabs."""
         starts = self.starts
         blank = starts == self.ends
-        padded = np.isin(self.octets[starts], (_SPACE, _TAB))
+        first = self.octets[starts]
+        padded = (first == _SPACE) | (first == _TAB)
         if padded.any():
             blank |= _per_line(_begun(self.octets), self.ends) == 0
         return blank
@@ -71,7 +72,7 @@ class Lines(NamedTuple):
 
     def line(self, place: int, most: int | None = None) -> str:
         """Return a line, or at most so many bytes of it."""
-        start, end = int(self.starts[place]), int(self.ends[place])
+        start, end = int(self.ends[place - 1]) + 1 if place else 0, int(self.ends[place])
         return self.content[start : end if most is None else min(end, start + most)].decode(errors="replace")
 
     def after(self, count: int) -> "Lines":
@@ -129,7 +130,8 @@ def lines_of(raw: bytes) -> Lines:
 
 
 def _without_comments(lines: Lines) -> Lines:
-    comments = np.isin(lines.octets[lines.starts], _COMMENTS)
+    first = lines.octets[lines.starts]
+    comments = (first == ord("#")) | (first == ord("%"))
     for place in np.flatnonzero(comments):
         comments[place] = not lines.line(int(place), 8).startswith(_EXCEL)
     if not comments.any():
@@ -172,6 +174,8 @@ def fields_of(lines: Iterable[str], separator: str) -> Iterator[list[str]]:
 
 def check_widths(path: object, lines: Lines, separator: str, width: int) -> None:
     """Refuse lines of another number of fields than `width`, naming the first."""
+    if separator != SPACES and _are_even(lines, separator, width):
+        return
     counts = _marks(lines, separator)
     if np.all(counts == width):
         return
@@ -184,6 +188,15 @@ def check_widths(path: object, lines: Lines, separator: str, width: int) -> None
         found = f"line {lines.number(place)} has {int(counts[place])} and others have {width}"
         instead = "fill short rows with NA, and quote text that holds a separator"
         raise problem_with("file", path, f"needs rows with equally many fields ({found})", instead)
+
+
+def _are_even(lines: Lines, separator: str, width: int) -> bool:
+    """Return whether every line has as many separators, which is quickly seen where it is so."""
+    marks = np.flatnonzero(lines.octets == ord(separator))
+    if len(marks) != len(lines.ends) * (width - 1):
+        return False
+    by_line = marks.reshape(len(lines.ends), width - 1)
+    return width == 1 or bool(np.all(by_line[:, -1] < lines.ends) and np.all(by_line[:, 0] >= lines.starts))
 
 
 def _marks(lines: Lines, separator: str) -> Int[np.ndarray, " lines"]:
