@@ -144,8 +144,10 @@ def from_sparse_file(
 ) -> xr.DataArray:
     """Return a sparse matrix out of a file, which counts from `first`, as a labelled matrix."""
     absent = Absent.ZERO if options.absent is None else options.absent
+    matrix = matrix.tocoo()
     values = dense(matrix, path.name, absent, options.largest, first=first)
-    said = f"sparse, {matrix.nnz} entries stored, absent ones " + ("as zeros" if absent == Absent.ZERO else "missing")
+    others = "as zeros" if absent == Absent.ZERO else "missing"
+    said = f"sparse, {len(matrix.data)} entries stored, absent ones {others}"
     if options.absent is None:
         said += " (--absent missing reads them as missing)"
     return from_file(values, path, said, rows, columns)

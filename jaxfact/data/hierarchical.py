@@ -11,11 +11,13 @@ import scipy.sparse
 import xarray as xr
 
 from jaxfact.data.arrays import ReadOptions, check_size, chosen, from_file, from_sparse_file, labels_of
+from jaxfact.data.text import read_text
 from jaxfact.inputs import problem_with
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _TEXT_OF_MATLAB = (b"char", b"cell", b"struct", b"function_handle")
 _SPARSE = {"csr_matrix": scipy.sparse.csr_array, "csc_matrix": scipy.sparse.csc_array}
+_LISTED = 4  # columns of a list of entries: row, column, value and perhaps a time
 _METADATA = (".zarray", ".zmetadata", "zarr.json")
 
 
@@ -55,7 +57,11 @@ def read_zarr(path: Path, options: ReadOptions) -> xr.DataArray:
     for file in path.rglob("*"):
         if file.name in _METADATA and b'"pickle"' in file.read_bytes():
             raise problem_with("file", path, "holds Python objects, which are never unpickled", "save plain numbers")
-    node: Any = zarr.open(path, mode="r")
+    try:
+        node: Any = zarr.open(path, mode="r")
+    except Exception as error:  # zarr has many, of its own and of others
+        needed = f"cannot be opened as Zarr ({type(error).__name__})"
+        raise problem_with("file", path, needed, "check that it is complete") from None
     if isinstance(node, zarr.Array):
         return _read_node(node, path, options)
     name = (options.variable or "").strip("/")
@@ -82,11 +88,10 @@ def read_parquet(path: Path, options: ReadOptions) -> xr.DataArray:
     with ParquetFile(path) as file:
         check_size(path.name, (file.metadata.num_rows, file.metadata.num_columns), options.largest)
         frame = file.read().to_pandas()
-    return from_frame(frame, path)
-
-
-def from_frame(frame: pd.DataFrame, path: Path) -> xr.DataArray:
-    """Return a table as a labelled matrix; a first column of text names its rows."""
+    if options.entries is not False and len(frame.columns) <= _LISTED or options.entries:
+        # It may be a list of entries, and what is one is decided in one place.
+        counts = isinstance(frame.index, pd.RangeIndex)
+        return read_text(path, frame.to_csv(index=not counts).encode(), options._replace(variable=None))
     said = ""
     if len(frame.columns) > 1 and _is_text(frame.iloc[:, 0]):
         said = f"rows named by the column {frame.columns[0]}"

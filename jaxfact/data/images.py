@@ -13,7 +13,7 @@ from jaxfact.data.arrays import ReadOptions, check_size, from_file
 
 IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".pgm", ".ppm", ".pbm", ".pnm", ".gif", ".webp")
 # Pillow goes by contents, not by suffix, and some of its other formats start programs.
-_FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "BMP", "PPM", "GIF", "WEBP")
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "PPM", "GIF", "WEBP")
 _OF_16_BITS = ("PNG", "PPM")  # formats whose mode I holds 16 bits; in others it may hold 32
 _ORIENTATION = 0x0112
 _pillow = threading.Lock()
@@ -21,14 +21,15 @@ _pillow = threading.Lock()
 
 def read_image(path: Path, options: ReadOptions) -> xr.DataArray:
     """Read grey levels from 0 to 1; numbers of more than 16 bits and floating-point ones stay as they are."""
+    from PIL import ImageOps
+
     with _opened(path) as image:
         check_size(path.name, (image.height, image.width), options.largest)
         form, said = image.format, [_frames(image), _depth(image)]
         if image.getexif().get(_ORIENTATION, 1) != 1:
-            from PIL import ImageOps
-
-            image = ImageOps.exif_transpose(image)
             said.append("turned as its EXIF orientation says")
+        image.load()  # which turns a TIFF
+        image = ImageOps.exif_transpose(image)
         said.append(_transparency(image))
         grey, about = _grey_levels(image, form)
     return from_file(grey, path, ", ".join(filter(None, [*said, about])))

@@ -96,7 +96,7 @@ def spread(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
 def _exponent(values: Float[np.ndarray, " k"], dtype: Any) -> int:
     """Return the e with 2^e ≤ max |y| < 2^(e+1); refuse values that records of this dtype cannot be in."""
     largest, limits = float(np.max(np.abs(values))), np.finfo(dtype)
-    if largest > limits.max or 0 < largest < limits.tiny:
+    if largest > float(limits.max) or 0 < largest < float(limits.tiny):
         given, needed = f"numbers up to {largest:.3g}", f"{dtype} records go from {limits.tiny:.1e} to {limits.max:.1e}"
         raise problem_with(
             "values", given, needed, "divide the matrix by a number of their size, or compute in float64"

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, ArrayLike, Bool, Float, ScalarLike
+from jaxtyping import Array, Bool, Float, ScalarLike
 
 from jaxfact.data.numbers import centred_exponent, times_power
 from jaxfact.inputs import problem_with
@@ -75,11 +75,11 @@ class Factorization(Problem):
 
     def __init__(
         self,
-        target: ArrayLike,
+        target: Any,
         *,
         shape: tuple[int, int] | None = None,
-        left: ArrayLike | None = None,
-        right: ArrayLike | None = None,
+        left: Any = None,
+        right: Any = None,
     ):
         target = as_target(target)
         floating = float if target.dtype.kind in "iub" else jnp.promote_types(target.dtype, "f4")

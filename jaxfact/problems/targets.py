@@ -76,7 +76,7 @@ def as_target(target: Any) -> np.ndarray | Array:
     if missing:
         raise problem_with(
             "target",
-            f"array with {missing} NaN or infinite entries",
+            f"array with {missing} masked, NaN or infinite entries",
             "a factorisation needs every entry",
             "fill or drop them: missing entries are the job of matrix completion",
         )
