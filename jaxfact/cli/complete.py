@@ -53,9 +53,10 @@ def complete(
     from jaxfact.reports.report import report
 
     folder = terminal.new_folder("jaxfact-complete", out)
-    known = source.read(as_json)
+    known = source.read()
     if not known.isnull().any():
         raise problem_with("matrix", matrix, "has no missing entry", f"run jaxfact compare {matrix}")
+    source.say(known, as_json)
     with terminal.progress_bar() as progress:
         found = recovery.complete(known, settings, centre=centre, splits=splits, progress=progress)
     terminal.tell(report(found), folder, as_json)
