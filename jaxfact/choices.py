@@ -21,6 +21,22 @@ class Centring(enum.StrEnum):
     BIASES = "biases"
 
 
+class Absent(enum.StrEnum):
+    """What the entries are that a sparse matrix does not store: zeros, as in arithmetic, or missing, as in ratings."""
+
+    ZERO = "zero"
+    MISSING = "missing"
+
+
+class Labels(enum.StrEnum):
+    """What a table of text names: its columns in a first line, its rows in a first column, both, or neither."""
+
+    NONE = "none"
+    ROWS = "rows"
+    COLUMNS = "columns"
+    BOTH = "both"
+
+
 class Sensor(enum.StrEnum):
     """What is measured: ⟨A, X⟩ with Gaussian or ±1 matrices A, aᵀXb, entries, or a transform of signed entries."""
 
@@ -29,6 +45,18 @@ class Sensor(enum.StrEnum):
     RANK_ONE = "rank-one"
     ENTRIES = "entries"
     TRANSFORM = "transform"
+
+
+class DataSet(enum.StrEnum):
+    """Real matrices that are there by name: one out of this library's own dependencies, the others out of packages."""
+
+    ELEVATION = "elevation"
+    MOVIELENS = "movielens"
+    PM10 = "pm10"
+    INDIAN_PINES = "indian_pines"
+    FACES = "faces"
+    DIGITS = "digits"
+    CAMERA = "camera"
 
 
 class Format(enum.StrEnum):

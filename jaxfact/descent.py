@@ -16,7 +16,7 @@ from jaxfact.numerics.draws import fold, key_of
 from jaxfact.numerics.products import is_long, keep
 from jaxfact.numerics.trees import PyTree
 from jaxfact.problems.base import Problem
-from jaxfact.problems.factors import AnyFactors
+from jaxfact.problems.factors import AnyFactors, as_arrays
 
 
 class Trajectory(NamedTuple):
@@ -59,6 +59,7 @@ def descend(
     steps = recorded_steps(every, num_steps)
     key = key_of(0) if key is None else key
     advance = stepper(problem, method, key, compensated)
+    factors = as_arrays(factors, None)
     start = (factors, initial_state(method, factors, compensated))
 
     def segment(carry, length):

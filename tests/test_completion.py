@@ -330,7 +330,7 @@ def test_bad_problems():
     truth = jf.random_target(KEY, (6, 5), [1.0])
     for build, message in [
         (lambda: jf.Completion.from_matrix(np.full((3, 2), np.nan)), "needs at least one observed entry"),
-        (lambda: jf.Completion.from_matrix(np.ones(3)), "needs m×n real numbers"),
+        (lambda: jf.Completion.from_matrix(np.ones(3)), "needs an m×n matrix"),
         (lambda: jf.Completion(*GOOD, (2, 2), truth=truth), r"needs the shape of the problem, \(2, 2\)"),
         (lambda: jf.Completion.of(truth, 0.0, KEY), "needs a number above 0, up to 1"),
         (lambda: jf.Completion.of(truth, 0.5, KEY, noise=-1.0), "needs a finite number, 0 or above"),

@@ -134,7 +134,7 @@ def test_dtype_and_batch(draw):
     ("build", "message"),
     [
         (lambda: operators.Dense(np.ones((3, 4))), "needs p matrices"),
-        (lambda: operators.Dense(np.full((2, 2, 2), np.nan)), "8 NaN"),
+        (lambda: operators.Dense(np.full((2, 2, 2), np.nan)), "8 entries that are NaN"),
         (lambda: operators.RankOne(np.ones((3, 4)), np.ones((2, 4))), "as many vectors"),
         (lambda: operators.Entries([0, 2], [0, 0], (2, 2)), "1 entries outside"),
         (lambda: operators.Entries([0, 0], [1, 1], (2, 2)), "1 repeated places"),

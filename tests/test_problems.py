@@ -221,7 +221,7 @@ REFUSED = [
     ([np.zeros((0, 3))], {}, ["array of shape (0, 3)", "at least one entry", "give a matrix"]),
     ([1j * np.ones((2, 2))], {}, ["complex128", "needs real numbers", "take the real part"]),
     ([[["a", "b"]]], {}, ["dtype <U1", "needs numbers", "convert the array"]),
-    ([[[1.0, np.nan], [np.inf, 0.0]]], {}, ["2 NaN or infinite", "needs every entry", "fill or drop"]),
+    ([[[1.0, np.nan], [np.inf, 0.0]]], {}, ["2 masked, NaN or infinite", "needs every entry", "fill or drop"]),
     ([[0.5, 1.0]], {"shape": (3, 3)}, ["[0.5, 1.0]", "largest first", "sort them"]),
     ([[1.0, -0.5]], {"shape": (3, 3)}, ["[1.0, -0.5]", "≥ 0", "sort them"]),
     ([[1.0, 0.5]], {"shape": (1, 3)}, ["shape=(1, 3)", "at least 2 rows and columns", "give fewer values"]),

@@ -285,8 +285,8 @@ def test_page_and_store(clean, tmp_path):
         (np.where(np.eye(3) > 0, 1.0, np.nan), {}, "leave a part without any"),
         (np.full((9, 9), 2.0), {}, "nothing but what centring by mean removes"),
         (np.full((9, 9), 0.1), {}, "nothing but what centring by mean removes"),  # up to rounding
-        (np.full((9, 9), np.inf), {}, "needs a finite number"),
-        (np.ones(4), {}, "needs m×n real numbers"),
+        (np.full((9, 9), np.inf), {}, "infinite entries: needs finite ones"),
+        (np.ones(4), {}, "needs an m×n matrix"),
         (low_rank(NOISE), {"max_steps": 205}, "multiple of check_every=10"),
     ],
 )

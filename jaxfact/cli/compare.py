@@ -9,7 +9,7 @@ import typer
 from jaxfact.choices import Sensor, Spectrum
 from jaxfact.cli import terminal
 from jaxfact.cli.register import X64, AsJson, Levels, command, listed_levels, with_settings
-from jaxfact.cli.targets import Target
+from jaxfact.cli.targets import AbsentEntries, Entries, Largest, Source, TableLabels, Target
 from jaxfact.inputs import problem_with
 from jaxfact.jobs.settings import ComparisonSettings
 
@@ -19,9 +19,15 @@ from jaxfact.jobs.settings import ComparisonSettings
 def compare(
     *,
     matrix: Annotated[
-        Path | None,
-        typer.Argument(help="A .npy, .npz, .csv, .tsv, .mtx or image file; the built-in elevation matrix if omitted."),
+        str | None,
+        typer.Argument(
+            help="A file, FILE:VARIABLE, or one of elevation, movielens, pm10, indian_pines, faces, digits, camera.",
+        ),
     ] = None,
+    entries: Entries = None,
+    absent: AbsentEntries = None,
+    labels: TableLabels = None,
+    largest: Largest = None,
     shape: Annotated[
         str | None, typer.Option(help="Make up a target of this size instead, for example 100x80.")
     ] = None,
@@ -41,9 +47,13 @@ def compare(
 ) -> Path:
     """Compare plain, balanced and noise-injected descent from thousands of random starts on one matrix.
 
-    For a matrix with missing entries, use jaxfact complete.
+    Without an argument, on the built-in elevation matrix. For a matrix with missing entries, use jaxfact complete.
+
+    Example: jaxfact compare MATRIX.csv --width 3 --seeds 1000
     """
-    target = Target(matrix, shape, rank, condition, spectrum, sense, measurements, tied)
+    target = Target(
+        Source(matrix, entries, absent, labels, largest), shape, rank, condition, spectrum, sense, measurements, tied
+    )
     settings = replace(settings, levels=tuple(listed_levels(levels)))
     if settings.width is None:
         settings = replace(settings, width=target.made_up_rank)
@@ -55,7 +65,7 @@ def compare(
     from jaxfact.reports.report import report
 
     folder = terminal.new_folder("jaxfact-compare", out)
-    problem = target.problem(settings.base_seed)
+    problem = target.problem(settings.base_seed, as_json)
     with terminal.progress_bar() as progress:
         found = comparison.compare(problem, settings, progress=progress)
     return terminal.tell(report(found), folder, as_json)

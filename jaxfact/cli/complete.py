@@ -8,6 +8,7 @@ import typer
 from jaxfact.choices import Centring
 from jaxfact.cli import terminal
 from jaxfact.cli.register import X64, AsJson, command, with_settings
+from jaxfact.cli.targets import AbsentEntries, Entries, Largest, Source, TableLabels
 from jaxfact.inputs import problem_with
 from jaxfact.jobs.settings import RecoverySettings
 
@@ -17,13 +18,17 @@ from jaxfact.jobs.settings import RecoverySettings
 def complete(
     *,
     matrix: Annotated[
-        Path,
+        str,
         typer.Argument(
             metavar="MATRIX",
-            help="A file holding a matrix with NaN or empty fields, or a .csv of row,column,value.",
+            help="A file of a matrix that lacks entries or of a list of entries, FILE:VARIABLE, or movielens or pm10.",
             show_default=False,
         ),
     ],
+    entries: Entries = None,
+    absent: AbsentEntries = None,
+    labels: TableLabels = None,
+    largest: Largest = None,
     settings: RecoverySettings,
     centre: Annotated[
         Centring, typer.Option(help="Removed before the descent, and added to the predictions.")
@@ -39,16 +44,19 @@ def complete(
 
     Plain, balanced and noise-injected descent fit the training entries of each split; validation entries choose the
     step, test entries judge. For a matrix without missing entries, use jaxfact compare.
+
+    Example: jaxfact complete ratings.csv --width 5 --centre biases
     """
+    source = Source(matrix, entries, absent, labels, largest)
     terminal.configure(x64)
-    from jaxfact import data
     from jaxfact.jobs import recovery
     from jaxfact.reports.report import report
 
     folder = terminal.new_folder("jaxfact-complete", out)
-    known = data.read(matrix)
-    if (known == known).all():  # no NaN
+    known = source.read()
+    if not known.isnull().any():
         raise problem_with("matrix", matrix, "has no missing entry", f"run jaxfact compare {matrix}")
+    source.say(known, as_json)
     with terminal.progress_bar() as progress:
         found = recovery.complete(known, settings, centre=centre, splits=splits, progress=progress)
     return terminal.tell(report(found), folder, as_json)

@@ -17,7 +17,10 @@ def export(
     to: Annotated[Format, typer.Option(help="One row per run as text or in columns, or the whole dataset.")],
     out: Annotated[Path | None, typer.Option(help="New file.  [default: beside the store]")] = None,
 ) -> Path:
-    """Write the finished runs of a store for other programs."""
+    """Write the finished runs of a store for other programs.
+
+    Example: jaxfact export runs/a.zarr --to csv
+    """
     from jaxfact.results import export as writing
 
     write = {Format.CSV: writing.to_csv, Format.PARQUET: writing.to_parquet, Format.NETCDF: writing.to_netcdf}[to]

@@ -9,7 +9,10 @@ from jaxfact.version import __version__
 
 @command(place=90)
 def info() -> None:
-    """Print versions, devices and precision."""
+    """Print versions, devices and precision.
+
+    Example: jaxfact info
+    """
     terminal.configure(x64=False)
     from importlib.metadata import version
 

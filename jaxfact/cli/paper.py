@@ -20,7 +20,10 @@ def paper(
     as_json: AsJson = False,
     x64: X64 = False,
 ) -> Path | None:
-    """Run the experiments of a paper at a small size, and say whether they show what the paper says."""
+    """Run the experiments of a paper at a small size, and say whether they show what the paper says.
+
+    Example: jaxfact paper wind-2023
+    """
     if name is None and (seeds is not None or out is not None or as_json):
         raise problem_with("paper", None, "--seeds, --out and --json need a name", "jaxfact paper lists the names")
     terminal.configure(x64)

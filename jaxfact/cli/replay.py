@@ -38,6 +38,8 @@ def replay(
     """Run one run of a store again, step by step, and check that it reproduces every stored number bit for bit.
 
     This executes the text of the experiment's file that the store holds: trust a store as you would trust a script.
+
+    Example: jaxfact replay runs/a.zarr --seed 8123 step_size=0.1
     """
     chosen: dict[str, Any] = {"seed": seed, "variant": variant, "axes": _axes(point or [])}
     if out is not None:

@@ -14,7 +14,10 @@ def report(
     store: Store,
     out: Annotated[Path | None, typer.Option(help="New folder.  [default: jaxfact-report, or the next free]")] = None,
 ) -> Path:
-    """Draw figures and write one HTML page of a sweep, finished or not, or of any store of results."""
+    """Draw figures and write one HTML page of a sweep, finished or not, or of any store of results.
+
+    Example: jaxfact report runs/a.zarr
+    """
     from jaxfact.reports.pages import PAGE
     from jaxfact.reports.report import report as report_on
 

@@ -17,7 +17,10 @@ def status(
     store: Store,
     as_json: AsJson = False,
 ) -> None:
-    """Say how far a sweep has got, how its runs ended, and who is working on it."""
+    """Say how far a sweep has got, how its runs ended, and who is working on it.
+
+    Example: jaxfact status runs/a.zarr
+    """
     from jaxfact.store.status import status as look
 
     if as_json:

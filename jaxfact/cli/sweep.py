@@ -69,6 +69,8 @@ def sweep(
 
     The same command goes on where it was interrupted, adds what more --seeds or --axis values ask for, and may be run
     several times at once on the same store.
+
+    Example: jaxfact sweep FILE.py:experiment --axis step_size=0.1:1:16:log --store runs/a.zarr
     """
     count = _device_count(devices)
     axes = _axes(axis or [])

@@ -1,14 +1,18 @@
-"""What the options of `compare` say about the matrix: read or made up, and seen whole or through measurements."""
+"""What options say about the matrix: read or made up, and seen whole or through measurements."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from jaxfact.choices import Sensor, Spectrum
+import typer
+
+from jaxfact.choices import Absent, DataSet, Labels, Sensor, Spectrum
 from jaxfact.inputs import positive_integer, problem_with
 
 if TYPE_CHECKING:
     import numpy as np
+    import xarray as xr
     from jaxtyping import PRNGKeyArray
 
     from jaxfact.problems.base import Problem
@@ -18,6 +22,81 @@ _RANK, _CONDITION = 5, 10.0
 _TARGET, _OPERATOR = range(2)
 
 
+Entries = Annotated[
+    bool | None,
+    typer.Option(
+        "--entries/--no-entries",
+        help="A text file lists entries, a line each, or is a table.  [default: its contents decide]",
+        show_default=False,
+    ),
+]
+AbsentEntries = Annotated[
+    Absent | None,
+    typer.Option(
+        "--absent", help="Entries that a list or a sparse file does not have.  [default: missing in a list, else zero]"
+    ),
+]
+TableLabels = Annotated[
+    Labels | None, typer.Option("--labels", help="What a text table names.  [default: its contents decide]")
+]
+Largest = Annotated[
+    int | None, typer.Option(help="Entries that a file may ask for.  [default: 268435456, two gigabytes]")
+]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A matrix out of a file or of the data sets, as the argument and its options have it.
+
+    An existing file wins over a data set of its name. Raises ValueError for what is neither, before anything is loaded,
+    and for options where there is no file to read.
+    """
+
+    name: str | None
+    entries: bool | None
+    absent: Absent | None
+    labels: Labels | None
+    largest: int | None
+
+    def __post_init__(self) -> None:
+        options = (self.entries, self.absent, self.labels, self.largest)
+        if not self._is_file and options != (None,) * len(options):
+            given = "no file" if self.name is None else self.name
+            needed = "--entries, --absent, --labels and --largest say how a file is read"
+            raise problem_with("matrix", given, needed, "leave them out, or name a file")
+        if self.name is None or self._is_file or self.name in tuple(DataSet):
+            return
+        if Path(self.name).suffix or len(Path(self.name).parts) > 1:
+            raise problem_with("file", self.name, "does not exist or is not a file", "check the path")
+        needed = "is neither a file nor a data set"
+        raise problem_with("matrix", self.name, needed, f"give a file, or one of {', '.join(DataSet)}")
+
+    @property
+    def _is_file(self) -> bool:
+        """Whether it is a file, or a variable of one."""
+        if self.name is None:
+            return False
+        parts = self.name.split(":")
+        files = [Path(":".join(parts[:count])) for count in range(1, len(parts) + 1)]
+        return any(file.is_file() or (file.is_dir() and file.suffix) for file in files)
+
+    def read(self) -> "xr.DataArray":
+        """Read it; without a name, it is the built-in matrix."""
+        from jaxfact import data
+
+        if self.name is None:
+            return data.load(DataSet.ELEVATION)
+        if not self._is_file:
+            return data.load(self.name)
+        largest = {} if self.largest is None else {"largest": self.largest}
+        return data.read(self.name, entries=self.entries, absent=self.absent, labels=self.labels, **largest)
+
+    def say(self, matrix: "xr.DataArray", as_json: bool) -> None:
+        """Print what was read in one line; of the built-in matrix the tables tell."""
+        if self.name is not None:
+            print(f"{self.name}: {matrix.attrs['read']}", file=sys.stderr if as_json else sys.stdout)
+
+
 @dataclass(frozen=True)
 class Target:
     """The matrix and how it is seen, each as its option has it.
@@ -25,7 +104,7 @@ class Target:
     Raises ValueError for options that contradict each other.
     """
 
-    matrix: Path | None
+    source: Source
     shape: str | None
     rank: int | None
     condition: float | None
@@ -37,7 +116,7 @@ class Target:
     def __post_init__(self) -> None:
         if self.rank is not None:
             positive_integer("--rank", self.rank, "5 is the default")
-        if self.matrix is not None and self.shape is not None:
+        if self.source.name is not None and self.shape is not None:
             raise problem_with("--shape", self.shape, "a matrix is given too", "give one of the two")
         if self.shape is None and (self.rank, self.condition, self.spectrum) != (None, None, None):
             raise problem_with("--rank, --condition, --spectrum", "given", "they need --shape", "add --shape 100x80")
@@ -53,11 +132,11 @@ class Target:
             return None
         return _RANK if self.rank is None else self.rank
 
-    def problem(self, base_seed: int) -> "Problem":
+    def problem(self, base_seed: int, as_json: bool) -> "Problem":
         """Read it or make it up; what is drawn for that derives from `base_seed`."""
         from jaxfact.problems.tied import Tied
 
-        whole = _read(self.matrix) if self.shape is None else self._made_up(self.shape, base_seed)
+        whole = _read(self.source, as_json) if self.shape is None else self._made_up(self.shape, base_seed)
         seen = whole
         if self.sense is not None and self.measurements is not None:
             seen = _sensed(whole, self.sense, self.measurements, base_seed)
@@ -100,15 +179,15 @@ def _sizes(shape: str) -> tuple[int, int]:
     return m, n
 
 
-def _read(matrix: Path | None) -> "Factorization":
-    from jaxfact import data
+def _read(source: Source, as_json: bool) -> "Factorization":
     from jaxfact.problems.factorization import Factorization
 
-    target = data.load("elevation") if matrix is None else data.read(matrix)
+    target = source.read()
     if not target.any():
-        raise problem_with("matrix", matrix, "is zero throughout", "give a matrix with a non-zero entry")
-    if (target != target).any():  # NaN
-        raise problem_with("matrix", matrix, "has missing entries", f"run jaxfact complete {matrix}")
+        raise problem_with("matrix", source.name, "is zero throughout", "give a matrix with a non-zero entry")
+    if target.isnull().any():
+        raise problem_with("matrix", source.name, "has missing entries", f"run jaxfact complete {source.name}")
+    source.say(target, as_json)
     return Factorization(target)
 
 
@@ -123,7 +202,7 @@ def _sensed(problem: "Factorization", sense: Sensor, measurements: int, base_see
         Sensor.ENTRIES: operators.entries,
         Sensor.TRANSFORM: operators.transform,
     }[sense]
-    operator = draw(_key(base_seed, _OPERATOR), problem.rows, measurements, dtype=problem.unit.dtype)
+    operator = draw(_key(base_seed, _OPERATOR), problem.rows, measurements, dtype=problem.dtype)
     return Sensing.of(problem, operator)
 
 

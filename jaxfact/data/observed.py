@@ -1,11 +1,15 @@
 """Observed entries of a matrix, as a user gives them: checked, and split at random."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import ArrayLike, Float, Int, PRNGKeyArray
+import pandas as pd
+import scipy.sparse
+from jaxtyping import Float, Int, PRNGKeyArray
 
+from jaxfact.data.arrays import as_matrix, repeated, stored
+from jaxfact.data.numbers import as_array
 from jaxfact.inputs import problem_with
 
 
@@ -17,9 +21,27 @@ class Observed(NamedTuple):
     values: Float[np.ndarray, " k"]
 
 
-def checked_entries(rows: ArrayLike, columns: ArrayLike, values: ArrayLike, shape: tuple[int, int]) -> Observed:
-    """Return the entries as arrays, or refuse them."""
-    observed = Observed(np.asarray(rows), np.asarray(columns), np.asarray(values))
+def entries_of(matrix: Any, name: str = "matrix") -> tuple[Observed, tuple[int, int]]:
+    """Return the observed entries of a matrix, row by row, and its shape.
+
+    What is masked, NaN or absent from a sparse matrix is missing; such a matrix is never filled in. Raises ValueError
+    where `as_matrix` does.
+    """
+    if scipy.sparse.issparse(matrix):
+        rows, columns, values = stored(matrix, name)
+        seen = np.flatnonzero(~np.isnan(values))
+        seen = seen[np.lexsort((columns[seen], rows[seen]))]
+        found, (m, n) = Observed(rows[seen], columns[seen], values[seen]), matrix.shape
+    else:
+        numbers = as_matrix(matrix, name).values
+        rows, columns = np.nonzero(~np.isnan(numbers))
+        found, (m, n) = Observed(rows, columns, numbers[rows, columns]), numbers.shape
+    return found, (int(m), int(n))
+
+
+def checked_entries(rows: Any, columns: Any, values: Any, shape: tuple[int, int]) -> Observed:
+    """Return the entries as arrays, the values in float64 or float32, or refuse them."""
+    observed = Observed(numbered(rows), numbered(columns), as_array(values, "values"))
     sizes = [x.shape for x in observed]
     if len(set(sizes)) > 1 or observed.rows.ndim != 1:
         instead = "give the row, column and value of each observed entry"
@@ -37,9 +59,6 @@ def checked_entries(rows: ArrayLike, columns: ArrayLike, values: ArrayLike, shap
             raise problem_with(
                 name, given, f"needs numbers from 0 to {size - 1}", "count from 0, or give a larger shape"
             )
-    if observed.values.dtype.kind not in "iubf":
-        given = f"numbers of dtype {observed.values.dtype}"
-        raise problem_with("values", given, "needs real numbers", "convert them to a floating dtype first")
     broken = np.flatnonzero(~np.isfinite(observed.values))
     if len(broken):
         given = f"{observed.values[broken[0]]} at position {broken[0]}"
@@ -72,11 +91,14 @@ def split(entries: Observed, key: PRNGKeyArray, **shares: float) -> dict[str, Ob
     }
 
 
+def numbered(numbers: Any) -> np.ndarray:
+    """Return row or column numbers as an array; those that are no whole numbers are refused by their dtype."""
+    plain = numbers.to_numpy() if isinstance(numbers, pd.Series | pd.Index) else np.ma.asanyarray(numbers)
+    return as_array(plain, "rows, columns") if np.ma.is_masked(plain) else np.asarray(plain)
+
+
 def _check_repeats(observed: Observed, shape: tuple[int, int]) -> None:
-    flat = observed.rows.astype(np.int64) * shape[1] + observed.columns
-    order = np.argsort(flat, kind="stable")
-    again = order[1:][np.diff(flat[order]) == 0]
-    if len(again):
-        at = int(again.min())
+    at = repeated(observed.rows, observed.columns, shape)
+    if at is not None:
         given = f"({observed.rows[at]}, {observed.columns[at]}) a second time at position {at}"
         raise problem_with("rows, columns", given, "needs each entry once", "average the repeats, or keep the last")

@@ -1,111 +1,189 @@
-"""Targets: real matrices by name, the user's own file, and made-up spectra."""
+"""Matrices by name and out of files of any kind, with their labels and a line that says what was read."""
 
-import io
+import csv
+import tempfile
 import warnings
-import zipfile
 from pathlib import Path
-from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
-from jaxtyping import Array, Float
+import xarray as xr
 
-from jaxfact.choices import Spectrum
-from jaxfact.data.centring import Centred as Centred
-from jaxfact.data.centring import remove_biases as remove_biases
-from jaxfact.data.centring import remove_mean as remove_mean
-from jaxfact.inputs import positive, positive_integer, problem_with
+from jaxfact.choices import Absent, Labels
+from jaxfact.data import entries as lists
+from jaxfact.data.arrays import COLUMN, LARGEST, ROW, ReadOptions
+from jaxfact.data.formats import READERS
+from jaxfact.data.packed import WRAPPERS, contents, unpacked
+from jaxfact.data.text import SUFFIXES, opened, read_text
+from jaxfact.inputs import positive_integer, problem_with
 
-_IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".pgm", ".gif", ".webp")
-_LARGEST = 2**28  # entries of a matrix read from a list, two gigabytes
-_READABLE = f".npy, .npz, .csv, .tsv, .mtx and images ({', '.join(_IMAGES)})"
-
-Matrix = Float[np.ndarray, "m n"]
+_SLACK = 2**20  # bytes of a file beside the eight of each entry
 
 
-def load(name: str, *, path: str | Path | None = None) -> Matrix:
+def load(name: str, *, path: str | Path | None = None) -> xr.DataArray:
     """Return a real m×n matrix by its name, in double precision, with NaN where an entry is missing.
 
     "elevation" is built in: 344×403 metres of a fault scarp (US Geological Survey, public domain, inside matplotlib),
     its mean removed. The others come out of optional packages, as they are stored there, neither centred nor scaled:
-    "movielens" (671×9066, 1.6 % observed), "pm10" (70×4383, 49 %), "indian_pines" (21025×200), "faces" (400×10304),
-    "digits" (1797×64) and "camera" (512×512); docs/data.md has units, terms of use and packages. `path` is the
-    air.rda of "pm10" where R does not have it. Raises ValueError for other names, a missing package and a wrong path;
-    `read` takes files.
+    "movielens" (671×9066, 1.6 % observed, labelled by the published numbers of users and films), "pm10" (70×4383,
+    49 %), "indian_pines" (21025×200), "faces" (400×10304), "digits" (1797×64) and "camera" (512×512); docs/data.md has
+    units, terms of use and packages. `path` is the air.rda of "pm10" where R does not have it. Raises ValueError for
+    other names, a missing package and a wrong path; `read` takes files.
     """
     from jaxfact.data import datasets
 
-    return datasets.load(name, path)
+    matrix = datasets.load(name, path)
+    return matrix.assign_attrs(read=_said(matrix))
 
 
-def read(path: str | Path) -> Matrix:
-    """Read a matrix from a .npy, .npz, .csv, .tsv, Matrix Market .mtx or image file, as it is stored; NaN is missing.
+def read(
+    path: str | Path,
+    *,
+    entries: bool | None = None,
+    absent: Absent | None = None,
+    labels: Labels | None = None,
+    largest: int = LARGEST,
+) -> xr.DataArray:
+    """Read a matrix from a file, as it is stored; NaN is missing. Its attribute `read` says in a line what was read.
 
-    An empty field of a text file is missing too. A text file whose first line is `row,column,value` holds one observed
-    entry per line, whose row and column may be any numbers: in order they become 0, 1, 2, …. An image becomes grey
-    levels from 0 to 1; a floating-point one stays as it is. Pickled objects are never opened.
+    A table of text (.csv, .tsv, .txt, .dat, …) may have names of rows and columns, any usual separator, a decimal
+    comma, and any usual mark for what is missing; a list has the row, the column and the value of an entry per line.
+    docs/data.md says how they are told apart. Files may be compressed (.gz, .bz2, .xz, .zst, .zip). An image becomes
+    grey levels from 0 to 1; a floating-point one stays as it is. Pickled objects are never opened.
+
+    Args:
+        path: the file, or FILE:VARIABLE where it holds several.
+        entries: whether a table lists entries, one per line; None where its contents decide.
+        absent: what the entries are that a sparse file or a list does not have. None: zeros of a sparse file, missing
+            ones of a list, and the line says so.
+        labels: what a table of text names; None where its contents decide.
+        largest: how many entries a matrix may have, and an eighth of the bytes of its text.
 
     Raises ValueError for a file that is missing, of an unknown format, damaged, or not an m×n matrix of reals, for
-    infinite entries, and for an entry that is given twice.
+    contents that allow two readings, for infinite entries, and for an entry that is given twice.
     """
-    path = Path(path)
-    readers = {
-        ".npy": _read_npy,
-        ".npz": _read_npz,
-        ".csv": _read_text,
-        ".tsv": _read_text,
-        ".mtx": _read_market,
-    }
-    readers |= dict.fromkeys(_IMAGES, _read_image)
-    if not path.is_file():
+    file, variable = _located(path)
+    options = _options(entries, absent, labels, largest, variable)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what a parser merely warns of shows in the matrix it returns
+        matrix = _read(file, options)
+    _check_matrix(file, matrix)
+    single = matrix.dtype.newbyteorder("=") == np.float32
+    matrix = matrix.astype(np.float32 if single else np.float64, copy=False)
+    return matrix.assign_attrs(read="; ".join(filter(None, [_said(matrix), matrix.attrs.get("read")])))
+
+
+def read_entries(path: str | Path, *, largest: int = LARGEST) -> lists.Listed:
+    """Read a list of entries without making it a matrix, for one that would be too large.
+
+    The result has `rows`, `columns` and `values` for `Completion`, its `shape`, and the labels in their order. Raises
+    ValueError where `read(path, entries=True)` does, but for the size of the matrix; `largest` bounds the text.
+    """
+    file, variable = _located(path)
+    options = _options(True, None, None, largest, variable)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        name, raw = _text(file, options)
+        if Path(name).suffix.lower() not in SUFFIXES:
+            raise _unknown(file)
+        lines, sample = opened(file, raw, options._replace(variable=None))
+        columns = lists.columns_of(file, lines, sample, True)
+        assert columns is not None
+        return lists.listed(file, lines, sample, columns)
+
+
+def _options(
+    entries: bool | None, absent: Absent | None, labels: Labels | None, largest: int, variable: str | None
+) -> ReadOptions:
+    """Return the options, checked; a choice may be given by its value."""
+    positive_integer("largest", largest, f"{LARGEST} is the default")
+    if entries not in (None, True, False):
+        raise problem_with("entries", repr(entries), "needs True, False or None", "leave it out to let the file decide")
+    chosen = {}
+    for name, given, kind in (("absent", absent, Absent), ("labels", labels, Labels)):
+        if given is not None and given not in tuple(kind):
+            raise problem_with(name, repr(given), f"needs one of {', '.join(kind)}", "leave it out for the usual")
+        chosen[name] = None if given is None else kind(given)
+    return ReadOptions(entries, largest=largest, variable=variable, **chosen)
+
+
+def _located(path: str | Path) -> tuple[Path, str | None]:
+    """Return the file, and what stands behind a colon if the whole is not a file."""
+    text = str(path)
+    if not Path(text).exists() and ":" in text:
+        for place in (place for place, letter in enumerate(text) if letter == ":"):
+            if Path(text[:place]).exists() and text[:place] and text[place + 1 :]:
+                return Path(text[:place]), text[place + 1 :]
+    if not Path(text).exists():
         raise problem_with("file", path, "does not exist or is not a file", "check the path")
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise problem_with("file", path, f"needs one of {_READABLE}", "convert it, for example with numpy.save")
+    return Path(text), None
+
+
+def _read(file: Path, options: ReadOptions) -> xr.DataArray:
+    suffix = file.suffix.lower()
+    if not (file.is_file() or (file.is_dir() and suffix == ".zarr")):
+        raise problem_with("file", file, "does not exist or is not a file", "check the path")
+    if suffix in SUFFIXES or suffix in WRAPPERS:
+        name, raw = _text(file, options)
+        inner = Path(name).suffix.lower()
+        if inner in SUFFIXES:
+            return _text_matrix(file, raw, options._replace(variable=None) if suffix == ".zip" else options)
+        return _unwrapped(file, Path(name).name, raw, options)
+    if suffix not in READERS:
+        raise _unknown(file)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what a parser merely warns of shows in the matrix it returns
-            matrix = reader(path)
+        return READERS[suffix](file, options)
     except Exception as error:  # damage surfaces as nearly anything: NumPy, zipfile, SciPy and Pillow parse these files
-        raise _unreadable(path, error) from None
-    _check_matrix(path, matrix)
-    return matrix.astype(np.float32 if matrix.dtype.newbyteorder("=") == np.float32 else np.float64)
+        raise _unreadable(file, error) from None
 
 
-def singular_values(
-    rank: Any, condition: Any, spectrum: Spectrum = Spectrum.LINEAR, *, padded_to: int | None = None
-) -> Float[np.ndarray, " r"] | Float[Array, " r"]:
-    """Return `rank` singular values from 1 down to 1/condition.
-
-    LINEAR and GEOMETRIC are evenly spaced in the value and in its logarithm, STEP is 1 except for the last. Both
-    numbers may be axes of a sweep; a rank that is one needs its largest value, `padded_to`, and is followed by zeros.
-    Raises ValueError for a rank below 1 or above `padded_to`, and a condition number below 1.
-    """
-    traced = [isinstance(x, Tracer) for x in (rank, condition)]
-    if not traced[0]:
-        positive_integer("rank", np.asarray(rank).item(), "give the number of singular values")
-    if not traced[1]:
-        positive("condition", condition, "1 makes them all equal")
-        if condition < 1:
-            raise problem_with("condition", condition, "needs σ₁/σ_r, 1 or above", "give its inverse")
-    if padded_to is None and traced[0]:
-        raise problem_with("rank", "a traced number", "needs a bound", "pass padded_to=, its largest value")
-    count = int(rank) if padded_to is None else padded_to
-    if not traced[0] and rank > count:
-        raise problem_with("rank", int(rank), f"is above padded_to={count}", "raise padded_to")
-    library = jnp if any(traced) else np
-    place = library.arange(count)
-    along = place / library.maximum(rank - 1, 1)
-    values = {
-        Spectrum.LINEAR: 1 + along * (1 / condition - 1),
-        Spectrum.GEOMETRIC: (1 / condition) ** along,
-        Spectrum.STEP: library.where(place == rank - 1, 1 / condition, 1.0),
-    }[spectrum]
-    return library.where(place < rank, values, 0)
+def _text(file: Path, options: ReadOptions) -> tuple[str, bytes]:
+    """Return the name and the bytes of a file, out of its wrapper."""
+    most = 8 * options.largest + _SLACK
+    if file.suffix.lower() not in WRAPPERS:
+        return file.name, contents(file, most)
+    try:
+        return unpacked(file, options.variable, most)
+    except Exception as error:  # each of the libraries has its own for damage
+        raise _unreadable(file, error) from None
 
 
-def _check_matrix(path: Path, matrix: np.ndarray) -> None:
+def _text_matrix(file: Path, raw: bytes, options: ReadOptions) -> xr.DataArray:
+    try:
+        return read_text(file, raw, options)
+    except csv.Error as error:
+        raise _unreadable(file, error) from None
+
+
+def _unwrapped(file: Path, name: str, raw: bytes, options: ReadOptions) -> xr.DataArray:
+    """Read a binary format out of its wrapper, by way of a file of its own name."""
+    reader = READERS.get(Path(name).suffix.lower())
+    if reader is None:
+        raise _unknown(file)
+    with tempfile.TemporaryDirectory() as folder:
+        bare = Path(folder, name)
+        bare.write_bytes(raw)
+        try:
+            return reader(bare, options).load()
+        except Exception as error:  # damage surfaces as nearly anything
+            raise _unreadable(file, error) from None
+
+
+def _unknown(file: Path) -> ValueError:
+    known = f"{', '.join((*SUFFIXES, *READERS))}, perhaps with {', '.join(WRAPPERS)} behind it"
+    return problem_with("file", file, f"needs one of {known}", "convert it, for example with numpy.save")
+
+
+def _unreadable(file: Path, error: Exception) -> ValueError:
+    if isinstance(error, ValueError) and file.name in str(error):
+        return error
+    detail = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".;")
+    if "allow_pickle" in detail:
+        return problem_with("file", file, "holds Python objects, which are never unpickled", "save plain numbers")
+    needed = f"cannot be read as {file.suffix} ({detail})"
+    return problem_with("file", file, needed, "check that it is complete and holds one array")
+
+
+def _check_matrix(path: Path, matrix: xr.DataArray) -> None:
     given = f"an array of shape {matrix.shape} and dtype {matrix.dtype}"
     if matrix.dtype.kind == "c":
         raise problem_with(path.name, given, "needs real numbers", "save the real part or the modulus")
@@ -113,93 +191,26 @@ def _check_matrix(path: Path, matrix: np.ndarray) -> None:
         raise problem_with(path.name, given, "needs numbers", "save the array with a numeric dtype")
     if matrix.ndim != 2 or matrix.size == 0:
         raise problem_with(path.name, given, "needs an m×n matrix with entries", "reshape it to two dimensions")
-    infinite = int(np.sum(np.isinf(matrix)))
-    if infinite:
-        given = f"{infinite} infinite entries"
+    infinite = np.argwhere(np.isinf(matrix.values))
+    if len(infinite):
+        row, column = infinite[0]
+        given = f"{len(infinite)} infinite entries, the first in row {row}, column {column} (from 0)"
         raise problem_with(path.name, given, "needs finite numbers, and NaN where an entry is missing", "replace them")
-    if np.all(np.isnan(matrix)):
+    if np.all(np.isnan(matrix.values)):
         raise problem_with(
             path.name, f"{matrix.shape[0]}×{matrix.shape[1]} NaN", "needs an observed entry", "fill some in"
         )
 
 
-def _read_npy(path: Path) -> np.ndarray:
-    with path.open("rb") as file:
-        return np.lib.format.read_array(file, allow_pickle=False)
-
-
-def _read_npz(path: Path) -> np.ndarray:
-    with zipfile.ZipFile(path), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        names = list(archive)
-        if len(names) != 1:
-            raise ValueError(f"holds {len(names)} arrays: {', '.join(names)}")
-        return archive[names[0]]
-
-
-def _read_text(path: Path) -> np.ndarray:
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    with path.open(encoding="utf-8-sig") as file:
-        names = [name.strip().strip('"').lower() for name in file.readline().split(delimiter)]
-    listed = names == ["row", "column", "value"]
-    numbers = np.loadtxt(
-        path,
-        delimiter=delimiter,
-        ndmin=2,
-        dtype=float,
-        encoding="utf-8-sig",
-        skiprows=int(listed),
-        converters=lambda field: float(field) if field.strip() else np.nan,
-    )
-    return _from_entries(path, numbers) if listed else numbers
-
-
-def _from_entries(path: Path, entries: Float[np.ndarray, "k 3"]) -> np.ndarray:
-    """Return the matrix that a list of entries stands for, NaN where there is none."""
-    if entries.shape[1] != 3:
-        raise ValueError("a line that is not row, column and value")
-    if not np.all(np.isfinite(entries)):
-        raise ValueError("a line without three finite numbers")
-    (rows, row), (columns, column) = (np.unique(entries[:, place], return_inverse=True) for place in range(2))
-    if len(rows) * len(columns) > _LARGEST:
-        raise ValueError(f"{len(rows)}×{len(columns)} entries are too many for one array; build a Completion from them")
-    matrix = np.full((len(rows), len(columns)), np.nan)
-    places, counts = np.unique(row * len(columns) + column, return_counts=True)
-    if np.any(counts > 1):
-        twice = divmod(int(places[np.argmax(counts > 1)]), len(columns))
-        raise ValueError(f"row {rows[twice[0]]:g}, column {columns[twice[1]]:g} is given more than once")
-    matrix[row, column] = entries[:, 2]
-    return matrix
-
-
-def _read_market(path: Path) -> np.ndarray:
-    from scipy.io import mmread
-
-    content = path.read_bytes()
-    # SciPy 1.17 crashes the interpreter on a zero byte, and on a last number that ends in its exponent's sign.
-    if b"\0" in content:
-        raise ValueError("a zero byte")
-    matrix = mmread(io.BytesIO(content + b"\n"))
-    return matrix if isinstance(matrix, np.ndarray) else matrix.toarray()
-
-
-def _read_image(path: Path) -> np.ndarray:
-    from PIL import Image
-
-    with Image.open(path) as image:
-        if image.mode == "F":
-            return np.asarray(image, float)
-        deep = image.mode.startswith("I")
-        grey = np.asarray(image if deep else image.convert("L"), float)
-    return grey / (65535 if deep else 255)
-
-
-def _unreadable(path: Path, error: Exception) -> ValueError:
-    detail = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".;")
-    if "allow_pickle" in detail:
-        return problem_with("file", path, "holds Python objects, which are never unpickled", "save plain numbers")
-    if path.suffix.lower() in (".csv", ".tsv"):
-        needed = "needs rows of numbers of equal length"
-        instead = "drop headers and text, fill short rows, and give no entry twice"
-    else:
-        needed, instead = f"cannot be read as {path.suffix}", "check that it is complete and holds one array"
-    return problem_with("file", path, f"{needed} ({detail})", instead)
+def _said(matrix: xr.DataArray) -> str:
+    """Return shape, labels and missing entries in words."""
+    said = [f"{matrix.shape[0]}×{matrix.shape[1]} matrix"]
+    named = [
+        f"{name}s {matrix[name].values[0]}" + (f" … {matrix[name].values[-1]}" if len(matrix[name]) > 1 else "")
+        for name in (ROW, COLUMN)
+        if name in matrix.coords
+    ]
+    said.append(f"labelled ({', '.join(named)})" if named else "no labels")
+    missing = int(np.sum(np.isnan(matrix.values)))
+    said.append(f"{missing} of {matrix.size} entries missing ({missing / matrix.size:.1%})" if missing else "complete")
+    return ", ".join(said)

@@ -36,7 +36,7 @@ def check_above_floor(tolerance: float, problem: Problem, step_size: float, widt
 
     Rounding stalls it, and singular values that count as equal and are not: see `Factorization.spread`.
     """
-    dtype, truth = problem.unit.dtype, problem.truth
+    dtype, truth = problem.dtype, problem.truth
     floor = _MARGIN * float(rounding_floor(np.finfo(dtype).eps, step_size))
     if tolerance < floor:
         raise problem_with(

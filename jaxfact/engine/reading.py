@@ -21,7 +21,7 @@ from jaxfact.numerics.trees import PyTree
 from jaxfact.problems.base import Problem
 from jaxfact.problems.compression import Compressed, reduced
 from jaxfact.problems.factorization import Factorization
-from jaxfact.problems.factors import AnyFactors, Factors
+from jaxfact.problems.factors import AnyFactors, Factors, as_arrays
 from jaxfact.starts import Start
 
 _PROBLEM, _START, _NOISE = range(3)
@@ -206,7 +206,7 @@ class Reading:
             factors = start.draw(key, drawn_on)
         else:
             drawn_on, factors = problem, start
-        factors = jax.tree.map(lambda x: jnp.asarray(x, problem.unit.dtype), factors)
+        factors = as_arrays(factors, problem.dtype)
         _check_factors(factors, drawn_on)
         if small is not None and drawn_on is problem:
             factors = reduced(small, problem, factors)  # pyright: ignore[reportArgumentType]
@@ -226,7 +226,7 @@ class Reading:
 
 
 def _glance(problem: Problem, factors: AnyFactors) -> Glance:
-    nothing = jnp.zeros((), problem.unit.dtype)
+    nothing = jnp.zeros((), problem.dtype)
     return Glance(
         problem.loss(factors),
         problem.distance(factors),

@@ -110,7 +110,7 @@ def numpy_script(
         title=f"{again.path.name}: {', '.join(named)}",
         rule=rule,
         form=", compressed" if isinstance(problem, Compressed) else "",
-        dtype=problem.unit.dtype,
+        dtype=problem.dtype,
         width=again.width if problem.used is None else int(np.asarray(problem.used)),
         steps=replayed.steps[-1],
         update=(_BALANCED if rule.weight else _PLAIN).format(**rule._asdict()),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,6 +10,9 @@ from jaxtyping import Float
 
 from jaxfact.choices import Centring
 from jaxfact.data import Centred, remove_biases, remove_mean, split
+from jaxfact.data.arrays import LARGEST, check_size
+from jaxfact.data.numbers import centred_exponent, times_power
+from jaxfact.data.observed import entries_of
 from jaxfact.jobs.settings import RecoverySettings
 from jaxfact.numerics.draws import key_of
 from jaxfact.problems.completion import Completion
@@ -20,11 +24,16 @@ _SPLITS = {200_000: 5, 2_000_000: 3}
 _OF_SPLITS = 2**32 - 1  # a number that no seed has, so that splits and starts share no key
 
 
-def observed_entries(matrix: Float[np.ndarray, "m n"]) -> tuple[Observed, tuple[int, int]]:
-    """Return the observed entries, row by row, after the checks and warnings of `Completion`."""
-    problem = Completion.from_matrix(matrix, dense=True)
-    rows, columns = np.nonzero(~np.isnan(matrix))
-    return Observed(rows, columns, np.asarray(matrix, float)[rows, columns]), problem.shape
+def observed_entries(matrix: Any) -> tuple[Observed, tuple[int, int], int]:
+    """Return the observed entries divided by 2^e, row by row, the shape, and e, after the checks of `Completion`.
+
+    The largest lies between ½ and 1, so that no square of theirs over- or underflows; the division is exact.
+    """
+    found, shape = entries_of(matrix)
+    check_size("matrix", shape, LARGEST, "sweep jf.Completion.from_matrix(matrix)")
+    Completion(*found, shape)
+    exponent = centred_exponent(found.values)
+    return found._replace(values=times_power(found.values, -exponent)), shape, exponent
 
 
 def usual_splits(count: int) -> int:
@@ -59,4 +68,5 @@ def removed_level(
     matrix = np.full(shape, np.nan)
     matrix[entries.rows[seen], entries.columns[seen]] = entries.values[seen]
     found = remove[kind](matrix)
-    return found.mean + found.row_bias[entries.rows] + found.column_bias[entries.columns]
+    row_bias, column_bias = np.asarray(found.row_bias), np.asarray(found.column_bias)
+    return found.mean + row_bias[entries.rows] + column_bias[entries.columns]

@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from jaxfact import measures
 from jaxfact.choices import Centring
+from jaxfact.data.numbers import times_power
 from jaxfact.descent import log_steps
 from jaxfact.engine.experiment import Experiment, Run
 from jaxfact.engine.tiles import Progress
@@ -103,7 +104,7 @@ class Recovery:
 
 
 def complete(
-    matrix: Float[np.ndarray, "m n"],
+    matrix: Any,
     settings: RecoverySettings | None = None,
     *,
     centre: Centring = Centring.NONE,
@@ -118,7 +119,7 @@ def complete(
     by its test error there, in the unit and level of the matrix. Warns of rows and columns without an observed entry.
 
     Args:
-        matrix: m×n real numbers, NaN where an entry is missing.
+        matrix: m×n real numbers, NaN where an entry is missing; or whatever else `Completion.from_matrix` takes.
         settings: step size in 1/unit, scale and noise in √unit; the defaults of `RecoverySettings` if None.
         centre: what is removed from the training entries, and added back to the predictions.
         splits: how many; by default 5, or 3 for more than 200 000 entries, 2 for more than 2 000 000.
@@ -131,7 +132,7 @@ def complete(
     given = RecoverySettings() if settings is None else settings
     if centre not in list(Centring):
         raise problem_with("centre", centre, f"needs one of {', '.join(Centring)}", "leave it out to remove nothing")
-    entries, shape = observed_entries(matrix)
+    entries, shape, exponent = observed_entries(matrix)
     count = usual_splits(len(entries.values)) if splits is None else splits
     positive_integer("splits", count, "5 is usual")
     drawn = [parts_of_split(entries, given, number) for number in range(count)]
@@ -139,14 +140,15 @@ def complete(
     cut = [Part(entries.values - level, parts) for level, parts in zip(levels[centre], drawn, strict=True)]
     _check_varied(entries, cut, centre)
     settings, sharpness = _chosen(given, entries, shape, cut[0])
-    runs = _run(settings, Splits(entries, shape, cut, _dtype()), count, progress)
+    runs = _run(settings, Splits(entries, shape, cut, _dtype()), count, exponent, progress)
     methods = [_summarise(runs.sel({"variant": name})) for name in completing()]
-    lone = {str(kind): _baseline(entries, drawn, levels[kind]) for kind in (Centring.MEAN, Centring.BIASES)}
+    alone = {kind: _baseline(entries, drawn, levels[kind]) for kind in (Centring.MEAN, Centring.BIASES)}
+    lone = {str(kind): times_power(errors, exponent) for kind, errors in alone.items()}
     pairs = _pairs(runs, lone)
     baselines = {name: _over_splits(errors) for name, errors in lone.items()}
     said = [
         *(width_line(settings.columns, f"all that a {shape[0]}×{shape[1]} matrix has") if given.width is None else []),
-        _removed(centre, levels[centre]),
+        _removed(centre, [times_power(level, exponent) for level in levels[centre]]),
         *_gaps(entries, shape, drawn),
         *_warnings(runs, sharpness, settings, pairs),
     ]
@@ -189,7 +191,9 @@ def _check_varied(entries: Observed, cut: list[Part], centre: Centring) -> None:
     raise problem_with("matrix", f"nothing but what centring by {centre} removes", "needs entries that vary", instead)
 
 
-def _run(settings: RecoverySettings, splits: Splits, count: int, progress: Progress | None) -> xr.Dataset:
+def _run(
+    settings: RecoverySettings, splits: Splits, count: int, exponent: int, progress: Progress | None
+) -> xr.Dataset:
     """Run every method on every split, in one program: they differ by two numbers."""
     runs = sweep(
         _experiment(settings, splits),
@@ -210,7 +214,9 @@ def _run(settings: RecoverySettings, splits: Splits, count: int, progress: Progr
         row=np.arange(len(completing())),
     )
     runs = runs.drop_vars([name for name in _USELESS if name in runs.variables])
-    runs["unit"] = ("split", np.asarray(splits.units, float))
+    runs["unit"] = ("split", times_power(splits.units, exponent))
+    for name in ("validation_path", "test_path"):  # the runs see entries divided by 2^exponent
+        runs[name] = runs[name].copy(data=times_power(runs[name].values, exponent))
     # The dimension `variant` is that of a dict of experiments, which would need one program each.
     runs = runs.rename(row="variant").assign_coords(variant=list(completing()))
     return runs.assign_attrs(axes=["split", "variant"])

@@ -47,7 +47,7 @@ def invertible_distance(problem: Problem, factors: Factors) -> Float[Array, ""]:
     Raises ValueError where the truth is not known, and for one tied factor: there P is orthogonal, see
     `procrustes_distance`.
     """
-    return _aligned(problem, factors, jnp.ones(factors.width, problem.unit.dtype))
+    return _aligned(problem, factors, jnp.ones(factors.width, problem.dtype))
 
 
 @measure(

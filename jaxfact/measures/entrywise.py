@@ -1,13 +1,14 @@
 """What single entries say: held-out errors, and how evenly a product is spread over rows and columns."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from jaxfact.data.observed import checked_entries
+from jaxfact.data.observed import checked_entries, numbered
 from jaxfact.inputs import problem_with
 from jaxfact.measures.base import Label, measure
 from jaxfact.numerics.decompositions import qr
@@ -29,6 +30,7 @@ class HeldOut(eqx.Module):
     columns: Int[Array, " k"]
     values: Float[Array, " k"]
     least_shape: tuple[int, int] = eqx.field(static=True)
+    exponent: int = eqx.field(static=True)
 
     __name__ = "held_out"
     labels: ClassVar[dict[str, Label]] = {
@@ -40,16 +42,23 @@ class HeldOut(eqx.Module):
     }
 
     def __init__(self, rows: ArrayLike, columns: ArrayLike, values: ArrayLike):
-        sizes = [int(np.max(numbers, initial=0)) + 1 for numbers in (np.asarray(rows), np.asarray(columns))]
+        sizes = [int(np.max(numbers, initial=0)) + 1 for numbers in (numbered(rows), numbered(columns))]
         self.least_shape = (sizes[0], sizes[1])
         entries = checked_entries(rows, columns, values, self.least_shape)
         self.rows, self.columns = (jnp.asarray(numbers, jnp.int32) for numbers in entries[:2])
-        self.values = jnp.asarray(entries.values, float if entries.values.dtype.kind != "f" else None)
+        dtype = jax.dtypes.canonicalize_dtype(entries.values.dtype)
+        self.exponent = _exponent(entries.values, dtype)
+        self.values = jnp.asarray(np.ldexp(entries.values, -self.exponent), dtype)
 
     @property
     def scale(self) -> Float[Array, ""]:
         """The root mean square of the values."""
-        return jnp.sqrt(jnp.mean(self.values**2))
+        return self.size * jnp.sqrt(jnp.mean(self.values**2))
+
+    @property
+    def size(self) -> Float[Array, ""]:
+        """The power of two by which the values are divided, so that no square over- or underflows."""
+        return jnp.asarray(2.0**self.exponent, self.values.dtype)
 
     def __call__(self, problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
         """Return the error of a product."""
@@ -57,8 +66,9 @@ class HeldOut(eqx.Module):
         if len(U) < self.least_shape[0] or len(V) < self.least_shape[1]:
             given = f"entries of a matrix of at least {self.least_shape}"
             raise problem_with("held out", given, f"the factors make {(len(U), len(V))}", "use entries of this problem")
-        predicted = problem.unit * jnp.sum(U[self.rows] * V[self.columns], axis=1)
-        return jnp.sqrt(jnp.mean((predicted - self.values.astype(predicted.dtype)) ** 2))
+        size = self.size.astype(U.dtype)
+        predicted = problem.unit / size * jnp.sum(U[self.rows] * V[self.columns], axis=1)
+        return size * jnp.sqrt(jnp.mean((predicted - self.values.astype(predicted.dtype)) ** 2))
 
 
 @measure(text="incoherence", unit="1", latex=r"$\mu$")
@@ -81,6 +91,17 @@ def spread(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
         raise problem_with("factors", f"of width {factors.width}", "needs one column", "record incoherence instead")
     ratios = [len(x) ** 0.5 * jnp.max(jnp.abs(x)) / jnp.linalg.norm(x) for x in as_pair(factors)]
     return jnp.max(jnp.stack(ratios))
+
+
+def _exponent(values: Float[np.ndarray, " k"], dtype: Any) -> int:
+    """Return the e with 2^e ≤ max |y| < 2^(e+1); refuse values that records of this dtype cannot be in."""
+    largest, limits = float(np.max(np.abs(values))), np.finfo(dtype)
+    if largest > float(limits.max) or 0 < largest < float(limits.tiny):
+        given, needed = f"numbers up to {largest:.3g}", f"{dtype} records go from {limits.tiny:.1e} to {limits.max:.1e}"
+        raise problem_with(
+            "values", given, needed, "divide the matrix by a number of their size, or compute in float64"
+        )
+    return int(np.frexp(largest)[1]) - 1
 
 
 def _leverage(factor: Float[Array, "k d"]) -> Float[Array, ""]:

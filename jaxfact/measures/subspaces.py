@@ -135,7 +135,7 @@ def moving_signal(problem: Tied, path: TiedFactor, step_size: ScalarLike) -> Mov
     if not isinstance(problem, Tied):
         raise problem_with("problem", type(problem).__name__, "the frame is that of one factor", "use Tied")
     truth = truth_of(problem)
-    first = jnp.eye(*truth.rows, dtype=truth.unit.dtype)[:, : truth.rank] if truth.left is None else truth.left
+    first = jnp.eye(*truth.rows, dtype=truth.dtype)[:, : truth.rank] if truth.left is None else truth.left
 
     def step(frame, X):
         along = frame.T @ X

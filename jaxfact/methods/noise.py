@@ -92,5 +92,5 @@ def _in_unit_ball(key: PRNGKeyArray, like: Factors, problem: Problem) -> Factors
     used = problem.used_columns(like.width)
     rows = problem.shape if isinstance(like, Factors) else problem.shape[:1]
     dimension = sum(rows) * (like.width if used is None else jnp.sum(used))
-    radius = uniform(fold(key, 1), (), problem.unit.dtype) ** (1 / dimension)
+    radius = uniform(fold(key, 1), (), problem.dtype) ** (1 / dimension)
     return scaled_tree(radius / optax.tree.norm(direction), direction)

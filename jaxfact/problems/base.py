@@ -32,6 +32,11 @@ class Problem(eqx.Module):
     """What the unit is, for the axes of figures."""
 
     @property
+    def dtype(self) -> Any:
+        """The dtype of the factors, and of all that is computed of them."""
+        return self.unit.dtype if self.truth is None else self.truth.dtype
+
+    @property
     def summary(self) -> str:
         """How much of the matrix is seen, in a few words."""
         return "every entry observed"
@@ -74,7 +79,7 @@ class Problem(eqx.Module):
     def standard_normal(self, key: PRNGKeyArray, width: int) -> AnyFactors:
         """Draw factors of independent standard normal entries."""
         m, n = self.rows
-        return Factors(*(normal(fold(key, i), (k, width), self.unit.dtype) for i, k in enumerate((m, n))))
+        return Factors(*(normal(fold(key, i), (k, width), self.dtype) for i, k in enumerate((m, n))))
 
     def truncation(self, width: int) -> AnyFactors:
         """Return balanced factors of the best approximation of rank `width` that the data give: where spectral

@@ -12,7 +12,8 @@ import scipy.sparse.linalg
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, ScalarLike
 
-from jaxfact.data.observed import checked_entries
+from jaxfact.data.numbers import centred_exponent, times_power
+from jaxfact.data.observed import checked_entries, entries_of
 from jaxfact.inputs import non_negative, problem_with
 from jaxfact.numerics.draws import fold, normal, uniform
 from jaxfact.numerics.products import keep
@@ -20,6 +21,7 @@ from jaxfact.problems.entries import DenseEntries, Observed, SparseEntries
 from jaxfact.problems.factorization import Factorization
 from jaxfact.problems.factors import Factors
 from jaxfact.problems.partial import PartiallyObserved
+from jaxfact.problems.targets import Unit
 
 # Measured on two CPU cores in float32, with half of the entries observed: the dense form is ahead for wide factors
 # (300×300 at width 20: 1.5 times) and large matrices (1000×1000 at width 5: 1 to 1.6 times), the sparse one for narrow
@@ -51,7 +53,7 @@ class Completion(PartiallyObserved):
     """
 
     truth: Factorization | None
-    unit: Float[Array, ""]
+    scale: Unit
     fraction: Float[Array, ""]
     observed: DenseEntries | SparseEntries
     shape: tuple[int, int] = eqx.field(static=True)  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -74,25 +76,23 @@ class Completion(PartiallyObserved):
         _check_truth(truth, shape)
         _warn_of_gaps(entries, shape, truth)
         share = len(entries.values) / (shape[0] * shape[1])
-        unit = spectral_norm(entries, shape) / share if truth is None else truth.unit
-        dtype = _floating(entries.values) if truth is None else truth.unit.dtype
-        scaled = entries._replace(values=entries.values / np.asarray(unit, float))
+        dtype = jax.dtypes.canonicalize_dtype(entries.values.dtype) if truth is None else truth.dtype
+        values, self.scale = _in_unit(entries, shape, dtype, truth)
         layout = DenseEntries if (share >= _DENSE_FROM if dense is None else dense) else SparseEntries
         self.truth, self.shape = truth, shape
-        self.unit, self.fraction = jnp.asarray(unit, dtype), jnp.asarray(share, dtype)
-        self.observed = layout.of(scaled, shape, dtype)
+        self.fraction = jnp.asarray(share, dtype)
+        self.observed = layout.of(entries._replace(values=values), shape, dtype)
 
     @classmethod
-    def from_matrix(
-        cls, matrix: ArrayLike, *, truth: Factorization | None = None, dense: bool | None = None
-    ) -> "Completion":
-        """Return the problem of an m×n matrix whose missing entries are NaN."""
-        matrix = np.asarray(matrix)
-        if matrix.ndim != 2 or matrix.dtype.kind not in "iubf":
-            given = f"array of shape {matrix.shape} and dtype {matrix.dtype}"
-            raise problem_with("matrix", given, "needs m×n real numbers", "mark missing entries with NaN")
-        rows, columns = np.nonzero(~np.isnan(matrix))
-        return cls(rows, columns, matrix[rows, columns], matrix.shape, truth=truth, dense=dense)
+    def from_matrix(cls, matrix: Any, *, truth: Factorization | None = None, dense: bool | None = None) -> "Completion":
+        """Return the problem of an m×n matrix whose missing entries are NaN, masked or absent.
+
+        A matrix may be what `Factorization` takes, and None or pandas' NA mark missing entries too. Of SciPy's sparse
+        arrays only the stored entries are observed, zeros among them, and no m×n array is made. Raises ValueError for
+        anything else, infinite entries, and an entry that is stored twice.
+        """
+        entries, shape = entries_of(matrix)
+        return cls(*entries, shape, truth=truth, dense=dense)
 
     @classmethod
     def of(
@@ -115,7 +115,7 @@ class Completion(PartiallyObserved):
         if not isinstance(fraction, Tracer) and not 0 < np.asarray(fraction) <= 1:
             raise problem_with("fraction", f"{fraction:g}", "needs a number above 0, up to 1", "1 observes all")
         non_negative("noise", noise, "0 observes the entries as they are")
-        dtype = truth.unit.dtype
+        dtype = truth.dtype
         mask = uniform(fold(key, 0), truth.rows, dtype) < fraction
         matrix = truth.target + jnp.asarray(noise, dtype) * normal(fold(key, 1), truth.rows, dtype)
         if any(isinstance(x, Tracer) for x in (mask, matrix)):
@@ -126,6 +126,16 @@ class Completion(PartiallyObserved):
         rows, columns = np.nonzero(np.asarray(mask))
         values = np.asarray(matrix, float)[rows, columns] * float(truth.unit)
         return cls(rows, columns, values, truth.rows, truth=truth, dense=dense)
+
+    @property
+    def unit(self) -> Float[Array, ""]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """σ₁ of the truth, or ‖P_Ω(Σ)/p‖₂; a NumPy double where the dtype cannot hold it."""
+        return self.scale.value  # pyright: ignore[reportReturnType]
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the factors."""
+        return self.fraction.dtype
 
     @property
     def entries(self) -> Observed:
@@ -166,17 +176,26 @@ class _Drawn(Completion):
     """A problem whose mask is drawn inside a run."""
 
     def __init__(self, truth: Factorization, mask: Array, matrix: Array):
-        dtype = truth.unit.dtype
+        dtype = truth.dtype
         kept = mask.astype(dtype)
         count = jnp.sum(jnp.sum(kept, axis=1))
-        self.truth, self.unit, self.shape = truth, truth.unit, truth.rows
+        self.truth, self.scale, self.shape = truth, truth.scale, truth.rows
         # A run without any observed entry has loss and gradient 0.
         self.fraction = jnp.maximum(count, 1) / kept.size
         self.observed = DenseEntries(kept, kept * matrix)
 
 
-def _floating(values: np.ndarray) -> Any:
-    return jax.dtypes.canonicalize_dtype(values.dtype if values.dtype.kind == "f" else float)
+def _in_unit(
+    entries: Observed, shape: tuple[int, int], dtype: Any, truth: Factorization | None
+) -> tuple[Float[np.ndarray, " k"], Unit]:
+    """Return the values in the problem's unit, and that unit; in float64, so that none is lost before it is divided."""
+    if truth is not None:
+        return entries.values / np.float64(truth.unit), truth.scale
+    exponent = centred_exponent(entries.values)
+    values = times_power(entries.values, -exponent)
+    share = len(values) / (shape[0] * shape[1])
+    unit = spectral_norm(entries._replace(values=values), shape) / share
+    return values / unit, Unit.of(unit, exponent, dtype, "‖P_Ω(Σ)/p‖₂")
 
 
 def spectral_norm(entries: Observed, shape: tuple[int, int]) -> float:

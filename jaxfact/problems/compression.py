@@ -19,6 +19,7 @@ from jaxfact.numerics.draws import bartlett, fold, normal
 from jaxfact.numerics.trees import PyTree
 from jaxfact.problems.factorization import Factorization
 from jaxfact.problems.factors import Factors
+from jaxfact.problems.targets import Unit
 
 _FRAME = 2  # keys 0 and 1 draw the compressed factors, 2 and 3 the frames they stand in
 
@@ -34,7 +35,7 @@ class Compressed(Factorization):
 
     def __init__(self, problem: Factorization, width: int, *, frames: int = 1, noisy: bool = False):
         self.singular_values: Float[Array, " r"] = problem.singular_values
-        self.unit: Float[Array, ""] = problem.unit
+        self.scale: Unit = problem.scale
         self.left: Float[Array, "m r"] | None = None
         self.right: Float[Array, "n r"] | None = None
         self.padded_rank: bool = problem.padded_rank
@@ -47,7 +48,7 @@ class Compressed(Factorization):
 
     def standard_normal(self, key: PRNGKeyArray, width: int) -> Factors:
         """Draw the compressed form of an m×d and an n×d matrix of standard normals, at a cost free of m and n."""
-        dtype = self.unit.dtype
+        dtype = self.dtype
         entries = normal(fold(key, 0), (2, self.rank, width), dtype)
         freedom = jnp.stack([jnp.asarray(size - self.rank, dtype) for size in self.shape])
         factors = []
@@ -61,7 +62,7 @@ class Compressed(Factorization):
 
         In the frame the noise is normal; off it only its Gram matrix matters, which is that of a triangle.
         """
-        dtype, width = self.unit.dtype, factors.width
+        dtype, width = self.dtype, factors.width
         lengths = [rows - spare for rows, spare in zip(self.rows, self.spare, strict=True)]
         entries = normal(fold(key, 0), (sum(lengths), width), dtype)
         blocks = [entries[: lengths[0]], entries[lengths[0] :]]

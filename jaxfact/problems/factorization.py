@@ -7,14 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, ArrayLike, Bool, Float, ScalarLike
+from jaxtyping import Array, Bool, Float, ScalarLike
 
+from jaxfact.data.numbers import centred_exponent, times_power
 from jaxfact.inputs import problem_with
 from jaxfact.numerics.decompositions import triangle
 from jaxfact.numerics.products import gram, keep, times
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factors import Factors
-from jaxfact.problems.targets import check_numbers, check_parts, decompose, without_zeros
+from jaxfact.problems.targets import Unit, as_target, check_parts, decompose, without_zeros
 from jaxfact.problems.ties import Block, equal_values, spread_of, squared_distance, tied_block
 
 
@@ -38,7 +39,11 @@ class Factorization(Problem):
     `target` is an m×n matrix, or the 1-D array of its singular values, largest first; then `shape` gives m and n, and
     `left` (m×r), `right` (n×r) the orthonormal singular vectors. Without them the target is diagonal and its
     coordinates are the singular ones. The target is divided by its unit σ₁, so that steps are in 1/σ₁, factors in √σ₁,
-    the loss in σ₁²; a zero target keeps the unit 1. Its dtype is that of the data (integers become the default float).
+    the loss in σ₁²; a zero target keeps the unit 1. Its dtype is that of the data:
+    float32 and float64 stay, shorter floats become float32, all else the default float.
+
+    The matrix may be a NumPy, JAX or PyTorch array, nested lists, a table of pandas or xarray, or one of SciPy's sparse
+    arrays, whose absent entries are zeros. σ₁ may lie beyond the dtype, but not beyond float64.
 
     The sizes in `shape` may be traced numbers, and singular values may be padded with zeros: then m, n and the rank are
     axes of a sweep, and the problem exists in compressed form only (see `compress`).
@@ -46,8 +51,9 @@ class Factorization(Problem):
     A matrix is decomposed in float64 on the host, whatever the dtype, and singular values at rounding level are
     dropped; a traced matrix is decomposed by JAX in its own dtype and keeps min(m, n) of them.
 
-    Raises ValueError for a target with the wrong number of dimensions, no entries, complex or non-finite entries,
-    unsorted or negative singular values, and bases of the wrong shape or not orthonormal.
+    Raises ValueError for a target with the wrong number of dimensions, no entries, complex, masked or non-finite
+    entries, a unit beyond float64, unsorted or negative singular values, and bases of the wrong shape or not
+    orthonormal.
 
     The gradient is in Gram form, ∇_U = U(VᵀV) − ΣV (Ye & Du 2021, §2); the loss and the distance come from the blocks
     of the residual, all of them non-negative, so that neither cancels near zero.
@@ -56,7 +62,7 @@ class Factorization(Problem):
     singular_values: Float[Array, " r"]
     left: Float[Array, "m r"] | None
     right: Float[Array, "n r"] | None
-    unit: Float[Array, ""]
+    scale: Unit
     stored: tuple[int, int] | None = eqx.field(static=True)
     sizes: tuple[Any, Any] | None
     padded_rank: bool = eqx.field(static=True)
@@ -65,24 +71,25 @@ class Factorization(Problem):
 
     def __init__(
         self,
-        target: ArrayLike,
+        target: Any,
         *,
         shape: tuple[int, int] | None = None,
-        left: ArrayLike | None = None,
-        right: ArrayLike | None = None,
+        left: Any = None,
+        right: Any = None,
     ):
-        if not isinstance(target, jax.Array):
-            target = np.asarray(target)
-        check_numbers(target)
+        target = as_target(target)
         floating = float if target.dtype.kind in "iub" else jnp.promote_types(target.dtype, "f4")
         dtype = jax.dtypes.canonicalize_dtype(floating)
+        is_traced = isinstance(target, Tracer)
+        exponent = 0 if is_traced else centred_exponent(target)
         if np.ndim(target) == 1 and shape is not None:
-            values, (self.stored, self.sizes) = target, _sizes(shape)
+            self.stored, self.sizes = _sizes(shape)
             check_parts(target, self.stored, left, right)
-            if not isinstance(values, Tracer):
-                values, left, right = without_zeros(np.asarray(values), left, right)
+            values = target
+            if not is_traced:
+                values, left, right = without_zeros(times_power(target, -exponent), left, right, dtype)
         elif np.ndim(target) == 2 and shape is None and left is None and right is None:
-            left, values, right = decompose(target)
+            left, values, right = decompose(target, exponent)
             self.stored, self.sizes = (target.shape[0], target.shape[1]), None
         else:
             raise problem_with(
@@ -91,20 +98,28 @@ class Factorization(Problem):
                 "needs an m×n matrix, or 1-D singular values together with shape=(m, n)",
                 "reshape the data to two dimensions",
             )
-        # NumPy divides in the precision of the data, which JAX may not support.
-        library = jnp if isinstance(values, Tracer) else np
+        library = jnp if is_traced else np
         largest = library.max(values, initial=0)
         unit = library.where(largest > 0, largest, 1)
         self.singular_values = jnp.asarray(values / unit, dtype)
-        self.unit = jnp.asarray(unit, dtype)
+        self.scale = Unit.of(unit, exponent, dtype, self.unit_name)
         # Singular values that are computed along the way may be zero from some index on.
-        self.padded_rank = np.ndim(target) == 1 and isinstance(values, Tracer)
+        self.padded_rank = np.ndim(target) == 1 and is_traced
         # Known before tracing, so that a spectrum of distinct values costs what its own formula does.
-        known = not isinstance(values, Tracer)
-        self.ties = equal_values(np.asarray(values, float), float(jnp.finfo(dtype).eps)) if known else None
+        self.ties = None if is_traced else equal_values(np.asarray(values, float), float(jnp.finfo(dtype).eps))
         self.used = None
         self.left = None if left is None else jnp.asarray(left, dtype)
         self.right = None if right is None else jnp.asarray(right, dtype)
+
+    @property
+    def unit(self) -> Float[Array, ""]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """σ₁ of the target, 1 for a zero one; a NumPy double where the dtype cannot hold it."""
+        return self.scale.value  # pyright: ignore[reportReturnType]
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the factors."""
+        return self.singular_values.dtype
 
     @property
     def shape(self) -> tuple[Any, Any]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -137,8 +152,8 @@ class Factorization(Problem):
     def target(self) -> Float[Array, "m n"]:
         """The matrix Σ, in its unit: its largest singular value is 1."""
         m, n = self.rows
-        left = jnp.eye(m, self.rank, dtype=self.unit.dtype) if self.left is None else self.left
-        right = jnp.eye(n, self.rank, dtype=self.unit.dtype) if self.right is None else self.right
+        left = jnp.eye(m, self.rank, dtype=self.dtype) if self.left is None else self.left
+        right = jnp.eye(n, self.rank, dtype=self.dtype) if self.right is None else self.right
         return left @ (self.singular_values[:, None] * right.T)
 
     def in_singular_coordinates(self) -> "Factorization":
@@ -148,6 +163,14 @@ class Factorization(Problem):
         the rows are unchanged, and so is the law of a Gaussian start (Ye & Du 2021, §2).
         """
         return eqx.tree_at(lambda p: (p.left, p.right), self, (None, None), is_leaf=lambda x: x is None)
+
+    def in_unit(self, scale: Unit) -> "Factorization":
+        """Return the problem of the same matrix in another unit."""
+        return eqx.tree_at(lambda p: p.scale, self, scale)
+
+    def in_dtype(self, dtype: Any) -> "Factorization":
+        """Return the problem computed in another dtype."""
+        return jax.tree.map(lambda x: x.astype(dtype), self).in_unit(self.scale.in_dtype(dtype, self.unit_name))
 
     def at_width(self, width: ScalarLike) -> "Factorization":
         """Return the problem for factors of which only the first `width` columns are used and the others are zero."""
@@ -166,7 +189,7 @@ class Factorization(Problem):
         root = jnp.sqrt(self.singular_values[:kept])
         sides = []
         for size, basis in zip(self.rows, (self.left, self.right), strict=True):
-            vectors = jnp.eye(size, kept, dtype=self.unit.dtype) if basis is None else basis[:, :kept]
+            vectors = jnp.eye(size, kept, dtype=self.dtype) if basis is None else basis[:, :kept]
             sides.append(jnp.pad(vectors * root, ((0, 0), (0, width - kept))))
         return Factors(*sides)
 

@@ -2,9 +2,11 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxfact.data.numbers import as_array
 from jaxfact.numerics.decompositions import svd, triangle
 
 
@@ -66,6 +68,17 @@ AnyFactors = Any
 def as_pair(factors: AnyFactors) -> Factors:
     """Return the pair of factors of the product: (X, X) where they are tied."""
     return Factors(factors.X, factors.X) if isinstance(factors, TiedFactor) else factors
+
+
+def as_arrays(factors: AnyFactors, dtype: Any) -> AnyFactors:
+    """Return explicit factors as JAX arrays, whatever holds their numbers."""
+
+    def array(name: str, x: Any) -> Array:
+        return jnp.asarray(x if isinstance(x, jax.Array) else as_array(x, name), dtype)
+
+    if isinstance(factors, Factors | TiedFactor):
+        return type(factors)(*(array(name, x) for name, x in factors._asdict().items()))
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype), factors)
 
 
 def singular_values(factors: AnyFactors) -> Float[Array, " k"]:

@@ -11,6 +11,8 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from jaxfact.choices import listed
+from jaxfact.data.numbers import as_array
+from jaxfact.data.observed import numbered
 from jaxfact.inputs import positive_integer, problem_with
 from jaxfact.numerics.draws import fold, normal, uniform
 from jaxfact.problems.factors import Factors
@@ -72,10 +74,8 @@ class Dense(Operator):
         if np.ndim(matrices) != 3 or 0 in np.shape(matrices):
             given, needed = f"array of shape {np.shape(matrices)}", "needs p matrices of m×n"
             raise problem_with("matrices", given, needed, "stack them along the first axis")
-        _check_finite("matrices", matrices)
         p, m, n = np.shape(matrices)
-        array = jnp.asarray(matrices)
-        floating = array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
+        floating = _finite("matrices", matrices)
         self.matrices, self.shape = floating.reshape(p, m * n), (m, n)
         self.weights = jnp.ones(p, floating.dtype) if weights is None else weights
 
@@ -109,9 +109,8 @@ class RankOne(Operator):
         if any(len(shape) != 2 or 0 in shape for shape in shapes) or shapes[0][0] != shapes[1][0]:
             needed = "needs as many vectors on the left as on the right"
             raise problem_with("left, right", f"shapes {shapes[0]} and {shapes[1]}", needed, "give p×m and p×n")
-        for name, side in (("left", left), ("right", right)):
-            _check_finite(name, side)
-        dtype = jnp.result_type(jnp.asarray(left), jnp.asarray(right), jnp.float32)
+        left, right = _finite("left", left), _finite("right", right)
+        dtype = jnp.result_type(left, right, jnp.float32)
         self.left, self.right = jnp.asarray(left, dtype), jnp.asarray(right, dtype)
         self.weights = _weights(shapes[0][0], None, 1, dtype) if weights is None else weights
 
@@ -156,6 +155,7 @@ class Entries(Operator):
 
     def __init__(self, rows: ArrayLike, columns: ArrayLike, shape: tuple[int, int], *, dtype: Any = None):
         m, n = self.shape = _checked_shape(shape)
+        rows, columns = (x if isinstance(x, Tracer) else numbered(x) for x in (rows, columns))
         _check_places(rows, columns, m, n)
         self.rows, self.columns = jnp.asarray(rows, jnp.int32), jnp.asarray(columns, jnp.int32)
         self.places = _Places(self.rows * n + self.columns, m * n)
@@ -329,10 +329,23 @@ def _checked_shape(shape: tuple[int, int]) -> tuple[int, int]:
     return int(shape[0]), int(shape[1])
 
 
-def _check_finite(name: str, array: ArrayLike) -> None:
-    if not isinstance(array, Tracer) and (missing := int(np.sum(~np.isfinite(np.asarray(array))))):
-        given = f"array with {missing} NaN or infinite entries"
+def _finite(name: str, array: Any) -> Array:
+    """Return what measures as a JAX array; refuse what is no finite real number of its dtype."""
+    if isinstance(array, jax.Array) and array.dtype in (jnp.float32, jnp.float64):
+        found = array
+    elif isinstance(array, Tracer):
+        return array.astype(float)
+    else:
+        numbers = as_array(array, name)
+        with np.errstate(over="ignore"):
+            found = jnp.asarray(numbers.astype(jax.dtypes.canonicalize_dtype(numbers.dtype)))
+    if isinstance(found, Tracer):
+        return found
+    missing = int(np.sum(~np.isfinite(np.asarray(found))))
+    if missing:
+        given = f"array with {missing} entries that are NaN, infinite or beyond {found.dtype}"
         raise problem_with(name, given, "measurements need finite numbers", "drop those measurements")
+    return found
 
 
 def _check_places(rows: ArrayLike, columns: ArrayLike, m: int, n: int) -> None:
@@ -343,6 +356,9 @@ def _check_places(rows: ArrayLike, columns: ArrayLike, m: int, n: int) -> None:
     if isinstance(rows, Tracer) or isinstance(columns, Tracer):
         return
     rows, columns = np.asarray(rows), np.asarray(columns)
+    if rows.dtype.kind not in "iu" or columns.dtype.kind not in "iu":
+        given = f"numbers of dtype {rows.dtype} and {columns.dtype}"
+        raise problem_with("rows, columns", given, "needs whole numbers", "convert them to int")
     outside = int(np.sum((rows < 0) | (rows >= m) | (columns < 0) | (columns >= n)))
     if outside:
         given = f"{outside} entries outside the {m}×{n} matrix"

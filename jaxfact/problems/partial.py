@@ -42,7 +42,7 @@ class PartiallyObserved(Problem):
     def distance(self, factors: Factors) -> Float[Array, ""]:
         """Return ‖UVᵀ − Σ_d‖_F/‖Σ_d‖_F, NaN where the truth is not known."""
         if self.truth is None:
-            return jnp.full((), jnp.nan, self.unit.dtype)
+            return jnp.full((), jnp.nan, self.dtype)
         return self.truth.distance(factors)
 
     def residual_matrix(self, factors: Factors) -> Float[Array, "m n"]:

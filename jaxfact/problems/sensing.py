@@ -1,19 +1,22 @@
 """Matrix sensing: a low-rank matrix sought through linear measurements of it."""
 
 import warnings
+from typing import Any
 
-import jax
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, ScalarLike
+from jaxtyping import Array, Float, PRNGKeyArray, ScalarLike
 
+from jaxfact.data.numbers import as_array, centred_exponent, times_power
 from jaxfact.inputs import non_negative, problem_with
 from jaxfact.numerics.draws import normal
 from jaxfact.problems.factorization import Factorization
 from jaxfact.problems.factors import Factors
 from jaxfact.problems.operators import Operator
 from jaxfact.problems.partial import PartiallyObserved, leading
+from jaxfact.problems.targets import Unit
 
 
 class Sensing(PartiallyObserved):
@@ -30,18 +33,25 @@ class Sensing(PartiallyObserved):
     operator: Operator
     observations: Float[Array, " p"]
     truth: Factorization | None
-    unit: Float[Array, ""]
+    scale: Unit
 
-    def __init__(self, operator: Operator, observations: ArrayLike, *, truth: Factorization | None = None):
-        _check_observations(operator, observations)
+    def __init__(self, operator: Operator, observations: Any, *, truth: Factorization | None = None):
+        observations = _checked_observations(operator, observations)
         _check_truth(operator, truth)
         _warn_of_too_few(operator, truth)
         dtype = operator.weights.dtype
-        given = jnp.asarray(observations, dtype)
         # A truth of another precision would give records of another precision than the factors.
-        self.operator, self.truth = operator, jax.tree.map(lambda x: x.astype(dtype), truth)
-        self.unit = _spectral_norm(operator.adjoint(given)) if truth is None else truth.unit.astype(dtype)
-        self.observations = given / self.unit
+        self.operator, self.truth = operator, None if truth is None else truth.in_dtype(dtype)
+        is_traced = isinstance(observations, Tracer) or (truth is not None and isinstance(truth.unit, Tracer))
+        exponent = 0 if is_traced else centred_exponent(np.asarray(observations))
+        given = jnp.asarray(observations if is_traced else times_power(observations, -exponent), dtype)
+        if self.truth is None:
+            unit = _spectral_norm(operator.adjoint(given))
+            self.scale = Unit.of(unit, exponent, dtype, self.unit_name)
+        else:
+            unit, self.scale = self.truth.unit, self.truth.scale
+            unit = unit if is_traced else jnp.asarray(times_power(unit, -exponent), dtype)
+        self.observations = given / unit
 
     @classmethod
     def of(
@@ -59,7 +69,20 @@ class Sensing(PartiallyObserved):
             observations = observations + noise * operator.weights * normal(key, observations.shape, observations.dtype)
         elif isinstance(noise, Tracer) or noise != 0:
             raise problem_with("noise", noise, "needs random numbers", "give key=, or leave the noise out")
+        if truth.scale.exponent:  # no number of this dtype is in the user's unit
+            seen = cls(operator, observations, truth=truth.in_unit(Unit(jnp.ones((), truth.dtype))))
+            return eqx.tree_at(lambda s: (s.scale, s.truth), seen, (truth.scale, truth))
         return cls(operator, observations * truth.unit, truth=truth)
+
+    @property
+    def unit(self) -> Float[Array, ""]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """σ₁ of the truth, or ‖𝒜*y‖₂; a NumPy double where the dtype cannot hold it."""
+        return self.scale.value  # pyright: ignore[reportReturnType]
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the factors."""
+        return self.observations.dtype
 
     @property
     def shape(self) -> tuple[int, int]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -103,17 +126,19 @@ def _spectral_norm(matrix: Float[Array, "m n"]) -> Float[Array, ""]:
     return jnp.where(largest > 0, largest, 1)
 
 
-def _check_observations(operator: Operator, observations: ArrayLike) -> None:
+def _checked_observations(operator: Operator, observations: Any) -> Array | np.ndarray:
+    """Return the measurements in float64 or float32, traced ones as they are; refuse what the operator cannot make."""
+    if not isinstance(observations, Tracer):
+        observations = as_array(observations, "observations")
     if np.shape(observations) != (operator.count,):
         given = f"array of shape {np.shape(observations)}"
         needed = f"the operator makes {operator.count} measurements"
         raise problem_with("observations", given, needed, "give one number per measurement")
-    if isinstance(observations, Tracer):
-        return
-    missing = int(np.sum(~np.isfinite(np.asarray(observations))))
+    missing = 0 if isinstance(observations, Tracer) else int(np.sum(~np.isfinite(observations)))
     if missing:
         given = f"array with {missing} NaN or infinite numbers"
         raise problem_with("observations", given, "sensing needs every number", "drop those measurements")
+    return observations
 
 
 def _check_truth(operator: Operator, truth: Factorization | None) -> None:

@@ -12,6 +12,7 @@ from jaxfact.problems.completion import Completion, spectral_norm
 from jaxfact.problems.entries import DenseEntries, Observed, SparseEntries
 from jaxfact.problems.factorization import Factorization
 from jaxfact.problems.factors import Factors
+from jaxfact.problems.targets import Unit
 
 TRAINING, VALIDATION, TEST = range(3)
 _PADDING = -1  # of the layout's last entry, which counts for nothing
@@ -37,7 +38,7 @@ class Split(Completion):
         counted = (part == TRAINING).astype(values.dtype)
         self.truth: Factorization | None = None
         self.shape: tuple[int, int] = layout.shape
-        self.unit: Float[Array, ""] = unit
+        self.scale: Unit = Unit(unit)
         # Every split has the same number of training entries, but beyond 2²⁴ the sum is exact only in integers.
         count = jnp.sum(part == TRAINING).astype(values.dtype)
         self.fraction: Float[Array, ""] = count / (layout.shape[0] * layout.shape[1])

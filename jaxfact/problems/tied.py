@@ -93,7 +93,7 @@ class Tied(Problem):
 
     def standard_normal(self, key: PRNGKeyArray, width: int) -> TiedFactor:
         """Draw one factor of independent standard normal entries."""
-        return TiedFactor(normal(fold(key, 0), (self.problem.rows[0], width), self.unit.dtype))
+        return TiedFactor(normal(fold(key, 0), (self.problem.rows[0], width), self.dtype))
 
     def truncation(self, width: int) -> TiedFactor:
         """Return X with X Xᵀ the best positive semidefinite approximation of rank `width` that the data give.

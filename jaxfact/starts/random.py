@@ -90,7 +90,7 @@ class Gaussian(Start):
     def draw(self, key: PRNGKeyArray, problem: Problem) -> AnyFactors:
         """Draw both factors, each from its own keys."""
         m, n = problem.shape
-        dtype = problem.unit.dtype
+        dtype = problem.dtype
         scale = jnp.asarray(self.scale if self.norm is None else self.norm / (m + n) ** 0.5, dtype)
         tilt = jnp.asarray(1.0 if self.ratio is None else (self.ratio * (n / m) ** 0.5) ** 0.5, dtype)
         drawn = standard_factors(key, problem, self.width)
@@ -191,7 +191,7 @@ class Spectral(Start):
 
     def draw(self, key: PRNGKeyArray, problem: Problem) -> AnyFactors:
         """Return the scaled truncation; the key is not used."""
-        scale = jnp.asarray(self.scale, problem.unit.dtype)
+        scale = jnp.asarray(self.scale, problem.dtype)
         return jax.tree.map(lambda x: scale * x, problem.truncation(self.width))
 
 

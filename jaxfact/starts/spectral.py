@@ -75,7 +75,7 @@ class ColumnSpace(Start):
         if isinstance(first, TiedFactor):
             raise problem_with("start", "ColumnSpace", "needs the two factors of a pair", "leave Tied out")
         scales = self.left / self.width**0.5, self.right / jnp.asarray(problem.shape[1]) ** 0.5
-        left, right = (jnp.asarray(scale, problem.unit.dtype) for scale in scales)
+        left, right = (jnp.asarray(scale, problem.dtype) for scale in scales)
         return Factors(left * _columns(problem, first), right * second.V)
 
 

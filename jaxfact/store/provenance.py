@@ -47,7 +47,7 @@ def of_sweep(
         **environment(),
         "date": now(),
         "devices": jax.local_device_count(),
-        "dtype": str(first.problem.unit.dtype),
+        "dtype": str(first.problem.dtype),
         "experiment": source(experiment),
         **home(experiment),
         "problem": type(first.problem).__name__,
