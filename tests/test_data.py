@@ -91,7 +91,7 @@ BAD = {
     "cut.npz": (NPZ[:-30], "cannot be read as .npz"),
     "empty.npz": (b"", "cannot be read as .npz"),
     "array.npz": (NPY, "array.npz"),
-    "two.npz": (written(np.savez, x=MATRIX, y=MATRIX), "holds 2 arrays: x, y"),
+    "two.npz": (written(np.savez, x=MATRIX, y=MATRIX), r"holds 2 arrays: x \(6×5\), y \(6×5\); name one"),
     "none.npz": (written(np.savez), "holds 0 arrays"),
     "header.csv": (b"height,width\n1,2\n", "rows of numbers .*'height'"),
     "ragged.csv": (b"1,2\n3\n", "rows of numbers of equal length .*from 2 to 1 at row 2"),
