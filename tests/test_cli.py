@@ -212,12 +212,13 @@ MATRICES = {
     "object.npy": np.array([[None, 1]], object),
     "zero.npy": np.zeros((3, 2)),
 }
-TEXTS = {"a.xyz": "1 2", "text.csv": "height,width\n1,2\n", "ragged.csv": "1,2\n3\n", "short.csv": "1,2\n3,4\n"}
+TEXTS = {"a.xyz": "1 2", "text.csv": "1,2\n3,wide\n", "ragged.csv": "1,2\n3\n", "short.csv": "1,2\n3,4\n"}
 BAD_MATRIX = {
     "missing.npy": "missing.npy: does not exist",
-    "a.xyz": "needs one of .npy",
-    "text.csv": "rows of numbers",
-    "ragged.csv": "rows of numbers of equal length",
+    "a.xyz": "needs one of .csv",
+    "text.csv": "'wide' on line 2, field 2, is neither a number nor",
+    "ragged.csv": "rows with equally many fields",
+    "moon": "matrix=moon: is neither a file nor a data set; give a file, or one of elevation, movielens",
     "nan.npy": "nan.npy: has missing entries; run jaxfact complete .*nan.npy",
     "flat.npy": "m×n matrix",
     "deep.npy": "m×n matrix",

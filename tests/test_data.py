@@ -1,6 +1,8 @@
 """Targets: the built-in matrix, files of every kind, damaged files, made-up spectra."""
 
+import gzip
 import io
+import lzma
 import pickle
 import subprocess
 import sys
@@ -91,13 +93,18 @@ BAD = {
     "cut.npz": (NPZ[:-30], "cannot be read as .npz"),
     "empty.npz": (b"", "cannot be read as .npz"),
     "array.npz": (NPY, "array.npz"),
-    "two.npz": (written(np.savez, x=MATRIX, y=MATRIX), r"holds 2 arrays: x \(6×5\), y \(6×5\); name one"),
+    "two.npz": (written(np.savez, x=MATRIX, y=MATRIX), "holds 2 arrays: x .*, y .*; name one"),
     "none.npz": (written(np.savez), "holds 0 arrays"),
-    "header.csv": (b"height,width\n1,2\n", "rows of numbers .*'height'"),
-    "ragged.csv": (b"1,2\n3\n", "rows of numbers of equal length .*from 2 to 1 at row 2"),
-    "hole.csv": (b",\n,\n", "2×2 NaN: needs an observed entry"),
-    "binary.csv": (b"\xff\xfe1\x00,\x002\x00", "rows of numbers"),
-    "empty.csv": (b"", r"shape \(0, 1\)"),
+    "text.csv": (b"1,2\n3,wide\n", "'wide' on line 2, field 2, is neither a number nor"),
+    "ragged.csv": (b"1,2\n3\n", "rows with equally many fields .line 1 has 2 and others have 1"),
+    "hole.csv": (b",\n,\n", "2×1 NaN: needs an observed entry"),
+    "binary.csv": (b"1,2\n\x00\x01\x02", "is no text .a zero byte"),
+    "empty.csv": (b"", "holds no line of data"),
+    "cut.csv.gz": (gzip.compress(b"1,2\n3,4\n")[:-9], "cannot be read as .gz"),
+    "text.csv.gz": (b"1,2\n", "cannot be read as .gz"),
+    "text.zip": (b"1,2\n", "cannot be read as .zip"),
+    "cut.npy.xz": (lzma.compress(NPY)[:-9], "cannot be read as .xz"),
+    "a.tar.gz": (gzip.compress(b"1,2\n3,4\n"), "needs one of .csv"),
     "nan.csv": (b"1,nan\n2,inf\n", "1 infinite entries.*NaN where an entry is missing"),
     "nan.npy": (written(np.save, np.full((2, 3), np.nan)), "2×3 NaN: needs an observed entry"),
     "text.mtx": (b"1 2 3", "cannot be read as .mtx"),
@@ -112,8 +119,8 @@ BAD = {
     "complex.npy": (written(np.save, MATRIX + 1j), "complex128.*real numbers"),
     "strings.npy": (written(np.save, MATRIX.astype("U3")), "needs numbers"),
     "dates.npy": (written(np.save, np.zeros((2, 2), "M8[s]")), "needs numbers"),
-    "matrix.xlsx": (b"anything", "needs one of .npy, .npz, .csv"),
-    "matrix": (b"anything", "needs one of .npy, .npz, .csv"),
+    "matrix.xlsx": (b"anything", "needs one of .csv, .tsv"),
+    "matrix": (b"anything", "needs one of .csv, .tsv"),
 }
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from jaxfact.choices import Absent
 from jaxfact.data.arrays import ReadOptions, check_size, labelled
 from jaxfact.data.layout import MISSING, Layout, Sample, as_labels, is_missing, number
-from jaxfact.data.lines import NOTHING, SPACES, Lines, check_widths, fields_of
+from jaxfact.data.lines import NOTHING, SPACES, Lines, check_widths, counted, fields_of
 from jaxfact.inputs import problem_with
 
 _ROWS = "user userid uid row rowid i customer customerid reviewer reviewerid person personid member memberid subject"
@@ -60,7 +60,10 @@ class Listed(NamedTuple):
 
         Raises ValueError for more than `options.largest` of them.
         """
-        check_size(path, self.shape, options.largest)
+        advice = (
+            f"keep it as a list, by data.read_entries, or allow {self.shape[0] * self.shape[1]} by largest= (--largest)"
+        )
+        check_size(path, self.shape, options.largest, advice)
         zeros = options.absent is Absent.ZERO
         values = np.full(self.shape, 0.0 if zeros else np.nan)
         values[self.rows, self.columns] = self.values
@@ -168,7 +171,7 @@ def listed(path: object, lines: Lines, sample: Sample, columns: Columns) -> List
     remarks = (*lines.remarks, *sample.remarks, *columns.remarks)
     if not known.all():
         row, column, values = row[known], column[known], values[known]
-        remarks += (f"{int(np.sum(~known))} lines without a value",)
+        remarks += (counted(int(np.sum(~known)), "line") + " without a value",)
     return Listed(row, column, values, row_labels, column_labels, remarks)
 
 
@@ -178,8 +181,8 @@ def _read(
     """Return ids of rows and columns, as whole numbers where all are written as such, and values."""
     plain = _are_plain(lines, sample)
     row, column, value = places
-    for kinds in (("int64", np.float64), ("category", np.float64), ("category", "category")):
-        if kinds[0] == "int64" and not plain:
+    for kinds in ((np.int64, np.float64), (str, np.float64), (str, str)):  # categories would make numbers of 007
+        if kinds[0] is np.int64 and not plain:
             continue
         try:
             found = parsed(
@@ -194,7 +197,7 @@ def _read(
         except (ValueError, OverflowError):
             continue
         rows, columns, values = (pd.Series(found[place]) for place in places)
-        if kinds[1] == "category":
+        if kinds[1] is str:
             return rows, columns, _converted(path, lines, values, sample.decimal)
         return rows, columns, values.to_numpy()
     raise problem_with("file", path, "cannot be read as a list of entries", "check its quotes and separators")
@@ -203,25 +206,28 @@ def _read(
 def parsed(text: bytes, **options: object) -> pd.DataFrame:
     """Return what pandas reads of a text without a header, its numbers correctly rounded."""
     usual: dict[str, object] = {"header": None, "keep_default_na": False, "skip_blank_lines": False}
-    usual |= {"skipinitialspace": True, "low_memory": False, **_EXACT}
+    usual |= {"skipinitialspace": b" " in text, **_EXACT}  # it costs as much as all else
     return pd.read_csv(io.BytesIO(text), **(usual | options))  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 def _are_plain(lines: Lines, sample: Sample) -> bool:
     """Return whether no whole number is written with a leading zero or plus, which would make two ids one."""
-    marks = "\t " if sample.separator == SPACES else sample.separator
-    hints = [mark.encode() + sign for mark in f'\n "{marks}' for sign in (b"0", b"+", b"-0")]
-    if not lines.content.startswith((b"0", b"+", b"-0")) and not any(hint in lines.content for hint in hints):
-        return True
-    begun = rf'(?:^|[ "{re.escape(marks)}])(?:0\d|\+|-0)'
-    return re.search(begun.encode(), lines.content, re.MULTILINE) is None
+    octets = lines.octets
+    begins, digits = np.zeros(256, bool), np.zeros(256, bool)
+    begins[[ord(mark) for mark in f'\n "-{sample.separator}']] = True
+    begins[ord("\t")] |= sample.separator == SPACES
+    digits[ord("0") : ord("9") + 1] = True
+    zeros = np.flatnonzero(octets == ord("0"))  # the last octet is a newline
+    padded = digits[octets[zeros + 1]] & ((zeros == 0) | begins[octets[zeros - 1]])
+    signs = np.flatnonzero(octets == ord("+"))
+    return not (padded.any() or ((signs == 0) | begins[octets[signs - 1]]).any())
 
 
 def _converted(path: object, lines: Lines, values: pd.Series, decimal: str) -> Float[np.ndarray, " k"]:
     """Return values that pandas could not convert, or refuse the first that holds no number."""
-    texts = values.cat.categories.astype(str)
+    codes, known = pd.factorize(values.to_numpy(object))
+    texts = [str(text) for text in known]
     numbers = [np.nan if is_missing(text) else number(text, decimal) for text in texts]
-    codes = values.cat.codes.to_numpy()
     bad = np.flatnonzero(np.isin(codes, [place for place, x in enumerate(numbers) if x is None]))
     if len(bad):
         found = f"{texts[codes[bad[0]]]!r} on line {lines.number(int(bad[0]))} is not a value"
@@ -232,10 +238,11 @@ def _converted(path: object, lines: Lines, values: pd.Series, decimal: str) -> F
 
 def _coded(path: object, lines: Lines, ids: pd.Series, name: str) -> tuple[Int[np.ndarray, " k"], np.ndarray]:
     """Return the place of each id among all in order, and these: numbers by size, other names by the alphabet."""
-    if ids.dtype != "category":
+    if ids.dtype == np.int64:
         codes, labels = pd.factorize(ids.to_numpy(), sort=True)
         return codes, np.asarray(labels)
-    codes, texts = ids.cat.codes.to_numpy(), [text.strip() for text in ids.cat.categories.astype(str)]
+    codes, known = pd.factorize(ids.to_numpy(object))
+    texts = [str(text).strip() for text in known]
     empty = np.flatnonzero((codes < 0) | np.isin(codes, [place for place, text in enumerate(texts) if not text]))
     if len(empty):
         found = f"line {lines.number(int(empty[0]))} names no {name}"

@@ -97,9 +97,9 @@ def separated(path: object, lines: Lines) -> tuple[Lines, str]:
     if separator == NOTHING:
         last = places[-1] + 1
         ends = np.arange(len(blank)) >= last
-        return lines.without(ends, counted(len(blank) - last, "blank line") + " at the end"), separator
+        return lines.without(ends, counted(len(blank) - last, "blank line") + " left out at the end"), separator
     inner = blank[: places[-1]].sum()
-    lines = lines.without(blank, *([counted(int(inner), "blank line")] if inner else []))
+    lines = lines.without(blank, *([counted(int(inner), "blank line") + " left out"] if inner else []))
     if separator == "::":
         content = lines.content.replace(b"::", NOTHING.encode())
         ends = np.flatnonzero(np.frombuffer(content, np.uint8) == ord("\n"))
@@ -205,10 +205,7 @@ def layout_of(path: object, lines: Lines, sample: Sample, labels: Labels | None)
 
     Raises ValueError where the first lines allow two readings, naming the way to say which.
     """
-    first = sample.records[0]
-    names = len(first) - (sample.trailing and first[-1] == "")
-    short = sample.whole and len(sample.records) > 1 and names == sample.width - sample.trailing - 1
-    header, labelled = _labels(path, sample, short) if labels is None else _said(labels)
+    header, labelled = _labels(path, sample) if labels is None else _said(labels)
     remarks = _counting(path, sample, header, labelled) if labels is None else ()
     if not header:
         return lines, Layout(None, labelled, remarks)
@@ -216,9 +213,7 @@ def layout_of(path: object, lines: Lines, sample: Sample, labels: Labels | None)
         raise problem_with("file", path, "holds a line of names and no data", "check that it is complete")
     named = [name.strip() for name in next(fields_of([lines.line(0)], sample.separator))]
     needed = sample.width - labelled - sample.trailing
-    if sample.trailing and named[-1] == "" and len(named) > needed:
-        named.pop()
-    if len(named) == needed + 2 and named[-1] == "":  # a separator ends the header alone
+    if named[-1] == "" and len(named) > needed + labelled:  # a separator ends this line, too or alone
         named.pop()
     if labelled and len(named) == needed + 1:
         named = named[1:]
@@ -232,7 +227,7 @@ def _said(labels: Labels) -> tuple[bool, bool]:
     return labels in (Labels.COLUMNS, Labels.BOTH), labels in (Labels.ROWS, Labels.BOTH)
 
 
-def _labels(path: object, sample: Sample, short: bool) -> tuple[bool, bool]:
+def _labels(path: object, sample: Sample) -> tuple[bool, bool]:
     """Return whether the first line names the columns, and the first field of every other its row."""
     first, body = sample.records[0], sample.records[1:]
     text = [sample.is_text(field) for field in first]
@@ -240,7 +235,7 @@ def _labels(path: object, sample: Sample, short: bool) -> tuple[bool, bool]:
     column = [record[0] for record in body]
     named = any(sample.is_text(field) for field in column) and sample.width > 1
     numbered = len(rest) > 1 and _counts(rest)
-    if short:
+    if _lacks_corner(sample):
         return True, True
     if any(text[1:]):
         index = corner.lower() in _INDEX_NAMES and _counts(column)
@@ -258,6 +253,16 @@ def _labels(path: object, sample: Sample, short: bool) -> tuple[bool, bool]:
     return False, named or (sample.quoted and sample.width > 1)
 
 
+def _lacks_corner(sample: Sample) -> bool:
+    """Return whether the first line has names for all columns but that of the rows' own names, as R writes it."""
+    first, column = sample.records[0], [record[0] for record in sample.records[1:]]
+    names = first[:-1] if sample.trailing and first[-1] == "" else first
+    if not (sample.whole and column and len(names) == sample.width - sample.trailing - 1):
+        return False
+    numbered = _counts(names) and (_counts(column) or all(sample.is_text(field) for field in column))
+    return numbered or all(sample.is_text(name) for name in names)
+
+
 def _with_empty_corner(path: object, rest: list[str], column: list[str], named: bool) -> tuple[bool, bool]:
     """Return the same where the first field of all is empty and the first line holds numbers."""
     if named:
@@ -273,6 +278,8 @@ def _with_empty_corner(path: object, rest: list[str], column: list[str], named: 
 def _counting(path: object, sample: Sample, header: bool, labelled: bool) -> tuple[str, ...]:
     """Say that a first column or line of data goes up by one; refuse it where nothing else is a whole number."""
     records = sample.records[header:]
+    if not records:
+        return ()
     table = [record[: -1 if sample.trailing and len(record) == sample.width else None] for record in records]
     remarks = []
     column = [record[0] for record in table]

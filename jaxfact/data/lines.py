@@ -18,7 +18,7 @@ _MARKED = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _EXCEL = ("#N/A", "#NA", "#DIV/0!", "#VALUE!", "#REF!", "#NUM!", "#NAME?", "#NULL!")
-_NEWLINE, _SPACE, _TAB, _COMMENTS = ord("\n"), ord(" "), ord("\t"), (ord("#"), ord("%"))
+_NEWLINE, _SPACE, _TAB = ord("\n"), ord(" "), ord("\t")
 
 SPACES = " "  # runs of spaces and tabs
 NOTHING = "\x01"  # what separates the fields of a single column
@@ -56,9 +56,10 @@ class Lines(NamedTuple):
         """Which lines hold nothing but spaces and tabs."""
         starts = self.starts
         blank = starts == self.ends
-        padded = np.isin(self.octets[starts], (_SPACE, _TAB))
+        first = self.octets[starts]
+        padded = (first == _SPACE) | (first == _TAB)
         if padded.any():
-            blank |= np.add.reduceat(self.octets > _SPACE, starts, dtype=np.int64) == 0
+            blank |= _per_line(_begun(self.octets), self.ends) == 0
         return blank
 
     def number(self, place: int) -> int:
@@ -71,7 +72,7 @@ class Lines(NamedTuple):
 
     def line(self, place: int, most: int | None = None) -> str:
         """Return a line, or at most so many bytes of it."""
-        start, end = int(self.starts[place]), int(self.ends[place])
+        start, end = int(self.ends[place - 1]) + 1 if place else 0, int(self.ends[place])
         return self.content[start : end if most is None else min(end, start + most)].decode(errors="replace")
 
     def after(self, count: int) -> "Lines":
@@ -129,7 +130,8 @@ def lines_of(raw: bytes) -> Lines:
 
 
 def _without_comments(lines: Lines) -> Lines:
-    comments = np.isin(lines.octets[lines.starts], _COMMENTS)
+    first = lines.octets[lines.starts]
+    comments = (first == ord("#")) | (first == ord("%"))
     for place in np.flatnonzero(comments):
         comments[place] = not lines.line(int(place), 8).startswith(_EXCEL)
     if not comments.any():
@@ -137,12 +139,12 @@ def _without_comments(lines: Lines) -> Lines:
     data = np.flatnonzero(~comments & ~lines.blank)
     leading = np.flatnonzero(comments[: data[0] if len(data) else None])
     comment = lines.line(leading[-1]).lstrip("#% ") if len(leading) else ""
-    return lines.without(comments, counted(int(comments.sum()), "comment line"))._replace(comment=comment)
+    return lines.without(comments, counted(int(comments.sum()), "comment line") + " left out")._replace(comment=comment)
 
 
 def counted(count: int, what: str) -> str:
-    """Return that so many lines were left out, in words."""
-    return f"{count} {what}{'s' if count > 1 else ''} left out"
+    """Return so many things in words."""
+    return f"{count} {what}{'s' if count > 1 else ''}"
 
 
 def _as_utf8(raw: bytes) -> tuple[bytes, str]:
@@ -172,6 +174,8 @@ def fields_of(lines: Iterable[str], separator: str) -> Iterator[list[str]]:
 
 def check_widths(path: object, lines: Lines, separator: str, width: int) -> None:
     """Refuse lines of another number of fields than `width`, naming the first."""
+    if separator != SPACES and _are_even(lines, separator, width):
+        return
     counts = _marks(lines, separator)
     if np.all(counts == width):
         return
@@ -186,11 +190,29 @@ def check_widths(path: object, lines: Lines, separator: str, width: int) -> None
         raise problem_with("file", path, f"needs rows with equally many fields ({found})", instead)
 
 
+def _are_even(lines: Lines, separator: str, width: int) -> bool:
+    """Return whether every line has as many separators, which is quickly seen where it is so."""
+    marks = np.flatnonzero(lines.octets == ord(separator))
+    if len(marks) != len(lines.ends) * (width - 1):
+        return False
+    by_line = marks.reshape(len(lines.ends), width - 1)
+    return width == 1 or bool(np.all(by_line[:, -1] < lines.ends) and np.all(by_line[:, 0] >= lines.starts))
+
+
 def _marks(lines: Lines, separator: str) -> Int[np.ndarray, " lines"]:
     """Return how many fields each line has, quotes not regarded."""
-    octets, starts = lines.octets, lines.starts
-    if separator != SPACES:
-        return np.add.reduceat(octets == ord(separator), starts, dtype=np.int64) + 1
+    if separator == SPACES:
+        return _per_line(_begun(lines.octets), lines.ends)
+    return _per_line(lines.octets == ord(separator), lines.ends) + 1
+
+
+def _begun(octets: Int[np.ndarray, " size"]) -> Bool[np.ndarray, " size"]:
+    """Return where something begins behind a space, a tab or the end of a line."""
     begun = octets > _SPACE
     begun[1:] &= octets[:-1] <= _SPACE
-    return np.add.reduceat(begun, starts, dtype=np.int64)
+    return begun
+
+
+def _per_line(marks: Bool[np.ndarray, " size"], ends: Int[np.ndarray, " lines"]) -> Int[np.ndarray, " lines"]:
+    """Return how many marks each line has; numpy.add.reduceat would make eight bytes of each."""
+    return np.diff(np.searchsorted(np.flatnonzero(marks), ends), prepend=0)

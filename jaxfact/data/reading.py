@@ -120,7 +120,7 @@ def _located(path: str | Path) -> tuple[Path, str | None]:
 
 def _read(file: Path, options: ReadOptions) -> xr.DataArray:
     suffix = file.suffix.lower()
-    if not (file.is_file() or (file.is_dir() and suffix in READERS)):
+    if not (file.is_file() or (file.is_dir() and suffix == ".zarr")):
         raise problem_with("file", file, "does not exist or is not a file", "check the path")
     if suffix in SUFFIXES or suffix in WRAPPERS:
         name, raw = _text(file, options)

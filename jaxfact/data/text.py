@@ -11,11 +11,11 @@ from jaxtyping import Float
 from jaxfact.data import entries
 from jaxfact.data.arrays import ReadOptions, check_size, labelled
 from jaxfact.data.layout import MISSING, Layout, Sample, as_labels, is_missing, layout_of, number, sampled, separated
-from jaxfact.data.lines import SPACES, Lines, check_widths, fields_of, lines_of
+from jaxfact.data.lines import NOTHING, SPACES, Lines, check_widths, fields_of, lines_of
 from jaxfact.inputs import problem_with
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".dat", ".data", ".tab", ".asc")
-_BLOCK = 2**22  # bytes read at a time
+_BLOCK = 2**20  # bytes read at a time
 
 
 def read_text(path: object, raw: bytes, options: ReadOptions) -> xr.DataArray:
@@ -104,13 +104,24 @@ def _fields(raw: bytes, sample: Sample, has_labels: bool) -> tuple[list[str], by
 
 
 def _numbers(fields: bytes, decimal: str) -> Float[np.ndarray, " k"] | None:
-    """Return a column of numbers, or None where a field holds none."""
-    stripped = (fields, b"\n".join([field.strip() for field in fields.split(b"\n")])) if b" " in fields else (fields,)
-    for form in stripped:
+    """Return a column of numbers, or None where a field holds none; in pieces, for pandas needs 40 bytes per field."""
+    found, begun = [], 0
+    while begun < len(fields):
+        end = fields.find(b"\n", begun + _BLOCK) + 1 or len(fields)
+        piece = _numbers_of(fields[begun:end], decimal)
+        if piece is None:
+            return None
+        found.append(piece)
+        begun = end
+    return np.concatenate(found) if len(found) > 1 else found[0]
+
+
+def _numbers_of(fields: bytes, decimal: str) -> Float[np.ndarray, " k"] | None:
+    stripped = [b"\n".join([field.strip() for field in fields.split(b"\n")])] if b" " in fields else []
+    for form in (fields, *stripped):
         try:
-            return entries.parsed(
-                form, na_values=sorted(MISSING), decimal=decimal, sep="\x01", names=[0], dtype=np.float64
-            )[0].to_numpy()
+            options = {"na_values": sorted(MISSING), "decimal": decimal, "sep": NOTHING}
+            return entries.parsed(form, names=[0], dtype=np.float64, **options)[0].to_numpy()
         except ValueError:
             continue
     return None
