@@ -43,7 +43,8 @@ def _opened(path: Path) -> Iterator[Any]:
     with _pillow:
         usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            with Image.open(path, formats=_FORMATS) as image:
+            # Of a path Pillow 13 maps the file into memory, and mixes up the sizes of a turned TIFF.
+            with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
                 yield image
         finally:
             Image.MAX_IMAGE_PIXELS = usual
