@@ -1,14 +1,17 @@
 """The command that replays one run of a store."""
 
+import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jaxfact.cli import terminal
 from jaxfact.cli.register import command
 from jaxfact.engine.devices import WHOLE_LOOPS, use_cores
 from jaxfact.inputs import problem_with
+from jaxfact.store.experiment_file import blaming, check_place, load
 from jaxfact.store.layout import Layout
 
 if TYPE_CHECKING:
@@ -39,24 +42,20 @@ def replay(
     chosen: dict[str, Any] = {"seed": seed, "variant": variant, "axes": _axes(point or [])}
     if out is not None:
         _check_new(out)
+    file = None if experiment is None else check_place(experiment)[0]
     _configure_as(store)
     from jaxfact.jobs.numpy_script import numpy_script
     from jaxfact.jobs.replay import replay as replayed
     from jaxfact.results import strict_json
-    from jaxfact.store.experiment_file import blamed, file_of, load
 
     if experiment is not None:
         chosen["experiment"] = load(experiment, up_to_sweep=True)
     try:
-        script = None if numpy is None else numpy_script(store, numpy, **chosen)
-        found = replayed(store, **chosen)
+        with blaming(file):
+            script = None if numpy is None else numpy_script(store, numpy, **chosen)
+            found = replayed(store, **chosen)
     except RuntimeError as error:
-        typer.echo(f"jaxfact: {error}", err=True)
-        raise typer.Exit(1) from None
-    except Exception as error:
-        if experiment is not None and (mistake := blamed(file_of(experiment), error)) is not None:
-            raise mistake from None
-        raise
+        terminal.fail(str(error), 1)
     typer.echo(strict_json.dumps(_as_json(found)) if as_json else _as_text(found))
     if out is not None:
         _write(found, out)
@@ -118,7 +117,7 @@ def _as_json(found: "Replay") -> dict[str, Any]:
 
 def _as_text(found: "Replay") -> str:
     """Return what the run did, in lines."""
-    run, axes = found.run, found.run.attrs["axes"]
+    run, axes = found.run, json.loads(found.run.attrs["axes"])
     named = [*([str(run.variant.item())] if "variant" in run.coords else []), f"seed {run.seed.item()}"]
     named += [f"{name}={run[name].item()}" for name in axes]
     lines = [
