@@ -84,7 +84,7 @@ def singular_values(
     """
     traced = [isinstance(x, Tracer) for x in (rank, condition)]
     if not traced[0]:
-        positive_integer("rank", np.asarray(rank).item(), "give the number of singular values")
+        rank = positive_integer("rank", np.asarray(rank).item(), "give the number of singular values")
     if not traced[1]:
         positive("condition", condition, "1 makes them all equal")
         if condition < 1:

@@ -1,5 +1,6 @@
 """The main job: descent and its modifications on one matrix, from the same random starts."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -12,7 +13,7 @@ from jaxfact import measures
 from jaxfact.descent import log_steps
 from jaxfact.engine.experiment import Experiment, Run
 from jaxfact.engine.tiles import Progress
-from jaxfact.inputs import problem_with
+from jaxfact.inputs import explained, problem_with
 from jaxfact.jobs.compared import MARGIN, Compared, Prediction, compared_on, floor_notes, judged_level
 from jaxfact.jobs.settings import ComparisonSettings, small_scale
 from jaxfact.problems.base import Problem, rounding_floor
@@ -97,6 +98,7 @@ class Comparison:
         return self.methods[0].method
 
 
+@explained
 def compare(
     problem: Problem, settings: ComparisonSettings | None = None, *, progress: Progress | None = None
 ) -> Comparison:
@@ -230,9 +232,8 @@ def _sharpness_lines(problem: Problem, truth: Factorization, settings: Compariso
 def _compression_lines(runs: xr.Dataset) -> list[str]:
     """Return a line that says how the runs were compressed, one for all methods."""
     kinds = runs.attrs["compression"]
-    kinds = dict(
-        zip(runs.variant.values, kinds if isinstance(kinds, list) else [kinds] * runs.sizes["variant"], strict=True)
-    )
+    each = json.loads(kinds) if kinds.startswith("[") else [kinds] * runs.sizes["variant"]
+    kinds = dict(zip(runs.variant.values, each, strict=True))
     said = {"exact": "exactly", "in law": "exactly in law", "none": "not at all"}
     text = ", ".join(f"{name} {said[kind]}" for name, kind in kinds.items())
     return [f"runs compressed to the rows that move: {text}"] if set(kinds.values()) != {"none"} else []

@@ -13,7 +13,7 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, ScalarLike
 
 from jaxfact.data.observed import checked_entries
-from jaxfact.inputs import non_negative, problem_with
+from jaxfact.inputs import explained, non_negative, problem_with
 from jaxfact.numerics.draws import fold, normal, uniform
 from jaxfact.numerics.products import keep
 from jaxfact.problems.entries import DenseEntries, Observed, SparseEntries
@@ -56,6 +56,7 @@ class Completion(PartiallyObserved):
     observed: DenseEntries | SparseEntries
     shape: tuple[int, int] = eqx.field(static=True)  # pyright: ignore[reportIncompatibleVariableOverride]
 
+    @explained
     def __init__(
         self,
         rows: ArrayLike,

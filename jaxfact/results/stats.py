@@ -12,6 +12,9 @@ from jaxfact.choices import listed
 from jaxfact.engine.levels import is_below, place_of
 from jaxfact.inputs import problem_with
 
+NAMES = ("quantile", "time", "outcome_name")
+"""Dimensions that what is found here may have beside those of the runs."""
+
 _CONFIDENCE = 0.95
 _RESAMPLES = 2000
 
