@@ -167,7 +167,7 @@ REFUSED = [
     ({"every": "10"}, r"^every='10': needs a whole number, 1 or above; .+\.$"),
     ({"every": [0, 2.5]}, r"^every=\[2.5\]: needs whole numbers of steps from 0 to 10; .+\.$"),
     ({"step": 3}, r"^descend\(…, num_steps=10, step=3\): has no argument step; .+\.$"),
-    ({"key": 0}, r"^key=int\d+ of shape \(\): needs one threefry key; use jax.random.key\(.*\)\.$"),
+    ({"key": 0}, r"^key=int\d+ of shape \(\): needs one threefry key; use jax.random.key\(.*\)\."),
     ({"every": 1, "record": [jf.measures.loss] * 2}, r"^record=\['loss'\]: needs distinct names; give a mapping .+\.$"),
     (
         {"every": 1, "record": {"loss": 3}},
