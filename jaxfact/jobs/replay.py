@@ -117,9 +117,10 @@ class StoredRun:
         record: Records | None,
         axes: Mapping[str, float],
     ):
+        self.name: str = "the dataset"
         self._layout: Layout | None = None
         if isinstance(store, xr.Dataset):
-            self.name, runs, self._all = "the dataset", *_in_memory(store)
+            runs, self._all = _in_memory(store)
             origin = store.attrs.get("base_seed")
             if experiment is None and isinstance(origin, Origin):
                 experiment, record = origin.experiment, origin.record if record is None else record
