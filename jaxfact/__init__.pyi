@@ -19,6 +19,7 @@ from .jobs.recovery import MethodRecovery as MethodRecovery
 from .jobs.recovery import Recovery as Recovery
 from .jobs.recovery import complete as complete
 from .jobs.replay import Replay as Replay
+from .jobs.replay import draw as draw
 from .jobs.replay import replay as replay
 from .jobs.settings import ComparisonSettings as ComparisonSettings
 from .jobs.settings import RecoverySettings as RecoverySettings

@@ -1,6 +1,9 @@
 """What users choose among by name; light enough for the command line to list it before anything is loaded."""
 
 import enum
+import importlib
+import pkgutil
+import warnings
 from collections.abc import Mapping
 from types import ModuleType
 
@@ -65,6 +68,18 @@ class Format(enum.StrEnum):
     CSV = "csv"
     PARQUET = "parquet"
     NETCDF = "netcdf"
+
+
+def members(package: str) -> list[ModuleType]:
+    """Return the modules of a folder in which what is there is found; one that fails is left out, which is said."""
+    folder, found = importlib.import_module(package), []
+    for name in sorted(one.name for one in pkgutil.iter_modules(folder.__path__, f"{package}.")):
+        try:
+            found.append(importlib.import_module(name))
+        except Exception as error:  # whatever it does, the others are there
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            warnings.warn(f"the file of {name} is left out, which fails ({said})", stacklevel=2)
+    return found
 
 
 def listed(namespace: Mapping[str, object], *modules: str) -> list[str]:

@@ -10,13 +10,14 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from jaxfact.inputs import positive_integer, problem_with
+from jaxfact.inputs import explained, positive_integer, problem_with, recorded_steps
 from jaxfact.measures.records import Records, as_measure
+from jaxfact.methods.base import as_method, naming_the_optimiser, updated
 from jaxfact.numerics.draws import fold, key_of
 from jaxfact.numerics.products import is_long, keep
 from jaxfact.numerics.trees import PyTree
 from jaxfact.problems.base import Problem
-from jaxfact.problems.factors import AnyFactors, as_arrays
+from jaxfact.problems.factors import AnyFactors, Factors, TiedFactor, as_arrays, as_factors
 
 
 class Trajectory(NamedTuple):
@@ -28,9 +29,10 @@ class Trajectory(NamedTuple):
     records: dict[str, PyTree]
 
 
+@explained
 def descend(
     problem: Problem,
-    method: optax.GradientTransformation,
+    method: optax.GradientTransformation | Callable,
     factors: AnyFactors,
     *,
     num_steps: int,
@@ -42,20 +44,23 @@ def descend(
     """Run `num_steps` steps of a method; works under jit, vmap and grad.
 
     U_{t+1}, V_{t+1} = (U_t, V_t) + method.update(∇f(U_t, V_t)). `every` is a stride or the list of steps to record (see
-    `log_steps`); None records nothing. `record` is a measure or its name, a list of them, or a mapping from names to
-    them; by default loss, distance and imbalance. A method that needs random numbers gets fold_in(key, t) at step t.
+    `log_steps`). `record` is a measure or its name, a list of them, or a mapping from names to them; by default loss,
+    distance and imbalance. Without `every` what is in `record` is recorded at the last step, and nothing where that is
+    left out too. A method that needs random numbers gets fold_in(key, t) at step t. `method` may be a function of
+    (gradient, factors) that returns what is added to the factors, and `factors` a plain pair.
 
     `compensated` carries the rounding error of every update into the next, so that float32 runs get below their
     rounding floor; with noise it is meaningless.
 
     Reverse-mode differentiation stores the factors at the records, or every √num_steps steps, and recomputes the rest.
 
-    Raises ValueError for a step count below 1, recorded steps outside [0, num_steps], and records without `every`.
+    Raises ValueError for a step count below 1, recorded steps outside [0, num_steps], and what is no problem, method,
+    factors of the problem's shape, or key.
     """
-    positive_integer("num_steps", num_steps, "give the number of steps to run")
+    num_steps = positive_integer("num_steps", num_steps, "give the number of steps to run")
+    method, factors = as_method(method), _factors_of(problem, factors)
     measure = as_measure(record)
-    if every is None and record is not None:
-        raise problem_with("every", None, "records need steps", "pass every=100, or every=log_steps(num_steps)")
+    every = [num_steps] if every is None and record is not None else every
     steps = recorded_steps(every, num_steps)
     key = key_of(0) if key is None else key
     advance = stepper(problem, method, key, compensated)
@@ -103,19 +108,6 @@ def log_steps(num_steps: int, per_octave: int = 8, unit: int = 1) -> list[int]:
     return steps
 
 
-def recorded_steps(every: int | Sequence[int] | None, num_steps: int) -> list[int]:
-    """Return the steps that a stride or a list stands for, in order."""
-    if every is None:
-        return []
-    if isinstance(every, int | np.integer):
-        positive_integer("every", every, "give the number of steps between two records")
-        return list(range(0, num_steps + 1, int(every)))
-    steps = sorted({int(step) for step in every})
-    if not steps or steps[0] < 0 or steps[-1] > num_steps:
-        raise problem_with("every", steps, f"needs steps from 0 to {num_steps}", "see log_steps(num_steps)")
-    return steps
-
-
 class Compensated(NamedTuple):
     """A method's state and the low parts of the factors: what rounding has left out of them so far."""
 
@@ -125,7 +117,8 @@ class Compensated(NamedTuple):
 
 def initial_state(method: optax.GradientTransformation, factors: AnyFactors, compensated: bool = False) -> PyTree:
     """Return the state with which a run begins."""
-    state = optax.with_extra_args_support(method).init(factors)
+    with naming_the_optimiser():
+        state = optax.with_extra_args_support(method).init(factors)
     return Compensated(state, jax.tree.map(jnp.zeros_like, factors)) if compensated else state
 
 
@@ -136,7 +129,6 @@ def stepper(
 
     A compensated step adds update and low part by a two-sum (Knuth 1969), whose rounding error is the next low part.
     """
-    update = optax.with_extra_args_support(method).update
 
     def advance(factors, state, t):
         low = None
@@ -146,7 +138,7 @@ def stepper(
         if jax.tree.leaves(state) and not is_long(len(jax.tree.leaves(factors)[0])):
             # It goes into the state and into the update, and would be computed for both.
             gradient = keep(gradient)
-        updates, changed = update(gradient, state, factors, problem=problem, key=fold(key, t))
+        updates, changed = updated(problem, method, gradient, state, factors, fold(key, t))
         # A hyperparameter of a wider dtype must not widen what the loop carries.
         changed = jax.tree.map(
             lambda new, old: new if new.dtype == old.dtype else new.astype(old.dtype), changed, state
@@ -158,6 +150,35 @@ def stepper(
         return moved, Compensated(changed, jax.tree.map(_left_out, factors, added, moved))
 
     return advance
+
+
+def check_factors(factors: AnyFactors, problem: Problem) -> None:
+    """Refuse factors that are not of the problem's shape."""
+    key = key_of(0)
+    wanted = jax.eval_shape(lambda: problem.standard_normal(key, factors.width))
+    if [x.shape for x in jax.tree.leaves(factors)] == [x.shape for x in jax.tree.leaves(wanted)]:
+        return
+    sizes = [", ".join(f"{k} {x.shape}" for k, x in tree._asdict().items()) for tree in (factors, wanted)]
+    is_swapped = isinstance(factors, Factors) and sizes[1] == f"U {factors.V.shape}, V {factors.U.shape}"
+    instead = "U and V are swapped" if is_swapped else "match the problem's shape"
+    raise problem_with("factors", sizes[0], f"needs {sizes[1]}", instead)
+
+
+def _factors_of(problem: Problem, given: AnyFactors) -> AnyFactors:
+    """Return factors as floating arrays of the problem's shape, or refuse them."""
+    if not isinstance(problem, Problem):
+        raise problem_with("problem", type(problem).__name__, "needs a Problem", "give a jaxfact.Factorization")
+    factors = as_factors(given)
+    if not isinstance(factors, Factors | TiedFactor):
+        if isinstance(factors, tuple | list) or hasattr(factors, "draw") or hasattr(factors, "shape"):
+            instead = "give jaxfact.Factors(U, V), or start.draw(key, problem)"
+            raise problem_with("factors", type(factors).__name__, "needs the factors of the problem", instead)
+        return factors  # the pytree of a problem of one's own
+    floating = (jnp.issubdtype(jnp.result_type(x), jnp.floating) for x in factors)
+    dtypes = [None if is_floating else problem.unit.dtype for is_floating in floating]
+    factors = type(factors)(*(jnp.asarray(x, dtype) for x, dtype in zip(factors, dtypes, strict=True)))
+    check_factors(factors, problem)
+    return factors
 
 
 def _left_out(a: Array, b: Array, total: Array) -> Array:

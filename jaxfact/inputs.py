@@ -1,9 +1,19 @@
 """What every public entry point checks: errors that say what was given, what is needed, and what to do instead."""
 
+import difflib
+import inspect
 import math
 import numbers
-from collections.abc import Callable
-from typing import Any
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+SEEDS = 2**32
+"""Seed numbers lie below it: a word of the random generator's key."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def problem_with(name: str, given: object, needed: str, instead: str) -> ValueError:
@@ -21,11 +31,109 @@ def non_negative(name: str, value: Any, instead: str) -> None:
     _require(name, value, lambda x: math.isfinite(x) and x >= 0, "needs a finite number, 0 or above", instead)
 
 
-def positive_integer(name: str, value: Any, instead: str) -> None:
-    """Refuse anything but a whole number above zero."""
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or value < 1:
-        raise problem_with(name, value, "needs a whole number, 1 or above", instead)
+def positive_integer(name: str, value: Any, instead: str) -> int:
+    """Return a whole number above zero, which may be written as a float, such as 1e3; refuse anything else."""
+    whole = as_whole(value)
+    if whole is None or whole < 1:
+        raise problem_with(name, shown(value), "needs a whole number, 1 or above", instead)
+    return whole
+
+
+def seed_number(name: str, value: Any) -> int:
+    """Return the number of a seed, from 0 to 2³²−1, which may be written as a float; refuse anything else."""
+    whole = as_whole(value)
+    if whole is None or not 0 <= whole < SEEDS:
+        instead = f"{value % SEEDS} is one" if isinstance(whole, int) else "0 is the default"
+        raise problem_with(name, shown(value), "needs a whole number from 0 to 2³²−1", instead)
+    return whole
+
+
+def as_whole(value: Any) -> int | None:
+    """Return the whole number that an integer, or a float without a fraction, stands for; None for anything else."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        number = float(value) if isinstance(value, numbers.Real) else math.nan
+        return int(number) if number.is_integer() else None
+
+
+def recorded_steps(every: Any, num_steps: int) -> list[int]:
+    """Return the steps that a stride or a list stands for, in order; none for None."""
+    if every is None:
+        return []
+    if not isinstance(every, Iterable) or isinstance(every, str) or getattr(every, "ndim", 1) == 0:
+        return list(range(0, num_steps + 1, positive_integer("every", every, "give the steps between two records")))
+    steps = [as_whole(step) for step in every]
+    kept = sorted({step for step in steps if step is not None and 0 <= step <= num_steps})
+    if not steps or not set(steps) <= set(kept):
+        given = [shown(step) for step in every if as_whole(step) not in kept][:3]
+        needed = f"needs whole numbers of steps from 0 to {num_steps}"
+        raise problem_with("every", f"[{', '.join(given)}]", needed, "see log_steps(num_steps)")
+    return kept
+
+
+def shown(value: object) -> str:
+    """Return a value as an error shows it: in one line, not too long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that a mistyped one is like, None where there is none."""
+    return next(iter(difflib.get_close_matches(name, list(known), 1)), None)
+
+
+def explained(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a call that does not fit a function's arguments say in one line which it lacks, or does not have."""
+    signature = inspect.signature(function)
+
+    @wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError:
+            name = function.__qualname__.removesuffix(".__init__")
+            raise _misfit(name, signature, args, kwargs) from None
+        return function(*args, **kwargs)
+
+    return called
+
+
+def _misfit(name: str, signature: inspect.Signature, args: Sequence[object], given: Mapping[str, object]) -> ValueError:
+    """Say what a call lacks or has too much of."""
+    kinds = inspect.Parameter
+    known = {
+        one: of for one, of in signature.parameters.items() if of.kind not in (kinds.VAR_KEYWORD, kinds.VAR_POSITIONAL)
+    }
+    by_place = [one for one, of in known.items() if of.kind is not kinds.KEYWORD_ONLY]
+    if by_place[:1] == ["self"]:  # the caller of a class did not give it
+        del known["self"]
+        by_place, args = by_place[1:], args[1:]
+    missing = [
+        one
+        for one, of in known.items()
+        if of.default is of.empty and one not in given and one not in by_place[: len(args)]
+    ]
+    unknown = [one for one in given if one not in known]
+    said = f"{name}({', '.join([*(['…'] if args else []), *(f'{one}={shown(of)}' for one, of in given.items())])})"
+    if missing:
+        likely = {one: of for one in unknown if (of := nearest(one, missing))}
+        instead = "; ".join(f"{one} may be meant to be {of}" for one, of in likely.items())
+        return ValueError(f"{said}: lacks {', '.join(missing)}; {instead or f'see help(jaxfact.{name})'}.")
+    if len(args) > len(by_place):
+        return ValueError(f"{said}: takes {', '.join(by_place)} by place; give the others by name.")
+    if twice := [one for one in by_place[: len(args)] if one in given]:
+        return ValueError(f"{said}: {', '.join(twice)} is given by place too; give it once.")
+    for holder, of in known.items():  # such as `settings`, whose fields are options at the command line
+        kind: Any = next(iter(getattr(of.annotation, "__args__", ())), None)
+        if unknown and set(unknown) <= getattr(kind, "__dataclass_fields__", {}).keys():
+            fields = ", ".join(f"{one}={shown(given[one])}" for one in unknown)
+            return ValueError(f"{said}: has no argument {', '.join(unknown)}; give {holder}={kind.__name__}({fields}).")
+    likely = nearest(unknown[0], known) if unknown else None
+    instead = f"{likely} may be meant" if likely else f"it has {', '.join(known)}"
+    return ValueError(f"{said}: has no argument {', '.join(unknown)}; {instead}.")
 
 
 def _require(name: str, value: Any, holds: Callable[[float], bool], needed: str, instead: str) -> None:

@@ -1,5 +1,6 @@
 """Experiment × axes × seeds → one labelled dataset."""
 
+import inspect
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,13 +9,22 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import xarray as xr
 
-from jaxfact.descent import recorded_steps
-from jaxfact.engine.axes import Values, axes_of, seed_numbers
+from jaxfact import measures
+from jaxfact.engine.axes import (
+    MOST_RUNS,
+    Steps,
+    Values,
+    as_run,
+    axis,
+    both_given,
+    check_names,
+    check_size,
+    seed_numbers,
+)
 from jaxfact.engine.compressibility import compression_of
-from jaxfact.engine.experiment import Experiment, check_experiment
+from jaxfact.engine.experiment import Experiment, check_experiment, check_signature
 from jaxfact.engine.floors import check_tolerance
 from jaxfact.engine.lanes import Found, Work, lanes_per_block
 from jaxfact.engine.levels import chosen_levels
@@ -22,17 +32,21 @@ from jaxfact.engine.outcomes import Rules
 from jaxfact.engine.program import Program
 from jaxfact.engine.reading import Reading
 from jaxfact.engine.tiles import Progress, tile_size
-from jaxfact.inputs import positive_integer, problem_with
+from jaxfact.inputs import explained, positive_integer, problem_with, seed_number, shown
 from jaxfact.measures import invariants
 from jaxfact.measures.records import Records, named_measures
+from jaxfact.methods.base import as_method
 from jaxfact.numerics.draws import key_of
 from jaxfact.problems.factorization import Factorization
-from jaxfact.results.labels import VARIABLES, join, label
+from jaxfact.results.labels import Origin, join, label, plain, taken_names
 from jaxfact.store import provenance
+from jaxfact.store.differences import accepted_names
+from jaxfact.store.layout import TILES
 from jaxfact.store.queues import MemoryQueue
-from jaxfact.store.work import Request, progress_of, run_into
+from jaxfact.store.work import Request, as_in_store, progress_of, run_into
 
 
+@explained
 def sweep(
     experiment: Experiment | Mapping[str, Experiment],
     *,
@@ -75,11 +89,12 @@ def sweep(
             With None, a run ends only by divergence or at `max_steps`.
         levels: The distances to which runs are timed, beside the tolerance; 0.1, 0.01, … down to it by default.
         record: Measures along the steps, as in `descend`; each is found along `step` under its name with `_path`
-            appended; there a finished run keeps its last value and a diverged one counts as inf.
-        every: The steps to record, a stride or a list (see `log_steps`), in multiples of `check_every`; without it
-            nothing is recorded, whatever `record` says.
+            appended; there a finished run keeps its last value and a diverged one counts as inf. By default loss,
+            distance and imbalance where `every` is given.
+        every: The steps to record, a stride or a list (see `log_steps`), in multiples of `check_every`. Without it each
+            measure of `record` is evaluated where a run ends, and found under its own name.
         check_every: The number of steps between two looks at a run, the resolution of all times.
-        base_seed: The number from which all random keys derive.
+        base_seed: The number from which all random keys derive, from 0 to 2³²−1.
         checked: Whether the invariants are evaluated after every step; the first that is broken stops the sweep.
         compress: Whether runs may take place on the exactly compressed problem, where a probe of method and records
             finds that to be exact (with iterate noise: exact in law). The attribute `compression` says what was done.
@@ -110,26 +125,39 @@ def sweep(
         StoreError: Where a store cannot be written.
         MemoryError: Where a tile does not fit into memory; it says how large one may be.
     """
-    _check_counts(max_steps, check_every, every)
     lone = not isinstance(experiment, Mapping)
     named: dict[str, Experiment] = {"": experiment} if lone else dict(experiment)  # pyright: ignore[reportAssignmentType]
     tolerances = _tolerances(named, tolerance, lone)
+    given = both_given(axes, more_axes)
+    steps, recorded = Steps(max_steps, check_every, every), _recorded(record, every)
+    check_names(given, taken_names() | {TILES}, named_measures(recorded))
+    for single in named.values():
+        check_signature(single, given, _OPTIONS)
+    x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+    labels = {name: axis(name, values, x64) for name, values in given.items()}
     options = Options(
         seeds=seed_numbers(seeds),
-        axes=axes_of(axes, more_axes, VARIABLES, list(named_measures(record))),
-        max_steps=max_steps,
-        record=record,
-        record_steps=tuple(recorded_steps(every, max_steps)),
-        check_every=check_every,
-        base_seed=base_seed,
+        axes=labels if store is None else as_in_store(Path(store), labels),
+        max_steps=steps.most,
+        record=recorded,
+        record_steps=steps.recorded,
+        check_every=steps.stride,
+        base_seed=seed_number("base_seed", base_seed),
         checked=checked,
         compress=compress,
         compensated=compensated,
         levels=chosen_levels(levels, tolerances.values()),
     )
-    for name, count in (("tile_runs", tile_runs), ("devices", devices)):
-        if count is not None:
-            positive_integer(name, count, "leave it out for the usual number")
+    check_size(options.axes, options.seeds, (not lone) + 1, None if store is not None else MOST_RUNS)
+    accept = accepted_names(accept)
+    if not callable(progress or print):
+        raise problem_with(
+            "progress", shown(progress), "needs a function of two counts", "give progress=print, or none"
+        )
+    tile_runs, devices = (
+        count if count is None else positive_integer(name, count, "leave it out for the usual number")
+        for name, count in (("tile_runs", tile_runs), ("devices", devices))
+    )
     # One after the other: what the runs of one variant share need not be in memory with that of the next.
     parts = (Part(single, tolerances[name], options) for name, single in named.items())
     if store is not None:
@@ -137,7 +165,7 @@ def sweep(
             axes=options.axes,
             seeds=options.seeds,
             variants=None if lone else list(named),
-            accept=tuple(accept),
+            accept=accept,
             tile_runs=tile_runs,
             devices=devices,
             progress=progress,
@@ -147,7 +175,12 @@ def sweep(
         _in_memory(part, tile_runs, devices, progress_of(progress, place, len(named)))
         for place, part in enumerate(parts)
     ]
-    return found[0] if lone else join(found, list(named))
+    runs = found[0] if lone else join(found, list(named))
+    runs.attrs = plain(runs.attrs) | {"base_seed": Origin.of(experiment, record, runs.attrs)}
+    return runs
+
+
+_OPTIONS = tuple(inspect.signature(sweep).parameters)
 
 
 class Options(NamedTuple):
@@ -173,16 +206,17 @@ class Part:
         corners = check_experiment(experiment, options.axes)
         check_tolerance(tolerance, corners, options.compensated)
         first = corners[0]
-        method = optax.with_extra_args_support(first.method)
+        method = as_method(first.method)
         checks = invariants.applying_to(method) if options.checked else ()
         can = options.compress and type(first.problem) is Factorization
-        compression = compression_of(first.method, options.record) if can else None
-        self._points = {name: np.asarray(jnp.asarray(values)) for name, values in options.axes.items()}
-        point = {name: jnp.asarray(values)[0] for name, values in options.axes.items()}
+        compression = compression_of(method, options.record) if can else None
+        self._x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+        point = {name: jnp.asarray(as_run(values[:1], self._x64))[0] for name, values in options.axes.items()}
         self.reading: Reading = Reading(experiment, point, options.record, checks, compression, options.compensated)
         if options.compensated and self.reading.uses_noise:
             raise problem_with("compensated", True, "noise hides what rounding does", "leave it out for noisy methods")
         self.options = options
+        first_point = {name: values[:1] for name, values in options.axes.items()}
         self.rules: Rules = Rules(
             max_steps=options.max_steps,
             check_every=options.check_every,
@@ -191,9 +225,10 @@ class Part:
             periodic=not self.reading.uses_noise,
             misfits=self.reading.findings.misfits,
             checked=options.checked,
-            lanes=lanes_per_block(self.reading, self.runs(options.axes, options.seeds[:1])),
+            lanes=lanes_per_block(self.reading, self.runs(first_point, options.seeds[:1])),
             chosen=options.levels,
         )
+        records = named_measures(options.record)
         self.attributes: dict[str, Any] = provenance.of_sweep(
             experiment, self.rules, options.base_seed, first, compression
         )
@@ -201,8 +236,9 @@ class Part:
             "axes": list(options.axes),
             "tolerance": tolerance,
             "levels": list(options.levels),
-            "records": {"names": list(named_measures(options.record)), "steps": list(options.record_steps)},
-            "record_functions": [provenance.place(measure) for measure in named_measures(options.record).values()],
+            "record_names": list(records),
+            "record_steps": list(options.record_steps),
+            "record_functions": [provenance.place(measure) for measure in records.values()],
             "checked": options.checked,
             "compensated": options.compensated,
         }
@@ -213,7 +249,7 @@ class Part:
         base = np.asarray(jax.random.key_data(key_of(options.base_seed)))
         grid = np.meshgrid(*axes.values(), indexing="ij")
         flat = {
-            name: np.tile(values.ravel().astype(self._points[name].dtype), len(seeds))
+            name: np.tile(as_run(values.ravel(), self._x64), len(seeds))
             for name, values in zip(axes, grid, strict=True)
         }
         count = math.prod(map(len, axes.values()))
@@ -249,22 +285,14 @@ def _tolerances(
     return dict(tolerance)
 
 
-def _check_counts(max_steps: int, check_every: int, every: int | Sequence[int] | None) -> None:
-    positive_integer("max_steps", max_steps, "give the budget of steps for one run")
-    positive_integer("check_every", check_every, "1 looks at every step, 10 is usual")
-    if max_steps % check_every:
-        near = max_steps // check_every * check_every
-        raise problem_with(
-            "max_steps",
-            max_steps,
-            f"needs a multiple of check_every={check_every}",
-            f"use {near or check_every}",
-        )
-    off = [step for step in recorded_steps(every, max_steps) if step % check_every]
-    if off:
-        raise problem_with(
-            "every",
-            off[:3],
-            f"needs multiples of check_every={check_every}",
-            "see log_steps(max_steps, unit=check_every)",
-        )
+def _recorded(record: Records | None, every: object) -> Records | None:
+    """Return what is recorded: along the steps, or what is asked for of the end; refuse names that results have."""
+    if every is not None:
+        return record
+    if record is None:
+        return {}
+    for name, measure in named_measures(record).items():
+        if name in taken_names() and getattr(measures, name, None) is not measure:
+            needed = "results have something else of this name"
+            raise problem_with("record", name, needed, "give a mapping from other names to measures")
+    return record

@@ -9,6 +9,7 @@ PAGE = ROOT / "docs" / "architecture.md"
 BEGIN, END = "<!-- rooms -->\n", "\n<!-- end of rooms -->\n"
 # From the top floor down; a folder is one room, a file beside them another.
 ROOMS = (
+    "__main__",
     "cli",
     "reports",
     "jobs",
@@ -55,7 +56,7 @@ def imported(name: str, source: str) -> set[str]:
             paths = [alias.name.split(".") for alias in node.names]
             found |= {path[1] for path in paths if path[0] == "jaxfact" and len(path) > 1}
             # The package itself has every room's names.
-            found |= {ROOMS[0] for path in paths if path == ["jaxfact"]}
+            found |= {"cli" for path in paths if path == ["jaxfact"]}
     return found
 
 

@@ -75,7 +75,7 @@ def test_netcdf_holds_the_whole_dataset(stored, tmp_path):
         assert found.variant.flag_meanings.split() == runs.variant.values.tolist()
         assert found.step_size.attrs["latex"] == r"$\eta\,\sigma_1$"
         assert found.attrs["max_steps"] == 200
-        assert json.loads(found.attrs["records"])["names"] == ["distance", "imbalance"]
+        assert json.loads(found.attrs["record_names"]) == ["distance", "imbalance"]
 
 
 @pytest.mark.parametrize("kind", WRITE)

@@ -153,7 +153,10 @@ def test_an_experiment_without_a_file(altered):
 
 def test_a_record_that_is_not_found(altered):
     path = altered({"record_functions": ["jaxfact.measures:distance", "elsewhere:power"]})
-    with pytest.raises(ValueError, match="record=None: energy was a function that cannot be found; give record= too"):
+    with pytest.raises(
+        ValueError,
+        match="record=None: energy was a function that cannot be found beside the experiment; write it there",
+    ):
         jf.replay(path, seed=SEED, variant="plain", step_size=0.3)
     again = jf.replay(path, seed=SEED, variant="plain", step_size=0.3, record=[measures.distance, energy])
     assert "energy_path" in again.run

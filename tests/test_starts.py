@@ -173,7 +173,7 @@ def test_ye_du_scale_and_step_by_hand(unit):
 
 REFUSED = [
     (lambda: jf.starts.Gaussian(0, scale=0.1), r"^width=0: needs a whole number, 1 or above; .+\.$"),
-    (lambda: jf.starts.Gaussian(2.0, scale=0.1), r"^width=2.0: needs a whole number, 1 or above; .+\.$"),
+    (lambda: jf.starts.Gaussian(2.5, scale=0.1), r"^width=2.5: needs a whole number, 1 or above; .+\.$"),
     (lambda: jf.starts.Gaussian(2), r"^scale, norm=neither: needs one of the two; pass scale= .+\.$"),
     (lambda: jf.starts.Gaussian(2, scale=1.0, norm=1.0), r"^scale, norm=both: needs one of the two; pass scale= .+\.$"),
     (lambda: jf.starts.Gaussian(2, scale=-1.0), r"^scale=-1: needs a finite number above 0; .+\.$"),

@@ -96,7 +96,7 @@ def test_extending_adds_behind_what_is_there(store):
 
 def test_nothing_but_create_creates(store, tmp_path):
     missing = tmp_path / "missing.zarr"
-    attributes = jf.open_results(store).attrs
+    attributes = Layout(store).attributes()
     for call in (
         lambda: TileStore(missing),
         lambda: extend(missing, AXES, np.arange(6)),
@@ -109,6 +109,7 @@ def test_nothing_but_create_creates(store, tmp_path):
 
 def test_create_makes_an_empty_store_once(store, tmp_path):
     template = jf.open_results(store).isel(step_size=[0], seed=[0]).load()
+    template.attrs = Layout(store).attributes()
     made, grid = tmp_path / "deep" / "made.zarr", Grid(AXES, np.arange(6), (3, 2))
     create(made, grid, template)
     opened = TileStore(made)
@@ -125,7 +126,7 @@ def test_create_makes_an_empty_store_once(store, tmp_path):
 
 
 def test_admitting_writes_down_what_is_accepted(store):
-    attributes, before = jf.open_results(store).attrs, files(store)
+    attributes, before = Layout(store).attributes(), files(store)
     admit(store, attributes)
     assert files(store) == before
     with pytest.raises(ValueError, match="max_steps was 200 and is 300"):

@@ -1,5 +1,6 @@
 """Experiment × axes × seeds: how an experiment is read, what comes back, and what is refused."""
 
+import json
 import re
 import subprocess
 import sys
@@ -58,7 +59,7 @@ def test_axes_may_have_names_of_options():
 
     runs = run(experiment, axes={"seeds": [0.1, 0.2], "devices": [1e-1]})
     assert runs.outcome.dims == ("seeds", "devices", "seed")
-    assert runs.attrs["axes"] == ["seeds", "devices"]
+    assert json.loads(runs.attrs["axes"]) == ["seeds", "devices"]
     usual = run(same, axes={"step_size": [0.1, 0.2]}, scale=[1e-1])
     np.testing.assert_array_equal(runs.loss, usual.loss)
     assert len(np.unique(runs.loss)) > 4, "the axis is used"

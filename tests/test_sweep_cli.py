@@ -101,7 +101,8 @@ def test_options_reach_the_library(asked, tmp_path):
     }
     assert (found["checked"], found["compress"], found["compensated"]) == (True, False, True)
     assert found["accept"] == ["jax", "device"]
-    found = asked("--record", "loss")
+    assert asked("--record", "loss")["every"] is None
+    found = asked("--record", "loss", "--every", "log")
     assert found["every"] == jf.log_steps(4000, unit=10)
     assert (found["devices"], found["tolerance"], found["compress"]) == (None, 1e-5, True)
 

@@ -5,9 +5,7 @@ class gives a command one option per field.
 """
 
 import dataclasses
-import importlib
 import inspect
-import pkgutil
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 import typer
 
+from jaxfact.choices import members
 from jaxfact.inputs import problem_with
 
 Store = Annotated[Path, typer.Argument(metavar="STORE", help="The store of a sweep.", show_default=False)]
@@ -51,10 +50,7 @@ def command(place: int = 50) -> Callable[[Function], Function]:
 
 def commands() -> list[Callable[..., Path | None]]:
     """Return the functions of all commands in their order; the files of the folder are loaded for that."""
-    package = importlib.import_module(__name__.rpartition(".")[0])
-    files = {found.name for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")}
-    for file in sorted(files):
-        importlib.import_module(file)
+    files = {module.__name__ for module in members(__name__.rpartition(".")[0])}
     ranked = sorted(_COMMANDS.items(), key=lambda item: (item[1].place, item[0]))
     return [found.function for _, found in ranked if found.function.__module__ in files]
 

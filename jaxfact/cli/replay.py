@@ -1,5 +1,6 @@
 """The command that replays one run of a store."""
 
+import json
 import math
 import sys
 from functools import partial
@@ -12,6 +13,7 @@ from jaxfact.cli import terminal
 from jaxfact.cli.register import command
 from jaxfact.engine.devices import WHOLE_LOOPS, use_cores
 from jaxfact.inputs import problem_with
+from jaxfact.store.experiment_file import blaming, check_place, load
 from jaxfact.store.layout import Layout
 
 if TYPE_CHECKING:
@@ -44,22 +46,19 @@ def replay(
     chosen: dict[str, Any] = {"seed": seed, "variant": variant, "axes": _axes(point or [])}
     if out is not None:
         _check_new(out)
+    file = None if experiment is None else check_place(experiment)[0]
     _configure_as(store)
     from jaxfact.jobs.numpy_script import numpy_script
     from jaxfact.jobs.replay import replay as replayed
-    from jaxfact.store.experiment_file import blamed, file_of, load
 
     if experiment is not None:
         chosen["experiment"] = load(experiment, up_to_sweep=True)
     try:
-        script = None if numpy is None else numpy_script(store, numpy, **chosen)
-        found = replayed(store, **chosen)
+        with blaming(file):
+            script = None if numpy is None else numpy_script(store, numpy, **chosen)
+            found = replayed(store, **chosen)
     except RuntimeError as error:
         terminal.fail(str(error), 1)
-    except Exception as error:
-        if experiment is not None and (mistake := blamed(file_of(experiment), error)) is not None:
-            raise mistake from None
-        raise
     with terminal.written_first(partial(_write, found, out) if out is not None else lambda: None):
         if as_json:
             terminal.tell_json(_as_json(found))
@@ -126,7 +125,7 @@ def _as_json(found: "Replay") -> dict[str, Any]:
 
 def _as_text(found: "Replay") -> str:
     """Return what the run did, in lines."""
-    run, axes = found.run, found.run.attrs["axes"]
+    run, axes = found.run, json.loads(found.run.attrs["axes"])
     named = [*([str(run.variant.item())] if "variant" in run.coords else []), f"seed {run.seed.item()}"]
     named += [f"{name}={run[name].item()}" for name in axes]
     lines = [

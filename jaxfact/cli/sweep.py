@@ -5,14 +5,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from jaxfact.cli import terminal
 from jaxfact.cli.register import X64, Levels, command, listed_levels
 from jaxfact.cli.status import say_status
-from jaxfact.inputs import problem_with
+from jaxfact.inputs import positive, positive_integer, problem_with, seed_number
+from jaxfact.store import experiment_file
+from jaxfact.store.differences import HARMLESS, accepted_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,13 +50,21 @@ def sweep(
         typer.Option(metavar="NAME,…", help="Measures along the steps: distance,imbalance, for example."),
     ] = None,
     every: Annotated[
-        int | None, typer.Option(help="Steps between two records.  [default: closer together at the beginning]")
+        str | None,
+        typer.Option(
+            metavar="N|log",
+            help="Steps between two records, or log: closer together at the beginning.  [default: only where runs end]",
+        ),
     ] = None,
     base_seed: Annotated[int, typer.Option(help="Number from which all random keys derive.")] = 0,
     devices: Annotated[str, typer.Option(metavar="all|N", help="Cores or accelerators to use.")] = "all",
     tile_runs: Annotated[int | None, typer.Option(help="Most runs written together.  [default: about 4096]")] = None,
     accept: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Go on despite this difference from what made the store.")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"Go on despite this difference from what made the store: {', '.join(HARMLESS)}.",
+        ),
     ] = None,
     checked: Annotated[bool, typer.Option("--checked", help="Check the invariants after every step.")] = False,
     compress: Annotated[
@@ -72,17 +82,26 @@ def sweep(
 
     Example: jaxfact sweep FILE.py:experiment --axis step_size=0.1:1:16:log --store runs/a.zarr
     """
+    from jaxfact.engine.axes import Steps, check_size, seed_numbers
+
     count = _device_count(devices)
-    axes = _axes(axis or [])
+    axes = _axes(axis or [], x64)
     level, timed = _level(tolerance), listed_levels(levels)
+    names = None if record is None else [name.strip() for name in record.split(",")]
+    stride = _stride(every)
+    Steps(max_steps, check_every, None if stride == "log" else stride)
+    check_size(axes, seed_numbers(seeds), 1, None)
+    seed_number("base_seed", base_seed)
+    if tile_runs is not None:
+        positive_integer("tile_runs", tile_runs, "leave it out for the usual number")
+    accepted_names(accept or ())
+    experiment_file.check_place(experiment)
     terminal.configure(x64, count)
     from jaxfact.descent import log_steps
-    from jaxfact.store import experiment_file
     from jaxfact.store.status import outcomes_so_far
     from jaxfact.sweep import sweep as run
 
-    names = None if record is None else [name.strip() for name in record.split(",")]
-    steps = log_steps(max_steps, unit=check_every) if record is not None and every is None else every
+    steps = log_steps(max_steps, unit=check_every) if stride == "log" else stride
     found = experiment_file.load(experiment)
     with _ending_in_one_line(experiment, store), terminal.sweep_progress(partial(outcomes_so_far, store)) as progress:
         run(
@@ -113,12 +132,11 @@ def sweep(
 @contextmanager
 def _ending_in_one_line(experiment: str, store: Path) -> Iterator[None]:
     """Say in one line what ended a sweep, unless it was a value that the user gave."""
-    from jaxfact.store.experiment_file import blamed, file_of
     from jaxfact.store.queues import StoreError
 
-    file = file_of(experiment)
     try:
-        yield
+        with experiment_file.blaming(experiment_file.file_of(experiment)):
+            yield
     except ValueError:
         raise
     except KeyboardInterrupt as stopped:
@@ -131,8 +149,6 @@ def _ending_in_one_line(experiment: str, store: Path) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, StoreError):
             terminal.fail(str(error.strerror), 1)
-        if (mistake := blamed(file, error)) is not None:
-            raise mistake from None
         if isinstance(error, OSError):
             terminal.fail(f"the store cannot be written ({error}); what is in {store} is safe", 1)
         if not isinstance(error, RuntimeError):  # which is what a broken invariant raises, and XLA
@@ -152,13 +168,27 @@ def _level(given: str) -> float | None:
     if given.lower() == "none":
         return None
     try:
-        return float(given)
+        level = float(given)
     except ValueError:
         raise problem_with("--tolerance", given, "needs a number or none", "1e-5 is usual in float32") from None
+    positive("tolerance", level, "1e-5 is usual in float32; none runs to max_steps")
+    return level
 
 
-def _axes(given: Sequence[str]) -> "dict[str, np.ndarray]":
+def _stride(given: str | None) -> int | Literal["log"] | None:
+    """Return the number of steps between two records, or log."""
+    if given is None or given == "log":
+        return given
+    try:
+        return int(given)
+    except ValueError:
+        raise problem_with("--every", given, "needs a whole number or log", "leave it out to record the end") from None
+
+
+def _axes(given: Sequence[str], x64: bool) -> "dict[str, np.ndarray]":
     """Return the axes that were given, in their order."""
+    from jaxfact.engine.axes import axis as checked
+
     axes: dict[str, np.ndarray] = {}
     for text in given:
         name, equals, values = text.partition("=")
@@ -167,7 +197,7 @@ def _axes(given: Sequence[str]) -> "dict[str, np.ndarray]":
         if name in axes:
             raise problem_with("--axis", text, f"{name} is given twice", "give all its values in one --axis")
         axes[name] = _spaced(text, values.split(":")) if ":" in values else _listed(text, values.split(","))
-    return axes
+    return {name: checked(name, values, x64) for name, values in axes.items()}
 
 
 def _listed(text: str, values: list[str]) -> "np.ndarray":

@@ -66,7 +66,7 @@ def remove_biases(matrix: Any, *, sweeps: int = 20, shrinkage: float = 0.0) -> C
     `sweeps` that is not a whole number above 0. Source: Koren, Bell & Volinsky 2009, Matrix factorization techniques
     for recommender systems, who keep μ at the mean; refitted, it needs no shrinkage.
     """
-    positive_integer("sweeps", sweeps, "20 reach rounding error, or nearly, on this library's data sets")
+    sweeps = positive_integer("sweeps", sweeps, "20 reach rounding error, or nearly, on this library's data sets")
     non_negative("shrinkage", shrinkage, "0 switches it off")
     numbers, observed, exponent = _checked(matrix)
     (row, column), entries = np.nonzero(observed), numbers[observed]

@@ -1,15 +1,24 @@
-"""What the axes and the seeds of a sweep may be."""
+"""What the axes, the seeds and the steps of a sweep may be; light enough to be asked before JAX is loaded."""
 
+import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
-from jaxfact.inputs import positive_integer, problem_with
+from jaxfact.inputs import as_whole, positive_integer, problem_with, recorded_steps, shown
 
 Values = Sequence[float] | np.ndarray
 Value = TypeVar("Value")
+
+DIMENSIONS = 32
+"""Arrays of results have no more dimensions."""
+
+MOST_RUNS = 2**31
+"""Runs are counted below it."""
+
+_X64 = "call jax.config.update('jax_enable_x64', True) first"
 
 
 def both_given(given: Mapping[str, Value] | None, named: Mapping[str, Value]) -> dict[str, Value]:
@@ -24,48 +33,137 @@ def both_given(given: Mapping[str, Value] | None, named: Mapping[str, Value]) ->
     return {**mapping, **named}
 
 
-def axes_of(
-    given: Mapping[str, Values] | None, named: Mapping[str, Values], taken: Sequence[str], records: Sequence[str]
-) -> dict[str, np.ndarray]:
-    """Return the axes given as a mapping, then those given by keyword.
-
-    Refuses a repeated name, one that is taken, and one that a record may give to a variable or a dimension.
-    """
-    axes = both_given(given, named)
+def check_names(axes: Iterable[object], taken: Iterable[str], records: Iterable[str] = ()) -> None:
+    """Refuse axes without a name, and names that results have for something else; records add some that begin so."""
+    taken = set(taken)
     for name in axes:
         if not isinstance(name, str) or not name.isidentifier():
             raise problem_with("axes", repr(name), "needs names of the experiment's parameters", "give strings")
-        if name in taken or any(re.fullmatch(rf"{re.escape(record)}_(.*_)?(path|\d+)", name) for record in records):
+        if name in taken or any(re.fullmatch(rf"{re.escape(record)}(_.*)?", name) for record in records):
             needed = "is the name of a variable or dimension of every result"
-            raise problem_with("axes", name, needed, "rename the experiment's parameter")
-    return {name: axis(name, values) for name, values in axes.items()}
+            others = f"; taken are {', '.join(sorted(taken))}" if name in taken else ""
+            raise problem_with("axes", name, needed, f"rename the experiment's parameter{others}")
 
 
-def axis(name: str, values: Values) -> np.ndarray:
-    """Return the values of an axis as a 1-D array of distinct finite numbers, or refuse them."""
+def axis(name: str, values: Any, x64: bool) -> np.ndarray:
+    """Return the labels of an axis, in one dimension and in 64 bits, or refuse them.
+
+    They are finite numbers, and so are the different numbers that runs compute with: those of `as_run`.
+    """
     instead = f"give a list of distinct numbers, for example {name}=[0.1, 0.3, 1.0]"
+    array = _numbers(name, values, instead)
+    if array.ndim != 1 or array.size == 0:
+        raise problem_with(name, shown(values), "an axis needs at least one value, in one dimension", instead)
+    if not np.all(np.isfinite(array)):
+        raise problem_with(name, shown(array.tolist()), "an axis needs finite numbers", instead)
+    labels = _in_64_bits(name, array)
+    if len(np.unique(labels)) != labels.size:
+        raise problem_with(name, shown(labels.tolist()), "an axis needs each value once", instead)
+    _check_cast(name, labels, x64)
+    return labels
+
+
+def as_run(labels: np.ndarray, x64: bool) -> np.ndarray:
+    """Return the numbers that runs compute with at these labels: in 64 bits, or in 32 where JAX has no more."""
+    kind = np.float64 if labels.dtype.kind == "f" else np.int64
+    return labels.astype(kind if x64 else np.float32 if labels.dtype.kind == "f" else np.int32)
+
+
+def places_of(labels: np.ndarray, among: np.ndarray, x64: bool) -> np.ndarray:
+    """Return where each label stands among others that runs compute the same with; −1 where it does not."""
+    there, wanted = as_run(among, x64), as_run(labels, x64)
+    order = np.argsort(there)
+    place = order[np.minimum(np.searchsorted(there, wanted, sorter=order), len(there) - 1)]
+    return np.where(there[place] == wanted, place, -1)
+
+
+def seed_numbers(seeds: Any) -> np.ndarray:
+    """Return the numbers of the seeds: 0, 1, … for a count."""
+    instead = "give a count, or an array of distinct seed numbers from 0 to 2³²−1"
+    if isinstance(seeds, str | float | int) or getattr(seeds, "ndim", 1) == 0:
+        return np.arange(positive_integer("seeds", seeds, instead))
+    numbers = axis("seeds", seeds, x64=True)
+    if any(as_whole(number) is None for number in numbers.tolist()) or numbers.min() < 0 or numbers.max() >= 2**32:
+        raise problem_with("seeds", shown(numbers.tolist()), "needs whole numbers from 0 to 2³²−1", instead)
+    return numbers.astype(np.int64)
+
+
+class Steps:
+    """How many steps a run may take, between which it is looked at, and which are recorded; whole numbers all.
+
+    Raises ValueError for counts below 1, and steps that are no multiples of `check_every`.
+    """
+
+    def __init__(self, max_steps: Any, check_every: Any, every: Any):
+        self.most: int = positive_integer("max_steps", max_steps, "give the budget of steps for one run")
+        self.stride: int = positive_integer("check_every", check_every, "1 looks at every step, 10 is usual")
+        if self.most % self.stride:
+            near = self.most // self.stride * self.stride
+            needed = f"needs a multiple of check_every={self.stride}"
+            raise problem_with("max_steps", self.most, needed, f"use {near or self.stride}")
+        if self.most >= 2**31:
+            raise problem_with("max_steps", self.most, "steps are counted up to 2³¹−1", "lower it")
+        self.recorded: tuple[int, ...] = tuple(recorded_steps(every, self.most))
+        if off := [step for step in self.recorded if step % self.stride]:
+            needed = f"needs multiples of check_every={self.stride}"
+            raise problem_with("every", off[:3], needed, "see log_steps(max_steps, unit=check_every)")
+
+
+def check_size(axes: Mapping[str, np.ndarray], seeds: np.ndarray, others: int, most_runs: int | None) -> None:
+    """Refuse results of more than 32 dimensions, `others` among them, and more runs than one call can count."""
+    if len(axes) + 1 + others > DIMENSIONS:
+        given = f"{len(axes)} of them"
+        needed = f"with the seeds and {others} more, results would have {len(axes) + 1 + others} dimensions"
+        raise problem_with("axes", given, needed, f"{DIMENSIONS} in all are possible: let some vary together")
+    runs = math.prod(map(len, axes.values())) * len(seeds)
+    if most_runs is not None and runs >= most_runs:
+        needed = f"{runs} runs are more than memory may hold at once, 2³¹−1"
+        raise problem_with("axes, seeds", "too many", needed, "ask for fewer, or give store=")
+
+
+def _numbers(name: str, values: Any, instead: str) -> np.ndarray:
+    """Return values as an array of integers or floats."""
     try:
         array = np.asarray(values)
     except ValueError:
-        raise problem_with(name, repr(values), "an axis needs plain numbers", instead) from None
+        raise problem_with(name, shown(values), "an axis needs plain numbers", instead) from None
+    if np.ma.is_masked(values):
+        raise problem_with(name, shown(values), "an axis has no missing values", "fill them, or leave them out")
+    if array.dtype.kind == "O" and array.size and all(isinstance(value, int) for value in array.flat):
+        raise problem_with(name, shown(values), "whole numbers need to lie below 2⁶³", "give them as floats")
+    if array.dtype.name in ("bfloat16",):
+        array = array.astype(np.float64)
     if array.dtype.kind not in "iuf":
-        raise problem_with(name, repr(values), "an axis needs plain numbers", instead)
-    if array.ndim != 1 or array.size == 0:
-        raise problem_with(name, repr(values), "an axis needs at least one value, in one dimension", instead)
-    if not np.all(np.isfinite(array)):
-        raise problem_with(name, array.tolist(), "an axis needs finite numbers", instead)
-    if len(np.unique(array)) != array.size:
-        raise problem_with(name, array.tolist(), "an axis needs each value once", instead)
+        raise problem_with(name, shown(values), "an axis needs plain numbers", instead)
     return array
 
 
-def seed_numbers(seeds: int | Sequence[int] | np.ndarray) -> np.ndarray:
-    """Return the numbers of the seeds: 0, 1, … for a count."""
-    instead = "give a count, or an array of distinct seed numbers from 0 to 2³²−1"
-    if isinstance(seeds, int | np.integer):
-        positive_integer("seeds", seeds, instead)
-        return np.arange(int(seeds))
-    numbers = axis("seeds", seeds)
-    if numbers.dtype.kind not in "iu" or numbers.min() < 0 or numbers.max() >= 2**32:
-        raise problem_with("seeds", numbers.tolist(), "needs whole numbers from 0 to 2³²−1", instead)
-    return numbers
+def _in_64_bits(name: str, array: np.ndarray) -> np.ndarray:
+    """Return integers or floats of any width as they are labelled; short integers would wrap in an experiment."""
+    if array.dtype.kind == "u" and array.max() >= 2**63:
+        raise problem_with(name, int(array.max()), "whole numbers need to lie below 2⁶³", "give them as floats")
+    with np.errstate(over="ignore"):
+        labels = array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
+    if not np.all(np.isfinite(labels)):
+        raise problem_with(name, str(array[~np.isfinite(labels)][0]), "is beyond the range of float64", "rescale it")
+    return labels
+
+
+def _check_cast(name: str, labels: np.ndarray, x64: bool) -> None:
+    """Refuse values that runs cannot compute with, or cannot tell apart."""
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        cast = as_run(labels, x64)
+    if cast.dtype.kind == "i":
+        lost = cast != labels
+    else:
+        # What is smaller than the least normal number counts as zero on most devices.
+        lost = ~np.isfinite(cast) | ((labels != 0) & (np.abs(cast) < np.finfo(cast.dtype).tiny))
+    if np.any(lost):
+        needed = f"is out of the range of {cast.dtype}, in which runs compute"
+        raise problem_with(name, labels[lost][0].item(), needed, "rescale it" if x64 else f"rescale it, or {_X64}")
+    same, counts = np.unique(cast, return_counts=True)
+    if np.any(counts > 1):
+        twins = labels[cast == same[counts > 1][0]][:2].tolist()
+        raise problem_with(
+            name, twins, f"are the same number in {cast.dtype}, in which runs compute", f"leave one out, or {_X64}"
+        )

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxfact import measures
 from jaxfact.descent import stepper
 from jaxfact.measures.records import Records, as_measure, named_measures
+from jaxfact.methods.base import updated
 from jaxfact.numerics.draws import fold, key_of
 from jaxfact.numerics.trees import PyTree
 from jaxfact.problems.compression import Compressed
@@ -183,7 +184,7 @@ def _gap(method: optax.GradientTransformationExtraArgs, measure: Callable, pairs
 def _step(small: Compressed, method, key: PRNGKeyArray, factors: Factors, state: PyTree, t: Array):
     """Take a step on the compressed problem and stay in its frame."""
     gradient = small.gradient(factors)
-    updates, state = method.update(gradient, state, factors, problem=small, key=fold(key, t))
+    updates, state = updated(small, method, gradient, state, factors, fold(key, t))
     return optax.apply_updates(factors, updates), state
 
 

@@ -1,18 +1,23 @@
 """What an experiment is: a pure function of named numbers that returns a problem, a start and a method."""
 
 import inspect
+import random
+import traceback
 import warnings
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxfact.inputs import problem_with
+from jaxfact.inputs import nearest, problem_with, shown
+from jaxfact.methods.base import as_method
 from jaxfact.numerics.draws import key_of
 from jaxfact.problems.base import Problem
-from jaxfact.problems.factors import AnyFactors, Factors, TiedFactor
+from jaxfact.problems.factors import AnyFactors, Factors, TiedFactor, as_factors
 from jaxfact.starts import Start
 
 
@@ -21,10 +26,21 @@ class Run(NamedTuple):
 
     problem: Problem
     start: Start | AnyFactors
-    method: optax.GradientTransformation
+    method: optax.GradientTransformation | Callable
 
 
 Experiment = Callable[..., Run]
+
+# What code does to a number that has no value yet, while JAX traces it, and how it is said instead.
+_UNTRACEABLE = {
+    jax.errors.TracerBoolConversionError: ("decides by the value of an axis (if, and, min, …)", "use jax.numpy.where"),
+    jax.errors.TracerArrayConversionError: ("hands an axis to NumPy", "use the function of jax.numpy"),
+    jax.errors.TracerIntegerConversionError: ("counts or looks up with an axis", "see padded_to=, or use jax.numpy"),
+    jax.errors.ConcretizationTypeError: ("makes a Python number of an axis", "leave out float, int and the like"),
+    jax.errors.NonConcreteBooleanIndexError: ("picks entries by the value of an axis", "use jax.numpy.where"),
+    jax.errors.UnexpectedTracerError: ("keeps a number of another call", "let the function return all it makes"),
+    TypeError: ("makes an array whose size is an axis", "see padded_to="),
+}
 
 
 def parameters(experiment: Experiment) -> Mapping[str, inspect.Parameter]:
@@ -37,53 +53,129 @@ def takes_key(experiment: Experiment, axes: Mapping[str, object]) -> bool:
     return "key" in parameters(experiment) and "key" not in axes
 
 
+def check_signature(experiment: Experiment, axes: Mapping[str, object], options: Iterable[str] = ()) -> None:
+    """Refuse what is no function of these axes; an axis that is neither may be an option, mistyped."""
+    if not callable(experiment):
+        raise problem_with("experiment", shown(experiment), "needs a function of the axes", "return a jaxfact.Run")
+    known = parameters(experiment)
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
+    unknown = [name for name in axes if name not in known and not open_ended]
+    needed = [
+        name for name, p in known.items() if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    ]
+    missing = [name for name in needed if name != "key" and name not in axes]
+    if not unknown and not missing:
+        return
+    takes = f"the experiment takes ({', '.join(known)})"
+    for name in unknown:
+        if meant := nearest(name, {*options, *known} - set(axes)):
+            raise problem_with(name, shown(axes[name]), f"is no axis: {takes}", f"{meant} may be meant")
+    raise problem_with("axes", sorted(axes), takes, "give one axis per parameter")
+
+
 def check_experiment(experiment: Experiment, axes: Mapping[str, np.ndarray]) -> list[Run]:
     """Return the runs at the first point and at the ends of each axis.
 
-    A signature that does not fit the axes is refused, and points out of range.
+    Points that are out of range are refused, and random numbers from outside warned of.
 
     Evaluating it at the least and greatest value of each axis finds hyperparameters out of range, which cannot be
     seen in a traced number.
     """
-    if not callable(experiment):
-        raise problem_with("experiment", repr(experiment), "needs a function of the axes", "return a jaxfact.Run")
-    _check_signature(experiment, axes)
     extra = {"key": key_of(0)} if takes_key(experiment, axes) else {}
     first = {name: values[0] for name, values in axes.items()}
-    corners = [first] + [{**first, name: v} for name, values in axes.items() for v in (values.min(), values.max())]
+    ends = [{**first, name: v} for name, values in axes.items() for v in (values.min(), values.max())]
+    others = [at for place, at in enumerate(ends) if at != first and at not in ends[:place]]
+    sources = _random_sources(experiment)
+    before = [source() for source in sources]
     with warnings.catch_warnings():
         if extra:  # warnings about a problem drawn from this one key say nothing about the runs
             warnings.simplefilter("ignore", UserWarning)
-        runs = [experiment(**{name: jnp.asarray(value) for name, value in at.items()}, **extra) for at in corners]
-    for run in runs:
-        check_run(run)
-    return runs
+        runs = [
+            checked_run(experiment(**{name: jnp.asarray(value) for name, value in at.items()}, **extra))
+            for at in (first, first, *others)
+        ]
+    drawn = any(not _same(old, source()) for old, source in zip(before, sources, strict=True))
+    if drawn or not _same(*(jax.tree.leaves((run.problem, run.start)) for run in runs[:2])):
+        warnings.warn(
+            "experiment: it is another each time it is called, as with random numbers of NumPy, and all runs share "
+            "what one call returns; draw from a parameter `key` with jax.random, which differs between seeds",
+            stacklevel=4,
+        )
+    return runs[1:]
 
 
-def check_run(run: object) -> None:
-    """Refuse anything but a `Run` of a problem, a start and a method."""
+def checked_run(run: Any) -> Run:
+    """Return a `Run` of a problem, a start and a method; refuse anything that cannot be made one.
+
+    A plain pair of arrays becomes factors, a function of gradient and factors a method.
+    """
     instead = "return Run(problem, start, method)"
     if not isinstance(run, Run):
         raise problem_with("experiment", f"returned a {type(run).__name__}", "needs a Run", instead)
+    run = Run(run.problem, as_factors(run.start), as_method(run.method))
     for name, value, kinds, wanted in (
         ("problem", run.problem, Problem, "a Problem"),
         ("start", run.start, Start | Factors | TiedFactor, "a Start or factors"),
-        ("method", run.method, optax.GradientTransformation, "an optax transformation"),
     ):
         if not isinstance(value, kinds):
             raise problem_with(f"Run.{name}", type(value).__name__, f"needs {wanted}", instead)
+    return run
 
 
-def _check_signature(experiment: Experiment, axes: Mapping[str, np.ndarray]) -> None:
-    known = parameters(experiment)
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
-    unknown = [name for name in axes if name not in known and not open_ended]
-    needed = [name for name, p in known.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
-    missing = [name for name in needed if name != "key" and name not in axes]
-    if unknown or missing:
-        raise problem_with(
-            "axes",
-            sorted(axes),
-            f"the experiment takes ({', '.join(known)})",
-            "give one axis per parameter",
-        )
+@contextmanager
+def traceable(name: str, function: Callable) -> Iterator[None]:
+    """Say in one line which line of a function cannot be traced, and what to write instead."""
+    try:
+        yield
+    except (jax.errors.JAXTypeError, TypeError) as error:
+        said = next((words for kind, words in _UNTRACEABLE.items() if isinstance(error, kind)), None)
+        if said is None or (type(error) is TypeError and "Shapes must be 1D" not in str(error)):
+            raise
+        needed, instead = said
+        place = f"{getattr(function, '__name__', type(function).__name__)}{_line_in(function, error)}"
+        raise problem_with(name, place, f"{needed}, and all values are run in one program", instead) from None
+
+
+def _line_in(function: Callable, error: BaseException) -> str:
+    """Return the last line of the function's file that an error came through."""
+    code = getattr(inspect.unwrap(getattr(function, "func", function)), "__code__", None)
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if code is not None and frame.filename == code.co_filename
+    ]
+    return f", line {lines[-1]}" if lines else ""
+
+
+def _random_sources(experiment: Experiment) -> list[Callable[[], Any]]:
+    """Return what gives the states of the random generators that an experiment may draw from, outside JAX."""
+    code = getattr(experiment, "__code__", None)
+    names = {name: getattr(experiment, "__globals__", {}).get(name) for name in getattr(code, "co_names", ())}
+    cells = [cell.cell_contents for cell in getattr(experiment, "__closure__", None) or () if _is_filled(cell)]
+    generators = [one for one in (*names.values(), *cells) if isinstance(one, np.random.Generator)]
+    own = [lambda one=one: str(one.bit_generator.state) for one in generators]
+    return [
+        lambda: str(np.random.get_state()),  # noqa: NPY002
+        lambda: str(random.getstate()),
+        *own,
+    ]
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False
+
+
+def _same(old: Any, new: Any) -> bool:
+    """Tell whether two states, or the arrays of two runs, are the same."""
+    if isinstance(old, str):
+        return old == new
+    pairs = zip(old, new, strict=False)
+    return len(old) == len(new) and all(a is b or _bits(a) == _bits(b) for a, b in pairs)
+
+
+def _bits(leaf: Any) -> bytes:
+    is_key = jnp.issubdtype(getattr(leaf, "dtype", float), jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(leaf) if is_key else leaf).tobytes()

@@ -1,13 +1,14 @@
 """Below which distance rounding stalls runs: what a tolerance must stay above."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 import numpy as np
-import optax
 
 from jaxfact.engine.experiment import Run
 from jaxfact.inputs import positive, problem_with
+from jaxfact.methods.base import as_method
 from jaxfact.numerics.draws import key_of
 from jaxfact.problems.base import Problem, rounding_floor
 from jaxfact.problems.factorization import Factorization
@@ -57,12 +58,12 @@ def check_above_floor(tolerance: float, problem: Problem, step_size: float, widt
         )
 
 
-def step_size_of(method: optax.GradientTransformation) -> float:
+def step_size_of(given: Any) -> float:
     """Return η where a method's updates are −η times whatever gradient it is given, and 1 for every other method.
 
     Two steps are tried at a balanced optimum, where neither a regulariser nor a preconditioner changes the gradient.
     """
-    update, key = optax.with_extra_args_support(method).update, key_of(0)
+    method, key = as_method(given), key_of(0)
     problem = Factorization(np.ones(2, np.float32), shape=(3, 3))
     factors, rng = problem.truncation(2), np.random.default_rng(0)
     ratios = []
@@ -70,7 +71,7 @@ def step_size_of(method: optax.GradientTransformation) -> float:
         state = method.init(factors)
         for _ in range(2):
             slope = Factors(*(np.float32(1e-2 * rng.uniform(0.5, 1, (3, 2))) for _ in range(2)))  # pyright: ignore[reportArgumentType]
-            updates, state = update(slope, state, factors, problem=problem, key=key)  # pyright: ignore[reportArgumentType]
+            updates, state = method.update(slope, state, factors, problem=problem, key=key)  # pyright: ignore[reportArgumentType]
             ratios += [-np.asarray(new) / old for new, old in zip(jax.tree.leaves(updates), slope, strict=True)]
     except (TypeError, ValueError, IndexError, AssertionError):
         # What is made for one shape, or asks for more than a gradient, says nothing here.

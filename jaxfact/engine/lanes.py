@@ -16,6 +16,7 @@ from jax import lax
 from jax.experimental import checkify
 from jaxtyping import Array, Bool, Float, Int, UInt
 
+from jaxfact.engine.devices import working_devices
 from jaxfact.engine.outcomes import (
     CYCLE,
     EXPLOSION,
@@ -121,11 +122,11 @@ def lanes_per_block(reading: Reading, work: Work) -> int:
     """
     own = jax.eval_shape(partial(_start, reading), reading.shared, work, 0)
     sizes = [leaf.size for leaf in jax.tree.leaves((own.factors, own.state))]
-    if jax.default_backend() == "cpu":
+    if working_devices()[0].platform == "cpu":
         if reading.findings.lanes is not None:
             return reading.findings.lanes
         return int(np.clip(_CPU_ENTRIES // max(sizes) // 16 * 16, 16, 128))
-    count = getattr(jax.local_devices()[0], "core_count", _MULTIPROCESSORS)
+    count = getattr(working_devices()[0], "core_count", _MULTIPROCESSORS)
     return lanes_on_multiprocessors(max(sum(sizes), reading.findings.advance.largest), count)
 
 
@@ -259,7 +260,7 @@ class Engine:
             best=glance.distance,
             rose=never > 0,
         )
-        return lane, self.reading.record(shared, own) if self.rules.record_steps else {}
+        return lane, self.reading.record(shared, own)
 
     def _refill(self, shared: list[Array], work: Work, tile: Tile) -> Tile:
         """Give idle lanes the next runs of the queue."""

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
 
+from jaxfact.engine.devices import in_this_context, working_devices
 from jaxfact.engine.lanes import Engine, Found, Tile, Work, is_finished
 from jaxfact.engine.outcomes import Rules
 from jaxfact.engine.reading import Reading
@@ -80,16 +81,17 @@ class Program:
     def run(self, queue: Queue, progress: Progress | None = None, count: int | None = None) -> dict[str, float]:
         """Run what the queue holds, on at most `count` devices; return the seconds it took to compile and to run."""
         self._progress, self._done = progress, {}
-        used = jax.local_devices()[:count]
+        used = working_devices()[:count]
         # CPU devices are all the same cores: one program serves them, called from as many threads.
         homes = [used[0]] * len(used) if used[0].platform == "cpu" else used
         began = time.perf_counter()
         with ThreadPoolExecutor(len(used)) as threads:
             distinct = list(dict.fromkeys(homes))
-            programs = dict(zip(distinct, threads.map(self._compile, distinct), strict=True))
+            compiled, serve = in_this_context(self._compile), in_this_context(self._serve)
+            programs = dict(zip(distinct, threads.map(compiled, distinct), strict=True))
             compiling = time.perf_counter() - began
             try:
-                for future in [threads.submit(self._serve, home, programs[home], queue) for home in homes]:
+                for future in [threads.submit(serve, home, programs[home], queue) for home in homes]:
                     future.result()
             except BaseException as error:
                 self._stop.set()

@@ -3,19 +3,19 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PRNGKeyArray, UInt
 
-from jaxfact.descent import initial_state, stepper
+from jaxfact.descent import check_factors, initial_state, stepper
 from jaxfact.engine.compressibility import Compression
-from jaxfact.engine.experiment import Experiment, Run, check_run, takes_key
+from jaxfact.engine.experiment import Experiment, Run, checked_run, takes_key, traceable
 from jaxfact.engine.jaxprs import Closures, Function, split
-from jaxfact.inputs import problem_with
 from jaxfact.measures import gradient_norm, imbalance, invariants
 from jaxfact.measures.records import Records, as_measure
+from jaxfact.methods import Method
+from jaxfact.methods.base import as_method
 from jaxfact.numerics.draws import fold, key_from, key_of
 from jaxfact.numerics.trees import PyTree
 from jaxfact.problems.base import Problem
@@ -111,7 +111,7 @@ class Reading:
         """Return the problem that one run takes place on, compressed or not, and its method."""
         run = self._called(key, point)
         problem, small = self._compressed(run.problem, run.start, fold(key, _START))
-        return (problem if small is None else small), run.method
+        return (problem if small is None else small), as_method(run.method)
 
     def advance(self, shared: list[Array], own: Own, step: Array) -> Own:
         """Take step number `step`."""
@@ -152,26 +152,26 @@ class Reading:
 
         def begin(key: PRNGKeyArray, point: dict[str, Array]):
             run, start_key, noise_key = self._called(key, point), fold(key, _START), fold(key, _NOISE)
+            method = as_method(run.method)
             problem, factors = self._at_start(run.problem, run.start, start_key)
-            state = jax.tree.map(jnp.asarray, initial_state(run.method, factors, self._compensated))
+            state = jax.tree.map(jnp.asarray, initial_state(method, factors, self._compensated))
             noise_words, closures = jax.random.key_data(noise_key), Closures()
-            found.append(self._findings(problem, run.method, (factors, state, noise_words), closures))
+            found.append(self._findings(problem, method, (factors, state, noise_words), closures))
             return Own(factors, state, noise_words, []), closures.values
 
         key = key_of(0)
         traced, (own, _) = jax.make_jaxpr(begin, return_shape=True)(key, dict(point))
         return traced, own, found[-1]
 
-    def _findings(
-        self, problem: Problem, method: optax.GradientTransformation, begun: tuple, closures: Closures
-    ) -> Findings:
+    def _findings(self, problem: Problem, method: Method, begun: tuple, closures: Closures) -> Findings:
         """Trace what the engine needs of a run: a step, a glance, the records, the defects of a step."""
         factors, state, noise_words = begun
-        method, measure = optax.with_extra_args_support(method), as_measure(self._record)
+        measure = as_measure(self._record)
 
         def advance(factors, state, step, key):
             words = key_from(key)
-            return stepper(problem, method, words, self._compensated)(factors, state, step)
+            with traceable("method", method.update):
+                return stepper(problem, method, words, self._compensated)(factors, state, step)
 
         def defects(before, after):
             step = invariants.Step(problem, before, problem.gradient(before), after)
@@ -194,9 +194,8 @@ class Reading:
     def _called(self, key: PRNGKeyArray, point: Mapping[str, Array]) -> Run:
         """Return what the experiment makes of a run's key and point."""
         extra = {"key": fold(key, _PROBLEM)} if self._takes_key else {}
-        run = self._experiment(**point, **extra)
-        check_run(run)
-        return run
+        with traceable("experiment", self._experiment):
+            return checked_run(self._experiment(**point, **extra))
 
     def _at_start(self, problem: Problem, start: Start | AnyFactors, key: PRNGKeyArray) -> tuple[Problem, AnyFactors]:
         """Return the problem that is run, compressed or not, and the factors a run begins from."""
@@ -207,7 +206,7 @@ class Reading:
         else:
             drawn_on, factors = problem, start
         factors = as_arrays(factors, problem.dtype)
-        _check_factors(factors, drawn_on)
+        check_factors(factors, drawn_on)
         if small is not None and drawn_on is problem:
             factors = reduced(small, problem, factors)  # pyright: ignore[reportArgumentType]
         return (problem if small is None else small), factors
@@ -241,13 +240,3 @@ def _columns(start: Start | AnyFactors, key: PRNGKeyArray, problem: Problem) -> 
     if not isinstance(start, Start) or start.compresses:
         return start.width  # pyright: ignore[reportAttributeAccessIssue]
     return jax.eval_shape(lambda: start.draw(key, problem)).width
-
-
-def _check_factors(factors: AnyFactors, problem: Problem) -> None:
-    key = key_of(0)
-    wanted = jax.eval_shape(lambda: problem.standard_normal(key, factors.width))
-    try:
-        chex.assert_trees_all_equal_shapes(factors, wanted)
-    except AssertionError:
-        sizes = [", ".join(f"{k} {x.shape}" for k, x in tree._asdict().items()) for tree in (factors, wanted)]
-        raise problem_with("factors", sizes[0], f"needs {sizes[1]}", "match the problem's shape") from None

@@ -3,8 +3,7 @@
 from collections.abc import Callable, Hashable
 from typing import NamedTuple, Protocol
 
-import jax
-
+from jaxfact.engine.devices import working_devices
 from jaxfact.engine.lanes import Found, Work
 from jaxfact.engine.outcomes import Rules
 
@@ -46,5 +45,6 @@ class Queue(Protocol):
 
 def tile_size(total: int, rules: Rules, devices: int | None, most: int | None) -> int:
     """Return how many runs a tile has, so that all devices have work."""
-    count = min(devices or jax.local_device_count(), jax.local_device_count())
+    there = len(working_devices())
+    count = min(devices or there, there)
     return max(rules.lanes, min(most or max(_LARGEST, _LANEFULS * rules.lanes), -(-total // count)))

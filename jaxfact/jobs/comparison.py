@@ -11,7 +11,7 @@ from jaxfact.descent import log_steps
 from jaxfact.engine.experiment import Experiment, Run
 from jaxfact.engine.floors import check_above_floor
 from jaxfact.engine.tiles import Progress
-from jaxfact.inputs import problem_with
+from jaxfact.inputs import explained, problem_with
 from jaxfact.jobs import remarks
 from jaxfact.jobs.compared import MARGIN, Compared, Prediction, compared_on, floor_notes, judged_level
 from jaxfact.jobs.settings import USUAL_WIDTH, ComparisonSettings, small_scale, width_line
@@ -114,6 +114,7 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
 
 
+@explained
 def compare(
     problem: Problem, settings: ComparisonSettings | None = None, *, progress: Progress | None = None
 ) -> Comparison:

@@ -11,9 +11,10 @@ import optax
 
 from jaxfact.engine.axes import both_given
 from jaxfact.engine.experiment import Experiment
-from jaxfact.inputs import problem_with
+from jaxfact.inputs import explained, problem_with
 from jaxfact.jobs.replay import StoredRun
 from jaxfact.measures.records import Records
+from jaxfact.methods.base import updated
 from jaxfact.numerics.draws import key_of
 from jaxfact.problems.compression import Compressed
 from jaxfact.problems.factorization import Factorization
@@ -69,6 +70,7 @@ class Descent(NamedTuple):
         return f"Gradient descent of step size {self.step_size:g} on ½‖UVᵀ − Σ‖²_F{balance}"
 
 
+@explained
 def numpy_script(
     store: str | Path,
     path: str | Path,
@@ -107,7 +109,7 @@ def numpy_script(
     steps = hits.values.astype(int)
     named = [*([] if variant is None else [variant]), f"seed {seed}", *(f"{name}={x}" for name, x in point.items())]
     text = _SCRIPT.format(
-        title=f"{again.path.name}: {', '.join(named)}",
+        title=f"{Path(again.name).name}: {', '.join(named)}",
         rule=rule,
         form=", compressed" if isinstance(problem, Compressed) else "",
         dtype=problem.dtype,
@@ -157,8 +159,7 @@ def _update(
         state = method.init(factors)
         if jax.tree.leaves(state):
             raise _refused("has a state")
-        update = optax.with_extra_args_support(method).update
-        return _flat(update(gradient, state, factors, problem=problem, key=key)[0])
+        return _flat(updated(problem, method, gradient, state, factors, key)[0])
 
 
 def _refused(why: str) -> ValueError:

@@ -8,14 +8,17 @@ import scipy.special
 import xarray as xr
 from jaxtyping import Bool, Float
 
-from jaxfact.engine.axes import Values, both_given
+from jaxfact.engine.axes import Values, axis, both_given, check_names
 from jaxfact.engine.experiment import Experiment
 from jaxfact.engine.tiles import Progress
-from jaxfact.inputs import problem_with
+from jaxfact.inputs import explained, problem_with
 from jaxfact.results import stats
 from jaxfact.results.deciding import standard_errors
 from jaxfact.sweep import sweep
 
+_OUTCOMES = ("converged", "fitted", "diverged")
+_THRESHOLDS = {"at": "threshold", "low": "threshold_low", "high": "threshold_high"}
+_NAMES = {*_THRESHOLDS.values(), *(f"{name}{end}" for name in _OUTCOMES for end in ("", "_low", "_high"))}
 _PLACES, _WIDTHS = 1201, 80
 _CERTAIN = 1e-3  # a curve as steep as the grid has residuals that are all rounding
 
@@ -28,6 +31,7 @@ class Threshold(NamedTuple):
     high: float
 
 
+@explained
 def phase_diagram(
     experiment: Experiment,
     *,
@@ -56,7 +60,8 @@ def phase_diagram(
     if len(both) != 2:
         raise problem_with("axes", sorted(both), "a phase diagram has two", "pass fraction=[...], rank=[...]")
     along, across = both
-    places = np.asarray(both[along], float)
+    check_names(both, _NAMES)
+    places = axis(along, both[along], x64=True).astype(float)
     if not np.all(places > 0):
         raise problem_with(along, places.tolist(), "the curve is fitted in its logarithm", "give numbers above 0")
     runs = sweep(
@@ -70,14 +75,14 @@ def phase_diagram(
         axes=both,
     )
     found = {}
-    for outcome in ("converged", "fitted", "diverged"):
+    for outcome in _OUTCOMES:
         number = (runs.outcome == outcome).sum("seed")
         low, high = stats.wilson(number, runs.sizes["seed"])
         found[outcome] = number / runs.sizes["seed"]
         found |= {f"{outcome}_low": (number.dims, low), f"{outcome}_high": (number.dims, high)}
     converged = (runs.outcome == "converged").transpose(across, along, "seed").values
     fits = [threshold(places, succeeded) for succeeded in converged]
-    for field, name in (("at", "threshold"), ("low", "threshold_low"), ("high", "threshold_high")):
+    for field, name in _THRESHOLDS.items():
         found[name] = (across, [getattr(fit, field) for fit in fits])
     return xr.Dataset(found, attrs=runs.attrs | {"along": along, "across": across, "seeds": runs.sizes["seed"]})
 

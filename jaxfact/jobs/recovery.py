@@ -18,7 +18,7 @@ from jaxfact.data.numbers import times_power
 from jaxfact.descent import log_steps
 from jaxfact.engine.experiment import Experiment, Run
 from jaxfact.engine.tiles import Progress
-from jaxfact.inputs import positive_integer, problem_with
+from jaxfact.inputs import explained, positive_integer, problem_with
 from jaxfact.jobs.compared import MARGIN, completing
 from jaxfact.jobs.parting import SHRINKAGE, observed_entries, parts_of_split, removed_level, usual_splits
 from jaxfact.jobs.settings import USUAL_WIDTH, RecoverySettings, small_scale, width_line
@@ -103,6 +103,7 @@ class Recovery:
         return self.runs.sizes["split"]
 
 
+@explained
 def complete(
     matrix: Any,
     settings: RecoverySettings | None = None,
@@ -134,7 +135,7 @@ def complete(
         raise problem_with("centre", centre, f"needs one of {', '.join(Centring)}", "leave it out to remove nothing")
     entries, shape, exponent = observed_entries(matrix)
     count = usual_splits(len(entries.values)) if splits is None else splits
-    positive_integer("splits", count, "5 is usual")
+    count = positive_integer("splits", count, "5 is usual")
     drawn = [parts_of_split(entries, given, number) for number in range(count)]
     levels = {kind: [removed_level(entries, shape, parts, kind) for parts in drawn] for kind in Centring}
     cut = [Part(entries.values - level, parts) for level, parts in zip(levels[centre], drawn, strict=True)]

@@ -1,5 +1,6 @@
 """What a reader of a comparison should know before the numbers: budgets, edges, and hypotheses that do not hold."""
 
+import json
 import math
 
 import jax
@@ -79,9 +80,8 @@ def sharpness_lines(problem: Problem, truth: Factorization, settings: Comparison
 def compression_lines(runs: xr.Dataset) -> list[str]:
     """Return a line that says how the runs were compressed, one for all methods."""
     kinds = runs.attrs["compression"]
-    kinds = dict(
-        zip(runs.variant.values, kinds if isinstance(kinds, list) else [kinds] * runs.sizes["variant"], strict=True)
-    )
+    each = json.loads(kinds) if kinds.startswith("[") else [kinds] * runs.sizes["variant"]
+    kinds = dict(zip(runs.variant.values, each, strict=True))
     said = {"exact": "exactly", "in law": "exactly in law", "none": "not at all"}
     text = ", ".join(f"{name} {said[kind]}" for name, kind in kinds.items())
     return [f"runs compressed to the rows that move: {text}"] if set(kinds.values()) != {"none"} else []

@@ -1,4 +1,4 @@
-"""One run of a store once more, step by step, with the bits it had.
+"""One run of a sweep once more, step by step, with the bits it had.
 
 The compiled program of the sweep is run again, for this run alone. How many steps it takes between two looks is data:
 first as many as the sweep took, so that every stored number can be compared, then one.
@@ -9,6 +9,8 @@ import json
 import math
 import numbers
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,30 +21,33 @@ import numpy as np
 import optax
 import xarray as xr
 
-from jaxfact.engine.axes import both_given
-from jaxfact.engine.experiment import Experiment
+from jaxfact.engine.axes import both_given, places_of
+from jaxfact.engine.devices import working_devices
+from jaxfact.engine.experiment import Experiment, Run
 from jaxfact.engine.lanes import Found, Tile, Work
 from jaxfact.engine.levels import as_tolerance
 from jaxfact.engine.program import Program
-from jaxfact.inputs import problem_with
+from jaxfact.inputs import explained, problem_with, shown
 from jaxfact.measures.records import Records, named_measures
 from jaxfact.numerics.draws import fold, key_from
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factors import AnyFactors
 from jaxfact.results.files import PENDING, encoded, open_results
+from jaxfact.results.labels import Origin
 from jaxfact.store import experiment_file, provenance
 from jaxfact.store.differences import HARMLESS, differences
 from jaxfact.store.layout import Layout
 from jaxfact.sweep import Options, Part
 
-_GIVE = "give experiment=, as it was given to the sweep"
+_GIVE = "give the experiment, as it was given to the sweep"
 
 
 class Replay(NamedTuple):
     """A run and its trajectory: `factors`, `loss` and `distance` at `steps` 0, 1, … to the last, along the first axis.
 
-    `run` is what the store says about it. `problem` is what the factors are factors of: the compressed problem, where
-    that was run; from the experiment's own problem, `expand` draws full factors with the same loss and Gram matrices.
+    `run` is what the store, or the dataset, says about it. `problem` is what the factors are factors of: the compressed
+    problem, where that was run; from the experiment's own problem, `expand` draws full factors with the same loss and
+    Gram matrices.
     """
 
     run: xr.Dataset
@@ -53,8 +58,9 @@ class Replay(NamedTuple):
     problem: Problem
 
 
+@explained
 def replay(
-    store: str | Path,
+    store: str | Path | xr.Dataset,
     *,
     seed: int,
     variant: str | None = None,
@@ -63,13 +69,13 @@ def replay(
     axes: Mapping[str, float] | None = None,
     **more_axes: float,
 ) -> Replay:
-    """Run one run of a store again, and return every step of it.
+    """Run one run of a store, or of the dataset that `sweep` returned, again, and return every step of it.
 
-    `variant` is needed where there are several, and one value of every axis, by keyword or, for names that collide with
-    arguments, in the mapping `axes`. `experiment` is what the sweep was given;
-    without it the text that the store holds of the experiment's file is executed, up to where it sweeps: so trust a
-    store as you would trust a script. `record` is needed for records that are neither of this library nor of the file
-    the experiment is in. All factors of all steps are kept in memory, in √σ₁.
+    `variant` is needed where there are several, and one value of every axis that has several, by keyword or, for names
+    that collide with arguments, in the mapping `axes`. `experiment` is what the sweep was given; a dataset in memory
+    remembers it, and of a store the text that it holds of the experiment's file is executed, up to where it sweeps: so
+    trust a store as you would trust a script. `record` is needed for records that are neither of this library nor of
+    the file the experiment is in. All factors of all steps are kept in memory, in √σ₁.
 
     Raises ValueError for a run that the store does not hold or has not finished, and for an experiment or settings that
     are not those of the store; RuntimeError where a number differs from the stored one in any bit.
@@ -77,28 +83,54 @@ def replay(
     return StoredRun(store, seed, variant, experiment, record, both_given(axes, more_axes)).replay()
 
 
-class StoredRun:
-    """One run of a store, and the program that made it; arguments are those of `replay`.
+@explained
+def draw(
+    store: str | Path | xr.Dataset,
+    *,
+    seed: int,
+    variant: str | None = None,
+    experiment: Experiment | Mapping[str, Experiment] | None = None,
+    record: Records | None = None,
+    axes: Mapping[str, float] | None = None,
+    **more_axes: float,
+) -> Run:
+    """Return how one run of a sweep began: its problem, the factors that were drawn, with their bits, and its method.
 
-    `said` is the dataset of this run in the store, `differences` what may have changed its last bits since.
+    From there `descend` goes on. The problem is the compressed one, where that was run, and the factors are its.
+    Arguments and errors are those of `replay`.
+    """
+    return StoredRun(store, seed, variant, experiment, record, both_given(axes, more_axes)).begun()
+
+
+class StoredRun:
+    """One run of a store, or of a dataset in memory, and the program that made it; arguments are those of `replay`.
+
+    `said` is the dataset of this run, `differences` what may have changed its last bits since.
     """
 
     def __init__(
         self,
-        store: str | Path,
+        store: str | Path | xr.Dataset,
         seed: int,
         variant: str | None,
         experiment: Experiment | Mapping[str, Experiment] | None,
         record: Records | None,
         axes: Mapping[str, float],
     ):
-        self.path: Path = Path(store)
-        layout = Layout.of(self.path, "give the path that sweep(store=) was given")
-        runs = open_results(store)
-        self._all = runs.attrs
+        self.name: str = "the dataset"
+        self._layout: Layout | None = None
+        if isinstance(store, xr.Dataset):
+            runs, self._all = _in_memory(store)
+            origin = store.attrs.get("base_seed")
+            if experiment is None and isinstance(origin, Origin):
+                experiment, record = origin.experiment, origin.record if record is None else record
+        else:
+            self._layout = Layout.of(Path(store), "give the path that sweep(store=) was given, or what it returned")
+            self.name, runs, self._all = str(store), open_results(store), self._layout.attributes()
         self._variants = _check_variant(runs, variant)
-        self._axes = {name: runs[name].values for name in runs.attrs["axes"]}
-        place = _check_point(self._axes, axes) | {"seed": _nearest("seed", runs.seed.values, seed)}
+        self._axes = {name: runs[name].values for name in self._all["axes"]}
+        place = _check_point(self._axes, axes, self._all["x64"])
+        place["seed"] = _nearest("seed", runs.seed.values, seed, x64=True)
         chosen = runs if variant is None else runs.sel({"variant": variant})
         self.said: xr.Dataset = chosen.isel(place).load()
         if self.said.outcome.item() == PENDING:
@@ -107,15 +139,22 @@ class StoredRun:
         self._name = self.attribute("experiment_name") if experiment is None else "the given one"
         self.part: Part = self._read(experiment, record)
         point = {name: self._axes[name][[place[name]]] for name in self._axes}
-        self.work: Work = self.part.runs(point, np.asarray([seed]))
-        size = max(self.part.rules.lanes, math.prod(layout.blocks()))
-        self._program = Program(self.part.reading, self.part.rules, self.work, size)
+        self.work: Work = self.part.runs(point, self.said.seed.values[None])
         self.differences: dict[str, str] = self._check_program()
+
+    @cached_property
+    def _program(self) -> Program:
+        blocks = 1 if self._layout is None else math.prod(self._layout.blocks())
+        return Program(self.part.reading, self.part.rules, self.work, max(self.part.rules.lanes, blocks))
 
     def attribute(self, name: str) -> Any:
         """Return an attribute of the store; where variants differ in it, that of this run's variant."""
         value = self._all[name]
-        return value[self._variants.index(str(self.said.variant.item()))] if isinstance(value, list) else value
+        return value[self._variants.index(str(self.said.variant.item()))] if self._differs(name) else value
+
+    def _differs(self, name: str) -> bool:
+        """Tell whether an attribute has one value per variant."""
+        return name in self._all.get("differing", ())
 
     @property
     def ingredients(self) -> tuple[Problem, optax.GradientTransformation]:
@@ -127,6 +166,11 @@ class StoredRun:
     def width(self) -> int:
         """The number of columns of its factors."""
         return self._program.shapes[0].own.factors.width
+
+    def begun(self) -> Run:
+        """Return its problem, its first factors and its method."""
+        problem, method = self.ingredients
+        return Run(problem, _seen(next(self._states(self.work)))[0], method)
 
     def replay(self) -> Replay:
         """Run it with the looks of the sweep, compare, and run it with a look at every step."""
@@ -146,14 +190,14 @@ class StoredRun:
         return Replay(self.said, factors, np.arange(last + 1), loss, distance, self.ingredients[0])
 
     def _states(self, work: Work, *, beyond: bool = False) -> Iterator[Tile]:
-        return self._program.steps(work, jax.local_devices()[0], beyond=beyond)
+        return self._program.steps(work, working_devices()[0], beyond=beyond)
 
     def _check_environment(self) -> None:
         """Refuse another backend or precision before anything is made of them."""
         differing = differences(self._all, {**self._all, **provenance.environment()})
         if fatal := [said for name, said in differing.items() if name not in HARMLESS]:
             made = f"was made differently: {'; '.join(fatal)}"
-            raise problem_with("store", self.path, made, "set JAX as it was then")
+            raise problem_with("store", self.name, made, "set JAX as it was then")
 
     def _read(self, given: Experiment | Mapping[str, Experiment] | None, record: Records | None) -> Part:
         """Read the experiment as the sweep did."""
@@ -170,7 +214,7 @@ class StoredRun:
             axes=self._axes,
             max_steps=stored["max_steps"],
             record=self._records(getattr(given, "__globals__", {})) if record is None else record,
-            record_steps=tuple(stored["records"]["steps"]),
+            record_steps=tuple(stored["record_steps"]),
             check_every=stored["check_every"],
             base_seed=stored["base_seed"],
             checked=stored["checked"],
@@ -186,13 +230,13 @@ class StoredRun:
             held = "the store holds no file that has it: it comes from a notebook, or lives inside a function"
             raise problem_with("experiment", None, held, _GIVE)
         return experiment_file.from_text(
-            self.attribute("experiment_file"), self._name, f"experiment of {self.path.absolute()}"
+            self.attribute("experiment_file"), self._name, f"experiment of {Path(self.name).absolute()}"
         )
 
     def _records(self, beside: Mapping[str, Any]) -> Records | None:
         """Return the functions that were recorded: the library's, or those that stand beside the experiment."""
-        names, places = self._all["records"]["names"], self._all["record_functions"]
-        if names == list(named_measures(None)):
+        names, places = self._all["record_names"], self._all["record_functions"]
+        if names == list(named_measures(None)) and self._all["record_steps"]:
             return None
         found = {}
         for name, place in zip(names, places, strict=True):
@@ -200,20 +244,23 @@ class StoredRun:
             holder = vars(importlib.import_module(home)) if home.startswith("jaxfact.") else beside
             found[name] = holder.get(function)
             if found[name] is None:
-                raise problem_with("record", None, f"{name} was a function that cannot be found", "give record= too")
+                missing = f"{name} was a function that cannot be found beside the experiment"
+                raise problem_with("record", None, missing, "write it there, or give what was recorded too")
         return found
 
     def _check_program(self) -> dict[str, str]:
         """Refuse another experiment; return what else has changed."""
-        wanted = self.part.attributes | {"program": self._program.fingerprint, "variants": self._all["variants"]}
-        wanted, stored = json.loads(json.dumps(wanted)), dict(self._all)
+        wanted = self.part.attributes | {"variants": self._all["variants"]}
+        if self._layout is not None:
+            wanted["program"] = self._program.fingerprint
+        wanted, stored = json.loads(json.dumps(wanted)), json.loads(json.dumps(dict(self._all)))
         for name in wanted.keys() & stored.keys():
-            if isinstance(stored[name], list) and not isinstance(wanted[name], list):
+            if self._differs(name):
                 stored[name], wanted[name] = self.attribute(name), str(wanted[name])
         differing = differences(stored, wanted)
         fatal = [said for name, said in differing.items() if name == "program" or name not in HARMLESS]
         if fatal:
-            made = f"is not what made {self.path}: {'; '.join(fatal)}"
+            made = f"is not what made {self.name}: {'; '.join(fatal)}"
             raise problem_with("experiment", self._name, made, _GIVE)
         return differing
 
@@ -237,12 +284,34 @@ class StoredRun:
         ]
         if differing:
             said = ", ".join(_both(name, self.said[name].values, found[name].values) for name in differing)
-            raise RuntimeError(f"{self.path}: the run does not have the store's numbers: {said}; {self._why}")
+            raise RuntimeError(f"{self.name}: the run does not have the store's numbers: {said}; {self._why}")
+
+
+def _in_memory(runs: xr.Dataset) -> tuple[xr.Dataset, dict[str, Any]]:
+    """Return a dataset with all its dimensions, and its attributes as they were before they were made plain."""
+    if "seed" not in runs.coords or "axes" not in runs.attrs:
+        instead = "give what sweep or open_results returned"
+        raise problem_with("runs", shown(list(runs.coords)), "is not the dataset of a sweep", instead)
+    origin = runs.attrs.get("base_seed")
+    attributes = origin.attributes if isinstance(origin, Origin) else _decoded(runs.attrs)
+    variants = np.atleast_1d(runs.variant.values).tolist() if "variant" in runs.coords else None
+    lost = [name for name in (*attributes["axes"], "seed", "variant") if name in runs.coords and name not in runs.dims]
+    return runs.expand_dims(lost), {**attributes, "variants": variants}
+
+
+def _decoded(attributes: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return attributes whose lists and truth values were written as JSON."""
+    found = dict(attributes)
+    for name, value in attributes.items():
+        if isinstance(value, str) and (value in ("true", "false", "null") or value.startswith("[")):
+            with suppress(ValueError):
+                found[name] = json.loads(value)
+    return found
 
 
 def _check_variant(runs: xr.Dataset, variant: str | None) -> list[str]:
     """Return the variants of a store, none where it has one without a name; refuse one that is not among them."""
-    variants = list(runs.attrs["variants"] or [])
+    variants = runs.variant.values.tolist() if "variant" in runs.coords else []
     if variant is None and variants:
         raise problem_with("variant", None, f"the store has {', '.join(variants)}", "name one of them")
     if variant is not None and variant not in variants:
@@ -251,20 +320,23 @@ def _check_variant(runs: xr.Dataset, variant: str | None) -> list[str]:
     return variants
 
 
-def _check_point(there: Mapping[str, np.ndarray], given: Mapping[str, float]) -> dict[str, int]:
-    """Return the place of the given value along every axis."""
-    if set(there) != set(given):
+def _check_point(there: Mapping[str, np.ndarray], given: Mapping[str, float], x64: bool) -> dict[str, int]:
+    """Return the place of the given value along every axis; one that has a single value need not be given."""
+    several = {name for name, values in there.items() if len(values) > 1}
+    if not several <= set(given) <= set(there):
         axes = f"the store has {', '.join(there)}" if there else "the store has no axis"
         raise problem_with("axes", ", ".join(given) or "none", axes, "give one value of each")
-    return {name: _nearest(name, there[name], value) for name, value in given.items()}
+    single = {name: values[0].item() for name, values in there.items() if len(values) == 1}
+    return {name: _nearest(name, there[name], value, x64) for name, value in (single | dict(given)).items()}
 
 
-def _nearest(name: str, there: np.ndarray, value: float) -> int:
+def _nearest(name: str, there: np.ndarray, value: float, x64: bool) -> int:
     """Return the place of a value among those that are there, or refuse it and name the nearest."""
     if not isinstance(value, numbers.Real):
         raise problem_with(name, repr(value), "needs a number", f"give {name}={there[0].item()!r}")
     place = int(np.argmin(np.abs(there.astype(float) - float(value))))
-    if there[place] != np.asarray(value).astype(there.dtype):
+    same = float(value) == int(value) if there.dtype.kind == "i" and math.isfinite(value) else True
+    if not same or places_of(np.asarray([value]).astype(there.dtype), there[[place]], x64)[0] < 0:
         least, most = there.min().item(), there.max().item()
         within = f"is not one of the {len(there)} from {least!r} to {most!r} in the store"
         raise problem_with(name, value, within, f"the nearest is {there[place].item()!r}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from jaxfact.engine.levels import chosen_levels
-from jaxfact.inputs import non_negative, positive, positive_integer, problem_with
+from jaxfact.inputs import non_negative, positive, positive_integer, problem_with, seed_number
 
 USUAL_WIDTH = 4
 
@@ -114,15 +114,18 @@ def width_line(width: int, most: str) -> list[str]:
 
 def _check(settings: ComparisonSettings | RecoverySettings) -> None:
     """Refuse what no run could use."""
-    positive_integer("width", settings.columns, "the rank you expect; above min(m, n) is allowed")
+    whole = {}
+    if settings.width is not None:
+        instead = "the rank you expect; above min(m, n) is allowed"
+        whole["width"] = positive_integer("width", settings.width, instead)
     for name in ("seeds", "max_steps", "check_every"):
-        positive_integer(name, getattr(settings, name), "give a count")
+        whole[name] = positive_integer(name, getattr(settings, name), "give a count")
+    for name, value in (whole | {"base_seed": seed_number("base_seed", settings.base_seed)}).items():
+        object.__setattr__(settings, name, value)  # a whole number may have been written as 1e3
     for name in ("scale", "step_size"):
         if getattr(settings, name) is not None:
             positive(name, getattr(settings, name), "the defaults are a good start")
     for name in ("weight", "noise"):
         non_negative(name, getattr(settings, name), "0 leaves the method plain")
-    if not 0 <= settings.base_seed < 2**32:
-        raise problem_with("base_seed", settings.base_seed, "needs a whole number from 0 to 2³²−1", "0 is the default")
     if settings.unbalanced is not None:
         positive("unbalanced", settings.unbalanced, "the ratio of the factors' norms, 25 for example")

@@ -82,5 +82,5 @@ def names() -> list[str]:
 def named(name: str) -> Measure:
     """Return a measure by its name; raises ValueError, which lists the known names, where there is none."""
     if name not in _registered:
-        raise problem_with("record", name, "no measure has this name", f"choose among {', '.join(names())}")
+        raise problem_with("record", name or "''", "no measure has this name", f"choose among {', '.join(names())}")
     return _registered[name]

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from jaxfact.choices import listed
 from jaxfact.methods import Method
+from jaxfact.methods.base import updated
 from jaxfact.numerics.decompositions import eigenvalues, qr
 from jaxfact.numerics.draws import key_of
 from jaxfact.problems.base import Problem
@@ -143,7 +144,7 @@ def applying_to(method: Method) -> tuple[Invariant, ...]:
         state, is_descent = method.init(points[0]), True
         for point, key in zip(points, keys[2:], strict=True):
             gradient = problem.gradient(point)
-            updates, state = method.update(gradient, state, point, problem=problem, key=key)
+            updates, state = updated(problem, method, gradient, state, point, key)
             chex.assert_trees_all_equal_shapes(updates, point)
             is_descent &= _is_multiple(Factors(*jax.tree.leaves(updates)), gradient)
     return OF_EVERY_STEP + OF_DESCENT if is_descent else OF_EVERY_STEP

@@ -29,8 +29,10 @@ def rip_lower_bound(
 
     Raises ValueError for a rank, restarts or steps below 1, and a rank above min(m, n).
     """
-    for name, value in (("rank", rank), ("restarts", restarts), ("steps", steps)):
+    rank, restarts, steps = (
         positive_integer(name, value, "give a count")
+        for name, value in (("rank", rank), ("restarts", restarts), ("steps", steps))
+    )
     if rank > min(operator.shape):
         needed = f"a {operator.shape[0]}×{operator.shape[1]} matrix has none above {min(operator.shape)}"
         raise problem_with("rank", rank, needed, "give a smaller rank")

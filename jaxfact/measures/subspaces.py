@@ -91,7 +91,7 @@ def rows(count: int) -> Measure:
 
     Raises ValueError for a count below 1, or above the rank of the truth; for a pair; where the truth is not known.
     """
-    positive_integer("count", count, "give the number of leading eigenvalues to follow")
+    count = positive_integer("count", count, "give the number of leading eigenvalues to follow")
 
     @labelled(fields=_ROWS)
     def rows(problem: Problem, factors: TiedFactor) -> Rows:

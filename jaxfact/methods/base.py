@@ -2,19 +2,115 @@
 
 A method is an `optax.GradientTransformationExtraArgs` whose `update(gradient, state, factors, *, problem, key)` returns
 what is added to the factors. So every optax optimiser is a method, ours work in any optax chain, and a hyperparameter
-may be a traced number. Step sizes are in 1/σ₁, noise in √σ₁, damping in σ₁; weights are pure numbers.
+may be a traced number. Line searches and the like are given what optax calls `value`, `grad`, `value_fn`, `grad_fn` and
+`obj_fn` too. A function of (gradient, factors) that returns the update becomes a method where a run begins. Step sizes
+are in 1/σ₁, noise in √σ₁, damping in σ₁; weights are pure numbers.
 """
+
+import inspect
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import ScalarLike
+from jaxtyping import PRNGKeyArray, ScalarLike
 
-from jaxfact.inputs import problem_with
+from jaxfact.inputs import problem_with, shown
 from jaxfact.numerics.trees import PyTree
-from jaxfact.problems.factors import AnyFactors, Factors
+from jaxfact.problems.base import Problem
+from jaxfact.problems.factors import AnyFactors, Factors, as_factors
 
 Method = optax.GradientTransformationExtraArgs
+
+_OPTAX, _JAX = (str(Path(str(package.__file__)).parent) for package in (optax, jax))
+
+
+def as_method(given: Any) -> Method:
+    """Return an optax transformation as one that takes further arguments, and a function as one without a state.
+
+    Raises ValueError for anything else, such as an optimiser that has not been called.
+    """
+    if isinstance(given, optax.GradientTransformation):
+        return optax.with_extra_args_support(given)
+    name = getattr(given, "__name__", shown(given))
+    if not callable(given) or isinstance(given, type):
+        needed = "needs an optax transformation, or a function of (gradient, factors)"
+        raise problem_with("Run.method", name, needed, "see jaxfact.methods")
+    if not _takes(given, 2):
+        needed = "is no transformation yet, nor a function of (gradient, factors)"
+        raise problem_with("Run.method", name, needed, f"call it, as in {name}(0.1), where it returns a method")
+
+    def update(gradient: AnyFactors, state: optax.EmptyState, factors: AnyFactors, **_):
+        updates = as_factors(given(gradient, factors))
+        if jax.tree.structure(updates) != jax.tree.structure(factors):
+            needed = f"returns a {type(updates).__name__} where what is added to the factors is needed"
+            raise problem_with("Run.method", name, needed, f"return {type(factors).__name__}, or call {name} first")
+        return updates, state
+
+    return Method(stateless, update)  # pyright: ignore[reportArgumentType]
+
+
+def updated(
+    problem: Problem,
+    method: optax.GradientTransformation,
+    gradient: AnyFactors,
+    state: PyTree,
+    factors: AnyFactors,
+    key: PRNGKeyArray,
+) -> tuple[AnyFactors, PyTree]:
+    """Return what a method adds to the factors, and its next state; it is given all that optax's optimisers ask for.
+
+    Raises ValueError for a method that needs still more.
+    """
+
+    def loss(factors, problem=problem, key=None, obj_fn=None, grad_fn=None):
+        # Line searches hand all other arguments on to the function they search along, and refuse one it does not take.
+        return problem.loss(factors)
+
+    asked = {"problem": problem, "key": key, "grad": gradient, "value_fn": loss, "obj_fn": loss}
+    asked["grad_fn"] = lambda factors, _: problem.gradient(factors)
+    update = optax.with_extra_args_support(method).update
+    taken = inspect.signature(update).parameters
+    if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in taken.values()):
+        asked = {name: value for name, value in asked.items() if name in taken}
+    with naming_the_optimiser():
+        try:
+            return update(gradient, state, factors, **asked)
+        except TypeError as error:
+            if "value" not in str(error):
+                raise
+        # The loss costs something, so that only those who miss it are given it.
+        return update(gradient, state, factors, value=problem.loss(factors), **asked)
+
+
+@contextmanager
+def naming_the_optimiser() -> Iterator[None]:
+    """Say which of optax's optimisers failed, in one line, where one did."""
+    try:
+        yield
+    except Exception as error:
+        frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+        last = next(code for code in reversed(frames) if not code.co_filename.startswith(_JAX))
+        if not last.co_filename.startswith(_OPTAX):
+            raise
+        name = last.co_qualname.partition(".")[0]
+        said = " ".join(str(error).split())[:200].rstrip(".")
+        raise problem_with("method", f"optax's {name}", f"cannot be run here ({said})", "choose another") from error
+
+
+def _takes(function: Callable, count: int) -> bool:
+    """Tell whether a function can be called with so many arguments by place."""
+    try:
+        inspect.signature(function).bind(*range(count))
+    except TypeError:
+        return False
+    except ValueError:  # it does not say
+        return True
+    return True
 
 
 def need_pair(what: str, factors: AnyFactors) -> None:

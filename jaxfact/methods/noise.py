@@ -63,7 +63,7 @@ def perturbed_in_ball(step_size: ScalarLike, *, radius: ScalarLike, threshold: S
     positive("step_size", step_size, "below 1 (in 1/σ₁) minimisers are stable")
     non_negative("radius", radius, "the radius of the ball in √σ₁, for example 1e-3")
     non_negative("threshold", threshold, "the gradient norm below which a kick is given, for example 1e-3")
-    positive_integer("interval", interval, "the least number of steps between two kicks")
+    interval = positive_integer("interval", interval, "the least number of steps between two kicks")
 
     def init(factors: Factors) -> PerturbationState:
         return PerturbationState(jnp.asarray(interval, jnp.int32))
@@ -91,6 +91,6 @@ def _in_unit_ball(key: PRNGKeyArray, like: Factors, problem: Problem) -> Factors
     direction = _normal(fold(key, 0), like, problem)
     used = problem.used_columns(like.width)
     rows = problem.shape if isinstance(like, Factors) else problem.shape[:1]
-    dimension = sum(rows) * (like.width if used is None else jnp.sum(used))
+    dimension = sum(size / 1 for size in rows) * (like.width if used is None else jnp.sum(used))
     radius = uniform(fold(key, 1), (), problem.dtype) ** (1 / dimension)
     return scaled_tree(radius / optax.tree.norm(direction), direction)

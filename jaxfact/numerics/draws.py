@@ -159,9 +159,12 @@ def _erf_inv(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 def _words(key: PRNGKeyArray) -> Array:
     """Return the two words of a threefry key."""
+    instead = f"use jax.random.key(seed, impl='{_GENERATOR}')"
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and (key.dtype, key.shape) != (jnp.uint32, (2,)):
+        given = f"{key.dtype} of shape {key.shape}"
+        raise problem_with("key", given, "needs one threefry key", instead)
     words = jax.random.key_data(key)
     if words.shape != (2,):
-        instead = f"use jax.random.key(seed, impl='{_GENERATOR}')"
         raise problem_with("key", f"{words.size} words", "needs one threefry key", instead)
     return words
 

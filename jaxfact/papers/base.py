@@ -1,7 +1,5 @@
 """What a paper and its presets are, experiments at a size that runs here, and how papers are found: by their files."""
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +9,7 @@ import jax
 import numpy as np
 import xarray as xr
 
+from jaxfact.choices import members
 from jaxfact.engine.tiles import Progress
 from jaxfact.inputs import positive_integer, problem_with
 from jaxfact.results import stats
@@ -70,8 +69,7 @@ class Preset:
 
         Raises ValueError for a number of seeds below 1, and in single precision where double is needed.
         """
-        seeds = self.seeds if seeds is None else seeds
-        positive_integer("seeds", seeds, "give the number of seeds")
+        seeds = positive_integer("seeds", self.seeds if seeds is None else seeds, "give the number of seeds")
         if self.needs_x64 and not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
             instead = "call jax.config.update('jax_enable_x64', True) first"
             raise problem_with("preset", self.name, "its errors fall below what float32 resolves", instead)
@@ -132,9 +130,7 @@ def find(name: str) -> Paper:
 
 
 def _all() -> dict[str, Paper]:
-    package = importlib.import_module(__name__.rpartition(".")[0])
-    files = (found.name for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}."))
-    papers = (_paper_in(importlib.import_module(file)) for file in files)
+    papers = map(_paper_in, members(__name__.rpartition(".")[0]))
     return {paper.name: paper for paper in papers if paper is not None}
 
 

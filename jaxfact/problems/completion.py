@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, ScalarLike
 
 from jaxfact.data.numbers import centred_exponent, times_power
 from jaxfact.data.observed import checked_entries, entries_of
-from jaxfact.inputs import non_negative, problem_with
+from jaxfact.inputs import explained, non_negative, problem_with
 from jaxfact.numerics.draws import fold, normal, uniform
 from jaxfact.numerics.products import keep
 from jaxfact.problems.entries import DenseEntries, Observed, SparseEntries
@@ -58,6 +58,7 @@ class Completion(PartiallyObserved):
     observed: DenseEntries | SparseEntries
     shape: tuple[int, int] = eqx.field(static=True)  # pyright: ignore[reportIncompatibleVariableOverride]
 
+    @explained
     def __init__(
         self,
         rows: ArrayLike,

@@ -65,6 +65,11 @@ class TiedFactor(NamedTuple):
 AnyFactors = Any
 
 
+def as_factors(given: Any) -> Any:
+    """Return a plain pair of arrays as factors, and anything else as it is."""
+    return Factors(*map(jnp.asarray, given)) if type(given) in (tuple, list) and len(given) == 2 else given
+
+
 def as_pair(factors: AnyFactors) -> Factors:
     """Return the pair of factors of the product: (X, X) where they are tied."""
     return Factors(factors.X, factors.X) if isinstance(factors, TiedFactor) else factors

@@ -283,9 +283,8 @@ def _stored(count: Any, padded_to: int | None) -> int:
     if padded_to is None:
         if isinstance(count, Tracer):
             raise problem_with("count", "a traced number", "needs a bound", "pass padded_to=, its largest value")
-        positive_integer("count", count, "give the number of measurements")
-        return int(count)
-    positive_integer("padded_to", padded_to, "give the largest count of the axis")
+        return positive_integer("count", count, "give the number of measurements")
+    padded_to = positive_integer("padded_to", padded_to, "give the largest count of the axis")
     if not isinstance(count, Tracer) and not 1 <= int(count) <= padded_to:
         raise problem_with("count", int(count), f"needs a number from 1 to padded_to={padded_to}", "raise padded_to")
     return padded_to
@@ -299,7 +298,7 @@ def _weights(stored: int, count: Any, entries: int, dtype: Any) -> Float[Array, 
 
 
 def _subset(key: PRNGKeyArray, size: int, count: int) -> Int[Array, " p"]:
-    positive_integer("count", count, "give the number of measurements")
+    count = positive_integer("count", count, "give the number of measurements")
     if count > size:
         raise problem_with("count", count, f"needs at most {size}, the number of entries", "give fewer measurements")
     return jnp.argsort(uniform(key, (size,), jnp.dtype(jnp.float32)))[:count].astype(jnp.int32)
@@ -324,9 +323,10 @@ def _dtype(dtype: Any) -> jnp.dtype:
 
 
 def _checked_shape(shape: tuple[int, int]) -> tuple[int, int]:
-    for name, size in zip(("m", "n"), shape, strict=True):
-        positive_integer(name, size, "give the sizes of the matrix")
-    return int(shape[0]), int(shape[1])
+    m, n = (
+        positive_integer(name, size, "give the sizes of the matrix") for name, size in zip("mn", shape, strict=True)
+    )
+    return m, n
 
 
 def _finite(name: str, array: Any) -> Array:

@@ -205,9 +205,13 @@ def _success(found: Shown) -> tuple[xr.DataArray, str]:
     runs = found.runs
     if found.judged and len(levels := list(stats.judged_levels(runs))) > 1:
         return np.isfinite(runs.hit.sel(level=levels[0], drop=True)), f"fraction at {levels[0]:g}"
-    if runs.attrs.get("tolerance", 0) is not None or not found.judged:
+    if not _without_tolerance(runs) or not found.judged:
         return runs.outcome == "converged", "fraction converged"
     return np.isfinite(runs.hit.isel(level=-1, drop=True)), f"fraction at {float(runs.level[-1]):g}"
+
+
+def _without_tolerance(runs: xr.Dataset) -> bool:
+    return runs.attrs.get("tolerance") == "null"
 
 
 def _notes(found: Shown) -> list[str]:
@@ -221,7 +225,7 @@ def _notes(found: Shown) -> list[str]:
         ),
         f"shown at {held}": bool(held),
         f"paths are those of the first {_PATH_SEEDS} seeds": paths and used > _PATH_SEEDS,
-        "runs had no tolerance: they are judged at the lowest level": found.runs.attrs.get("tolerance", 0) is None,
+        "runs had no tolerance: they are judged at the lowest level": _without_tolerance(found.runs),
     }
     return [text for text, holds in said.items() if holds]
 

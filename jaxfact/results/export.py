@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +19,7 @@ import xarray as xr
 from jaxfact.choices import listed
 from jaxfact.inputs import problem_with
 from jaxfact.results.files import PENDING, encoded, open_results
+from jaxfact.results.labels import plain
 from jaxfact.results.whole import check_new_file, whole_file
 
 _ROWS = 65536  # about this many at a time
@@ -75,11 +75,11 @@ def to_netcdf(store: str | Path, out: str | Path) -> int:
         _needed("netcdf", name)
     runs = open_results(store)
     finished = int((runs.outcome != PENDING).sum())
-    plain = encoded(runs)
-    for variable in (plain, *plain.variables.values()):
-        variable.attrs = {name: _netcdf_attribute(value) for name, value in variable.attrs.items()}
+    whole = encoded(runs)
+    for variable in (whole, *whole.variables.values()):
+        variable.attrs = plain(variable.attrs)
     with _new_file(Path(out)) as made:
-        plain.to_netcdf(made, engine="h5netcdf")
+        whole.to_netcdf(made, engine="h5netcdf")
     return finished
 
 
@@ -105,14 +105,6 @@ def _table(runs: xr.Dataset) -> pd.DataFrame:
                 columns[f"hit_{level:g}"] = variable.sel(level=level).transpose(*dims).values.ravel()
     table = pd.DataFrame(columns)
     return table.loc[table.outcome != PENDING]
-
-
-def _netcdf_attribute(value: Any) -> Any:
-    if isinstance(value, str | int | float) and not isinstance(value, bool):
-        return value
-    if isinstance(value, list | tuple) and value and all(isinstance(one, int) for one in value):
-        return np.asarray(value, np.int64)
-    return json.dumps(value, ensure_ascii=False)
 
 
 @contextmanager

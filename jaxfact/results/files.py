@@ -10,6 +10,7 @@ import zarr
 
 from jaxfact.engine.outcomes import OUTCOMES
 from jaxfact.inputs import problem_with
+from jaxfact.results.labels import plain
 
 PENDING = "pending"
 """The outcome of a run that a store does not hold yet."""
@@ -44,7 +45,7 @@ def open_results(path: str | Path) -> xr.Dataset:
     for name in ("outcome", "variant"):
         if name in runs.variables:
             runs = runs.assign({name: _named(runs[name])})
-    return runs
+    return runs.assign_attrs(plain(runs.attrs))
 
 
 def consolidate(path: Path) -> None:

@@ -1,6 +1,8 @@
 """What the engine found, as a labelled dataset."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -8,10 +10,11 @@ import numpy as np
 import xarray as xr
 
 from jaxfact import measures
-from jaxfact.engine.lanes import Found
+from jaxfact.engine.lanes import Finished, Found
 from jaxfact.engine.levels import as_number
 from jaxfact.engine.outcomes import BUDGET, DIVERGED, OUTCOMES, Rules
 from jaxfact.measures.base import Label, Measure, label_of, labels_of
+from jaxfact.results.stats import NAMES
 
 _DISTANCE = label_of(measures.distance).latex
 
@@ -53,8 +56,41 @@ _PARAMETERS = {
     "fraction": Label("fraction observed", "1", r"$|\Omega| \,/\, (mn)$"),
 }
 
-VARIABLES = (*_BOOKKEEPING, *_ENDS, "variant", "outcome", "loss_rose")
-"""Names that the dataset of every sweep may hold, so that no axis has one of them."""
+TIMES: tuple[str, ...] = ("compile_seconds", "run_seconds")
+"""What a sweep adds to the results of each variant."""
+
+
+@lru_cache
+def taken_names() -> frozenset[str]:
+    """Return what results, or what statistics make of them, may have beside axes and records: no axis is called so."""
+    rules = Rules(
+        max_steps=1,
+        check_every=1,
+        tolerance=0.1,
+        record_steps=(1,),
+        periodic=True,
+        misfits=True,
+        checked=False,
+        lanes=1,
+    )
+    ends = Finished(**dict.fromkeys(Finished._fields, np.zeros(1, int)))  # pyright: ignore[reportArgumentType]
+    ends = ends._replace(hit=np.zeros((1, len(rules.levels))))  # pyright: ignore[reportArgumentType]
+    alone = label(Found(ends, {}, {}), rules, {}, {}, np.zeros(1, int))
+    both = join([alone], ["variant"])
+    return frozenset(map(str, (*both.variables, *both.dims, *TIMES, *NAMES)))
+
+
+def plain(attributes: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return attributes as text, numbers and lists of numbers, which every format can hold; anything else as JSON."""
+    return {
+        name: value if _is_plain(value) else json.dumps(value, ensure_ascii=False) for name, value in attributes.items()
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(one, int | float) and not isinstance(one, bool) for one in value)
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
 
 
 def label(
@@ -107,9 +143,13 @@ def along_runs(
     }
     diverged = np.asarray(finished.outcome == DIVERGED)
     for name, values, final in _named_leaves(found.at_steps, found.last):
-        filled = _fill(values, final, rules.record_steps, np.asarray(finished.steps), diverged)
+        last = np.where(diverged.reshape(-1, *[1] * (final.ndim - 1)), np.inf, final)
         extra = [f"{name}_{place}" for place in range(values.ndim - 2)]
-        variables[f"{name}_path"] = spread(filled, "step", *extra)
+        if rules.record_steps:
+            filled = _fill(values, last, rules.record_steps, np.asarray(finished.steps))
+            variables[f"{name}_path"] = spread(filled, "step", *extra)
+        else:  # what the engine looks at anyway keeps the number it found
+            variables.setdefault(name, spread(last, *extra))
     return variables
 
 
@@ -126,14 +166,41 @@ def _describe_paths(dataset: xr.Dataset, record: Mapping[str, Measure]) -> xr.Da
     """Put the label that a measure has declared into the attributes of what was recorded of it."""
     for name, measure in record.items():
         for field, known in labels_of(measure).items():
-            path = "_".join(filter(None, (name, field, "path")))
-            if path in dataset.variables:
-                _put(dataset[path], known)
+            for along in ("path", ""):
+                recorded = "_".join(filter(None, (name, field, along)))
+                if recorded in dataset.variables and recorded not in _ENDS:
+                    _put(dataset[recorded], known)
     return dataset
 
 
 def _put(variable: xr.DataArray, known: Label) -> None:
     variable.attrs.update(long_name=known.text, units=known.unit, latex=known.latex)
+
+
+class Origin(int):
+    """The base seed of a sweep; while its results are in memory, also what the sweep was given, to run it again.
+
+    As an attribute it goes where the dataset goes; in files and to other processes it is the number alone.
+    """
+
+    experiment: Any = None
+    record: Any = None
+    attributes: Mapping[str, Any] = {}
+
+    @classmethod
+    def of(cls, experiment: Any, record: Any, attributes: Mapping[str, Any]) -> "Origin":
+        """Return what a sweep was given, and the attributes of its results before they were made plain."""
+        made = cls(attributes["base_seed"])
+        made.experiment, made.record, made.attributes = experiment, record, attributes
+        return made
+
+    def __reduce__(self) -> tuple[type[int], tuple[int]]:
+        """Go to other processes as a number: experiments may be functions that cannot be sent."""
+        return int, (int(self),)
+
+    def __deepcopy__(self, memo: object) -> "Origin":
+        """Stay what it is."""
+        return self
 
 
 def join(parts: Sequence[xr.Dataset], variants: Sequence[str]) -> xr.Dataset:
@@ -148,6 +215,7 @@ def join(parts: Sequence[xr.Dataset], variants: Sequence[str]) -> xr.Dataset:
     order = [*axes, "variant", "seed", "level", "step"]
     joined = joined.transpose(*(name for name in order if name in joined.dims), ...)
     joined.attrs = shared | {name: [str(part.attrs[name]) for part in parts] for name in differing}
+    joined.attrs["differing"] = differing
     return describe(joined)
 
 
@@ -160,10 +228,7 @@ def _named_leaves(records: Mapping[str, Any], last: Mapping[str, Any]) -> Iterat
             yield "_".join([name, *fields]), leaf, final
 
 
-def _fill(
-    values: np.ndarray, last: np.ndarray, steps: Sequence[int], ran: np.ndarray, diverged: np.ndarray
-) -> np.ndarray:
-    """Give a finished run its last value at later steps; a diverged one counts as inf."""
+def _fill(values: np.ndarray, last: np.ndarray, steps: Sequence[int], ran: np.ndarray) -> np.ndarray:
+    """Give a finished run its last value at later steps."""
     after = np.asarray(steps)[None, :] > ran[:, None]
-    final = np.where(diverged.reshape(-1, *[1] * (last.ndim - 1)), np.inf, last)
-    return np.where(after.reshape(*after.shape, *[1] * (values.ndim - 2)), final[:, None], values)
+    return np.where(after.reshape(*after.shape, *[1] * (values.ndim - 2)), last[:, None], values)

@@ -13,6 +13,9 @@ from jaxfact.engine.levels import is_below, place_of
 from jaxfact.inputs import problem_with
 from jaxfact.results.deciding import CONFIDENCE, numbers_that_decide, rounded_up, seeds_for_share, standard_errors
 
+NAMES = ("quantile", "time", "outcome_name")
+"""Dimensions that what is found here may have beside those of the runs."""
+
 
 class Times:
     """Hitting times of a level along the seeds: Kaplan-Meier, where a run that failed never arrives.

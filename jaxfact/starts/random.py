@@ -18,6 +18,11 @@ from jaxfact.problems.factorization import Factorization
 from jaxfact.problems.factors import AnyFactors, Factors, TiedFactor
 
 
+def whole_width(width: Any) -> int:
+    """Return a number of columns. Raises ValueError unless it is a whole number, 1 or above."""
+    return positive_integer("width", width, "the rank of the target is the usual choice; above min(m, n) is allowed")
+
+
 class Start(eqx.Module):
     """A rule that draws the first factors of a run; explicit `Factors` serve as a start too.
 
@@ -72,7 +77,7 @@ class Gaussian(Start):
         *,
         padded_to: int | None = None,
     ):
-        _check_padding(width, padded_to)
+        width, padded_to = _checked_padding(width, padded_to)
         if (scale is None) == (norm is None):
             given = "neither" if scale is None else "both"
             raise problem_with("scale, norm", given, "needs one of the two", "pass scale= per entry, or norm= overall")
@@ -91,7 +96,8 @@ class Gaussian(Start):
         """Draw both factors, each from its own keys."""
         m, n = problem.shape
         dtype = problem.dtype
-        scale = jnp.asarray(self.scale if self.norm is None else self.norm / (m + n) ** 0.5, dtype)
+        # The sum of two sizes of 32 bits may not fit into as many.
+        scale = jnp.asarray(self.scale if self.norm is None else self.norm / (m / 1 + n) ** 0.5, dtype)
         tilt = jnp.asarray(1.0 if self.ratio is None else (self.ratio * (n / m) ** 0.5) ** 0.5, dtype)
         drawn = standard_factors(key, problem, self.width)
         if self.used is not None:
@@ -112,13 +118,12 @@ class NormedGaussian(Start):
     Raises ValueError for a width below 1 and a norm that is not above 0.
     """
 
-    width: int = eqx.field(static=True)
+    width: int = eqx.field(static=True, converter=whole_width)
     norm: ScalarLike
 
     compresses: ClassVar[bool] = True
 
     def __check_init__(self) -> None:
-        _check_width(self.width)
         positive("norm", self.norm, "try 1e-3 for a small start")
 
     def draw(self, key: PRNGKeyArray, problem: Problem) -> AnyFactors:
@@ -134,13 +139,12 @@ class Orthogonal(Start):
     Where the width exceeds m (or n) the rows are orthonormal instead.
     """
 
-    width: int = eqx.field(static=True)
+    width: int = eqx.field(static=True, converter=whole_width)
     scale: ScalarLike
 
     compresses: ClassVar[bool] = True
 
     def __check_init__(self) -> None:
-        _check_width(self.width)
         positive("scale", self.scale, "try 1e-3 for a small start")
 
     def draw(self, key: PRNGKeyArray, problem: Problem) -> AnyFactors:
@@ -155,13 +159,12 @@ class Balanced(Start):
     that of the Gaussian entries, in √σ₁.
     """
 
-    width: int = eqx.field(static=True)
+    width: int = eqx.field(static=True, converter=whole_width)
     scale: ScalarLike
 
     compresses: ClassVar[bool] = True
 
     def __check_init__(self) -> None:
-        _check_width(self.width)
         positive("scale", self.scale, "try 1e-3 for a small start")
 
     def draw(self, key: PRNGKeyArray, problem: Problem) -> AnyFactors:
@@ -180,13 +183,12 @@ class Balanced(Start):
 class Spectral(Start):
     """`scale` times the balanced factors of the best approximation; on a fully observed target, 1 is the optimum."""
 
-    width: int = eqx.field(static=True)
+    width: int = eqx.field(static=True, converter=whole_width)
     scale: ScalarLike = 1.0
 
     compresses: ClassVar[bool] = True
 
     def __check_init__(self) -> None:
-        _check_width(self.width)
         positive("scale", self.scale, "1 starts at the truncated decomposition")
 
     def draw(self, key: PRNGKeyArray, problem: Problem) -> AnyFactors:
@@ -202,7 +204,7 @@ def ye_du_scale(problem: Factorization, width: int, exponent: int = 1) -> Float[
     it; σ_d is the last singular value that the width can reach.
     """
     m, n = problem.shape
-    return _smallest(problem, width) / (width ** (exponent / 2) * (m + n))
+    return _smallest(problem, width) / (width ** (exponent / 2) * (m / 1 + n))
 
 
 def ye_du_step_size(problem: Factorization, width: int, scale: ScalarLike) -> Float[Array, ""]:
@@ -211,25 +213,21 @@ def ye_du_step_size(problem: Factorization, width: int, scale: ScalarLike) -> Fl
 
 
 def _smallest(problem: Factorization, width: int) -> Float[Array, ""]:
-    _check_width(width)
+    width = whole_width(width)
     if problem.rank == 0:
         raise problem_with("problem", "a zero target", "Ye & Du's rules need σ_d > 0", "give a non-zero target")
     return problem.singular_values[min(width, problem.rank) - 1]
 
 
-def _check_width(width: int) -> None:
-    positive_integer("width", width, "the rank of the target is the usual choice; above min(m, n) is allowed")
-
-
-def _check_padding(width: Any, padded_to: int | None) -> None:
+def _checked_padding(width: Any, padded_to: int | None) -> tuple[Any, int | None]:
     if padded_to is None:
         if isinstance(width, Tracer):
             raise problem_with("width", "a traced number", "needs a bound", "pass padded_to=, its largest value")
-        return _check_width(width)  # pyright: ignore[reportArgumentType]
-    positive_integer("padded_to", padded_to, "give the largest width of the axis")
+        return whole_width(width), None
+    padded_to = positive_integer("padded_to", padded_to, "give the largest width of the axis")
     if not isinstance(width, Tracer) and not 1 <= int(width) <= padded_to:
         raise problem_with("width", int(width), f"needs a number from 1 to padded_to={padded_to}", "raise padded_to")
-    return None
+    return width, padded_to
 
 
 def standard_factors(key: PRNGKeyArray, problem: Problem, width: int) -> AnyFactors:

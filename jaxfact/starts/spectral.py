@@ -1,6 +1,6 @@
 """Starts from the data: projected-gradient warm starts, and random columns of the matrix."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -13,7 +13,12 @@ from jaxfact.problems.base import Problem
 from jaxfact.problems.factors import AnyFactors, Factors, TiedFactor, as_pair
 from jaxfact.problems.partial import PartiallyObserved, balanced_pair, semidefinite_factor
 from jaxfact.problems.tied import Tied
-from jaxfact.starts.random import Start, standard_factors
+from jaxfact.starts.random import Start, standard_factors, whole_width
+
+
+def _whole_steps(steps: Any) -> int:
+    instead = "3·log(√r·κ) + 5 is enough for the theorem; 1 is the Spectral start"
+    return positive_integer("steps", steps, instead)
 
 
 class ProjectedGradient(Start):
@@ -26,14 +31,10 @@ class ProjectedGradient(Start):
     Raises ValueError for a width or a number of steps below 1.
     """
 
-    width: int = eqx.field(static=True)
-    steps: int = eqx.field(static=True)
+    width: int = eqx.field(static=True, converter=whole_width)
+    steps: int = eqx.field(static=True, converter=_whole_steps)
 
     compresses: ClassVar[bool] = True
-
-    def __check_init__(self) -> None:
-        positive_integer("width", self.width, "the rank of the target is the usual choice")
-        positive_integer("steps", self.steps, "3·log(√r·κ) + 5 is enough for the theorem; 1 is the Spectral start")
 
     def draw(self, key: PRNGKeyArray, problem: Problem) -> AnyFactors:
         """Return the factors; the key is not used."""
@@ -58,14 +59,13 @@ class ColumnSpace(Start):
     Raises ValueError for a width below 1, a `left` that is not above 0, a negative `right`, and one tied factor.
     """
 
-    width: int = eqx.field(static=True)
+    width: int = eqx.field(static=True, converter=whole_width)
     left: ScalarLike
     right: ScalarLike = 0.0
 
     compresses: ClassVar[bool] = True
 
     def __check_init__(self) -> None:
-        positive_integer("width", self.width, "the rank of the target is the usual choice; more is allowed")
         positive("left", self.left, "50 is a large start; see ward_kolda for a moderate one")
         non_negative("right", self.right, "0 starts with V = 0")
 

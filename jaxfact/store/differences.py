@@ -10,7 +10,16 @@ HARMLESS = ("jaxfact", "jax", "jaxlib", "device", "cpu_features", "xla_flags", "
 """Differences that a user may accept: the last bits of new runs may then differ from those of the old ones."""
 
 _BOUND = (*HARMLESS, "backend", "dtype", "x64", "matmul_precision", "compression", "base_seed", "axes", "variants")
-_RULES = ("max_steps", "tolerance", "check_every", "lanes_per_block", "records", "checked", "compensated")
+_RUNS = ("max_steps", "tolerance", "check_every", "lanes_per_block", "checked", "compensated")
+_RULES = (*_RUNS, "record_names", "record_steps")
+
+
+def accepted_names(accept: str | Iterable[str]) -> tuple[str, ...]:
+    """Return the names of differences that are accepted; refuse those that cannot be."""
+    names = (accept,) if isinstance(accept, str) else tuple(accept)
+    if unknown := sorted(map(str, set(names) - set(HARMLESS))):
+        raise problem_with("accept", unknown, f"needs names among {', '.join(HARMLESS)}", "leave it out")
+    return names
 
 
 def check_same(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], accept: Iterable[str]) -> list[str]:
@@ -18,9 +27,7 @@ def check_same(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any],
 
     Raises a ValueError that names each difference.
     """
-    accept = set(accept)
-    if unknown := accept - set(HARMLESS):
-        raise problem_with("accept", sorted(unknown), f"needs names among {', '.join(HARMLESS)}", "leave it out")
+    accept = accepted_names(accept)
     differing = differences(stored, wanted)
     refused = [name for name in differing if name not in accept]
     if not refused:

@@ -14,11 +14,14 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jaxfact.engine.experiment import Experiment
 from jaxfact.inputs import problem_with
 
+if TYPE_CHECKING:
+    from jaxfact.engine.experiment import Experiment
+
+_PACKAGE = str(Path(__file__).parents[1])
 _EXAMPLE = "write it like experiments.py:experiment"
 
 
@@ -35,7 +38,7 @@ class Name(NamedTuple):
         return cls(name, key if colon else None) if name.isidentifier() else None
 
     @classmethod
-    def of(cls, experiment: Experiment, names: Mapping[str, Any]) -> "Name | None":
+    def of(cls, experiment: "Experiment", names: Mapping[str, Any]) -> "Name | None":
         """Return what a function is called in a module; None where it lives inside another."""
         for name, value in names.items():
             if value is experiment:
@@ -56,13 +59,27 @@ class Name(NamedTuple):
         return self.name if self.key is None else f"{self.name}:{self.key}"
 
 
-def load(place: str, *, up_to_sweep: bool = False) -> Experiment | dict[str, Experiment]:
+def load(place: str, *, up_to_sweep: bool = False) -> "Experiment | dict[str, Experiment]":
     """Return what a place names: a function that returns a `Run`, or a dict of such functions.
 
     With `up_to_sweep` the statements of the file that sweep are left out, and what follows the first of them once the
     name is there.
 
     Raises ValueError where there is no such file or name, and for a file that fails, with its exception and line.
+    """
+    file, name = check_place(place)
+    names = _loaded(file, name if up_to_sweep else None)
+    try:
+        experiment = name.found_in(names)
+    except (KeyError, TypeError):
+        raise problem_with("experiment", place, f"{file} has no {name}", f"choose among {_candidates(names)}") from None
+    return _checked(place, experiment)
+
+
+def check_place(place: str) -> tuple[Path, Name]:
+    """Return the file of a place and the name in it; nothing of the file is executed, so that no JAX is needed.
+
+    Raises ValueError where there is no such file, and where it cannot be read as Python.
     """
     stem, found, text = place.partition(".py:")
     file = Path(f"{stem}.py")
@@ -71,12 +88,17 @@ def load(place: str, *, up_to_sweep: bool = False) -> Experiment | dict[str, Exp
         raise problem_with("experiment", place, "needs a Python file and a name in it", _EXAMPLE)
     if not file.is_file():
         raise problem_with("experiment", place, f"{file} is not a Python file", _EXAMPLE)
-    names = _loaded(file.absolute(), name if up_to_sweep else None)
+    file = file.absolute()
     try:
-        experiment = name.found_in(names)
-    except (KeyError, TypeError):
-        raise problem_with("experiment", place, f"{file} has no {name}", f"choose among {_candidates(names)}") from None
-    return _checked(place, experiment)
+        ast.parse(_text_of(file), str(file))
+    except (OSError, ValueError, SyntaxError, RecursionError, MemoryError) as error:
+        said = f"cannot be read as Python ({type(error).__name__}: {error})"
+        raise blamed(file, error) or problem_with("experiment", file, said, "correct the file") from None
+    return file, name
+
+
+def _text_of(file: Path) -> str:
+    return importlib.util.decode_source(file.read_bytes())
 
 
 def file_of(place: str) -> Path:
@@ -115,11 +137,32 @@ def blamed(file: Path, error: BaseException) -> ValueError | None:
     return problem_with("experiment", file, said, "correct the file")
 
 
+@contextlib.contextmanager
+def blaming(file: Path | None) -> Iterator[None]:
+    """Let what a file of experiments prints go to the error stream, and blame it, by its line, for what it raises.
+
+    Errors of this library keep their words, and have the line that led to them before those.
+    """
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    except (KeyboardInterrupt, MemoryError):
+        raise
+    except BaseException as error:  # SystemExit too
+        if file is None or (mistake := blamed(file, error)) is None:
+            raise
+        last = traceback.extract_tb(error.__traceback__)[-1].filename
+        if isinstance(error, ValueError) and last.startswith(_PACKAGE):
+            line = str(mistake).partition(" raised ")[0].removeprefix("experiment=")
+            raise ValueError(f"{line.replace(': line', ', line')}: {error}") from None
+        raise mistake from None
+
+
 def _loaded(file: Path, until: Name | None) -> dict[str, Any]:
     """Return what a file defines, which finds the modules beside it."""
     with _on_path(str(file.parent)):
         try:
-            return _executed(importlib.util.decode_source(file.read_bytes()), str(file), until)
+            return _executed(_text_of(file), str(file), until)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # SystemExit too: a script that calls sys.exit is not a file of experiments
@@ -189,7 +232,7 @@ def _binds(statement: ast.stmt, name: str) -> bool:
     )
 
 
-def _checked(place: str, found: Any) -> Experiment | dict[str, Experiment]:
+def _checked(place: str, found: Any) -> "Experiment | dict[str, Experiment]":
     instead = "name a function that returns a jaxfact.Run, or a dict of such functions"
     if isinstance(found, Mapping):
         if not found or not all(isinstance(name, str) and callable(one) for name, one in found.items()):

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from jaxfact.engine.compressibility import Compression
+from jaxfact.engine.devices import working_devices
 from jaxfact.engine.experiment import Experiment, Run
 from jaxfact.engine.outcomes import Rules
 from jaxfact.store.experiment_file import Name
@@ -30,8 +31,8 @@ def environment() -> dict[str, Any]:
         "jaxfact": __version__,
         "jax": jax.__version__,
         "jaxlib": version("jaxlib"),
-        "backend": jax.default_backend(),
-        "device": jax.local_devices()[0].device_kind,
+        "backend": working_devices()[0].platform,
+        "device": working_devices()[0].device_kind,
         "cpu_features": _cpu_features(),
         "x64": bool(jax.config.jax_enable_x64),  # pyright: ignore[reportAttributeAccessIssue]
         "matmul_precision": str(jax.config.jax_default_matmul_precision),  # pyright: ignore[reportAttributeAccessIssue]
@@ -46,7 +47,7 @@ def of_sweep(
     return {
         **environment(),
         "date": now(),
-        "devices": jax.local_device_count(),
+        "devices": len(working_devices()),
         "dtype": str(first.problem.dtype),
         "experiment": source(experiment),
         **home(experiment),

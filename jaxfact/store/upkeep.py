@@ -9,6 +9,7 @@ import xarray as xr
 import zarr
 from zarr.codecs import Crc32cCodec
 
+from jaxfact.engine.axes import places_of
 from jaxfact.inputs import problem_with
 from jaxfact.results.files import consolidate, encoded
 from jaxfact.results.whole import whole_folder
@@ -100,9 +101,11 @@ def extend(path: Path, axes: Mapping[str, np.ndarray], seeds: np.ndarray) -> Non
     layout = Layout.of(path, "create it first")
     with changing(layout):
         root, grown = read_json(layout.root), {}
+        x64 = root["attributes"]["x64"]
         arrays = {name: of for name, of in metadata_in(root).items() if of["node_type"] == "array"}
         for name, wanted in {**axes, "seed": seeds}.items():
-            if (length := _lengthened(path, name, arrays[name]["shape"][0], wanted)) is not None:
+            there = arrays[name]["shape"][0]
+            if (length := _lengthened(path, name, there, wanted, x64 or name == "seed")) is not None:
                 grown[name] = length
         if not grown:
             return
@@ -114,17 +117,18 @@ def extend(path: Path, axes: Mapping[str, np.ndarray], seeds: np.ndarray) -> Non
             write_json(layout.array(name), metadata)
 
 
-def _lengthened(path: Path, name: str, length: int, wanted: np.ndarray) -> int | None:
+def _lengthened(path: Path, name: str, length: int, wanted: np.ndarray, x64: bool) -> int | None:
     """Write new values of a coordinate after those it keeps, and return how many there are; None without new ones.
 
-    There may be more than readers see yet, from an extension that was cut short.
+    What runs compute the same with, in 64 bits or in 32, is not new. There may be more than readers see yet, from an
+    extension that was cut short.
     """
     array = zarr.open_array(path / name, mode="r+")
     there = np.asarray(array)[:length]
-    new = np.setdiff1d(wanted, there)
+    new = wanted[places_of(wanted, there, x64) < 0]
     if not len(new):
         return None
-    both = np.concatenate([there, [value for value in wanted if value in new]])
+    both = np.concatenate([there, new])
     array.resize(len(both))
     array[:] = both
     return len(both)

@@ -12,11 +12,12 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
+from jaxfact.engine.axes import places_of
 from jaxfact.engine.program import Program
 from jaxfact.engine.tiles import Progress
 from jaxfact.inputs import problem_with
 from jaxfact.results.files import open_results
-from jaxfact.results.labels import describe, join
+from jaxfact.results.labels import TIMES, describe, join
 from jaxfact.store.grid import Grid, blocks_of
 from jaxfact.store.layout import Layout
 from jaxfact.store.queues import Part, StoreQueue
@@ -24,7 +25,6 @@ from jaxfact.store.tilestore import TileStore
 from jaxfact.store.upkeep import admit, create, extend, mend
 
 _TILE = 4096
-_TIMES: tuple[str, ...] = ("compile_seconds", "run_seconds")
 
 
 class Request(NamedTuple):
@@ -102,7 +102,7 @@ def _run(
     store: TileStore, parts: Sequence[Part], programs: Sequence[Program], request: Request
 ) -> list[dict[str, float]]:
     """Run what is missing, first without waiting for others; return each part's seconds, by what took them."""
-    seconds = [dict.fromkeys(_TIMES, 0.0) for _ in parts]
+    seconds = [dict.fromkeys(TIMES, 0.0) for _ in parts]
     for patient in (False, True):
         for place, (part, program) in enumerate(zip(parts, programs, strict=True)):
             queue = StoreQueue(store, place, part, patient=patient, halted=program.halted)
@@ -111,22 +111,46 @@ def _run(
             progress = progress_of(request.progress, place, len(parts))
             with drained_by_signals(program, store.path):
                 timing = program.run(queue, progress, min(len(queue), request.devices or len(queue)))
-            seconds[place] = {name: seconds[place][name] + timing.get(name, 0.0) for name in _TIMES}
+            seconds[place] = {name: seconds[place][name] + timing.get(name, 0.0) for name in TIMES}
     return seconds
 
 
+def as_in_store(path: Path, axes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return axes with whole numbers where a store has them, and with others where it has those.
+
+    The same number is another to a program where it is whole. Raises ValueError for a fraction where all are whole.
+    """
+    if not path.exists():
+        return dict(axes)
+    held = Layout.of(path, "choose a path where nothing is yet").arrays()
+    kinds = {name: np.dtype(held[name]["data_type"]) if name in held else values.dtype for name, values in axes.items()}
+    for name, values in axes.items():
+        if kinds[name].kind == "i" and not np.array_equal(values, values.astype(kinds[name])):
+            needed = f"the axis has whole numbers in {path}"
+            raise problem_with(name, values.tolist(), needed, "give whole numbers, or begin a new store")
+    return {name: values.astype(kinds[name]) for name, values in axes.items()}
+
+
 def _asked_for(path: Path, request: Request) -> xr.Dataset:
-    """Open the runs that were asked for, in the order in which they were."""
+    """Open the runs that were asked for, in the order in which they were, under the labels that were asked for."""
     found = open_results(path)
-    asked = {**request.axes, "seed": request.seeds}
-    same = all(np.array_equal(found[name], values) for name, values in asked.items())
-    return found if same else found.sel(asked)
+    x64 = Layout(path).attributes()["x64"]
+    places = {name: places_of(values, found[name].values, x64) for name, values in request.axes.items()}
+    places["seed"] = places_of(request.seeds, found["seed"].values, x64=True)
+    same = all(np.array_equal(place, np.arange(found.sizes[name])) for name, place in places.items())
+    chosen = found if same else found.isel(places)
+    renamed = {
+        name: (name, values, chosen[name].attrs)
+        for name, values in request.axes.items()
+        if not np.array_equal(chosen[name], values)
+    }
+    return chosen.assign_coords(renamed) if renamed else chosen
 
 
 def _timed(seconds: Sequence[Mapping[str, float]], variants: Sequence[str] | None) -> dict[str, tuple]:
     if variants is None:
-        return {name: ((), seconds[0][name]) for name in _TIMES}
-    return {name: ("variant", [of_variant[name] for of_variant in seconds]) for name in _TIMES}
+        return {name: ((), seconds[0][name]) for name in TIMES}
+    return {name: ("variant", [of_variant[name] for of_variant in seconds]) for name in TIMES}
 
 
 @contextmanager
