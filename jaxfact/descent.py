@@ -14,7 +14,7 @@ from jaxfact.inputs import explained, positive_integer, problem_with, recorded_s
 from jaxfact.measures.records import Records, as_measure
 from jaxfact.methods.base import as_method, naming_the_optimiser, updated
 from jaxfact.numerics.draws import fold, key_of
-from jaxfact.numerics.products import is_long, keep
+from jaxfact.numerics.products import in_full_precision, is_long, keep
 from jaxfact.numerics.trees import PyTree
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factors import AnyFactors, Factors, TiedFactor, as_arrays, as_factors
@@ -30,6 +30,7 @@ class Trajectory(NamedTuple):
 
 
 @explained
+@in_full_precision
 def descend(
     problem: Problem,
     method: optax.GradientTransformation | Callable,

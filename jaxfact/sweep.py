@@ -37,6 +37,7 @@ from jaxfact.measures import invariants
 from jaxfact.measures.records import Records, named_measures
 from jaxfact.methods.base import as_method
 from jaxfact.numerics.draws import key_of
+from jaxfact.numerics.products import in_full_precision
 from jaxfact.problems.factorization import Factorization
 from jaxfact.results.labels import Origin, join, label, plain, taken_names
 from jaxfact.store import provenance
@@ -47,6 +48,7 @@ from jaxfact.store.work import Request, as_in_store, progress_of, run_into
 
 
 @explained
+@in_full_precision
 def sweep(
     experiment: Experiment | Mapping[str, Experiment],
     *,

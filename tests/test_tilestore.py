@@ -251,7 +251,7 @@ ELSEWHERE = {
     "jax": ("0.9.0", "jax was 0.10.2 and is 0.9.0".replace("0.10.2", jax.__version__)),
     "cpu_features": (["x86_64", "sse2"], "cpu_features lost .* and gained"),
     "xla_flags": (["--xla_cpu_enable_fast_math=true"], "xla_flags was"),
-    "matmul_precision": ("bfloat16", "matmul_precision was None and is bfloat16"),
+    "matmul_precision": ("bfloat16", "matmul_precision was highest and is bfloat16"),
     "backend": ("gpu", "backend was cpu and is gpu"),
 }
 

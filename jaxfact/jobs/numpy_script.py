@@ -16,6 +16,7 @@ from jaxfact.jobs.replay import StoredRun
 from jaxfact.measures.records import Records
 from jaxfact.methods.base import updated
 from jaxfact.numerics.draws import key_of
+from jaxfact.numerics.products import in_full_precision
 from jaxfact.problems.compression import Compressed
 from jaxfact.problems.factorization import Factorization
 from jaxfact.problems.factors import Factors
@@ -71,6 +72,7 @@ class Descent(NamedTuple):
 
 
 @explained
+@in_full_precision
 def numpy_script(
     store: str | Path,
     path: str | Path,

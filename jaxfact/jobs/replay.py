@@ -30,6 +30,7 @@ from jaxfact.engine.program import Program
 from jaxfact.inputs import explained, problem_with, shown
 from jaxfact.measures.records import Records, named_measures
 from jaxfact.numerics.draws import fold, key_from
+from jaxfact.numerics.products import in_full_precision
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factors import AnyFactors
 from jaxfact.results.files import PENDING, encoded, open_results
@@ -59,6 +60,7 @@ class Replay(NamedTuple):
 
 
 @explained
+@in_full_precision
 def replay(
     store: str | Path | xr.Dataset,
     *,
@@ -84,6 +86,7 @@ def replay(
 
 
 @explained
+@in_full_precision
 def draw(
     store: str | Path | xr.Dataset,
     *,

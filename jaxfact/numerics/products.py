@@ -6,8 +6,9 @@ vector instruction advances 8 or 16 runs. The code stays that of one run.
 """
 
 import operator
-from collections.abc import Iterable
-from functools import reduce
+from collections.abc import Callable, Iterable
+from functools import reduce, wraps
+from typing import ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,21 @@ from jaxfact.numerics.trees import PyTree
 
 _NARROW = 8  # columns up to which parts of a long Gram matrix are faster than a matrix product: measured
 _SHORT = 32  # terms that are written out; a longer contraction is a matrix product
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def in_full_precision(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function's float32 products be float32, unless a precision was chosen: a GPU's default rounds to TF32."""
+
+    @wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        chosen = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+        with jax.default_matmul_precision(chosen or "highest"):
+            return function(*args, **kwargs)
+
+    return called
 
 
 @jax.jit
