@@ -131,30 +131,40 @@ def seeds_last(U, V, values, step_size, steps):
     return np.moveaxis(U, -1, 0), np.moveaxis(V, -1, 0)
 
 
-def torch_form(U, V, values, step_size, steps, *, gram: bool):
+def torch_form(U, V, values, step_size, steps, *, gram: bool, device: str = "cpu"):
     """Descend with batched products of PyTorch, by the residual or by Gram matrices."""
     import torch
 
     torch.set_num_threads(CORES)
     torch.set_flush_denormal(True)
-    U, V, values = torch.from_numpy(U), torch.from_numpy(V), torch.from_numpy(values)
-    rank, pull = len(values), step_size * values[:, None]
-    minus_target = torch.zeros(U.shape[1], V.shape[1])
-    minus_target[:rank, :rank] = -torch.diag(values)
+    U, V = torch.from_numpy(U).to(device), torch.from_numpy(V).to(device)
+    step = torch_step(values, U.shape[1], V.shape[1], step_size, gram=gram, device=device)
     for _ in range(steps):
-        if gram:
-            moved_U = torch.baddbmm(U, U, V.mT @ V, alpha=-step_size)
-            moved_V = torch.baddbmm(V, V, U.mT @ U, alpha=-step_size)
-            moved_U[:, :rank] += pull * V[:, :rank]
-            moved_V[:, :rank] += pull * U[:, :rank]
-            U, V = moved_U, moved_V
-        else:
-            residual = torch.baddbmm(minus_target.expand(len(U), -1, -1), U, V.mT)
-            U, V = (
-                torch.baddbmm(U, residual, V, alpha=-step_size),
-                torch.baddbmm(V, residual.mT, U, alpha=-step_size),
-            )
-    return U.numpy(), V.numpy()
+        U, V = step(U, V)
+    return U.cpu().numpy(), V.cpu().numpy()
+
+
+def torch_step(values, m, n, step_size, *, gram: bool, device: str = "cpu") -> Callable:
+    """Return a step from and to tensors on a device."""
+    import torch
+
+    values = torch.from_numpy(values).to(device)
+    rank, pull = len(values), step_size * values[:, None]
+    minus_target = torch.zeros(m, n, device=device)
+    minus_target[:rank, :rank] = -torch.diag(values)
+
+    def by_gram(U, V):
+        moved_U = torch.baddbmm(U, U, V.mT @ V, alpha=-step_size)
+        moved_V = torch.baddbmm(V, V, U.mT @ U, alpha=-step_size)
+        moved_U[:, :rank] += pull * V[:, :rank]
+        moved_V[:, :rank] += pull * U[:, :rank]
+        return moved_U, moved_V
+
+    def by_residual(U, V):
+        residual = torch.baddbmm(minus_target.expand(len(U), -1, -1), U, V.mT)
+        return torch.baddbmm(U, residual, V, alpha=-step_size), torch.baddbmm(V, residual.mT, U, alpha=-step_size)
+
+    return by_gram if gram else by_residual
 
 
 def compress(case: Case) -> Case:

@@ -15,16 +15,17 @@ from jaxfact.descent import recorded_steps
 from jaxfact.engine.axes import Values, axes_of, seed_numbers
 from jaxfact.engine.compressibility import compression_of
 from jaxfact.engine.experiment import Experiment, check_experiment
+from jaxfact.engine.floors import check_tolerance
 from jaxfact.engine.lanes import Found, Work, lanes_per_block
+from jaxfact.engine.levels import chosen_levels
 from jaxfact.engine.outcomes import Rules
 from jaxfact.engine.program import Program
 from jaxfact.engine.reading import Reading
 from jaxfact.engine.tiles import Progress, tile_size
-from jaxfact.inputs import positive, positive_integer, problem_with
+from jaxfact.inputs import positive_integer, problem_with
 from jaxfact.measures import invariants
 from jaxfact.measures.records import Records, named_measures
 from jaxfact.numerics.draws import key_of
-from jaxfact.problems.base import rounding_floor
 from jaxfact.problems.factorization import Factorization
 from jaxfact.results.labels import VARIABLES, join, label
 from jaxfact.store import provenance
@@ -38,6 +39,7 @@ def sweep(
     seeds: int | Sequence[int] | np.ndarray,
     max_steps: int,
     tolerance: float | None | Mapping[str, float | None],
+    levels: Sequence[float] | None = None,
     record: Records | None = None,
     every: int | Sequence[int] | None = None,
     check_every: int = 10,
@@ -57,11 +59,12 @@ def sweep(
 
     Runs end as `converged` (distance ≤ tolerance, and still ≤ 10·tolerance after max(50, 10 %) further steps), `fitted`
     (the data are fitted to the tolerance, and the truth is still not found after as many steps again and 50 more),
-    `diverged`, `cycle`, or `budget`. A run depends only on its seed, its point and `base_seed`, so runs of one seed are
-    paired along every axis and variant. With `store`, the same call continues a sweep that was interrupted or killed,
-    mends damaged tiles, and makes what new seeds and axis values add; several processes with the same call share the
-    work, and results are read only when they are looked at. The first interrupt or SIGTERM finishes the tiles in
-    flight, the second stops at once.
+    `diverged`, `cycle` (the whole state has come back bit for bit, after two steps or more), `stationary` (it has, and
+    stayed within rounding of one point), or `budget` (`max_steps` came first). A run depends only on its seed, its
+    point and `base_seed`, so runs of one seed are paired along every axis and variant. With `store`, the same call
+    continues a sweep that was interrupted or killed, mends damaged tiles, and makes what new seeds and axis values add;
+    several processes with the same call share the work, and results are read only when they are looked at. The first
+    interrupt or SIGTERM finishes the tiles in flight, the second stops at once.
 
     Args:
         experiment: A function of the axes, and of `key` if it draws its problem, that returns a `Run`; a dict of them
@@ -70,6 +73,7 @@ def sweep(
         max_steps: The budget of steps for one run, a multiple of `check_every`.
         tolerance: The distance at which a run may end, relative and not squared; a mapping gives one for each variant.
             With None, a run ends only by divergence or at `max_steps`.
+        levels: The distances to which runs are timed, beside the tolerance; 0.1, 0.01, … down to it by default.
         record: Measures along the steps, as in `descend`; each is found along `step` under its name with `_path`
             appended; there a finished run keeps its last value and a diverged one counts as inf.
         every: The steps to record, a stride or a list (see `log_steps`), in multiples of `check_every`; without it
@@ -92,15 +96,16 @@ def sweep(
         **more_axes: The values of each axis by keyword.
 
     Returns:
-        A dataset along the axes and `seed`: `outcome`, `steps`, `period` (of a cycle, else 0), `hit` along `level` (the
-        first checked step at or below it; inf if never, NaN if `max_steps` came first or the level lies below the
-        variant's tolerance), the last `loss`, `distance`, `imbalance`, `best_distance`, `loss_rose` (in the last
-        block), and the records. Attributes say what is needed to run it again.
+        A dataset along the axes and `seed`: `outcome`, `steps`, `period` (the smallest of a cycle, else 0), `hit` along
+        `level` (the first checked step at or below it; inf if never, NaN if `max_steps` came first or the level lies
+        below the variant's tolerance), the last `loss`, `distance`, `imbalance`, `best_distance`, `loss_rose` (in the
+        last block), `gradient_norm` (of a stationary run, else NaN), and the records. Attributes say what is needed to
+        run it again.
 
     Raises:
         ValueError: For counts below 1; axes that are empty, repeated, not numbers, or named like a variable of the
-            result; a tolerance that rounding does not allow; an experiment that does not fit; and a store made by
-            another sweep.
+            result; a tolerance below three times the distance at which rounding stalls a run; levels below the
+            tolerance; an experiment that does not fit; and a store made by another sweep.
         RuntimeError: Where an invariant is broken.
         StoreError: Where a store cannot be written.
         MemoryError: Where a tile does not fit into memory; it says how large one may be.
@@ -120,6 +125,7 @@ def sweep(
         checked=checked,
         compress=compress,
         compensated=compensated,
+        levels=chosen_levels(levels, tolerances.values()),
     )
     for name, count in (("tile_runs", tile_runs), ("devices", devices)):
         if count is not None:
@@ -157,14 +163,16 @@ class Options(NamedTuple):
     checked: bool
     compress: bool
     compensated: bool
+    levels: tuple[float, ...] = ()
 
 
 class Part:
     """One experiment of a sweep, read: its program, its rules, and what is written beside its results."""
 
     def __init__(self, experiment: Experiment, tolerance: float | None, options: Options):
-        first = check_experiment(experiment, options.axes)
-        _check_tolerance(tolerance, first.problem.dtype)
+        corners = check_experiment(experiment, options.axes)
+        check_tolerance(tolerance, corners, options.compensated)
+        first = corners[0]
         method = optax.with_extra_args_support(first.method)
         checks = invariants.applying_to(method) if options.checked else ()
         can = options.compress and type(first.problem) is Factorization
@@ -184,6 +192,7 @@ class Part:
             misfits=self.reading.findings.misfits,
             checked=options.checked,
             lanes=lanes_per_block(self.reading, self.runs(options.axes, options.seeds[:1])),
+            chosen=options.levels,
         )
         self.attributes: dict[str, Any] = provenance.of_sweep(
             experiment, self.rules, options.base_seed, first, compression
@@ -191,6 +200,7 @@ class Part:
         self.attributes |= {
             "axes": list(options.axes),
             "tolerance": tolerance,
+            "levels": list(options.levels),
             "records": {"names": list(named_measures(options.record)), "steps": list(options.record_steps)},
             "record_functions": [provenance.place(measure) for measure in named_measures(options.record).values()],
             "checked": options.checked,
@@ -257,18 +267,4 @@ def _check_counts(max_steps: int, check_every: int, every: int | Sequence[int] |
             off[:3],
             f"needs multiples of check_every={check_every}",
             "see log_steps(max_steps, unit=check_every)",
-        )
-
-
-def _check_tolerance(tolerance: float | None, dtype: np.dtype) -> None:
-    if tolerance is None:
-        return
-    positive("tolerance", tolerance, "1e-5 is usual in float32; None runs to max_steps")
-    floor = 3 * float(rounding_floor(np.finfo(dtype).eps, 1.0))
-    if tolerance < floor:
-        raise problem_with(
-            "tolerance",
-            f"{tolerance:g}",
-            f"is below three times the rounding floor of {dtype} at step 1, {floor:.1e}",
-            "raise it, or give the target in float64 after jax.config.update('jax_enable_x64', True)",
         )

@@ -25,8 +25,6 @@ from PIL import Image
 import jaxfact as jf
 import jaxfact.cli
 from jaxfact.jobs import comparison
-from jaxfact.reports import report as reporting
-from jaxfact.reports.pages import Report
 from jaxfact.results import stats
 
 COMMAND = shutil.which("jaxfact", path=str(Path(sys.executable).parent))
@@ -122,26 +120,33 @@ def test_table_names_methods_levels_and_units(ended):
         "40 Gaussian starts of width 2 and entry scale 0.001 √σ₁, ",
         "step size 0.5 /σ₁, balancing weight 0.125, noise 1e-05 √σ₁ per entry and step",
         "distance: ‖UVᵀ−Σ_d‖_F/‖Σ_d‖_F, tolerance 1e-05; float32",
-        "method 0.1 0.01 0.001 0.0001 1e-05",
-        "converged arrived at 5 % 50 % 95 %",
-        "balanced / plain to distance 1e-05: time ratio",
+        "method 0.1 0.01 0.001 0.0001 ─",
+        "had arrived at distance 0.0001, which every method can reach",
+        "had arrived at distance 1e-05, to which only plain, balanced went on",
+        "method run to converged",
+        "balanced / plain to distance 0.0001: time ratio",
         "noisy / plain to distance 0.0001: time ratio",
-        "it is judged at the first level above, 0.0001",
+        "balanced / plain to distance 1e-05: time ratio",
+        "it is run to the first level above, 0.0001",
     ):
         assert part in shown
     lines = ended["table"].out.splitlines()
-    assert [sum(line.strip().startswith(f"{name} ") for line in lines) for name in ("plain", "noisy")] == [3, 3]
+    assert [sum(line.strip().startswith(f"{name} ") for line in lines) for name in ("plain", "noisy")] == [6, 4]
 
 
 def test_table_shows_the_stored_numbers(ended):
-    runs = ended["table"].runs
+    """The times to the level that all can reach, and to the tolerance for those that went on."""
+    runs, shown = ended["table"].runs, words(ended["table"].out)
+    for level, names in stats.judged_levels(runs).items():
+        for method in names:
+            hit = runs.hit.sel({"variant": method, "level": level}).values
+            times = np.quantile(hit, [0.05, 0.5, 0.95], method="inverted_cdf")
+            assert (
+                f"{method} {' '.join(f'{time:.0f}' for time in times)} " in shown.partition(f"at distance {level:g}")[2]
+            )
     for method in runs.variant.values:
-        part = runs.sel({"variant": method})
-        hit = part.hit.sel(level=float(part.tolerance)).values
-        times = np.quantile(hit, [0.05, 0.5, 0.95], method="inverted_cdf")
-        steps = " ".join(f"{time:.0f}" for time in times)
-        row = rf"{method} 100 \(91\.2–100(\.0)?\) {float(part.tolerance):g} {steps} "
-        assert re.search(row, words(ended["table"].out))
+        tolerance = float(runs.tolerance.sel({"variant": method}))
+        assert re.search(rf"{method} {tolerance:g} 100 \(91\.2–100(\.0)?\)", shown)
 
 
 def test_json_agrees_with_the_store(ended):
@@ -163,6 +168,12 @@ def test_json_agrees_with_the_store(ended):
         }
         assert row["imbalance"] == np.median(part.imbalance)
         assert row["run_steps"] == part.steps.sum()
+    levels = stats.judged_levels(runs)
+    for judgement in (printed["judged"], *printed["finer"]):
+        assert list(judgement["times"]) == levels[judgement["level"]]
+        assert list(judgement["pairs"]) == levels[judgement["level"]][1:]
+        assert set(judgement["failed"].values()) == {0}
+    assert len(printed["finer"]) == len(levels) - 1
 
 
 def test_unbalanced_starts_and_their_predicted_ends(ended):
@@ -324,19 +335,6 @@ def test_an_interrupt_leaves_nothing(call, monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_does_not_take_the_numbers_along(call, monkeypatch, tmp_path):
-    def full():
-        raise OSError(28, "No space left on device")
-
-    told = Report("", ["numbers"], [], [], {}, {}, None, draw=full)
-    monkeypatch.setattr(comparison, "compare", lambda *_, **__: None)
-    monkeypatch.setattr(reporting, "report", lambda _: told)
-    code, out, err = call(*QUICK)
-    assert (code, out) == (1, "numbers\n")
-    assert re.fullmatch("jaxfact: .*No space left on device.*\n", err)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_commands_are_found_by_being_in_the_folder(call, monkeypatch, tmp_path):
     (tmp_path / "greet.py").write_text(GREET)
     with monkeypatch.context() as patch:
@@ -355,8 +353,8 @@ def test_every_setting_is_an_option_with_its_default(kind, name):
     function = importlib.import_module(f"jaxfact.cli.{name}").__dict__[name]
     options = inspect.signature(function).parameters
     for field in dataclasses.fields(kind):
-        # The width of what is made up is its rank, so that this option has no default.
-        expected = None if (name, field.name) == ("compare", "width") else field.default
+        # Levels are a text on the command line.
+        expected = None if (name, field.name) == ("compare", "levels") else field.default
         assert options[field.name].default == expected
         assert typing.get_args(options[field.name].annotation)[1].help
 
@@ -367,11 +365,11 @@ def test_wide_factors_in_a_numbered_folder(call, tmp_path):
     code, out, err = call(*QUICK, "--width", "2")
     assert (code, err) == (0, "")
     assert "width 2 is above min(m, n) = 1: over-parametrised" in words(out)
-    assert "no time ratio (fewer than two starts on which both arrived)" in words(out)
+    assert "both arrived on 1 start, and times are compared on at least two" in words(out)
     assert not any((tmp_path / "jaxfact-compare").iterdir())
     made = Ended(out, err, code, tmp_path / "jaxfact-compare-2")
     assert made.runs.sizes["seed"] == 1
-    assert made.summary["pairs"]["balanced"]["ratio"] is None
+    assert made.summary["judged"]["pairs"]["balanced"]["ratio"] is None
 
 
 @pytest.mark.parametrize("noise", ["1e-5", "0"])
@@ -382,7 +380,10 @@ def test_a_step_beyond_the_edge_is_a_result(call, tmp_path, noise):
     assert "diverged" in out
     assert words(out).count("never never never") == 3
     assert "step size 2.5 is above 1/σ₁, where no minimiser is stable" in words(out)
-    for row in Ended(out, err, code, tmp_path / "out").summary["methods"]:
+    summary = Ended(out, err, code, tmp_path / "out").summary
+    for row in summary["methods"]:
         assert row["outcomes"]["diverged"][0] == 1
-        assert row["times"]["0.5"] is None
+        assert summary["judged"]["times"][row["method"]]["0.5"] is None
+        assert summary["judged"]["failed"][row["method"]] == 1
         assert row["imbalance"] is None
+    assert "nan" not in words(out).split()

@@ -41,7 +41,7 @@ def loaded(name: str) -> np.ndarray:
             datasets._installed_air()
         except ValueError:
             pytest.skip("without the R package spacetime (R_LIBS names the folder of another library)")
-    return data.load(name)
+    return data.load(name).values
 
 
 @pytest.mark.parametrize("name", FACTS)

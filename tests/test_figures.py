@@ -90,7 +90,7 @@ def test_labels_carry_symbols_and_units(drawn):
     distance = r"$\|UV^\top-\Sigma_d\|_F \,/\, \|\Sigma_d\|_F$"
     expected = {
         "distance": distance,
-        "survival": "fraction not yet at the level",
+        "survival": "fraction not yet at 0.0001",
         "imbalance": r"$\|U^\top U-V^\top V\|_F\;/\;\sigma_1$",
         "singular values": r"$\sigma_k(UV^\top)\,/\,\sigma_1$",
         "worst": distance,
@@ -176,9 +176,8 @@ def test_a_diverged_run_counts_as_infinite(runs, count, median, upper):
 
 def test_survival_is_the_fraction_not_yet_arrived(runs):
     figure = figures.survival(runs)
-    for label, line in curves(figure).items():
-        method, level = label.split(", level ")
-        hit = runs.hit.sel({"variant": method, "level": float(level)}).values
+    for method, line in curves(figure).items():
+        hit = runs.hit.sel({"variant": method, "level": float(runs.tolerance)}).values
         expected = [np.mean(hit > step) for step in line.get_xdata()]
         np.testing.assert_allclose(line.get_ydata(), expected, atol=1e-12)
         assert set(hit) <= set(line.get_xdata())

@@ -2,7 +2,6 @@
 
 from itertools import combinations
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -191,12 +190,12 @@ def test_distance_where_the_best_approximation_is_not_unique():
     assert not problem.is_truncation_unique(2)
     assert problem.is_truncation_unique(4)
     Q = frame(4, 2, 7)
-    assert float(problem.distance(as_jax(jf.Factors(Q, Q)))) < 1e-7
+    assert float(problem.distance(as_jax(jf.Factors(Q, Q)))) < 1e-15
     U, V = factors = pair((4, 4), 2)
     excess = np.sum((U @ V.T - np.eye(4)) ** 2) / 2 - 1.0
     assert float(problem.distance(as_jax(factors))) == pytest.approx(np.sqrt(2 * excess / 2), rel=1e-12)
     # Negative control: just above the gap of 1e-6 one of them is best, and another is √2 away.
-    for gap, distance in ((2e-6, np.sqrt(2)), (5e-7, 1e-3)):
+    for gap, distance in ((2e-6, np.sqrt(2)), (5e-7, 5e-7)):
         split = jf.Factorization(np.array([1, 1, 1 - gap, 1 - gap]), shape=(4, 4))
         last = as_jax(jf.Factors(np.eye(4)[:, 2:], np.eye(4)[:, 2:]))
         assert bool(split.is_truncation_unique(2)) == (gap > 1e-6)
@@ -274,4 +273,5 @@ def test_traced_matrix_keeps_the_target():
     matrix = PROBLEMS["dense, wide"].matrix
     problem = jax.jit(lambda matrix: jf.Factorization(matrix))(matrix)
     np.testing.assert_allclose(problem.unit * problem.target, matrix, atol=1e-13)
-    assert eqx.tree_equal(jax.tree.map(jnp.shape, problem), jax.tree.map(jnp.shape, jf.Factorization(matrix)))
+    # What is known of its spectrum before tracing differs, the arrays do not.
+    assert [x.shape for x in jax.tree.leaves(problem)] == [x.shape for x in jax.tree.leaves(jf.Factorization(matrix))]

@@ -214,17 +214,49 @@ def test_what_was_removed_is_said_and_added_back(centre, low, high):
     assert ("nothing was removed" in found.notes[0]) == (centre is Centring.NONE)
 
 
-def test_nested_intervals_have_the_width_of_theory():
-    """Splits that differ by a normal of deviation 1, starts by 0.1: ±1.96·√((1 + 0.01/4)/40·39/40)."""
-    generator = np.random.default_rng(1)
-    values = generator.normal(size=(40, 1)) + 0.1 * generator.normal(size=(40, 4))
-    mean, low, high = stats.nested_mean(values)
-    assert mean == pytest.approx(values.mean())
-    half = 1.96 * values.mean(axis=1).std() / 40**0.5
-    np.testing.assert_allclose([low, high], [mean - half, mean + half], atol=0.1 * half)
-    assert np.isnan(stats.nested_mean(values[:1])[1:]).all()
-    assert stats.paired_errors(np.exp(values), np.exp(values)).verdict == "equivalent"
-    assert stats.paired_errors(2 * np.exp(values), np.exp(values))[::3] == (pytest.approx(2), "different")
+def test_the_interval_of_a_mean_error_is_that_of_its_splits(clean, noisy):
+    """Student's, or further, over the means of the splits' starts; the same for the mean and the biases alone."""
+    for found in (clean, noisy):
+        for row in found.methods:
+            ours = found.runs.sel({"variant": row.method})
+            errors = ours.test_path.sel(step=stats.best_over_time(ours, "validation").step).mean("seed").values
+            assert row.test == stats.mean_interval(errors)
+            half = 2.776 * errors.std(ddof=1) / SPLITS**0.5  # the quantile of t with 4 degrees of freedom
+            assert row.test[1] <= errors.mean() - half < errors.mean() + half <= row.test[2]
+
+
+def test_errors_are_compared_in_plain_words(clean):
+    lines = recovery_report.paired_lines(clean)
+    ratio = clean.pairs["plain", "mean"].ratio
+    assert 0 < ratio < 0.2
+    assert (
+        f"plain against mean: {100 * (1 - ratio):.0f} % lower test error than mean (95 % interval over 5 splits: "
+        in lines[2]
+    )
+    assert lines[2].endswith(", not equivalent within 5 %")
+    assert not any("nan" in line or "ratio" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("pair", "words"),
+    [
+        ((1.0, 1.0, 1.0, "equivalent", ""), "^the same test error on all 5 splits$"),
+        (
+            (2.5, 2.0, 3.0, "different", ""),
+            r"^150 % higher .*: 100 % higher to 200 % higher\), not",
+        ),
+        ((0.99, 0.98, 1.01, "equivalent", ""), r"^1 % lower .*: 2 % lower to 1 % higher\), equivalent within 5 %$"),
+        ((0.9, 0.7, 1.1, "inconclusive", "for a reason"), "inconclusive at 5 %: for a reason$"),
+        (
+            (0.9, np.nan, np.nan, "inconclusive", "few"),
+            "10 % lower .* on one split, which gives no interval",
+        ),
+        ((np.nan, np.nan, np.nan, "inconclusive", "a run diverged"), "^no ratio of test errors: a run diverged$"),
+        ((0.0, np.nan, np.nan, "inconclusive", "an error is zero"), "^no ratio of test errors: an error is zero$"),
+    ],
+)
+def test_the_words_for_a_pair(pair, words):
+    assert re.search(words, recovery_report._compared(stats.PairedErrors(*pair), "b", SPLITS))
 
 
 def test_page_and_store(clean, tmp_path):
@@ -251,7 +283,8 @@ def test_page_and_store(clean, tmp_path):
     [
         (np.full((3, 3), np.nan), {}, "at least one observed entry"),
         (np.where(np.eye(3) > 0, 1.0, np.nan), {}, "leave a part without any"),
-        (np.full((9, 9), 2.0), {}, "nothing but what centring removes"),
+        (np.full((9, 9), 2.0), {}, "nothing but what centring by mean removes"),
+        (np.full((9, 9), 0.1), {}, "nothing but what centring by mean removes"),  # up to rounding
         (np.full((9, 9), np.inf), {}, "infinite entries: needs finite ones"),
         (np.ones(4), {}, "needs an m×n matrix"),
         (low_rank(NOISE), {"max_steps": 205}, "multiple of check_every=10"),
@@ -269,6 +302,38 @@ def test_matrices_and_settings_that_will_not_do(matrix, settings, words):
 def test_settings_refuse(settings, words):
     with pytest.raises(ValueError, match=words):
         jf.RecoverySettings(**settings)
+
+
+ZEROS = {
+    "all": (np.zeros((12, 10)), Centring.NONE, "^matrix=zero in every known entry: there is nothing to complete"),
+    "all, centred": (np.zeros((12, 10)), Centring.MEAN, "^matrix=zero in every known entry"),
+    "but one": (
+        np.eye(9) * np.eye(9)[0],
+        Centring.NONE,
+        "^matrix=zero in every training entry of split",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ZEROS)
+def test_zeros_are_not_blamed_on_a_centring_that_nobody_asked_for(name):
+    matrix, centre, words = ZEROS[name]
+    matrix = np.where(np.eye(*matrix.shape, k=3) > 0, np.nan, matrix)
+    with pytest.raises(ValueError, match=words):
+        jf.complete(matrix, jf.RecoverySettings(), centre=centre, splits=20)
+
+
+def test_a_usual_width_that_the_matrix_lacks_is_lowered_and_said():
+    """Also where entries are few; a width that was given is taken."""
+    matrix = np.arange(24.0).reshape(3, 8) ** 0.5
+    matrix[0, 0] = np.nan
+    quick = {"max_steps": 20, "seeds": 1}
+    found = jf.complete(matrix, jf.RecoverySettings(**quick), splits=1)
+    assert found.settings.width == 3
+    assert found.notes[0] == "width 3: all that a 3×8 matrix has; the usual 4 would be above it"
+    wide = jf.complete(matrix, jf.RecoverySettings(width=4, **quick), splits=1)
+    assert wide.settings.width == 4
+    assert not any("usual" in note for note in wide.notes)
 
 
 SHORT = ["--width", "2", "--max-steps", "600", "--out", "out"]

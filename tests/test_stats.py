@@ -1,9 +1,11 @@
 """Intervals and verdicts against closed forms, hand computations, SciPy and data sets of known truth."""
 
 import math
+import re
 
 import numpy as np
 import pytest
+import scipy.stats
 import xarray as xr
 
 from jaxfact.results import stats
@@ -222,11 +224,149 @@ def test_bad_questions_are_refused(call, words):
         call(dataset({"first": [1.0, 2], "second": [2.0, 3]}))
 
 
-def test_one_bootstrap_resamples_rows_and_what_is_in_them():
-    """Rows of equal starts are resampled as rows; unequal ones add the variance of a mean of so many starts."""
-    rows = np.random.default_rng(1).normal(size=30)
-    means = stats.resampled_means(rows, 500)
-    np.testing.assert_allclose(stats.resampled_means(np.repeat(rows[:, None], 3, axis=1), 500), means, rtol=1e-12)
-    np.testing.assert_allclose(means.std(), rows.std() / 30**0.5, rtol=0.1)
-    apart = np.broadcast_to([-1.0, 0.0, 1.0], (30, 3))
-    np.testing.assert_allclose(stats.resampled_means(apart, 500).std(), (2 / 3 / 90) ** 0.5, rtol=0.1)
+LAWS = {
+    "normal": (lambda rng, size: rng.normal(size=size), 0.0),
+    "exponential": (lambda rng, size: rng.exponential(size=size), 1.0),
+    "lognormal": (lambda rng, size: rng.lognormal(size=size), math.exp(0.5)),
+}
+COUNTS = (2, 3, 5, 8, 20)
+
+
+def coverage(interval, law: str, count: int, samples: int = 1500) -> tuple[float, float]:
+    """Return how often an interval of so many numbers holds the mean of their law, and lies below it."""
+    draw, mean = LAWS[law]
+    ends = [interval(values) for values in draw(np.random.default_rng(count), (samples, count))]
+    low, high = np.transpose(ends)[-2:]
+    return np.mean((low <= mean) & (mean <= high)), np.mean(high < mean)
+
+
+def percentile_bootstrap(values: np.ndarray) -> np.ndarray:
+    """Return what many programs call the 95 % interval of a mean."""
+    chosen = np.random.default_rng(0).integers(len(values), size=(500, len(values)))
+    return np.quantile(values[chosen].mean(axis=1), [0.025, 0.975])
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("law", LAWS)
+def test_intervals_of_few_numbers_cover(law, count):
+    """At least 93 %, less two standard errors of the simulation; and a mean on its bound lies beyond it seldom."""
+    covered, below = coverage(stats.mean_interval, law, count)
+    noise = 2 * (0.93 * 0.07 / 1500) ** 0.5
+    assert covered >= 0.93 - noise
+    assert below <= (0.07 if law == "lognormal" else 0.05) + noise
+
+
+@pytest.mark.parametrize(("count", "most"), [(2, 0.55), (3, 0.80), (5, 0.90)])
+def test_the_percentile_bootstrap_does_not_cover(count, most):
+    """The control: what the test above refuses, already for normal numbers."""
+    assert coverage(percentile_bootstrap, "normal", count, 300)[0] < most
+
+
+def test_a_mean_interval_is_students_where_nothing_is_skewed():
+    """At α = 0.05·n/(n + 6), which is the usual 0.05 for many numbers; mirrored numbers have the mirrored interval."""
+    for values in (np.array([1.0, 2.0]), np.array([0.0, 1.0, 2.0]), np.array([-3.0, -1.0, 1.0, 3.0])):
+        count = len(values)
+        half = scipy.stats.t.ppf(1 - 0.025 * count / (count + 6), count - 1) * values.std(ddof=1) / count**0.5
+        np.testing.assert_allclose(stats.mean_interval(values), values.mean() + np.array([0, -half, half]))
+    skewed = np.random.default_rng(0).exponential(size=9)
+    mean, low, high = stats.mean_interval(skewed)
+    np.testing.assert_allclose(stats.mean_interval(-skewed), [-mean, -high, -low])
+    assert high - mean > 1.2 * (mean - low)
+    many = np.random.default_rng(1).normal(size=4000)
+    np.testing.assert_allclose(np.diff(stats.mean_interval(many)[1:]), 2 * 1.96 * many.std() / 4000**0.5, rtol=0.02)
+
+
+@pytest.mark.parametrize("values", [[3.0], [1.0, np.inf], [1.0, np.nan, 2.0]])
+def test_what_gives_no_interval(values):
+    assert np.isnan(stats.mean_interval(np.array(values))[1:]).all()
+
+
+def test_equal_numbers_are_certain():
+    assert stats.mean_interval(np.full(4, 0.3)) == (0.3, 0.3, 0.3)
+
+
+def test_the_splits_are_what_is_independent():
+    """Starts within a split do not narrow its interval; one split has none, and an error of zero no ratio."""
+    rows = np.random.default_rng(1).normal(size=(5, 1))
+    one = stats.paired_errors(np.exp(rows), np.ones((5, 1)))
+    assert stats.paired_errors(np.exp(np.repeat(rows, 30, axis=1)), np.ones((5, 30)))[:3] == pytest.approx(one[:3])
+    assert (
+        stats.paired_errors(np.exp(rows[:1]), np.ones((1, 1))).why
+        == "one of the splits gives no interval: take at least 5"
+    )
+    assert "an error is zero" in stats.paired_errors(np.ones((5, 1)), np.zeros((5, 1))).why
+
+
+@pytest.mark.parametrize("count", [5, 10, 72])
+def test_undecided_arrivals_say_how_many_seeds_decide(count):
+    """All agree: Wilson's upper end z²/(n + z²) is at most 5 % from 19·z² = 73 seeds on, and not at 72."""
+    found = compared(scattered(count, 5, 0.0))
+    assert found.verdict == "inconclusive"
+    assert f"one alone arrived on none of {count} starts" in found.why
+    assert "about 73 seeds decide at this rate" in found.why
+    assert "interval holds" not in found.why
+    assert compared(scattered(73, 5, 0.0)).verdict == "equivalent"
+
+
+def test_undecided_times_say_how_many_seeds_decide():
+    """Ratios that scatter by ±25 % around 1.01: as many seeds as it says decide, a tenth fewer do not."""
+
+    def scattering(count: int) -> stats.PairedTimes:
+        sides = np.resize([-0.25, 0.25], count)
+        return compared({"first": 1e6 * np.exp(np.log(1.01) + sides), "second": np.full(count, 1e6)})
+
+    found = scattering(80)
+    assert found.verdict == "inconclusive"
+    needed = int(re.search(r"the interval holds 1.05: about (\d+) seeds decide if they scatter", found.why)[1])
+    assert needed == pytest.approx((1.96 * 0.25 / np.log(1.05 / 1.01)) ** 2, rel=0.1)
+    assert [scattering(count).verdict for count in (2 * round(0.45 * needed), needed)] == ["inconclusive", "equivalent"]
+
+
+@pytest.mark.parametrize(
+    ("hit", "options", "words"),
+    [
+        ({"first": [NAN] * 9, "second": [NAN] * 9}, {}, "^no start arrived with either$"),
+        ({"first": [INF] * 9, "second": [NAN] * 9}, {}, "^no start arrived with either$"),
+        ({"first": [5.0] + [NAN] * 79, "second": [7.0] + [NAN] * 79}, {}, "^both arrived on 1 start, and"),
+        ({"first": [9.0] * 80, "second": [9.0] * 80}, {"check_every": 5.0}, "^the times are too coarse .*check_every"),
+        ({"first": [105.0] * 80, "second": [100.0] * 80}, {"check_every": 0.1}, "^the times are too coarse"),
+        (
+            {"first": [9.0] * 76 + [NAN] * 4, "second": [9.0] * 80},
+            {"check_every": 0.1},
+            "^one alone arrived on 4 of 80",
+        ),
+    ],
+)
+def test_undecided_pairs_say_why(hit, options, words):
+    found = compared(hit, **options)
+    assert found.verdict == "inconclusive"
+    assert re.search(words, found.why)
+
+
+def test_a_decided_pair_needs_no_reason():
+    assert compared(scattered(200, 5, 0.01)).why == compared(scattered(200, 5, 0.01, 1.1)).why == ""
+
+
+def test_variants_are_judged_at_the_coarsest_level_of_all():
+    hit = {"plain": [10.0, 20], "balanced": [10.0, 20], "noisy": [5.0, 6]}
+    runs = dataset(hit, tolerance={"plain": 1e-5, "balanced": 1e-5, "noisy": 0.1})
+    assert stats.judged_levels(runs) == {0.1: ["plain", "balanced", "noisy"], 1e-5: ["plain", "balanced"]}
+    assert stats.judged_levels(dataset(hit["plain"])) == {1e-5: [""]}
+    assert stats.judged_levels(dataset(hit["plain"], tolerance=NAN)) == {1e-5: [""]}
+
+
+def test_variants_are_judged_where_all_were_timed():
+    """One that was run to 0.02 has no place on the other's ladder, which is no failure: both met 0.1."""
+    hit = {"coarse": [[4.0, 9.0, NAN], [5.0, NAN, NAN]], "fine": [[3.0, NAN, 20.0], [6.0, NAN, NAN]]}
+    steps = {"coarse": [9, 50], "fine": [20, 50]}
+    runs = xr.Dataset(
+        {
+            "hit": (("variant", "seed", "level"), list(hit.values())),
+            "steps": (("variant", "seed"), list(steps.values())),
+            "tolerance": ("variant", [0.02, 1e-3]),
+        },
+        {"variant": list(hit), "level": [0.1, 0.02, 1e-3]},
+    )
+    assert stats.judged_levels(runs) == {0.1: ["coarse", "fine"], 1e-3: ["fine"]}
+    cut_off = runs.assign(hit=runs.hit.where(runs.level > 0.05))  # nobody went on: then nothing is known to be left out
+    assert list(stats.judged_levels(cut_off))[0] == 0.02

@@ -1,5 +1,6 @@
 """Experiment × axes × seeds: how an experiment is read, what comes back, and what is refused."""
 
+import re
 import subprocess
 import sys
 
@@ -13,7 +14,9 @@ from runs import SMALL
 
 import jaxfact as jf
 from jaxfact import measures
+from jaxfact.engine.floors import step_size_of
 from jaxfact.engine.reading import Reading
+from jaxfact.problems.base import rounding_floor
 
 START = jf.starts.Gaussian(3, scale=0.1)
 
@@ -259,10 +262,62 @@ def test_wrong_experiments(experiment, words):
         run(experiment)
 
 
-def test_float32_tolerance_names_the_floor():
+FLOORS = {
+    "in the middle": ({}, 0.5, 1e-7, "float32 at step size 0.5, 2.4e-07; raise it"),
+    "small step": ({}, 0.01, 1e-5, "float32 at step size 0.01, 1.2e-05"),
+    "near the edge": ({}, 0.98, 5e-6, "float32 at step size 0.98, 6.0e-06"),
+    "at the end of an axis": ({"step_size": [0.3, 0.99]}, 0.0, 1e-5, "float32 at step size 0.99, 1.2e-05"),
+    "of a method that says nothing": ({"method": optax.adam}, 0.01, 1e-7, "float32 at step size 1, 1.2e-07"),
+}
+
+
+@pytest.mark.parametrize(("options", "step", "tolerance", "words"), FLOORS.values(), ids=FLOORS)
+def test_a_tolerance_below_the_rounding_floor(options, step, tolerance, words):
+    """Rounding stalls descent at about ⅓·ε/min(η, 1 − η); the refusal says at which step."""
     problem = jf.Factorization(np.array([1, 0.5], np.float32), shape=(4, 4))
-    with pytest.raises(ValueError, match=r"1\.2e-07; raise it, or give the target in float64"):
-        run(lambda: jf.Run(problem, jf.starts.Gaussian(2, scale=0.1), jf.methods.gradient_descent(0.5)), tolerance=1e-7)
+    method = options.get("method", jf.methods.gradient_descent)
+    axes = {name: values for name, values in options.items() if name != "method"}
+
+    def experiment(step_size=step):
+        return jf.Run(problem, jf.starts.Gaussian(2, scale=0.1), method(step_size))
+
+    with pytest.raises(ValueError, match=re.escape(f"is below three times the rounding floor of {words}")):
+        run(experiment, tolerance=tolerance, **axes)
+
+
+@pytest.mark.parametrize(
+    ("method", "step"),
+    [
+        (lambda: jf.methods.gradient_descent(0.3), 0.3),
+        (lambda: jf.methods.balanced(0.3, 0.2), 0.3),
+        (lambda: jf.methods.perturbed(0.3, 1e-6), 0.3),
+        (lambda: jf.methods.scaled_gd(0.3), 0.3),
+        (lambda: optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.3)), 0.3),
+        (lambda: optax.sgd(0.3, momentum=0.9), 1.0),
+        (lambda: optax.adam(0.3), 1.0),
+        (lambda: jf.methods.gradient_descent(lambda count: 0.3 / (1 + count)), 1.0),
+        (lambda: jf.methods.alternating(0.3), 1.0),
+    ],
+)
+def test_the_step_size_of_a_method_is_seen_in_what_it_does(method, step):
+    assert step_size_of(method()) == pytest.approx(step, rel=1e-3)
+
+
+def test_runs_stall_below_the_floor_and_above_a_tenth_of_it(as_users_compile):
+    """At every step size; the floor of any of them would be wrong by far more at another."""
+    problem = jf.Factorization(np.array([1, 0.8, 0.6], np.float32), shape=(8, 7))
+    steps = [0.02, 0.1, 0.5, 0.9, 0.98]
+    runs = jf.sweep(
+        lambda step_size: jf.Run(problem, jf.starts.Gaussian(3, scale=0.01), jf.methods.gradient_descent(step_size)),
+        seeds=40,
+        max_steps=4000,
+        tolerance=None,
+        step_size=steps,
+    )
+    floors = [float(rounding_floor(np.finfo(np.float32).eps, step)) for step in steps]
+    medians = runs.distance.median("seed").values
+    assert np.all(medians < 1.5 * np.array(floors))
+    assert np.all(medians > 0.1 * np.array(floors))
 
 
 def test_progress_counts_every_run():

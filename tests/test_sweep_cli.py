@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 import xarray as xr
-from commands import OPTIONS, assert_one_line
+from commands import OPTIONS, SWEPT, assert_one_line
 
 import jaxfact as jf
 from jaxfact.cli import terminal
@@ -365,11 +365,36 @@ def test_reports_of_any_store_of_results(call, stored, tmp_path, axes):
 def test_reports_say_the_stored_numbers(call, stored):
     """Runs of the plain method arrive at both smaller steps; nothing arrives at the largest."""
     text = " ".join(call("report", stored).out.split())
-    assert "plain 0 (0–17.6) 66.7 (43.7–83.7) 33.3 (16.3–56.3)" in text
+    assert "plain 0.2 0 (0–39) 100 (61–100) 0 (0–39) plain 0.5 0 (0–39) 100 (61–100) 0 (0–39) plain 5" in text
+    assert "slow 0.2 100 (61–100) 0 (0–39) 0 (0–39) slow 0.5" in text
     runs = jf.open_results(stored).sel({"variant": "plain", "step_size": 0.2})
     times = np.quantile(runs.hit.sel(level=1e-4), [0.05, 0.5, 0.95], method="inverted_cdf")
     assert f"plain 0.2 100 (61–100) {' '.join(f'{time:.0f}' for time in times)} plain 0.5" in text
-    assert "slow 5 0 (0–39) not reached not reached not reached" in text
+    assert "slow 5 0 (0–39) never never never" in text
+    # Cut off by the budget is not never.
+    assert re.search(rf"slow 0\.2 0 \(0–39\) \d+ \d+ > {SWEPT['max_steps']} slow 0\.5", text)
+
+
+def test_points_are_not_pooled(stored, tmp_path):
+    """Of many points the spread is told, without an interval: none would hold for runs of different points together."""
+    runs = jf.open_results(stored).load()
+    many = xr.concat(
+        [runs.assign_coords(step_size=runs.step_size + 10 * k) for k in range(9)], "step_size", data_vars="minimal"
+    )
+    jf.write_results(many.assign_attrs(runs.attrs), tmp_path / "many.zarr")
+    title, columns, rows = sweep_report.tables(sweep_report.shown(tmp_path / "many.zarr"))[0]
+    assert title == "% of runs by outcome: least – median – greatest of 27 points"
+    assert columns == ["variant", "budget", "converged", "diverged"]
+    assert rows == [
+        ["plain", "0 – 0 – 0", "0 – 100 – 100", "0 – 0 – 100"],
+        ["slow", "0 – 0 – 100", "0 – 0 – 100", "0 – 0 – 100"],
+    ]
+    jf.write_results(crossed(runs).isel(third=0, drop=True), tmp_path / "two.zarr")
+    title, columns, rows = sweep_report.tables(sweep_report.shown(tmp_path / "two.zarr"))[0]
+    assert "at each point (95 % Wilson interval)" in title
+    assert columns[1:3] == ["scale", "step size in 1/σ₁"]
+    assert len(rows) == 2 * 2 * 3
+    assert rows[0] == ["plain", "0.1", "0.2", "0 (0–39)", "100 (61–100)", "0 (0–39)"]
 
 
 def test_unfinished_seeds_are_left_out_and_counted(call, stored, unfinished, tmp_path):
@@ -428,8 +453,7 @@ def test_an_axis_may_be_called_run(stored, tmp_path):
     runs = jf.open_results(stored).load()
     jf.write_results(runs.rename(step_size="run").assign_attrs(axes=["run"]), tmp_path / "run.zarr")
     usual, renamed = (sweep_report.tables(sweep_report.shown(path)) for path in (stored, tmp_path / "run.zarr"))
-    assert renamed[0] == usual[0]
-    assert renamed[1][2] == usual[1][2]
+    assert [table[2] for table in renamed] == [table[2] for table in usual]
 
 
 @pytest.mark.parametrize("name", ["nothing", "folder"])

@@ -8,7 +8,7 @@ import typer
 
 from jaxfact.choices import Sensor, Spectrum
 from jaxfact.cli import terminal
-from jaxfact.cli.register import X64, AsJson, command, with_settings
+from jaxfact.cli.register import X64, AsJson, Levels, command, listed_levels, with_settings
 from jaxfact.cli.targets import AbsentEntries, Entries, Largest, Source, TableLabels, Target
 from jaxfact.inputs import problem_with
 from jaxfact.jobs.settings import ComparisonSettings
@@ -34,20 +34,17 @@ def compare(
     rank: Annotated[int | None, typer.Option(help="Rank of the made-up target.  [default: 5]")] = None,
     condition: Annotated[float | None, typer.Option(help="σ₁/σ_r of the made-up target.  [default: 10]")] = None,
     spectrum: Annotated[Spectrum | None, typer.Option(help="Its singular values.  [default: linear]")] = None,
-    width: Annotated[
-        int | None,
-        typer.Option(help=f"Columns of the factors.  [default: {ComparisonSettings.width}, or the made-up rank]"),
-    ] = None,
     sense: Annotated[
         Sensor | None, typer.Option(help="See the matrix only through random linear measurements of this kind.")
     ] = None,
     measurements: Annotated[int | None, typer.Option(help="Number of measurements, with --sense.")] = None,
     tied: Annotated[bool, typer.Option("--tied", help="One factor X Xᵀ, for a positive semidefinite matrix.")] = False,
     settings: ComparisonSettings,
+    levels: Levels = None,
     out: Annotated[Path | None, typer.Option(help="New folder.  [default: jaxfact-compare, or the next free]")] = None,
     as_json: AsJson = False,
     x64: X64 = False,
-) -> None:
+) -> Path:
     """Compare plain, balanced and noise-injected descent from thousands of random starts on one matrix.
 
     Without an argument, on the built-in elevation matrix. For a matrix with missing entries, use jaxfact complete.
@@ -57,7 +54,9 @@ def compare(
     target = Target(
         Source(matrix, entries, absent, labels, largest), shape, rank, condition, spectrum, sense, measurements, tied
     )
-    settings = replace(settings, width=target.width(settings.width) if width is None else width)
+    settings = replace(settings, levels=tuple(listed_levels(levels)))
+    if settings.width is None:
+        settings = replace(settings, width=target.made_up_rank)
     if tied and settings.unbalanced is not None:
         given, needed = settings.unbalanced, "one factor cannot be unbalanced"
         raise problem_with("--unbalanced", given, needed, "leave --tied out")
@@ -69,4 +68,4 @@ def compare(
     problem = target.problem(settings.base_seed, as_json)
     with terminal.progress_bar() as progress:
         found = comparison.compare(problem, settings, progress=progress)
-    terminal.tell(report(found), folder, as_json)
+    return terminal.tell(report(found), folder, as_json)

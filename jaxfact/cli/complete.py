@@ -39,7 +39,7 @@ def complete(
     out: Annotated[Path | None, typer.Option(help="New folder.  [default: jaxfact-complete, or the next free]")] = None,
     as_json: AsJson = False,
     x64: X64 = False,
-) -> None:
+) -> Path:
     """Complete a matrix from part of its known entries, and judge the methods by the others.
 
     Plain, balanced and noise-injected descent fit the training entries of each split; validation entries choose the
@@ -53,9 +53,10 @@ def complete(
     from jaxfact.reports.report import report
 
     folder = terminal.new_folder("jaxfact-complete", out)
-    known = source.read(as_json)
+    known = source.read()
     if not known.isnull().any():
         raise problem_with("matrix", matrix, "has no missing entry", f"run jaxfact compare {matrix}")
+    source.say(known, as_json)
     with terminal.progress_bar() as progress:
         found = recovery.complete(known, settings, centre=centre, splits=splits, progress=progress)
-    terminal.tell(report(found), folder, as_json)
+    return terminal.tell(report(found), folder, as_json)

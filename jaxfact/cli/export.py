@@ -16,7 +16,7 @@ def export(
     store: Store,
     to: Annotated[Format, typer.Option(help="One row per run as text or in columns, or the whole dataset.")],
     out: Annotated[Path | None, typer.Option(help="New file.  [default: beside the store]")] = None,
-) -> None:
+) -> Path:
     """Write the finished runs of a store for other programs.
 
     Example: jaxfact export runs/a.zarr --to csv
@@ -25,7 +25,8 @@ def export(
 
     write = {Format.CSV: writing.to_csv, Format.PARQUET: writing.to_parquet, Format.NETCDF: writing.to_netcdf}[to]
     file = _beside(store, _SUFFIXES[to]) if out is None else out
-    typer.echo(f"{write(store, file)} runs: {file}")
+    print(f"{write(store, file)} runs: {file}")
+    return file
 
 
 def _beside(store: Path, suffix: str) -> Path:

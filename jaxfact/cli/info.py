@@ -2,8 +2,6 @@
 
 import sys
 
-import typer
-
 from jaxfact.cli import terminal
 from jaxfact.cli.register import command
 from jaxfact.version import __version__
@@ -22,11 +20,11 @@ def info() -> None:
     import numpy as np
 
     names = ("jax", "jaxlib", "optax", "equinox", "chex", "numpy", "xarray", "zarr")
-    typer.echo(f"{'jaxfact':<12}{__version__}")
-    typer.echo("\n".join(f"{name:<12}{version(name)}" for name in names))
-    typer.echo(f"{'python':<12}{sys.version.split()[0]}")
-    typer.echo(f"{'backend':<12}{jax.default_backend()}")
-    typer.echo(f"{'devices':<12}{len(jax.local_devices())} × {jax.local_devices()[0].device_kind}")
-    typer.echo(f"{'float32':<12}epsilon {np.finfo('f4').eps:.2g}; the default")
-    typer.echo(f"{'float64':<12}epsilon {np.finfo('f8').eps:.2g}; with --x64")
-    typer.echo(f"{'products':<12}{jax.config.jax_default_matmul_precision or 'backend default'}")  # pyright: ignore[reportAttributeAccessIssue]
+    print(f"{'jaxfact':<12}{__version__}")
+    print("\n".join(f"{name:<12}{version(name)}" for name in names))
+    print(f"{'python':<12}{sys.version.split()[0]}")
+    print(f"{'backend':<12}{jax.default_backend()}")
+    print(f"{'devices':<12}{len(jax.local_devices())} × {jax.local_devices()[0].device_kind}")
+    print(f"{'float32':<12}epsilon {np.finfo('f4').eps:.2g}; the default")
+    print(f"{'float64':<12}epsilon {np.finfo('f8').eps:.2g}; with --x64")
+    print(f"{'products':<12}{jax.config.jax_default_matmul_precision or 'backend default'}")  # pyright: ignore[reportAttributeAccessIssue]

@@ -2,18 +2,37 @@
 
 import sys
 import warnings
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from jaxfact.cli import terminal
+from jaxfact.cli.output import forgiving_streams
 from jaxfact.cli.register import commands
 from jaxfact.version import __version__
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line and exit code 2, a warning one line."""
+    """Run the command line; a user's mistake is one line and exit code 2, a warning one line.
+
+    A pipe that is closed ends nothing and is no error. Other output that cannot be written is said, and is an error
+    where the command leaves no results that hold what was to be told.
+    """
     warnings.showwarning = lambda message, *_: print(f"jaxfact: note: {message}", file=sys.stderr)
+    with forgiving_streams() as told:
+        results = _called()
+        told.flush()
+        if told.failure is not None and not isinstance(told.failure, BrokenPipeError):
+            said = f"standard output could not be written ({told.failure.strerror})"
+            if results is None:
+                terminal.fail(said, 1)
+            print(f"jaxfact: note: {said}; the results are in {results}", file=sys.stderr)
+        sys.exit(0)
+
+
+def _called() -> Path | None:
+    """Run the command and return where it has left results; end in one line where it cannot."""
     try:
         code = _app()(standalone_mode=False)
     except typer.TyperException as error:
@@ -26,10 +45,11 @@ def main() -> None:
         terminal.fail("this machine has too little memory for it; ask for fewer runs, or fewer records, at a time", 1)
     except (KeyboardInterrupt, typer.Abort):
         terminal.fail("interrupted; nothing was written", 130)
-    else:
-        if code == 130:  # Typer turns an interrupt into this code
-            terminal.fail("interrupted; nothing was written", 130)
-        sys.exit(code or 0)
+    if code == 130:  # Typer turns an interrupt into this code
+        terminal.fail("interrupted; nothing was written", 130)
+    if isinstance(code, int) and code:
+        sys.exit(code)
+    return code if isinstance(code, Path) else None
 
 
 def _app() -> typer.Typer:
@@ -47,6 +67,6 @@ def _root(
 ) -> None:
     """A laboratory for gradient descent on low-rank matrix problems."""
     if version:
-        typer.echo(__version__)
+        print(__version__)
     elif context.invoked_subcommand is None:
-        typer.echo(context.get_help())
+        print(context.get_help())

@@ -1,5 +1,7 @@
 """The command that runs what papers show."""
 
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +19,7 @@ def paper(
     out: Annotated[Path | None, typer.Option(help="New folder for the labelled runs.")] = None,
     as_json: AsJson = False,
     x64: X64 = False,
-) -> None:
+) -> Path | None:
     """Run the experiments of a paper at a small size, and say whether they show what the paper says.
 
     Example: jaxfact paper wind-2023
@@ -29,22 +31,22 @@ def paper(
 
     from jaxfact import papers
     from jaxfact.reports import paper as reports
-    from jaxfact.results import strict_json
     from jaxfact.results.whole import check_new_folder
 
     if name is None:
-        return reports.print_list(Console())
+        reports.print_list(Console())
+        return None
     found = papers.find(name)
     terminal.configure(x64 or found.needs_x64)
     if out is not None:
         check_new_folder(out)
     with terminal.progress_bar() as progress:
         outcomes = found.run(seeds, progress)
-    if as_json:
-        typer.echo(strict_json.dumps(reports.as_json(found, outcomes)))
-    else:
-        reports.print_findings(found, outcomes, Console())
+    with terminal.written_first(partial(reports.write, outcomes, out) if out is not None else lambda: None):
+        if as_json:
+            terminal.tell_json(reports.as_json(found, outcomes))
+        else:
+            reports.print_findings(found, outcomes, Console())
     if out is not None:
-        reports.write(outcomes, out)
-        typer.echo(f"results: {out}", err=as_json)
-    return None
+        print(f"results: {out}", file=sys.stderr if as_json else sys.stdout)
+    return out

@@ -1,11 +1,14 @@
 """The command that replays one run of a store."""
 
 import math
+import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jaxfact.cli import terminal
 from jaxfact.cli.register import command
 from jaxfact.engine.devices import WHOLE_LOOPS, use_cores
 from jaxfact.inputs import problem_with
@@ -31,7 +34,7 @@ def replay(
         Path | None, typer.Option(help="New .py file: the run as a NumPy script, with its start in a .npz beside it.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the run as JSON.")] = False,
-) -> None:
+) -> Path | None:
     """Run one run of a store again, step by step, and check that it reproduces every stored number bit for bit.
 
     This executes the text of the experiment's file that the store holds: trust a store as you would trust a script.
@@ -44,7 +47,6 @@ def replay(
     _configure_as(store)
     from jaxfact.jobs.numpy_script import numpy_script
     from jaxfact.jobs.replay import replay as replayed
-    from jaxfact.results import strict_json
     from jaxfact.store.experiment_file import blamed, file_of, load
 
     if experiment is not None:
@@ -53,18 +55,22 @@ def replay(
         script = None if numpy is None else numpy_script(store, numpy, **chosen)
         found = replayed(store, **chosen)
     except RuntimeError as error:
-        typer.echo(f"jaxfact: {error}", err=True)
-        raise typer.Exit(1) from None
+        terminal.fail(str(error), 1)
     except Exception as error:
         if experiment is not None and (mistake := blamed(file_of(experiment), error)) is not None:
             raise mistake from None
         raise
-    typer.echo(strict_json.dumps(_as_json(found)) if as_json else _as_text(found))
+    with terminal.written_first(partial(_write, found, out) if out is not None else lambda: None):
+        if as_json:
+            terminal.tell_json(_as_json(found))
+        else:
+            print(_as_text(found))
+    beside = sys.stderr if as_json else sys.stdout
     if out is not None:
-        _write(found, out)
-        typer.echo(f"trajectory: {out}", err=as_json)
+        print(f"trajectory: {out}", file=beside)
     if script is not None:
-        typer.echo(f"script: {script}   start and target: {script.with_suffix('.npz')}", err=as_json)
+        print(f"script: {script}   start and target: {script.with_suffix('.npz')}", file=beside)
+    return script if out is None else out
 
 
 def _axes(point: list[str]) -> dict[str, float]:
@@ -125,12 +131,17 @@ def _as_text(found: "Replay") -> str:
     named += [f"{name}={run[name].item()}" for name in axes]
     lines = [
         f"{', '.join(named)}: {run.outcome.item()} after {run.steps.item()} steps; "
-        f"loss {run.loss.item():.6g} {run.loss.attrs['units']}, distance {run.distance.item():.6g}"
+        f"loss {_number(run.loss.item())} {run.loss.attrs['units']}, distance {_number(run.distance.item())}"
     ]
     for level, step in zip(run.level.values, run.hit.values, strict=True):
         lines.append(f"distance {level:g}: {_arrival(step)}")
     lines.append(f"every stored number was reproduced bit for bit: {', '.join(sorted(map(str, run.data_vars)))}")
     return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    """Return a number; not a number is what diverged, or a distance to a truth that nobody knows."""
+    return f"{value:.6g}" if math.isfinite(value) else "unknown" if math.isnan(value) else "infinite"
 
 
 def _arrival(step: float) -> str:

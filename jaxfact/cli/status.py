@@ -5,8 +5,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from jaxfact.cli import terminal
 from jaxfact.cli.register import AsJson, Store, command
 
@@ -23,11 +21,10 @@ def status(
 
     Example: jaxfact status runs/a.zarr
     """
-    from jaxfact.results import strict_json
     from jaxfact.store.status import status as look
 
     if as_json:
-        typer.echo(strict_json.dumps(_status_numbers(look(store))))
+        terminal.tell_json(_status_numbers(look(store)))
     else:
         say_status(store)
 
@@ -37,7 +34,7 @@ def say_status(store: Path) -> None:
     from jaxfact.store.status import status as look
 
     found = look(store)
-    typer.echo("\n".join(_status_lines(found)))
+    print("\n".join(_status_lines(found)))
 
 
 def _status_lines(found: "Status") -> list[str]:

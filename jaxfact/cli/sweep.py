@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jaxfact.cli import terminal
-from jaxfact.cli.register import X64, command
+from jaxfact.cli.register import X64, Levels, command, listed_levels
 from jaxfact.cli.status import say_status
 from jaxfact.inputs import problem_with
 
@@ -41,6 +41,7 @@ def sweep(
     seeds: Annotated[int, typer.Option(help="Number of random starts at each point.")] = 1000,
     max_steps: Annotated[int, typer.Option(help="Budget of steps for one run.")] = 4000,
     tolerance: Annotated[str, typer.Option(help="Relative distance, not squared; none runs to the end.")] = "1e-5",
+    levels: Levels = None,
     check_every: Annotated[int, typer.Option(help="Steps between two looks at a run.")] = 10,
     record: Annotated[
         str | None,
@@ -63,7 +64,7 @@ def sweep(
         bool, typer.Option("--compensated", help="Carry the rounding error of each update into the next.")
     ] = False,
     x64: X64 = False,
-) -> None:
+) -> Path:
     """Run an experiment from a file for every point of the axes and every seed, into a store.
 
     The same command goes on where it was interrupted, adds what more --seeds or --axis values ask for, and may be run
@@ -73,7 +74,7 @@ def sweep(
     """
     count = _device_count(devices)
     axes = _axes(axis or [])
-    level = _level(tolerance)
+    level, timed = _level(tolerance), listed_levels(levels)
     terminal.configure(x64, count)
     from jaxfact.descent import log_steps
     from jaxfact.store import experiment_file
@@ -89,6 +90,7 @@ def sweep(
             seeds=seeds,
             max_steps=max_steps,
             tolerance=level,
+            levels=timed or None,
             record=names,
             every=steps,
             check_every=check_every,
@@ -104,7 +106,8 @@ def sweep(
             axes=axes,  # pyright: ignore[reportArgumentType]
         )
     say_status(store)
-    typer.echo(f"see it with: jaxfact report {store}")
+    print(f"see it with: jaxfact report {store}")
+    return store
 
 
 @contextmanager

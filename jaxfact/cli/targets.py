@@ -80,19 +80,21 @@ class Source:
         files = [Path(":".join(parts[:count])) for count in range(1, len(parts) + 1)]
         return any(file.is_file() or (file.is_dir() and file.suffix) for file in files)
 
-    def read(self, as_json: bool) -> "xr.DataArray":
-        """Read it and print what was read; without a name, it is the built-in matrix, of which the tables tell."""
+    def read(self) -> "xr.DataArray":
+        """Read it; without a name, it is the built-in matrix."""
         from jaxfact import data
 
         if self.name is None:
             return data.load(DataSet.ELEVATION)
         if not self._is_file:
-            matrix = data.load(self.name)
-        else:
-            largest = {} if self.largest is None else {"largest": self.largest}
-            matrix = data.read(self.name, entries=self.entries, absent=self.absent, labels=self.labels, **largest)
-        print(f"{self.name}: {matrix.attrs['read']}", file=sys.stderr if as_json else sys.stdout)
-        return matrix
+            return data.load(self.name)
+        largest = {} if self.largest is None else {"largest": self.largest}
+        return data.read(self.name, entries=self.entries, absent=self.absent, labels=self.labels, **largest)
+
+    def say(self, matrix: "xr.DataArray", as_json: bool) -> None:
+        """Print what was read in one line; of the built-in matrix the tables tell."""
+        if self.name is not None:
+            print(f"{self.name}: {matrix.attrs['read']}", file=sys.stderr if as_json else sys.stdout)
 
 
 @dataclass(frozen=True)
@@ -123,10 +125,11 @@ class Target:
             instead = "give --sense gaussian --measurements 1500"
             raise problem_with("--sense, --measurements", given, "needs both", instead)
 
-    def width(self, usual: int) -> int:
-        """Return the width that suits it: the rank of what is made up."""
+    @property
+    def made_up_rank(self) -> int | None:
+        """The rank of what is made up; None for a matrix that is read."""
         if self.shape is None:
-            return usual
+            return None
         return _RANK if self.rank is None else self.rank
 
     def problem(self, base_seed: int, as_json: bool) -> "Problem":
@@ -179,11 +182,12 @@ def _sizes(shape: str) -> tuple[int, int]:
 def _read(source: Source, as_json: bool) -> "Factorization":
     from jaxfact.problems.factorization import Factorization
 
-    target = source.read(as_json)
+    target = source.read()
     if not target.any():
         raise problem_with("matrix", source.name, "is zero throughout", "give a matrix with a non-zero entry")
     if target.isnull().any():
         raise problem_with("matrix", source.name, "has missing entries", f"run jaxfact complete {source.name}")
+    source.say(target, as_json)
     return Factorization(target)
 
 

@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Never
+from typing import TYPE_CHECKING, Any, Never
 
+from jaxfact.cli.output import can_print
 from jaxfact.engine.devices import use_cores
 
 if TYPE_CHECKING:
@@ -48,25 +49,59 @@ def new_folder(usual: str, out: Path | None) -> Path:
     """
     from jaxfact.results.whole import check_new_folder
 
-    folder, number = Path(usual) if out is None else out, 1
-    while out is None and folder.exists():
-        number += 1
-        folder = Path(f"{usual}-{number}")
+    folder = _free(Path(usual)) if out is None else out
     check_new_folder(folder)
     return folder
 
 
-def tell(report: "Report", folder: Path, as_json: bool) -> None:
-    """Print a job's numbers and write its folder; printed first, so that a full disk does not lose them."""
-    from jaxfact.reports.pages import RESULTS
+def _free(usual: Path) -> Path:
+    folder, number = usual, 1
+    while folder.exists():
+        number += 1
+        folder = usual.with_name(f"{usual.name}-{number}")
+    return folder
+
+
+def tell(report: "Report", folder: Path, as_json: bool) -> Path:
+    """Write a job's folder, then print its numbers; return where the results are.
+
+    Another run may have made the folder meanwhile: then they go beside it.
+    """
+    from jaxfact.reports.pages import PAGE, RESULTS
+
+    folder = _free(folder) if folder.is_dir() and any(folder.iterdir()) else folder
+    with written_first(lambda: report.write(folder)):
+        if as_json:
+            tell_json(report.summary)
+        else:
+            report.print()
+    place = f"results: {folder / RESULTS}   page: {folder / PAGE}"
+    print(place, file=sys.stderr if as_json else sys.stdout)
+    return folder
+
+
+def tell_json(value: Any) -> None:
+    """Print JSON, with escapes where the terminal lacks a letter."""
     from jaxfact.results import strict_json
 
-    if as_json:
-        print(strict_json.dumps(report.summary))
-    else:
-        report.print()
-    page = report.write(folder)
-    print(f"results: {folder / RESULTS}   page: {page}", file=sys.stderr if as_json else sys.stdout)
+    text = strict_json.dumps(value)
+    print(text if can_print(text, sys.stdout.encoding) else strict_json.dumps(value, escaped=True))
+
+
+@contextmanager
+def written_first(write: Callable[[], object]) -> Iterator[None]:
+    """Write results before they are told in the block; a disk that is full is said after that."""
+    failure = None
+    try:
+        write()
+    except OSError as error:
+        failure = error
+    try:
+        yield
+    except KeyboardInterrupt:
+        fail("interrupted" if failure else "interrupted while telling; the results are written", 130)
+    if failure is not None:
+        raise failure
 
 
 @contextmanager

@@ -117,10 +117,10 @@ def _separator(lines: list[str]) -> str:
     for mark in ("::", "\t", ";", "|"):
         if all(mark in line for line in body):
             return mark
-    spaced = [re.search(r"\S\s+\S", line) is not None for line in body]
     between_numbers = all(re.search(r",\d+\s+[-+]?[\d,]", line) for line in body)
     if all("," in line for line in body) and not between_numbers:
         return NOTHING if _decimals(body) else ","
+    spaced = [re.search(r"\S\s+\S", line) is not None for line in body]
     if all(spaced):
         return SPACES
     for mark in ("\t", ";", "|", ","):  # some lines lack a field, which will be said of them

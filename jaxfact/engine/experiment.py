@@ -37,8 +37,10 @@ def takes_key(experiment: Experiment, axes: Mapping[str, object]) -> bool:
     return "key" in parameters(experiment) and "key" not in axes
 
 
-def check_experiment(experiment: Experiment, axes: Mapping[str, np.ndarray]) -> Run:
-    """Return the run at the first point; refuse a signature that does not fit the axes, and points out of range.
+def check_experiment(experiment: Experiment, axes: Mapping[str, np.ndarray]) -> list[Run]:
+    """Return the runs at the first point and at the ends of each axis.
+
+    A signature that does not fit the axes is refused, and points out of range.
 
     Evaluating it at the least and greatest value of each axis finds hyperparameters out of range, which cannot be
     seen in a traced number.
@@ -55,7 +57,7 @@ def check_experiment(experiment: Experiment, axes: Mapping[str, np.ndarray]) -> 
         runs = [experiment(**{name: jnp.asarray(value) for name, value in at.items()}, **extra) for at in corners]
     for run in runs:
         check_run(run)
-    return runs[0]
+    return runs
 
 
 def check_run(run: object) -> None:

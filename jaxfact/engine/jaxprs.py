@@ -44,6 +44,12 @@ class Function:
         tainted = dependents(self._jaxpr, self._jaxpr.invars[-1:])
         return any(isinstance(var, core.Var) and var in tainted for var in self._jaxpr.outvars)
 
+    @property
+    def largest(self) -> int:
+        """The size of the largest array that it computes from its arguments."""
+        computed = dependents(self._jaxpr, self._jaxpr.invars)
+        return max(var.aval.size for var in computed)  # pyright: ignore[reportAttributeAccessIssue]
+
 
 def dependents(jaxpr: core.Jaxpr, sources: Sequence[core.Var]) -> set[core.Var]:
     """Return the variables that depend on the sources."""

@@ -16,19 +16,36 @@ from jax import lax
 from jax.experimental import checkify
 from jaxtyping import Array, Bool, Float, Int, UInt
 
-from jaxfact.engine.outcomes import CYCLE, EXPLOSION, Lane, Rules, choose, judge, note, remember, same
+from jaxfact.engine.outcomes import (
+    CYCLE,
+    EXPLOSION,
+    RETURNED,
+    STATIONARY,
+    Lane,
+    Rules,
+    choose,
+    circle,
+    judge,
+    note,
+    remember,
+)
 from jaxfact.engine.reading import Own, Reading
 from jaxfact.engine.recording import Recording, blank, nothing_recorded, scattered, set_aside
 from jaxfact.numerics.draws import fold, key_from
 from jaxfact.numerics.products import pinned
 from jaxfact.numerics.trees import PyTree
 
-_CPU_ENTRIES, _GPU_ENTRIES = 1600, 2**26
+_CPU_ENTRIES = 1600
+# A GPU's multiprocessor holds four times as many numbers in registers.
+_MULTIPROCESSOR_ENTRIES, _MULTIPROCESSORS = 2**14, 132
 _REFILL = 8  # lanes wait until one in eight has ended
 
 
 class Finished(NamedTuple):
-    """What is kept of every run of a tile; times are −1 where the level was not met."""
+    """What is kept of every run of a tile; times are −1 where the level was not met.
+
+    The period is that of a cycle, the gradient norm that of a stationary run; 0 and NaN elsewhere.
+    """
 
     outcome: Int[Array, " run"]
     steps: Int[Array, " run"]
@@ -40,6 +57,7 @@ class Finished(NamedTuple):
     imbalance: Float[Array, " run"]
     best: Float[Array, " run"]
     rose: Bool[Array, " run"]
+    gradient: Float[Array, " run"]
 
 
 class Found(NamedTuple):
@@ -99,7 +117,7 @@ def lanes_per_block(reading: Reading, work: Work) -> int:
     """Return how many lanes advance together; chosen from shapes only, because the last bits may depend on it.
 
     On a CPU the largest block at which no kernel of a step is split over threads, which would cost more than it gains:
-    about 1600 numbers in the largest array, from 8 to 128 lanes. Elsewhere as many as fill the device.
+    about 1600 numbers in the largest array, from 8 to 128 lanes. Elsewhere see `lanes_on_multiprocessors`.
     """
     own = jax.eval_shape(partial(_start, reading), reading.shared, work, 0)
     sizes = [leaf.size for leaf in jax.tree.leaves((own.factors, own.state))]
@@ -107,7 +125,18 @@ def lanes_per_block(reading: Reading, work: Work) -> int:
         if reading.findings.lanes is not None:
             return reading.findings.lanes
         return int(np.clip(_CPU_ENTRIES // max(sizes) // 16 * 16, 16, 128))
-    return int(np.clip(_GPU_ENTRIES // sum(sizes) // 128 * 128, 128, 65536))
+    count = getattr(jax.local_devices()[0], "core_count", _MULTIPROCESSORS)
+    return lanes_on_multiprocessors(max(sum(sizes), reading.findings.advance.largest), count)
+
+
+def lanes_on_multiprocessors(numbers: int, multiprocessors: int) -> int:
+    """Return how many lanes fill a GPU: 2¹⁴ numbers per multiprocessor, from 128 to 131,072 lanes.
+
+    `numbers` are those of a run: its factors and its method's state, or the largest array of a step if that is larger.
+    With fewer lanes a step costs its launches; with more, what a step reads and writes leaves the cache.
+    """
+    lanes = _MULTIPROCESSOR_ENTRIES * multiprocessors // numbers
+    return int(np.clip(lanes // 128 * 128, 128, 2**17))
 
 
 def _start(reading: Reading, shared: list[Array], work: Work, run: Int[Array, ""] | int) -> Own:
@@ -135,7 +164,7 @@ class Engine:
         rules, tile = self.rules, self.tile
         lanes = jax.tree.map(lambda x: blank((*x.shape, rules.lanes), x.dtype), fresh)
         lanes = lanes._replace(run=np.full(rules.lanes, -1, np.int32))
-        finished = jax.tree.map(lambda x: np.zeros((tile, *x.shape), x.dtype), _result(fresh, fresh.step))
+        finished = jax.tree.map(lambda x: np.zeros((tile, *x.shape), x.dtype), _result(fresh, fresh.step, fresh.loss))
         recording = nothing_recorded(_recorded(fresh.own), records, tile, len(rules.record_steps), rules.lanes)
         return Tile(lanes, np.zeros((), np.int32), finished, recording)  # pyright: ignore[reportArgumentType]
 
@@ -160,26 +189,35 @@ class Engine:
         """Advance all lanes until enough of them have ended to be worth a refill, or a record is due."""
         enough = jnp.where(more, max(1, self.rules.lanes // _REFILL), self.rules.lanes)
 
-        def going(carry):
-            done, first, lanes = carry
+        def wanted(first, lanes):
             ended = jnp.sum(lanes.outcome >= 0, dtype=jnp.int32)
             busy = jnp.any((lanes.run >= 0) & (lanes.outcome < 0))
             # The records of lanes that were due at the beginning have been stored.
-            return first | (done < blocks) & busy & (ended < enough) & ~jnp.any(self._due(lanes)[0])
+            return busy & (ended < enough) & (first | ~jnp.any(self._due(lanes)[0]))
+
+        def going(carry):
+            done, first, lanes = carry
+            return (done < blocks) & (wanted(first, lanes) | jnp.any(lanes.outcome == RETURNED))
 
         def block(carry):
-            done, _, lanes = carry
-            return done + 1, jnp.zeros((), bool), self._block(shared, work.stride, lanes)
+            done, first, lanes = carry
+            # Runs that have returned are followed round together, when they would otherwise be stored.
+            circling = ~wanted(first, lanes)
+            return done + 1, jnp.zeros((), bool), self._block(shared, work.stride, lanes, circling)
 
         # With no lane busy there is nothing to do here: the tile is visited once more for waiting records.
-        done, _, lanes = lax.while_loop(going, block, (done, jnp.any(lanes.run >= 0), lanes))
+        done, _, lanes = lax.while_loop(going, block, (done, jnp.ones((), bool), lanes))
         return done, lanes
 
-    def _block(self, shared: list[Array], stride: Int[Array, ""], lanes: Lane) -> Lane:
-        """Take a block of steps and look at all runs; where some are fresh, take no step and look at those alone."""
+    def _block(self, shared: list[Array], stride: Int[Array, ""], lanes: Lane, circling: Bool[Array, ""]) -> Lane:
+        """Take a block of steps and look at all runs; where some are fresh, take no step and look at those alone.
+
+        Where runs that have returned are circling, they alone take one step: in the same loop as ever, because another
+        one, of the same operations, may be compiled into other last bits.
+        """
         fresh = (lanes.run >= 0) & (lanes.step < 0)
         look = jnp.any(fresh)
-        own = self._steps(shared, lanes, jnp.where(look, 0, stride))
+        own = self._steps(shared, lanes, jnp.where(circling, 1, jnp.where(look, 0, stride)))
         glance = jax.vmap(self.reading.glance, (None, -1), -1)(shared, own)
         moved = lanes._replace(
             own=own,
@@ -188,7 +226,14 @@ class Engine:
         )
         moved = note(self.rules, moved, glance)
         moved = judge(self.rules, moved._replace(rose=(moved.loss > lanes.loss) & ~fresh), glance)
-        return choose(jnp.where(look, fresh, lanes.outcome < 0), remember(self.rules, stride, moved), lanes)
+        looked = ~circling & jnp.where(look, fresh, lanes.outcome < 0)
+        seen = choose(looked, remember(self.rules, stride, moved), lanes)
+        return choose(circling, circle(lanes, own), seen) if self._finds_returns else seen
+
+    @property
+    def _finds_returns(self) -> bool:
+        """Whether a run may end because its state was met before."""
+        return self.rules.stops and self.rules.periodic
 
     def one(self, shared: list[Array], work: Work) -> tuple[Lane, PyTree]:
         """Return a lane and its records, for their shapes."""
@@ -201,6 +246,8 @@ class Engine:
             outcome=never,
             own=own,
             mark=((own.factors, own.state), never),
+            circled=never,
+            still=never > 0,
             hit=jnp.full(len(self._levels), -1, jnp.int32),
             arrived=never,
             fitted=never,
@@ -232,6 +279,8 @@ class Engine:
                 hit=jnp.full_like(lanes.hit, -1),
                 arrived=jnp.full_like(run, -1),
                 fitted=jnp.full_like(run, -1),
+                circled=jnp.zeros_like(run),
+                still=jnp.ones_like(lanes.still),
                 best=jnp.full_like(lanes.best, jnp.inf),
             )
             return choose(fed, fresh, lanes)
@@ -271,42 +320,32 @@ class Engine:
                 bound=bound[worst],
             )
 
-    def _periods(self, shared: list[Array], lanes: Lane) -> Int[Array, " lane"]:
-        """Return the period of the runs found periodic, by stepping each until it returns to its own state."""
-        nothing = jnp.zeros(self.rules.lanes, jnp.int32)
-        if not (self.rules.stops and self.rules.periodic):
-            return nothing
-        found = lanes.outcome == CYCLE
-        longest = lanes.step - lanes.mark[1]
-
-        def going(carry):
-            count, _, period = carry
-            return jnp.any(found & (period == 0)) & (count < jnp.max(jnp.where(found, longest, 0)))
-
-        def step(carry):
-            count, own, period = carry
-            own = jax.vmap(self.reading.advance, (None, -1, 0), -1)(shared, own, lanes.step + count)
-            again = same(own, (lanes.own.factors, lanes.own.state))
-            return count + 1, own, jnp.where((period == 0) & again, count + 1, period)
-
-        _, _, period = lax.while_loop(going, step, (jnp.zeros((), jnp.int32), lanes.own, nothing))
-        return jnp.where(found, jnp.where(period > 0, period, longest), 0)
+    def _slopes(self, shared: list[Array], lanes: Lane) -> Float[Array, " lane"]:
+        """Return the gradient norms of stationary runs, NaN for the others."""
+        unknown = jnp.full_like(lanes.loss, jnp.nan)
+        if not self._finds_returns:
+            return unknown
+        settled = lanes.outcome == STATIONARY
+        slopes = jax.vmap(self.reading.slope, (None, -1), -1)
+        found = lax.cond(jnp.any(settled), lambda own: slopes(shared, own), lambda own: unknown, lanes.own)
+        return jnp.where(settled, found, jnp.nan)
 
     def _due(self, lanes: Lane) -> tuple[Bool[Array, " lane"], Int[Array, " lane"]]:
-        """Tell which lanes are at a step to be recorded, and its place among those steps."""
+        """Tell which lanes are at a step to be recorded, and its place among those steps; none that is circling is."""
         if not self.rules.record_steps:
             return jnp.zeros(self.rules.lanes, bool), jnp.zeros(self.rules.lanes, jnp.int32)
         steps = jnp.asarray(self._record_steps)
         earlier = jnp.sum(steps[:, None] < lanes.step, axis=0, dtype=jnp.int32)
         slot = jnp.minimum(earlier, len(steps) - 1)
-        return (lanes.run >= 0) & (steps[slot] == lanes.step), slot
+        return (lanes.run >= 0) & (lanes.outcome != RETURNED) & (steps[slot] == lanes.step), slot
 
     def _store(self, shared: list[Array], tile: Tile) -> Tile:
         """Write the records that are due and the results of finished runs, and free their lanes."""
-        lanes, ended = tile.lanes, tile.lanes.outcome >= 0
+        lanes, ended = tile.lanes, (tile.lanes.outcome >= 0) & (tile.lanes.outcome != RETURNED)
         rows = jnp.where(ended, lanes.run, self.tile)
-        result = _result(lanes, self._periods(shared, lanes))
-        free = lanes._replace(run=jnp.where(ended, -1, lanes.run), outcome=jnp.full_like(lanes.outcome, -1))
+        period = jnp.where(lanes.outcome == CYCLE, lanes.circled, 0)
+        result = _result(lanes, period, self._slopes(shared, lanes))
+        free = lanes._replace(run=jnp.where(ended, -1, lanes.run), outcome=jnp.where(ended, -1, lanes.outcome))
         due, slot = self._due(lanes)
         measure, own = partial(self._measure, shared), _recorded(lanes.own)
         return tile._replace(
@@ -331,7 +370,7 @@ def _recorded(own: Own) -> Own:
     return own._replace(state=None, noise_key=None)
 
 
-def _result(lanes: Lane, period: Array) -> Finished:
+def _result(lanes: Lane, period: Array, gradient: Array) -> Finished:
     """Return what is kept of runs."""
     return Finished(
         outcome=lanes.outcome,
@@ -344,4 +383,5 @@ def _result(lanes: Lane, period: Array) -> Finished:
         imbalance=lanes.imbalance,
         best=lanes.best,
         rose=lanes.rose,
+        gradient=gradient,
     )

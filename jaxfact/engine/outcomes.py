@@ -1,4 +1,4 @@
-"""How runs end: what is remembered of each, and the rules by which it has converged, fitted, diverged or repeats."""
+"""How runs end: what is remembered of each, and the rules by which it has converged, fitted, settled or diverged."""
 
 from typing import NamedTuple
 
@@ -10,11 +10,14 @@ from jaxfact.engine.levels import ladder
 from jaxfact.engine.reading import Glance, Own
 from jaxfact.numerics.trees import PyTree
 
-OUTCOMES = ("budget", "converged", "fitted", "diverged", "cycle")
-BUDGET, CONVERGED, FITTED, DIVERGED, CYCLE = range(len(OUTCOMES))
+OUTCOMES = ("budget", "converged", "fitted", "diverged", "cycle", "stationary")
+BUDGET, CONVERGED, FITTED, DIVERGED, CYCLE, STATIONARY = range(len(OUTCOMES))
+RETURNED = len(OUTCOMES)
+"""Of a run whose state was met before, until it has been followed once round its orbit: a cycle, or stationary."""
 
 EXPLOSION = 1e8
-_SAME = 8
+_POINT = 64
+"""In machine epsilons of a factor's norm: how far apart the states of an orbit may lie that counts as one point."""
 _STAY = 50
 
 
@@ -23,7 +26,8 @@ class Rules(NamedTuple):
 
     With `tolerance`, a distance, a run may end before `max_steps` other than by divergence; None runs every run to its
     end. `record_steps` are multiples of `check_every`; `periodic` says that a state met twice repeats for ever,
-    `misfits` that the data may be fitted where the truth is not found.
+    `misfits` that the data may be fitted where the truth is not found. `chosen` are the levels that the user wants,
+    none for the usual ones.
     """
 
     max_steps: int
@@ -34,11 +38,12 @@ class Rules(NamedTuple):
     misfits: bool
     checked: bool
     lanes: int
+    chosen: tuple[float, ...] = ()
 
     @property
     def levels(self) -> tuple[float, ...]:
         """The distances that runs are timed to, the last being the tolerance where there is one."""
-        return ladder(self.tolerance)
+        return ladder(self.tolerance, self.chosen)
 
     @property
     def stops(self) -> bool:
@@ -49,7 +54,9 @@ class Rules(NamedTuple):
 class Lane(NamedTuple):
     """One run in flight: what it owns, and what is remembered of it.
 
-    `run` is −1 where the lane is idle, `outcome` −1 while the run goes on, `step` −1 before its first look.
+    `run` is −1 where the lane is idle, `outcome` −1 while the run goes on, `step` −1 before its first look. Of a run
+    that has returned to its mark, `circled` counts the steps taken round the orbit since, and `still` tells whether it
+    has stayed within rounding of one point.
     """
 
     run: Int[Array, ""]
@@ -57,6 +64,8 @@ class Lane(NamedTuple):
     outcome: Int[Array, ""]
     own: Own
     mark: tuple[PyTree, Int[Array, ""]]
+    circled: Int[Array, ""]
+    still: Bool[Array, ""]
     hit: Int[Array, " level"]
     arrived: Int[Array, ""]
     fitted: Int[Array, ""]
@@ -95,7 +104,7 @@ def judge(rules: Rules, lanes: Lane, glance: Glance) -> Lane:
     outcome = jnp.where(last, BUDGET, -1)
     if rules.stops and rules.periodic:
         moving = (lanes.arrived < 0) & (lanes.fitted < 0) & (lanes.step > 0)
-        outcome = jnp.where(moving & same(lanes.own, lanes.mark[0]), CYCLE, outcome)
+        outcome = jnp.where(moving & _same(lanes.own, lanes.mark[0]), RETURNED, outcome)
     if rules.stops and rules.misfits:
         # A run that finds the truth fits the data a little earlier: it is given as long again to find it.
         waited = lanes.step >= 2 * lanes.fitted + _STAY
@@ -134,19 +143,51 @@ def _due(lanes: Lane) -> Bool[Array, " lane"]:
     return (lanes.arrived >= 0) & (lanes.step >= lanes.arrived + jnp.maximum(_STAY, (lanes.arrived + 9) // 10))
 
 
-def same(own: Own, mark: PyTree) -> Bool[Array, " lane"]:
-    """Tell whether factors and method state equal the mark's, entry by entry within 8 machine epsilons."""
+def circle(lanes: Lane, own: Own) -> Lane:
+    """Follow the runs that have returned one step further round their orbits, and say what these are when they close.
+
+    The step is taken by the loop that the run itself went through, so that the first return is the smallest period in
+    the run's own arithmetic.
+    """
+    circling = lanes.outcome == RETURNED
+    circled, still = lanes.circled + 1, lanes.still & _is_near(own.factors, lanes.mark[0][0])
+    # A state that does not return in time, on a device whose sums vary, proves nothing: the run goes on.
+    late = jnp.where(circled < lanes.step - lanes.mark[1], RETURNED, -1)
+    outcome = jnp.where(_same(own, lanes.mark[0]), jnp.where(still, STATIONARY, CYCLE), late).astype(jnp.int32)
+    new, old = (own, outcome, circled, still), (lanes.own, lanes.outcome, lanes.circled, lanes.still)
+    own, outcome, circled, still = choose(circling, new, old)
+    return lanes._replace(own=own, outcome=outcome, circled=circled, still=still)
+
+
+def _same(own: Own, mark: PyTree) -> Bool[Array, " lane"]:
+    """Tell whether factors and method state equal the mark's bit for bit: then the run repeats for ever."""
 
     def equal(new, old):
-        if jnp.issubdtype(new.dtype, jax.dtypes.prng_key):
-            new, old = (jnp.moveaxis(jax.random.key_data(x), -2, -1) for x in (new, old))
-        close = new == old
-        if jnp.issubdtype(new.dtype, jnp.floating):
-            close = jnp.abs(new - old) <= _SAME * jnp.finfo(new.dtype).eps * jnp.abs(new)
-        return jnp.all(close, axis=range(close.ndim - 1))
+        new, old = _bits(new), _bits(old)
+        return jnp.all(new == old, axis=range(new.ndim - 1))
 
     leaves = jax.tree.leaves(jax.tree.map(equal, (own.factors, own.state), mark))
     return jnp.all(jnp.stack(leaves), axis=0)
+
+
+def _bits(x: Array) -> Array:
+    """Return an array as whole numbers, so that 0 is not −0, and NaN is itself."""
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return jnp.moveaxis(jax.random.key_data(x), -2, -1)
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        return jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")
+    return x
+
+
+def _is_near(factors: PyTree, mark: PyTree) -> Bool[Array, " lane"]:
+    """Tell whether every factor is within rounding of the mark's."""
+
+    def near(new, old):
+        axes = tuple(range(new.ndim - 1))
+        bound = _POINT * jnp.finfo(new.dtype).eps * jnp.linalg.norm(old, axis=axes)
+        return jnp.linalg.norm(new - old, axis=axes) <= bound
+
+    return jnp.all(jnp.stack(jax.tree.leaves(jax.tree.map(near, factors, mark))), axis=0)
 
 
 def choose(condition: Bool[Array, " lane"], new: PyTree, old: PyTree) -> PyTree:

@@ -31,6 +31,11 @@ ON_CPU: dict[str, Any] = {
     "xla_disable_hlo_passes": "cpu-parallel-task-assigner",
     "xla_cpu_prefer_vector_width": 512,
 }
+# On a GPU a loop whose number of passes is data asks the host before each; as part of a graph it asks the device.
+ON_GPU: dict[str, Any] = {
+    "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,DYNAMIC_SLICE_FUSION,CUDNN,WHILE",
+    "xla_gpu_graph_min_graph_size": 1,
+}
 
 
 class Program:
@@ -106,7 +111,8 @@ class Program:
             tile = advance(shared, work, tile, np.ones((), np.int32))
             yield tile
             if beyond:  # a lane whose run has ended keeps its numbers, and only forgets whose they are
-                tile = tile._replace(lanes=tile.lanes._replace(run=np.where(lane < task.count, lane, -1)))
+                run, outcome = np.where(lane < task.count, lane, -1), np.full_like(lane, -1)
+                tile = tile._replace(lanes=tile.lanes._replace(run=run, outcome=outcome))
 
     def _serve(self, device: Any, advance: Callable, queue: Queue) -> None:
         """Take tiles from the queue until it is empty, or until another thread has failed."""
@@ -223,7 +229,7 @@ class _Lowered:
 @lru_cache(_PROGRAMS)
 def _compiled(program: _Lowered, device: Any) -> Callable:
     """Compile a program unless an earlier sweep has: other seeds, points and targets of one shape need no new one."""
-    return program.lowered.compile(ON_CPU if device.platform == "cpu" else None)
+    return program.lowered.compile({"cpu": ON_CPU, "gpu": ON_GPU}.get(device.platform))
 
 
 def _throwing(advance: Callable, *arguments: Any) -> Tile:

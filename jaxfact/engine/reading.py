@@ -14,7 +14,7 @@ from jaxfact.engine.compressibility import Compression
 from jaxfact.engine.experiment import Experiment, Run, check_run, takes_key
 from jaxfact.engine.jaxprs import Closures, Function, split
 from jaxfact.inputs import problem_with
-from jaxfact.measures import imbalance, invariants
+from jaxfact.measures import gradient_norm, imbalance, invariants
 from jaxfact.measures.records import Records, as_measure
 from jaxfact.numerics.draws import fold, key_from, key_of
 from jaxfact.numerics.trees import PyTree
@@ -54,6 +54,7 @@ class Findings(NamedTuple):
 
     advance: Function
     glance: Function
+    slope: Function
     record: Function
     defects: Function
     misfits: bool
@@ -121,6 +122,10 @@ class Reading:
         """Return loss, distance, energy and imbalance of a run as it stands."""
         return self._call(self.findings.glance, shared, own, own.factors)
 
+    def slope(self, shared: list[Array], own: Own) -> Array:
+        """Return the norm of the loss's gradient for a run as it stands."""
+        return self._call(self.findings.slope, shared, own, own.factors)
+
     def record(self, shared: list[Array], own: Own) -> dict[str, PyTree]:
         """Evaluate the records of a run as it stands."""
         return self._call(self.findings.record, shared, own, own.factors)
@@ -178,6 +183,7 @@ class Reading:
         return Findings(
             advance=traced(advance, factors, state, jnp.zeros((), jnp.int32), noise_words),
             glance=traced(lambda factors: _glance(problem, factors), factors),
+            slope=traced(lambda factors: gradient_norm(problem, factors), factors),
             record=traced(lambda factors: measure(problem, factors), factors),
             defects=traced(defects, factors, factors),
             misfits=problem.misfits,

@@ -8,7 +8,7 @@ import jax
 from jaxfact.engine.lanes import Found, Work
 from jaxfact.engine.outcomes import Rules
 
-_LARGEST = 4096
+_LARGEST, _LANEFULS = 4096, 8  # with no more runs than lanes a tile waits for its slowest run
 Progress = Callable[[int, int], None]
 """Called with the number of runs finished so far and the number of all runs."""
 
@@ -47,4 +47,4 @@ class Queue(Protocol):
 def tile_size(total: int, rules: Rules, devices: int | None, most: int | None) -> int:
     """Return how many runs a tile has, so that all devices have work."""
     count = min(devices or jax.local_device_count(), jax.local_device_count())
-    return max(rules.lanes, min(most or _LARGEST, -(-total // count)))
+    return max(rules.lanes, min(most or max(_LARGEST, _LANEFULS * rules.lanes), -(-total // count)))

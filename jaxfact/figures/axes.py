@@ -64,10 +64,14 @@ def outcomes_along(runs: xr.Dataset, axis: str) -> Figure:
 
 @styled
 def times_along(runs: xr.Dataset, axis: str) -> Figure:
-    """Plot quantiles of the time to each variant's tolerance against an axis; at the upper edge where infinite."""
+    """Plot quantiles of the time to a distance against an axis; at the upper edge where infinite.
+
+    The distance is the coarsest to which a variant was run, which all can reach.
+    """
     figure, (axes,) = new_figure(2.9)
+    level = next(iter(stats.judged_levels(runs)))
     drawn = [
-        (name, stats.time_to(part, float(part.tolerance)).quantile(_QUANTILES).sortby(axis), colour, line)
+        (name, stats.time_to(part, level).quantile(_QUANTILES).sortby(axis), colour, line)
         for name, part, colour, line in variants_of(runs)
     ]
     shown = np.concatenate([times.values[(times.values > 0) & np.isfinite(times.values)] for _, times, _, _ in drawn])
@@ -81,7 +85,7 @@ def times_along(runs: xr.Dataset, axis: str) -> Figure:
         axes.plot(at, np.where(never, np.nan, middle), color=colour, linestyle=line, marker=".", label=name or None)
         edge = axes.get_xaxis_transform()
         axes.plot(at[never], np.ones(never.sum()), "^", color=colour, transform=edge, clip_on=False, markersize=4)
-    axes.set(yscale="log", ylim=(bottom, top), ylabel="step at which the tolerance is met")
+    axes.set(yscale="log", ylim=(bottom, top), ylabel=f"step at which {level:g} is reached")
     _axis(axes, "x", runs[axis])
     axes.set_title(count_line(runs, "median, band: 5–95 %; triangle: not reached"))
     _name_variants(figure, axes)

@@ -6,6 +6,7 @@ value, a diverged one counts as infinite.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -35,21 +36,32 @@ def distance(runs: xr.Dataset) -> Figure:
 
 @styled
 def survival(runs: xr.Dataset) -> Figure:
-    """Plot the fraction of runs not yet at each variant's tolerance, with pointwise Wilson intervals."""
-    figure, (axes,) = new_figure(2.9)
-    for name, part, colour, line in _variants(runs):
-        tolerance = float(part.tolerance)
-        alive = stats.time_to(part, tolerance).survival()
-        times = np.append(alive.time.values, part.steps.values.max())
-        left = np.append(alive.values, alive.values[-1])
-        low, high = stats.wilson(np.rint(left * part.sizes["seed"]), part.sizes["seed"])
-        label = f"{name}, level {tolerance:g}".removeprefix(", ")
-        axes.step(times, left, where="post", color=colour, linestyle=line, label=label)
-        axes.fill_between(times, low, high, step="post", color=colour, alpha=0.2, linewidth=0)
-    axes.set(xlabel="step $t$", ylabel="fraction not yet at the level", ylim=(-0.02, 1.02))
-    axes.set_title(count_line(runs, "band: 95 % Wilson interval"))
-    figure.legend(loc="outside lower center", ncols=2)
+    """Plot the fraction of runs not yet at a distance, with pointwise Wilson intervals.
+
+    The first panel judges all variants at the coarsest distance to which one was run, which all can reach; one that was
+    run to a finer one is drawn there too, in a panel with the others that were.
+    """
+    judged = stats.judged_levels(runs)
+    figure, panels = new_figure(1.1 + 1.8 * len(judged), len(judged))
+    for axes, (level, able) in zip(panels, judged.items(), strict=True):
+        for name, part, colour, line in _variants(runs):
+            if name in able:
+                _alive(axes, part, level, name, colour, line)
+        axes.set(ylabel=f"fraction not yet at {level:g}", ylim=(-0.02, 1.02))
+    panels[-1].set_xlabel("step $t$")
+    panels[0].set_title(count_line(runs, "band: 95 % Wilson interval"))
+    if "variant" in runs.dims:
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
+
+
+def _alive(axes: Axes, runs: xr.Dataset, level: float, name: str, colour: str, line: Any) -> None:
+    alive = stats.time_to(runs, level).survival()
+    times = np.append(alive.time.values, runs.steps.values.max())
+    left = np.append(alive.values, alive.values[-1])
+    low, high = stats.wilson(np.rint(left * runs.sizes["seed"]), runs.sizes["seed"])
+    axes.step(times, left, where="post", color=colour, linestyle=line, label=name or None)
+    axes.fill_between(times, low, high, step="post", color=colour, alpha=0.2, linewidth=0)
 
 
 @styled

@@ -30,8 +30,8 @@ class Prediction(NamedTuple):
 def bounded_drift(truth: Factorization, settings: ComparisonSettings, runs: xr.Dataset) -> Prediction:
     """Descent moves D by at most 2η(f₀ − f_T), provided each lowers the loss by half its first-order promise."""
     # From zero to the best approximation the loss falls by half the sum of its squared singular values.
-    fall = float(jnp.sum(truth.singular_values[: settings.width] ** 2) / 2)
-    return Prediction(_imbalance_at_start(runs) + 2 * settings.step_size * fall, "≤")
+    fall = float(jnp.sum(truth.singular_values[: settings.columns] ** 2) / 2)
+    return Prediction(_imbalance_at_start(runs) + 2 * float(settings.step_size) * fall, "≤")
 
 
 def contraction(truth: Factorization, settings: ComparisonSettings, runs: xr.Dataset) -> Prediction:
@@ -47,7 +47,7 @@ def random_walk(truth: Factorization, settings: ComparisonSettings, runs: xr.Dat
     if not settings.noise:
         return bounded_drift(truth, settings, runs)
     m, n = truth.shape
-    d, noise = settings.width, settings.noise
+    d, noise = settings.columns, settings.noise
     ends = runs.step.values[None, :].clip(max=runs.steps.values[:, None])
     energy = runs.energy_path.transpose("seed", "step").values
     stretch = np.diff(ends, axis=1)
@@ -67,7 +67,7 @@ def predicted_floor(problem: Factorization, settings: ComparisonSettings) -> flo
     Nothing restores columns beyond the rank; they add at most noise²·max_steps·√(mn(d−r)). Where σ_d = σ_{d+1}, moving
     between the best approximations costs no distance.
     """
-    head = min(settings.width, problem.rank)
+    head = min(settings.columns, problem.rank)
     values = np.asarray(problem.singular_values, float)
     leading, tail = values[:head, None], values[None, head:]
     m, n = problem.shape
@@ -81,8 +81,9 @@ def predicted_floor(problem: Factorization, settings: ComparisonSettings) -> flo
     total = variance(leading + leading.T, leading + leading.T)
     for rate in (leading - tail, leading + tail):
         total += variance(rate, np.broadcast_to(leading, rate.shape))
-    total += (m + n - 2 * problem.rank) * variance(leading, leading)
-    free = settings.noise**2 * settings.max_steps * (m * n * (settings.width - head)) ** 0.5
+    if alone := m + n - 2 * problem.rank:  # no entries have no variance, even where that of one is inf
+        total += alone * variance(leading, leading)
+    free = settings.noise**2 * settings.max_steps * (m * n * (settings.columns - head)) ** 0.5
     return float(np.hypot(settings.noise * np.sqrt(total), free) / np.linalg.norm(leading)) if settings.noise else 0.0
 
 
@@ -145,14 +146,16 @@ def completing() -> dict[str, Callable[[RecoverySettings], tuple[float, float]]]
     return {row.name: row.weight_and_noise for row in COMPARED if row.weight_and_noise}
 
 
-def judged_level(row: Compared, tolerance: float, floor: float) -> float:
-    """Return the least of 1e-1, 1e-2, … and the tolerance that lies above a floor; the tolerance if the floor is inf.
+def judged_level(row: Compared, tolerance: float, floor: float, chosen: tuple[float, ...] = ()) -> float:
+    """Return the least of the levels and the tolerance that lies above a floor; the tolerance if the floor is inf.
+
+    The levels are those that were chosen, 1e-1, 1e-2, … where none were.
 
     Raises ValueError for a floor above all levels.
     """
     if np.isinf(floor):
         return tolerance
-    levels = ladder(tolerance)
+    levels = ladder(tolerance, chosen)
     above = [level for level in levels if level > floor]
     if not above:
         needed = f"the floor of {row.name} lies above the first level, {levels[0]:g}"
@@ -160,15 +163,16 @@ def judged_level(row: Compared, tolerance: float, floor: float) -> float:
     return above[-1]
 
 
-def floor_notes(row: Compared, tolerance: float, floor: float) -> list[str]:
+def floor_notes(row: Compared, tolerance: float, floor: float, chosen: tuple[float, ...] = ()) -> list[str]:
     """Return a line on where a method stalls and is judged; none where nothing stalls it."""
     if np.isinf(floor):
-        return [f"with this step size {row.name} has no stationary floor; it is judged at the tolerance"]
-    if floor == 0:
+        return [f"with this step size {row.name} has no stationary floor; it is run to the tolerance"]
+    level = judged_level(row, tolerance, floor, chosen)
+    if floor == 0 or level == tolerance:
         return []
     return [
-        f"{row.held_up_by} stalls {row.name} at a distance of about {floor:.2g}; it is judged at the first level "
-        f"above, {judged_level(row, tolerance, floor):g}"
+        f"{row.held_up_by} stalls {row.name} at a distance of about {floor:.2g}; it is run to the first level above, "
+        f"{level:g}"
     ]
 
 

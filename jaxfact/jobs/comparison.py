@@ -3,21 +3,20 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
 from jaxfact import measures
 from jaxfact.descent import log_steps
 from jaxfact.engine.experiment import Experiment, Run
+from jaxfact.engine.floors import check_above_floor
 from jaxfact.engine.tiles import Progress
 from jaxfact.inputs import problem_with
+from jaxfact.jobs import remarks
 from jaxfact.jobs.compared import MARGIN, Compared, Prediction, compared_on, floor_notes, judged_level
-from jaxfact.jobs.settings import ComparisonSettings, small_scale
-from jaxfact.problems.base import Problem, rounding_floor
+from jaxfact.jobs.settings import USUAL_WIDTH, ComparisonSettings, small_scale, width_line
+from jaxfact.problems.base import Problem
 from jaxfact.problems.factorization import Factorization
-from jaxfact.problems.factors import TiedFactor
 from jaxfact.problems.tied import Tied
 from jaxfact.results import stats
 from jaxfact.starts import Gaussian
@@ -31,15 +30,14 @@ Interval = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class MethodSummary:
-    """One method of a `Comparison`: fractions with 95 % Wilson intervals, times as Kaplan-Meier quantiles.
+    """One method of a `Comparison`: fractions with 95 % Wilson intervals.
 
     Attributes:
         method: its name, as in the dimension `variant` of the runs.
-        tolerance: the relative distance at which it is judged.
+        tolerance: the relative distance to which it was run.
         floor: the predicted relative distance at which it stalls, 0 where nothing stalls it.
         reached: (fraction, low, high) of the starts that reached each level; None below the tolerance.
         outcomes: (fraction, low, high) of the starts by outcome.
-        times: the step by which 5, 50 and 95 % of the starts had arrived at the tolerance; inf for never.
         imbalance_start: median ‖UᵀU−VᵀV‖_F of the starts, in σ₁; None, as the next two, for one tied factor.
         imbalance: the median at the end of the runs, a diverged run counting as inf.
         predicted_imbalance: what the step's identities predict for it.
@@ -54,7 +52,6 @@ class MethodSummary:
     floor: float
     reached: dict[float, Interval | None]
     outcomes: dict[str, Interval]
-    times: dict[float, float]
     imbalance_start: float | None
     imbalance: float | None
     predicted_imbalance: float | None
@@ -70,16 +67,40 @@ class MethodSummary:
 
 
 @dataclass(frozen=True)
+class Judgement:
+    """Methods judged alike: by their times to one distance, to which all of them were run.
+
+    Attributes:
+        level: the relative distance.
+        times: by method, the step by which 5, 50 and 95 % of the starts had arrived there, as Kaplan-Meier quantiles;
+            inf where so many had not.
+        failed: by method, the fraction of the starts that ended without arriving, and not because of the budget.
+        pairs: by the name of each method but the first, how its times compare with that one's.
+    """
+
+    level: float
+    times: dict[str, dict[float, float]]
+    failed: dict[str, float]
+    pairs: dict[str, stats.PairedTimes]
+
+    @property
+    def reference(self) -> str:
+        """The method that the others are paired with."""
+        return next(iter(self.times))
+
+
+@dataclass(frozen=True)
 class Comparison:
     """What `compare` found; `jf.report` shows it as tables, figures and a page.
 
     Attributes:
         problem: the problem of the runs, in singular coordinates where it is fully observed.
         truth: the matrix sought; the problem itself where every entry is observed.
-        settings: what it was run with, the scale filled in.
+        settings: what it was run with, width and scale filled in.
         runs: the labelled results along `variant` and `seed`.
         methods: a summary per method, the reference first.
-        pairs: by the name of each other method, the level and how its times to it compare with the reference's.
+        judged: how the methods compare at the coarsest level to which one was run, which all can reach.
+        finer: how those compare that were run to finer levels, a judgement for each.
         notes: what a reader should know before the numbers.
     """
 
@@ -88,13 +109,9 @@ class Comparison:
     settings: ComparisonSettings
     runs: xr.Dataset
     methods: list[MethodSummary]
-    pairs: dict[str, tuple[float, stats.PairedTimes]]
+    judged: Judgement
+    finer: list[Judgement]
     notes: list[str] = field(default_factory=list)
-
-    @property
-    def reference(self) -> str:
-        """The method that the others are paired with."""
-        return self.methods[0].method
 
 
 def compare(
@@ -105,8 +122,9 @@ def compare(
     U ← U − η∇_U f(U, V), and V likewise, at the same time; balanced descent adds weight·‖UᵀU−VᵀV‖²_F to f;
     noise-injected descent adds normal noise to every entry at each step. A problem in one factor has no balanced
     descent. The runs on a fully observed target take place in its singular coordinates, which changes neither the
-    methods nor the law of the starts. Every method is judged at `settings.tolerance`, or, where noise stalls it, at
-    the first level above its predicted floor.
+    methods nor the law of the starts. Every method is run to `settings.tolerance`, or, where noise stalls it, to the
+    first level above its predicted floor; all are judged at the coarsest of these, and apart from that those that went
+    further at the finer ones.
 
     Args:
         problem: a `Factorization`, or a `Sensing`, `Completion` or `Tied` problem whose truth is known.
@@ -114,23 +132,27 @@ def compare(
         progress: called with the number of finished runs and of all runs.
 
     Raises:
-        ValueError: for a zero or unknown target, a tolerance below three times the rounding floor of the dtype at this
-            step size, and noise whose floor lies above every level.
+        ValueError: for a zero or unknown target, a tolerance below three times the distance at which rounding stalls a
+            run at this step size, and noise whose floor lies above every level.
     """
     problem, truth = _rotated(problem)
-    settings = _checked(problem, truth, ComparisonSettings() if settings is None else settings)
+    given = ComparisonSettings() if settings is None else settings
+    settings, lowered = _checked(problem, truth, given), given.width is None
     rows = compared_on(problem)
     floors = {row.name: row.floor(problem, truth, settings) for row in rows}
-    tolerances = {row.name: judged_level(row, settings.tolerance, floors[row.name]) for row in rows}
+    tolerances = {row.name: judged_level(row, settings.tolerance, floors[row.name], settings.levels) for row in rows}
     runs = _run(problem, settings, rows, tolerances, progress)
     said = [
-        *_compression_lines(runs),
-        *_sharpness_lines(problem, truth, settings),
-        *(line for row in rows for line in floor_notes(row, settings.tolerance, floors[row.name])),
-        *notes(truth, settings),
+        *remarks.budget_lines(runs, truth, settings),
+        *width_line(settings.columns, f"the rank of the {'×'.join(map(str, truth.shape))} matrix") * lowered,
+        *remarks.compression_lines(runs),
+        *remarks.sharpness_lines(problem, truth, settings),
+        *(line for row in rows for line in floor_notes(row, settings.tolerance, floors[row.name], settings.levels)),
+        *remarks.notes(truth, settings),
     ]
     methods = _summaries(truth, settings, runs, rows, floors)
-    return Comparison(problem, truth, settings, runs, methods, _pairs(runs, tolerances), said)
+    judged, *finer = (_judged(runs, level, names) for level, names in stats.judged_levels(runs).items())
+    return Comparison(problem, truth, settings, runs, methods, judged, finer, said)
 
 
 def _rotated(problem: Problem) -> tuple[Problem, Factorization]:
@@ -151,20 +173,14 @@ def _rotated(problem: Problem) -> tuple[Problem, Factorization]:
 
 
 def _checked(problem: Problem, truth: Factorization, settings: ComparisonSettings) -> ComparisonSettings:
-    """Return the settings with their scale; refuse a target and a tolerance that no run could meet."""
+    """Return the settings with their width and scale; refuse a target and a tolerance that no run could meet."""
     if truth.rank == 0:
         raise problem_with("matrix", "all zeros", "needs a non-zero entry", "jf.sweep takes a zero target")
+    if settings.width is None:
+        settings = replace(settings, width=min(USUAL_WIDTH, truth.rank))
     if settings.scale is None:
         settings = replace(settings, scale=small_scale(problem.shape))
-    dtype = problem.dtype
-    floor = 3 * float(rounding_floor(jnp.finfo(dtype).eps, settings.step_size))
-    if settings.tolerance < floor:
-        raise problem_with(
-            "tolerance",
-            f"{settings.tolerance:g}",
-            f"is below three times the rounding floor of {dtype} at step size {settings.step_size:g}, {floor:.1e}",
-            "raise it, take a larger step, or compute in float64 (--x64 at the command line)",
-        )
+    check_above_floor(settings.tolerance, problem, settings.step_size, settings.columns)
     return settings
 
 
@@ -182,6 +198,7 @@ def _run(
         seeds=settings.seeds,
         max_steps=settings.max_steps,
         tolerance=tolerances,
+        levels=settings.levels or None,
         record=[measure for measure in record if measure not in absent],
         every=log_steps(settings.max_steps, unit=settings.check_every),
         check_every=settings.check_every,
@@ -192,58 +209,25 @@ def _run(
 
 
 def _experiment(problem: Problem, settings: ComparisonSettings, row: Compared) -> Experiment:
-    start, method = Gaussian(settings.width, scale=settings.scale, ratio=settings.unbalanced), row.method(settings)
+    start, method = Gaussian(settings.columns, scale=settings.scale, ratio=settings.unbalanced), row.method(settings)
     return lambda: Run(problem, start, method)
 
 
-def notes(truth: Factorization, settings: ComparisonSettings) -> list[str]:
-    """Return what a reader should know before the numbers: edges, and hypotheses that do not hold."""
-    m, n = truth.shape
-    edge = 1 / (8 * settings.weight) if settings.weight else np.inf
-    said = {
-        f"width {settings.width} is above min(m, n) = {min(m, n)}: over-parametrised": settings.width > min(m, n),
-        f"width {settings.width} is above the rank {truth.rank}: over-parametrised": (
-            truth.rank < settings.width <= min(m, n)
-        ),
-        f"step size {settings.step_size:g} is above 1/σ₁, where no minimiser is stable": settings.step_size > 1,
-        f"step size {settings.step_size:g} is above the regulariser's own edge 1/(8·weight·σ₁) = {edge:.3g}": (
-            settings.step_size > edge
-        ),
-        f"σ_{settings.width} and σ_{settings.width + 1} agree: the best approximation is not unique, and the distance "
-        "is √(2·excess)/‖Σ_d‖": not bool(truth.is_truncation_unique(settings.width)),
-    }
-    return [text for text, holds in said.items() if holds]
-
-
-def _sharpness_lines(problem: Problem, truth: Factorization, settings: ComparisonSettings) -> list[str]:
-    """Return a line on how far the unit convention holds at the truth of a problem that is not fully observed."""
-    if not problem.misfits:
-        return []
-    optimum = truth.truncation(settings.width)
-    factors = TiedFactor(optimum.U) if isinstance(problem, Tied) else optimum
-    ratio = float(jax.jit(measures.relative_sharpness)(problem, factors))
-    line = f"sharpness at the truth: {ratio:.3g} times that of full observation (1: the units of the step hold)"
-    unstable = f"; step size {settings.step_size:g} is above its edge, {1 / ratio:.3g}"
-    return [line + unstable * (settings.step_size * ratio > 1)]
-
-
-def _compression_lines(runs: xr.Dataset) -> list[str]:
-    """Return a line that says how the runs were compressed, one for all methods."""
-    kinds = runs.attrs["compression"]
-    kinds = dict(
-        zip(runs.variant.values, kinds if isinstance(kinds, list) else [kinds] * runs.sizes["variant"], strict=True)
+def _judged(runs: xr.Dataset, level: float, names: list[str]) -> Judgement:
+    """Judge the methods that were run to a level by their times to it."""
+    parts = {name: runs.sel({"variant": name}) for name in names}
+    reference, *others = names
+    return Judgement(
+        level=level,
+        times={name: _times(part, level) for name, part in parts.items()},
+        failed={name: float(np.mean(np.isinf(stats.time_to(part, level).hit))) for name, part in parts.items()},
+        pairs={name: stats.paired_times(runs, name, reference, level, MARGIN) for name in others},
     )
-    said = {"exact": "exactly", "in law": "exactly in law", "none": "not at all"}
-    text = ", ".join(f"{name} {said[kind]}" for name, kind in kinds.items())
-    return [f"runs compressed to the rows that move: {text}"] if set(kinds.values()) != {"none"} else []
 
 
-def _pairs(runs: xr.Dataset, tolerances: Mapping[str, float]) -> dict[str, tuple[float, stats.PairedTimes]]:
-    """Compare each other method with the first, at the level at which that method is judged."""
-    reference, *others = tolerances
-    return {
-        name: (tolerances[name], stats.paired_times(runs, name, reference, tolerances[name], MARGIN)) for name in others
-    }
+def _times(runs: xr.Dataset, level: float) -> dict[float, float]:
+    quantiles = stats.time_to(runs, level).quantile(QUANTILES).values
+    return {q: float(value) for q, value in zip(QUANTILES, quantiles, strict=True)}
 
 
 def _summaries(
@@ -266,7 +250,6 @@ def _summaries(
 def _summary(runs: xr.Dataset, outcomes: xr.Dataset, floor: float, predicted: Prediction | None) -> MethodSummary:
     tolerance = float(runs.tolerance)
     reached = stats.fraction_reached(runs)
-    times = stats.time_to(runs, tolerance).quantile(QUANTILES).values
     pair = "imbalance" in runs
     return MethodSummary(
         method=str(runs.variant.values),
@@ -278,7 +261,6 @@ def _summary(runs: xr.Dataset, outcomes: xr.Dataset, floor: float, predicted: Pr
             if (at := reached.sel(level=level)) is not None
         },
         outcomes={str(name): _interval(outcomes.sel(outcome=name)) for name in outcomes.outcome.values},
-        times={q: float(value) for q, value in zip(QUANTILES, times, strict=True)},
         imbalance_start=float(runs.imbalance_path.isel(step=0).median()) if pair else None,
         imbalance=float(np.median(np.where(runs.outcome == "diverged", np.inf, runs.imbalance))) if pair else None,
         predicted_imbalance=predicted.value if predicted else None,

@@ -21,7 +21,7 @@ from jaxfact.engine.tiles import Progress
 from jaxfact.inputs import positive_integer, problem_with
 from jaxfact.jobs.compared import MARGIN, completing
 from jaxfact.jobs.parting import SHRINKAGE, observed_entries, parts_of_split, removed_level, usual_splits
-from jaxfact.jobs.settings import RecoverySettings, small_scale
+from jaxfact.jobs.settings import USUAL_WIDTH, RecoverySettings, small_scale, width_line
 from jaxfact.methods import add_noise, balanced
 from jaxfact.numerics.draws import key_of
 from jaxfact.problems.completion import Completion
@@ -31,6 +31,7 @@ from jaxfact.results import stats
 from jaxfact.starts import Gaussian, Spectral
 from jaxfact.sweep import sweep
 
+_ROUNDING = 1e-12  # of what is left beside what was removed
 _USELESS = ("hit", "level", "distance", "best_distance", "tolerance", "period")  # they are about a known truth
 
 Errors = Float[np.ndarray, "split seed"]
@@ -44,7 +45,9 @@ class MethodRecovery:
 
     Attributes:
         method: its name, as in the dimension `variant` of the runs.
-        test: (mean, low, high) of the root mean square test error, in the unit of the matrix; bootstrap over splits.
+        test: (mean, low, high) of the root mean square test error, in the unit of the matrix; the interval is over
+            splits, each with the mean of its starts, and about the choice of these splits, which overlap: not about
+            new data. NaN for one split.
         validation: the mean validation error, in the unit of the matrix.
         best_step: the steps by which 5, 50 and 95 % of the runs had their least validation error.
         test_at_end: (mean, low, high) of the test error at the last step.
@@ -72,7 +75,7 @@ class Recovery:
     Attributes:
         shape: m and n.
         observed: how many entries are observed.
-        settings: what it was run with, scale and step size filled in.
+        settings: what it was run with, width, scale and step size filled in.
         centring: what was removed before the descent.
         sharpness: the relative sharpness at the spectral start of the first split.
         runs: the labelled results along `split`, `variant`, `seed` and `step`.
@@ -126,23 +129,25 @@ def complete(
         ValueError: for anything but an m×n matrix of reals, infinite entries, fewer entries than the splits need,
             nothing left by centring, and settings that cannot work.
     """
-    settings = RecoverySettings() if settings is None else settings
+    given = RecoverySettings() if settings is None else settings
     if centre not in list(Centring):
         raise problem_with("centre", centre, f"needs one of {', '.join(Centring)}", "leave it out to remove nothing")
     entries, shape, exponent = observed_entries(matrix)
     count = usual_splits(len(entries.values)) if splits is None else splits
     positive_integer("splits", count, "5 is usual")
-    drawn = [parts_of_split(entries, settings, number) for number in range(count)]
+    drawn = [parts_of_split(entries, given, number) for number in range(count)]
     levels = {kind: [removed_level(entries, shape, parts, kind) for parts in drawn] for kind in Centring}
     cut = [Part(entries.values - level, parts) for level, parts in zip(levels[centre], drawn, strict=True)]
-    settings, sharpness = _chosen(settings, entries, shape, cut[0])
+    _check_varied(entries, cut, centre)
+    settings, sharpness = _chosen(given, entries, shape, cut[0])
     runs = _run(settings, Splits(entries, shape, cut, _dtype()), count, exponent, progress)
     methods = [_summarise(runs.sel({"variant": name})) for name in completing()]
     alone = {kind: _baseline(entries, drawn, levels[kind]) for kind in (Centring.MEAN, Centring.BIASES)}
     lone = {str(kind): times_power(errors, exponent) for kind, errors in alone.items()}
     pairs = _pairs(runs, lone)
-    baselines = {name: stats.nested_mean(errors) for name, errors in lone.items()}
+    baselines = {name: _over_splits(errors) for name, errors in lone.items()}
     said = [
+        *(width_line(settings.columns, f"all that a {shape[0]}×{shape[1]} matrix has") if given.width is None else []),
         _removed(centre, [times_power(level, exponent) for level in levels[centre]]),
         *_gaps(entries, shape, drawn),
         *_warnings(runs, sharpness, settings, pairs),
@@ -157,21 +162,33 @@ def _dtype() -> Any:
 def _chosen(
     settings: RecoverySettings, entries: Observed, shape: tuple[int, int], first: Part
 ) -> tuple[RecoverySettings, float]:
-    """Return the settings with scale and step size, and the relative sharpness at the first split's spectral start."""
+    """Return the settings with width, scale and step size, and the relative sharpness at the first spectral start."""
     seen = first.parts == TRAINING
-    if not entries.values.any():
-        raise problem_with("matrix", "zeros in all known entries", "needs entries that vary", "check what was read")
-    if np.max(np.abs(first.values[seen])) <= 8 * np.finfo(float).eps * np.max(np.abs(entries.values)):
-        raise problem_with("matrix", "nothing but what centring removes", "needs entries that vary", "check the data")
+    width = min(USUAL_WIDTH, *shape) if settings.width is None else settings.width
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the notes say where a split leaves rows without entries
         # Dense, because the Hessian of this form takes one second to compile, that of the other ten.
         problem = Completion(entries.rows[seen], entries.columns[seen], first.values[seen], shape, dense=True)
-    spectral = Spectral(settings.width).draw(key_of(0), problem)
+    spectral = Spectral(width).draw(key_of(0), problem)
     sharpness = float(jax.jit(measures.relative_sharpness)(problem, spectral))
     scale = small_scale(shape) if settings.scale is None else settings.scale
     step_size = min(0.5, 0.5 / sharpness) if settings.step_size is None else settings.step_size
-    return replace(settings, scale=scale, step_size=step_size), sharpness
+    return replace(settings, width=width, scale=scale, step_size=step_size), sharpness
+
+
+def _check_varied(entries: Observed, cut: list[Part], centre: Centring) -> None:
+    """Refuse what leaves a split nothing to fit, rounding aside."""
+    least = _ROUNDING * np.abs(entries.values).max()
+    empty = [number for number, part in enumerate(cut) if np.abs(part.values[part.parts == TRAINING]).max() <= least]
+    if not empty:
+        return
+    if not entries.values.any():
+        raise problem_with("matrix", "zero in every known entry", "there is nothing to complete", "check the data")
+    if centre == Centring.NONE:
+        given = f"zero in every training entry of split {empty[0]}"
+        raise problem_with("matrix", given, "needs others", "take another base_seed or fewer splits")
+    instead = "centre less, or check the data"
+    raise problem_with("matrix", f"nothing but what centring by {centre} removes", "needs entries that vary", instead)
 
 
 def _run(
@@ -209,7 +226,7 @@ def _experiment(settings: RecoverySettings, splits: Splits) -> Experiment:
     weights, noises = (jnp.asarray(x) for x in zip(*(of(settings) for of in completing().values()), strict=True))
     # As arrays they are not constants of the program, which then serves other matrices with the same pattern.
     step_size, scale = jnp.asarray(settings.step_size), jnp.asarray(settings.scale)
-    start = Gaussian(settings.width, scale=scale, ratio=settings.unbalanced)
+    start = Gaussian(settings.columns, scale=scale, ratio=settings.unbalanced)
 
     def experiment(split, row):
         number = jnp.asarray(row, jnp.int32)
@@ -230,15 +247,20 @@ def _at_end(runs: xr.Dataset, record: str) -> Errors:
     return runs[f"{record}_path"].isel(step=-1).transpose("split", "seed").values
 
 
+def _over_splits(errors: Errors) -> Interval:
+    """Return the mean over splits and starts with its interval: the splits are what is independent."""
+    return stats.mean_interval(errors.mean(axis=1))
+
+
 def _summarise(runs: xr.Dataset) -> MethodRecovery:
     steps = stats.best_over_time(runs, "validation").step.values
     low, middle, high = np.quantile(steps, (0.05, 0.5, 0.95), method="inverted_cdf")
     return MethodRecovery(
         method=str(runs.variant.values),
-        test=stats.nested_mean(_at_best(runs, "test")),
+        test=_over_splits(_at_best(runs, "test")),
         validation=float(_at_best(runs, "validation").mean()),
         best_step=(float(low), float(middle), float(high)),
-        test_at_end=stats.nested_mean(_at_end(runs, "test")),
+        test_at_end=_over_splits(_at_end(runs, "test")),
         misfit=float(np.median(_at_best(runs, "misfit"))),
         imbalance_start=float(runs.imbalance_path.isel(step=0).median()),
         imbalance=float(np.median(_at_best(runs, "imbalance"))),
@@ -290,16 +312,17 @@ def _warnings(
     """Return what a reader should know before the numbers."""
     step_size, last, reference = float(settings.step_size or 0), float(runs.step[-1]), next(iter(completing()))
     late = np.mean(stats.best_over_time(runs, "validation").step.values == last)
-    lone = min((two for one, two in pairs if one == reference), key=lambda two: 1 / pairs[reference, two].ratio)
-    gain = 1 - pairs[reference, lone].ratio
+    lone = max((two for one, two in pairs if one == reference), key=lambda two: pairs[reference, two].ratio)
+    ratio = pairs[reference, lone].ratio
+    gain = f"{100 * abs(1 - ratio):.1f} % {'below' if ratio < 1 else 'above'}"
     said = {
         f"step size {step_size:.3g} is above the edge {1 / sharpness:.3g} at the spectral start": (
             step_size * sharpness > 1
         ),
-        f"{100 * late:.0f} % of the runs had their least validation error at the last step: raise max_steps": (
-            late > 0
+        f"{100 * late:.0f} % of the runs had their least validation error at the last step: raise max_steps, to "
+        f"{2 * settings.max_steps} for example": late > 0,
+        f"factors gain little: the test error of {reference} descent is {gain} that of {lone} alone": (
+            ratio > 1 - MARGIN
         ),
-        f"factors gain little: the test error of {reference} descent is {100 * gain:.1f} % below that of {lone} "
-        "alone": abs(gain) < MARGIN,
     }
     return [text for text, holds in said.items() if holds]

@@ -176,6 +176,7 @@ class StoredRun:
             checked=stored["checked"],
             compress=self.attribute("compression") != "none",
             compensated=stored["compensated"],
+            levels=tuple(stored["levels"]),
         )
         return Part(given, as_tolerance(self.said.tolerance.item()), options)
 

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from jaxfact.numerics.products import is_long, keep, times
+from jaxfact.numerics.products import gram, is_long, keep, times
 
 _WRITTEN_OUT = 8  # steps; beyond that, a loop keeps the program small
 
@@ -39,6 +39,39 @@ def qr(matrix: Float[Array, "k d"]) -> tuple[Float[Array, "k p"], Float[Array, "
 def triangle(matrix: Float[Array, "k d"]) -> Float[Array, "p d"]:
     """Return only R of QR = matrix: the same Gram matrix in min(k, d) rows, with no digit lost."""
     return _reflect(matrix)[1]
+
+
+@jax.jit
+def orthonormal(matrix: Float[Array, "k d"]) -> tuple[Float[Array, "k d"], Bool[Array, " d"]]:
+    """Return orthonormal columns with the span of a matrix's, and which of its columns had a part of their own.
+
+    The others, which depend on columns before them to √(100·d·ε) of their norm, become zero. A Cholesky factor of the
+    Gram matrix leaves an error of ε·κ², of which a step of Newton and Schulz keeps the square: on long columns this is
+    several times as fast as reflections.
+    """
+    whitening, own = _whitening(keep(gram(matrix)))
+    columns = keep(times(matrix, whitening))
+    polishing = keep(1.5 * jnp.eye(len(own), dtype=matrix.dtype) - gram(columns) / 2)
+    return keep(times(columns, polishing)), own
+
+
+def _whitening(gramian: Float[Array, "d d"]) -> tuple[Float[Array, "d d"], Bool[Array, " d"]]:
+    """Return T with TᵀGT = I, but for zero columns where G is not definite, and which are none; by elimination."""
+    width = len(gramian)
+    index, diagonal = np.arange(width), jnp.diagonal(gramian)
+    least = 100 * width * jnp.finfo(gramian.dtype).eps * diagonal
+
+    def eliminate(step, rows):
+        pivot = rows[step, step]
+        own = pivot > least[step]
+        factors = jnp.where((index > step) & own, rows[:, step] / jnp.where(own, pivot, 1), 0)
+        return keep(rows - factors[:, None] * rows[step])
+
+    both = jnp.concatenate([gramian, jnp.eye(width, dtype=gramian.dtype)], axis=1)
+    rows = _loop(width, eliminate, both, rows=width)
+    pivots = jnp.diagonal(rows[:, :width])
+    own = pivots > least
+    return keep(rows[:, width:].T * jnp.where(own, 1 / jnp.sqrt(jnp.where(own, pivots, 1)), 0)), own
 
 
 @jax.jit

@@ -14,16 +14,19 @@ import xarray as xr
 from jaxfact.engine.tiles import Progress
 from jaxfact.inputs import positive_integer, problem_with
 from jaxfact.results import stats
+from jaxfact.results.deciding import numbers_that_decide, rounded_up
 
-BOOTSTRAP, WILSON, RANGE = "95 %, bootstrap over seeds", "95 %, Wilson", "range over runs"
-_RESAMPLES = 4000
+MEAN, WILSON, RANGE = "95 % for the mean over seeds", "95 %, Wilson", "range over runs"
+LOOSE = 100
+"""A bound this many times as large as what it bounds is called loose."""
 
 
 @dataclass(frozen=True)
 class Finding:
     """One number that the runs show, with its interval, what is expected of it, and whether that holds.
 
-    `interval` says what `low` and `high` are. `holds` is None where nothing is expected, or one seed gives no interval.
+    `interval` says what `low` and `high` are. `holds` is None where nothing is expected, and where the interval leaves
+    it open: then `why` says so, and what would help.
     """
 
     what: str
@@ -33,6 +36,7 @@ class Finding:
     interval: str
     expected: str
     holds: bool | None
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -154,28 +158,29 @@ def log_slopes(x: Sequence[float] | np.ndarray, y: xr.DataArray, axis: str) -> n
 
 def above(what: str, values: np.ndarray, bound: float) -> Finding:
     """Expect the mean over seeds to lie above a bound, with its whole interval."""
-    return _mean(what, values, f"> {bound:.3g}", lambda low, high: low > bound)
+    return _mean(what, values, f"> {bound:.3g}", bound, np.inf)
 
 
 def below(what: str, values: np.ndarray, bound: float) -> Finding:
     """Expect the mean over seeds to lie below a bound, with its whole interval."""
-    return _mean(what, values, f"< {bound:.3g}", lambda low, high: high < bound)
+    return _mean(what, values, f"< {bound:.3g}", -np.inf, bound)
 
 
 def within(what: str, values: np.ndarray, least: float, most: float) -> Finding:
     """Expect the mean over seeds to lie between two numbers, with its whole interval."""
-    return _mean(what, values, f"{least:.3g} to {most:.3g}", lambda low, high: least <= low and high <= most)
+    return _mean(what, values, f"{least:.3g} to {most:.3g}", least, most)
 
 
 def near(what: str, values: np.ndarray, bound: float) -> Finding:
     """Report the mean over seeds beside a number, and expect nothing."""
-    return _mean(what, values, f"about {bound:.3g}", lambda low, high: None)
+    return Finding(what, *stats.mean_interval(values), MEAN, f"about {bound:.3g}", None)
 
 
 def bounded(what: str, values: np.ndarray, bound: float) -> Finding:
-    """Expect the largest value of all runs to be at most a bound."""
+    """Expect the largest value of all runs to be at most a bound, which is called loose where it says little."""
     most = float(np.max(values))
-    return Finding(what, most, float(np.min(values)), most, RANGE, f"≤ {bound:.3g}", most <= bound)
+    loose = " (loose)" if 0 < LOOSE * most < bound else ""
+    return Finding(what, most, float(np.min(values)), most, RANGE, f"≤ {bound:.3g}{loose}", most <= bound)
 
 
 def unjudged(what: str, values: np.ndarray) -> Finding:
@@ -190,13 +195,25 @@ def always(what: str, successes: np.ndarray) -> Finding:
     return Finding(what, float(np.mean(successes)), float(low), float(high), WILSON, "1", bool(np.all(successes)))
 
 
-def _mean(what: str, values: np.ndarray, expected: str, judge: Callable[[float, float], bool | None]) -> Finding:
+def _mean(what: str, values: np.ndarray, expected: str, least: float, most: float) -> Finding:
+    """Judge a mean by its interval: it holds between the bounds, is refuted beyond one, and is left open on one."""
     values = np.asarray(values, float)
-    mean = float(np.mean(values))
+    found = mean, low, high = stats.mean_interval(values)
     if not np.all(np.isfinite(values)):
         # A run that diverged, or never arrived, shows nothing that was expected.
-        return Finding(what, mean, float("nan"), float("nan"), BOOTSTRAP, expected, judge(np.nan, np.nan))
-    if len(values) == 1:
-        return Finding(what, mean, float("nan"), float("nan"), "none from one seed", expected, None)
-    low, high = (float(x) for x in np.quantile(stats.resampled_means(values, _RESAMPLES), [0.025, 0.975]))
-    return Finding(what, mean, low, high, BOOTSTRAP, expected, judge(low, high))
+        return Finding(what, mean, low, high, MEAN, expected, False)
+    if least < low and high < most:
+        return Finding(what, mean, low, high, MEAN, expected, True)
+    if high < least or low > most:
+        return Finding(what, mean, low, high, MEAN, expected, False)
+    return Finding(what, mean, low, high, MEAN, expected, None, _open(found, len(values), least, most))
+
+
+def _open(found: tuple[float, float, float], count: int, least: float, most: float) -> str:
+    """Say why an interval decides nothing, and how many seeds would."""
+    if count < 2:
+        return "one seed gives no interval: take at least 5"
+    nearest = min((least, most), key=lambda bound: abs(found[0] - bound))
+    needed = numbers_that_decide(found, count, abs(found[0] - nearest))
+    said = rounded_up(needed)
+    return f"the interval holds {nearest:.3g}: about {said} seeds decide if they scatter like these {count}"

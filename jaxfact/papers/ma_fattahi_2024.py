@@ -94,7 +94,7 @@ MAFATTAHI_FIG1 = Preset(
     "error grows with the norm α of the start, at least in proportion to it, and more entries seen make it smaller.",
     randomness="A seed draws the truth's singular vectors, the mask and the start.",
     needs_x64=True,
-    seeds=3,
+    seeds=4,
     seconds=53,
     job=run,
 )

@@ -110,9 +110,13 @@ def truth_of(problem: Problem) -> "Factorization":
 
 
 def rounding_floor(epsilon: ScalarLike, step_size: ScalarLike) -> Float[Array, ""]:
-    """Return the distance below which rounding stalls a run: about ⅓·ε/η, 4e-8/η in float32.
+    """Return the distance below which rounding stalls a run: about ⅓·ε/min(η, 1 − η), 4e-8/η in float32.
 
     `epsilon` is the machine epsilon of the factors' dtype, `step_size` is relative to 1/unit. Each step adds a
-    rounding error of about ε to the factors, of which the descent removes a fraction η: measured, not a theorem.
+    rounding error of about ε to the factors. The descent multiplies the error of the leading direction by 1 − 2η: of
+    its size it removes a fraction 2η, and near the edge it turns it over and leaves all but 2(1 − η). The constant is
+    measured, at κ from 1 to 100 and widths from 1 to 8. From the edge on no minimiser is stable, which is not a matter
+    of rounding, and the first branch is returned.
     """
-    return jax.numpy.asarray(epsilon) / 3 / step_size
+    eta = jax.numpy.asarray(step_size)
+    return jax.numpy.asarray(epsilon) / 3 / jax.numpy.where(eta < 1, jax.numpy.minimum(eta, 1 - eta), eta)

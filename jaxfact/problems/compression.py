@@ -39,6 +39,7 @@ class Compressed(Factorization):
         self.left: Float[Array, "m r"] | None = None
         self.right: Float[Array, "n r"] | None = None
         self.padded_rank: bool = problem.padded_rank
+        self.ties: tuple[tuple[int, int], ...] | None = problem.ties
         self.used: ScalarLike | None = problem.used
         self.sizes: tuple[Any, Any] | None = problem.shape
         off = [_rows_off(size, self.rank, width, frames, noisy) for size in problem.shape]

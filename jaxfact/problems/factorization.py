@@ -15,13 +15,8 @@ from jaxfact.numerics.decompositions import triangle
 from jaxfact.numerics.products import gram, keep, times
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factors import Factors
-from jaxfact.problems.targets import (
-    Unit,
-    as_target,
-    check_parts,
-    decompose,
-    without_zeros,
-)
+from jaxfact.problems.targets import Unit, as_target, check_parts, decompose, without_zeros
+from jaxfact.problems.ties import Block, equal_values, spread_of, squared_distance, tied_block
 
 
 class SingularCoordinates(NamedTuple):
@@ -71,6 +66,7 @@ class Factorization(Problem):
     stored: tuple[int, int] | None = eqx.field(static=True)
     sizes: tuple[Any, Any] | None
     padded_rank: bool = eqx.field(static=True)
+    ties: tuple[tuple[int, int], ...] | None = eqx.field(static=True)
     used: ScalarLike | None
 
     def __init__(
@@ -109,6 +105,8 @@ class Factorization(Problem):
         self.scale = Unit.of(unit, exponent, dtype, self.unit_name)
         # Singular values that are computed along the way may be zero from some index on.
         self.padded_rank = np.ndim(target) == 1 and is_traced
+        # Known before tracing, so that a spectrum of distinct values costs what its own formula does.
+        self.ties = None if is_traced else equal_values(np.asarray(values, float), float(jnp.finfo(dtype).eps))
         self.used = None
         self.left = None if left is None else jnp.asarray(left, dtype)
         self.right = None if right is None else jnp.asarray(right, dtype)
@@ -206,12 +204,10 @@ class Factorization(Problem):
         """Return ‖UVᵀ − Σ_d‖_F / ‖Σ_d‖_F, never squared; absolute where Σ = 0.
 
         dist² = ‖A₁B₁ᵀ−S_d‖² + ⟨A₁ᵀA₁, B₂ᵀB₂⟩ + ⟨A₂ᵀA₂, B₁ᵀB₁⟩ + ⟨A₂ᵀA₂, B₂ᵀB₂⟩, which never cancels. Where σ_d and
-        σ_{d+1} agree to 1e-6 the best approximation is not unique, and √(2·excess)/‖Σ_d‖_F is returned instead.
+        σ_{d+1} agree to 1e-6 the best approximations are a set, and the distance is that to a member of it: see `ties`.
         """
-        squared, tail = self._residual(factors)
-        squared = jnp.where(self.is_truncation_unique(factors.width), squared, squared - 2 * tail)
         norm = jnp.linalg.norm(self._best(factors.width))
-        return jnp.sqrt(jnp.maximum(squared, 0)) / jnp.where(norm > 0, norm, 1)
+        return jnp.sqrt(self._squared_distance(factors)) / jnp.where(norm > 0, norm, 1)
 
     def excess(self, factors: Factors) -> Float[Array, ""]:
         """Return f − f⋆ = ½dist² − tr(A₂ᵀ S_tail B₂), the loss above the best of this width; in σ₁²."""
@@ -232,10 +228,21 @@ class Factorization(Problem):
         )
 
     def is_truncation_unique(self, width: int) -> Array:
-        """Tell whether σ_d − σ_{d+1} > 1e-6·σ₁, so that one best approximation of rank `width` exists."""
-        values = jnp.pad(self.singular_values, (0, 1))
-        last = jnp.minimum(width if self.used is None else self.used, self.rank)
-        return (values[last - 1] - values[last] > 1e-6) | (last >= self.rank) | (values[last] == 0)
+        """Tell whether σ_d − σ_{d+1} > 1e-6·σ_d, so that one best approximation of rank `width` exists."""
+        block = self._tie(width)
+        return jnp.asarray(True if block is None else block.end == block.kept)
+
+    def spread(self, width: int) -> float:
+        """Return how far apart the singular values lie that count as equal to σ_d, relative to ‖Σ_d‖_F.
+
+        It is 0 for distinct values, and where they are not known beforehand.
+        """
+        block = self._tie(width)
+        return 0.0 if block is None else spread_of(self.singular_values, block)
+
+    def _tie(self, width: int) -> Block | None:
+        """Return the equal values of which Σ_d keeps some, None where it is known beforehand that it keeps all."""
+        return tied_block(self.ties, self.singular_values, width if self.used is None else jnp.asarray(self.used))
 
     def _is_kept(self, width: int) -> np.ndarray | Array:
         """Tell which singular values belong to Σ_d."""
@@ -248,6 +255,21 @@ class Factorization(Problem):
     def _beyond(self, width: int) -> Float[Array, " r"]:
         """Return the singular values that Σ_d leaves out, after zeros."""
         return jnp.where(self._is_kept(width), 0, self.singular_values)
+
+    def _squared_distance(self, factors: Factors) -> Float[Array, ""]:
+        """Return the squared distance to Σ_d, or to the set of best approximations where they are one."""
+        block = self._tie(factors.width)
+
+        def to_the_set(block: Block) -> Float[Array, ""]:
+            U, V = self._rotated(factors.U, self.left), self._rotated(factors.V, self.right)
+            return squared_distance(U, V, self.singular_values, block)
+
+        if block is None:
+            return self._residual(factors)[0]
+        if isinstance(block.end, int):
+            return to_the_set(block)
+        unique = block.end == block.kept
+        return jax.lax.cond(unique, lambda _: self._residual(factors)[0], to_the_set, block)
 
     def _residual(self, factors: Factors) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Return ‖UVᵀ − Σ_d‖² and the tail term that turns it into twice the excess."""

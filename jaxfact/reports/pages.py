@@ -3,6 +3,7 @@
 import base64
 import html
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -63,14 +64,15 @@ class Report:
         for line in self.heading:
             console.print(line, highlight=False, markup=False)
         for title, columns, rows in self.tables:
-            console.print(rich_table(title, columns, rows), markup=False)
+            print_table(console, title, columns, rows)
         for line in self.lines:
             console.print(f"• {line}", highlight=False, markup=False)
 
     def write(self, out: str | Path) -> Path:
         """Write results, figures, numbers and page into a new folder, and return the path of the page.
 
-        The folder appears whole or not at all. Raises ValueError for one that holds something or cannot be made.
+        The folder appears whole or not at all. Raises ValueError for one that holds something or cannot be made. Warns
+        where figures cannot be drawn, and leaves them out.
         """
         out = Path(out)
         check_new_folder(out)
@@ -78,12 +80,20 @@ class Report:
             if self.runs is not None:
                 write_results(self.runs, made / RESULTS)
             (made / "figures").mkdir()
-            for name, figure in self.figures.items():
-                for suffix in (".png", ".svg"):
-                    save(figure, made / "figures" / f"{name}{suffix}")
+            try:
+                self._draw_into(made / "figures")
+            except OSError:
+                raise
+            except Exception as error:  # whatever a figure stumbles over, the results are there
+                warnings.warn(f"not every figure could be drawn: {error}", stacklevel=2)
             (made / SUMMARY).write_text(strict_json.dumps(self.summary), encoding="utf-8")
             (made / PAGE).write_text(page(self, made / "figures"), encoding="utf-8")
         return out / PAGE
+
+    def _draw_into(self, folder: Path) -> None:
+        for name, figure in self.figures.items():
+            for suffix in (".png", ".svg"):
+                save(figure, folder / f"{name}{suffix}")
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: the page without its frame and without the numbers."""
@@ -94,14 +104,22 @@ class Report:
         return "<p>{heading}</p>{tables}<ul>{lines}</ul>{figures}".format(**parts)
 
 
-def rich_table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
-    """Return a table in the style of all tables."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+def changed(ratio: float, less: str, more: str) -> str:
+    """Return a ratio in words: "58 % fewer" for 0.42, "7 % more" for 1.07."""
+    share = 100 * abs(ratio - 1)
+    number = f"{share:.0f}" if share >= 10 else f"{share:.2g}"
+    return f"{number} % {less if ratio < 1 else more}"
+
+
+def print_table(console: Console, title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """Print a table in the style of all tables, under a title that may be wider than it is."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    return table
+    console.print(title, style="italic", highlight=False, markup=False)
+    console.print(table, markup=False)
 
 
 def page(report: Report, folder: Path) -> str:

@@ -11,7 +11,7 @@ from rich.padding import Padding
 
 from jaxfact import papers
 from jaxfact.papers import Finding, Outcome, Paper, Preset
-from jaxfact.reports.pages import rich_table
+from jaxfact.reports.pages import print_table
 from jaxfact.results.files import write_results
 from jaxfact.results.strict_json import finite_or_none
 from jaxfact.results.whole import check_new_folder, whole_folder
@@ -62,7 +62,10 @@ def _print_preset(paper: Paper, preset: Preset, outcome: Outcome, console: Conso
     ):
         console.print(line, highlight=False, markup=False)
     columns = ["what", "measured", "interval", "expected", "holds"]
-    console.print(rich_table("findings", columns, [_cells(finding) for finding in outcome.findings]), markup=False)
+    print_table(console, "findings", columns, [_cells(finding) for finding in outcome.findings])
+    for finding in outcome.findings:
+        if finding.why:
+            console.print(f"• {finding.what}: {finding.why}", highlight=False, markup=False)
 
 
 def _preset_as_json(preset: Preset, outcome: Outcome) -> dict[str, Any]:
@@ -71,6 +74,17 @@ def _preset_as_json(preset: Preset, outcome: Outcome) -> dict[str, Any]:
 
 
 def _cells(finding: Finding) -> list[str]:
-    known = [f"{x:.4g}" for x in (finding.low, finding.high) if not math.isnan(x)]
-    interval = f"{'–'.join(known)} ({finding.interval})" if known else finding.interval
-    return [finding.what, f"{finding.measured:.4g}", interval, finding.expected, _HOLDS[finding.holds]]
+    holds = "open" if finding.why else _HOLDS[finding.holds]
+    return [finding.what, _number(finding.measured), _interval(finding), finding.expected, holds]
+
+
+def _interval(finding: Finding) -> str:
+    if math.isnan(finding.low):
+        return "none"
+    if math.isinf(finding.high):
+        return f"at least {finding.low:.4g} ({finding.interval})"
+    return f"{finding.low:.4g} to {finding.high:.4g} ({finding.interval})"
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if math.isfinite(value) else "not every run has one"

@@ -9,15 +9,13 @@ from matplotlib.figure import Figure
 
 from jaxfact import figures
 from jaxfact.figures.recovery import over_splits
+from jaxfact.jobs.compared import MARGIN
 from jaxfact.jobs.recovery import MethodRecovery, Recovery
-from jaxfact.reports.pages import Report, Rows
+from jaxfact.reports.pages import Report, Rows, changed
+from jaxfact.results.stats import PairedErrors
 from jaxfact.results.strict_json import finite_or_none
 
-_VERDICTS = {
-    "equivalent": "equivalent within 5 %",
-    "different": "not equivalent within 5 %",
-    "inconclusive": "inconclusive at 5 %",
-}
+_WITHIN = f"{100 * MARGIN:g} %"
 
 
 def report_of(recovery: Recovery) -> Report:
@@ -54,7 +52,7 @@ def heading(recovery: Recovery) -> list[str]:
         f"{m}×{n} matrix, {recovery.observed} entries ({share:.3g} %) observed, truth unknown",
         f"{recovery.splits} random splits: {rest:.3g} % training, {100 * s.validation:.3g} % validation, "
         f"{100 * s.test:.3g} % test; unit ‖P_Ω(Σ)/p‖₂ = {low:.5g} to {high:.5g} on the training entries",
-        f"{s.seeds} Gaussian starts of width {s.width} and entry scale {s.scale:.3g} √unit{ratio}, "
+        f"{s.seeds} Gaussian starts of width {s.columns} and entry scale {s.scale:.3g} √unit{ratio}, "
         "shared by splits and methods",
         f"step size {s.step_size:.3g} /unit (relative sharpness at the spectral start of the first split: "
         f"{recovery.sharpness:.3g}), balancing weight {s.weight:g}, noise {s.noise:g} √unit per entry and step; "
@@ -69,7 +67,7 @@ def tables(recovery: Recovery) -> list[Rows]:
     lone = [[f"{name} only", _interval(at), "–", "–", "–"] for name, at in recovery.baselines.items()]
     return [
         (
-            "Test error at the step of least validation error: mean [95 % bootstrap interval over splits and starts]; "
+            "Test error at the step of least validation error: mean [95 % interval over splits]; "
             "steps of 5, 50, 95 % of the runs; test error at the end",
             ["predicted by", "test error", "validation", "at step 5, 50, 95 %", "at the end"],
             [*map(_errors, recovery.methods), *lone],
@@ -80,9 +78,7 @@ def tables(recovery: Recovery) -> list[Rows]:
             [
                 [
                     row.method,
-                    f"{row.misfit:.3g}",
-                    f"{row.imbalance_start:.2g}",
-                    f"{row.imbalance:.2g}",
+                    *(_number(value) for value in (row.misfit, row.imbalance_start, row.imbalance)),
                     f"{100 * row.diverged:.3g}",
                 ]
                 for row in recovery.methods
@@ -92,11 +88,25 @@ def tables(recovery: Recovery) -> list[Rows]:
 
 
 def paired_lines(recovery: Recovery) -> list[str]:
-    """Return a line per pair: the ratio of test errors on the same splits and starts, and the verdict."""
+    """Return a line per pair: how the test errors on the same splits and starts differ, and the verdict."""
     return [
-        f"{one} / {two}: test error ratio {pair.ratio:.4f} [{pair.low:.4f}, {pair.high:.4f}], {_VERDICTS[pair.verdict]}"
-        for (one, two), pair in recovery.pairs.items()
+        f"{one} against {two}: {_compared(pair, two, recovery.splits)}" for (one, two), pair in recovery.pairs.items()
     ]
+
+
+def _compared(pair: PairedErrors, other: str, splits: int) -> str:
+    if not 0 < pair.ratio < math.inf:
+        return f"no ratio of test errors: {pair.why}"
+    if pair.ratio == pair.low == pair.high == 1:
+        return f"the same test error on all {splits} splits"
+    found = f"{changed(pair.ratio, 'lower', 'higher')} test error than {other}"
+    if math.isnan(pair.low):
+        return f"{found} on one split, which gives no interval: take at least 5"
+    between = f"95 % interval over {splits} splits: {changed(pair.low, 'lower', 'higher')} to "
+    between += changed(pair.high, "lower", "higher")
+    if pair.verdict == "inconclusive":
+        return f"{found} ({between}), inconclusive at {_WITHIN}: {pair.why}"
+    return f"{found} ({between}), {'equivalent' if pair.verdict == 'equivalent' else 'not equivalent'} within {_WITHIN}"
 
 
 def as_json(recovery: Recovery) -> dict[str, Any]:
@@ -126,9 +136,14 @@ _CAPTIONS = {
 
 def _errors(row: MethodRecovery) -> list[str]:
     steps = ", ".join(f"{step:.0f}" for step in row.best_step)
-    return [row.method, _interval(row.test), f"{row.validation:.4g}", steps, f"{row.test_at_end[0]:.4g}"]
+    return [row.method, _interval(row.test), _number(row.validation), steps, _number(row.test_at_end[0])]
 
 
 def _interval(at: tuple[float, float, float]) -> str:
     mean, low, high = at
-    return f"{mean:.4g}" if math.isnan(low) else f"{mean:.4g} [{low:.4g}, {high:.4g}]"
+    return _number(mean) if math.isnan(low) else f"{mean:.4g} [{low:.4g}, {high:.4g}]"
+
+
+def _number(value: float) -> str:
+    """Return a number; a dash where runs diverged and have none."""
+    return f"{value:.4g}" if math.isfinite(value) else "–"

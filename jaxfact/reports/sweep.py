@@ -1,5 +1,7 @@
 """A sweep for people: tables and figures of any store of results, even an unfinished one."""
 
+import itertools
+import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -115,20 +117,45 @@ def heading(found: Shown) -> list[str]:
 
 
 def tables(found: Shown) -> list[Rows]:
-    """Return title, columns and rows: outcomes over all points by variant, and along one axis with times to arrive."""
-    runs = found.runs
-    # No axis is called `step`.
-    flat = runs[["outcome"]].drop_vars(["seed", *found.axes]).rename(seed="step")
-    every = stats.outcome_fractions(flat.stack(seed=[*found.axes, "step"], create_index=False))
-    names = every.outcome.values.tolist()
-    overall = [
-        [name or "all", *(_percent(part.sel(outcome=outcome)) for outcome in names)]
-        for name, part, _, _ in variants_of(every)
-    ]
-    found_tables = [("% of runs by outcome (95 % Wilson interval)", ["variant", *map(str, names)], overall)]
-    if found.judged and len(found.axes) == 1 and runs.sizes[found.axes[0]] <= _ROWS:
+    """Return title, columns and rows: outcomes at each point by variant, and along one axis the times to arrive.
+
+    Runs of different points are never pooled: no interval would hold for them together.
+    """
+    each = stats.outcome_fractions(found.runs)
+    found_tables = [_by_point(found, each) if _points(found) <= _ROWS else _over_points(found, each)]
+    if found.judged and len(found.axes) == 1 and _points(found) <= _ROWS:
         found_tables.append(_along(found))
     return found_tables
+
+
+def _points(found: Shown) -> int:
+    return math.prod(found.runs.sizes[axis] for axis in found.axes)
+
+
+def _by_point(found: Shown, each: xr.Dataset) -> Rows:
+    """Return the table of outcomes with a row per variant and point."""
+    points = list(itertools.product(*(found.runs[axis].values for axis in found.axes)))
+    names, rows = each.outcome.values.tolist(), []
+    for name, part, _, _ in variants_of(each):
+        for point in points:
+            at = part.sel(dict(zip(found.axes, point, strict=True)))
+            shares = [_percent(at.sel(outcome=outcome)) for outcome in names]
+            rows.append([name or "all", *(f"{value:.4g}" for value in point), *shares])
+    axes = [_axis_name(found.runs[axis]) for axis in found.axes]
+    where = " at each point" if axes else ""
+    return f"% of runs by outcome{where} (95 % Wilson interval)", ["variant", *axes, *map(str, names)], rows
+
+
+def _over_points(found: Shown, each: xr.Dataset) -> Rows:
+    """Return the table of outcomes with a row per variant: how they are spread over the points."""
+    names = each.outcome.values.tolist()
+    spread = each.fraction.quantile([0, 0.5, 1], found.axes)
+    rows = [
+        [name or "all", *(" – ".join(map(_number, part.fraction.sel(outcome=outcome).values)) for outcome in names)]
+        for name, part, _, _ in variants_of(spread.to_dataset())
+    ]
+    title = f"% of runs by outcome: least – median – greatest of {_points(found)} points"
+    return title, ["variant", *map(str, names)], rows
 
 
 def as_json(found: Shown) -> dict[str, Any]:
@@ -159,10 +186,11 @@ def _axis_name(coordinate: xr.DataArray) -> str:
 _CAPTIONS = {
     "fractions": "Fraction of the runs that succeeded over two axes of the sweep, one panel per variant.",
     "outcomes": "Fraction of the runs that ended in each way, one colour per variant, with 95 % Wilson intervals.",
-    "times": "Steps to each variant's tolerance: Kaplan-Meier median, band 5–95 % of the runs. Runs that fail never "
-    "arrive; a triangle at the upper edge means that fewer than half have arrived.",
-    "survival": "Fraction of starts not yet at the variant's level (Kaplan-Meier; runs that fail never arrive). "
-    "Band: pointwise 95 % Wilson interval.",
+    "times": "Steps to the distance that every variant was run to: Kaplan-Meier median, band 5–95 % of the runs. Runs "
+    "that fail never arrive; a triangle at the upper edge means that fewer than half have arrived.",
+    "survival": "Fraction of starts not yet at the distance that every variant was run to, and in panels of their own "
+    "at finer ones, of the variants that went on (Kaplan-Meier; runs that fail never arrive). Band: pointwise 95 % "
+    "Wilson interval.",
     "distance": "Distance to the best approximation against steps. Line: median over the starts; band: 5–95 % of them. "
     "A finished run keeps its last value.",
     "imbalance": "Imbalance of the factors against steps. Line: median; band: 5–95 % of the starts.",
@@ -172,8 +200,11 @@ _CAPTIONS = {
 
 
 def _success(found: Shown) -> tuple[xr.DataArray, str]:
-    """Return which runs succeeded, and the name of their fraction: without a tolerance, those at the lowest level."""
+    """Return which runs succeeded, and the name of their fraction: without a tolerance, those at the lowest level, and
+    with several, those at the coarsest."""
     runs = found.runs
+    if found.judged and len(levels := list(stats.judged_levels(runs))) > 1:
+        return np.isfinite(runs.hit.sel(level=levels[0], drop=True)), f"fraction at {levels[0]:g}"
     if runs.attrs.get("tolerance", 0) is not None or not found.judged:
         return runs.outcome == "converged", "fraction converged"
     return np.isfinite(runs.hit.isel(level=-1, drop=True)), f"fraction at {float(runs.level[-1]):g}"
@@ -198,16 +229,20 @@ def _notes(found: Shown) -> list[str]:
 def _along(found: Shown) -> Rows:
     """Return the table along the one axis: the fraction that succeeded and the times to arrive, by variant."""
     (axis,), runs = found.axes, found.runs
+    level = next(iter(stats.judged_levels(runs)))
     success, label = _success(found)
     rows = []
     for name, part, _, _ in variants_of(runs.assign(success=success)):
-        times = stats.time_to(part, float(part.tolerance)).quantile(_QUANTILES)
+        times = stats.time_to(part, level).quantile(_QUANTILES)
         for value in runs[axis].values:
             one = part.success.sel({axis: value})
             low, high = stats.wilson(one.sum(), one.size)
             share = _shares(float(one.mean()), float(low), float(high))
-            rows.append([name or "all", f"{value:.4g}", share, *map(_steps, times.sel({axis: value}).values)])
-    title = f"% of runs ({label}; 95 % Wilson interval), and steps by which 5, 50, 95 % had arrived (Kaplan-Meier)"
+            late = _late(part.sel({axis: value}))
+            rows.append(
+                [name or "all", f"{value:.4g}", share, *(_steps(t, late) for t in times.sel({axis: value}).values)]
+            )
+    title = f"% of runs ({label}; 95 % Wilson interval), and steps by which 5, 50, 95 % had arrived at {level:g}"
     return title, ["variant", _axis_name(runs[axis]), label.removeprefix("fraction "), "5 %", "50 %", "95 %"], rows
 
 
@@ -216,12 +251,21 @@ def _percent(at: xr.Dataset) -> str:
 
 
 def _shares(*values: float) -> str:
-    fraction, low, high = (f"{100 * value:.1f}".removesuffix(".0") for value in values)
+    fraction, low, high = map(_number, values)
     return f"{fraction} ({low}–{high})"
 
 
-def _steps(time: float) -> str:
-    return f"{time:.0f}" if np.isfinite(time) else "not reached"
+def _number(share: float) -> str:
+    return f"{100 * share:.1f}".removesuffix(".0")
+
+
+def _late(runs: xr.Dataset) -> str:
+    """Say when runs arrive that have not: after the budget that cut some of them off, or never."""
+    return f"> {int(runs.steps.max())}" if (runs.outcome == "budget").any() else "never"
+
+
+def _steps(time: float, late: str) -> str:
+    return f"{time:.0f}" if np.isfinite(time) else late
 
 
 def _values(values: np.ndarray) -> str:

@@ -22,6 +22,7 @@ _ENDS = {
     "misfit": ("last ", label_of(measures.misfit)),
     "imbalance": ("last ", label_of(measures.imbalance)),
     "best_distance": ("least checked ", label_of(measures.distance)),
+    "gradient_norm": ("last ", label_of(measures.gradient_norm)),
 }
 _BOOKKEEPING = {
     "seed": Label("seed number", "1", r"$s$"),
@@ -29,7 +30,7 @@ _BOOKKEEPING = {
     "level": Label("distance level", "1", _DISTANCE),
     "hit": Label("first checked step at or below the level", "1", r"$t$"),
     "steps": Label("steps that were run", "1", r"$T$"),
-    "period": Label("period of the cycle", "1", r"$p$"),
+    "period": Label("smallest period of the cycle", "1", r"$p$"),
     "tolerance": Label("distance at which a run may end", "1", _DISTANCE),
     "compile_seconds": Label("time to compile", "s", r"$\mathrm{time} \,/\, \mathrm{s}$"),
     "run_seconds": Label("time to run, without compilation", "s", r"$\mathrm{time} \,/\, \mathrm{s}$"),
@@ -102,6 +103,7 @@ def along_runs(
         **({"imbalance": spread(finished.imbalance)} if is_pair else {}),
         "best_distance": spread(finished.best),
         "loss_rose": spread(finished.rose),
+        "gradient_norm": spread(finished.gradient),
     }
     diverged = np.asarray(finished.outcome == DIVERGED)
     for name, values, final in _named_leaves(found.at_steps, found.last):

@@ -14,6 +14,6 @@ def finite_or_none(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def dumps(value: Any) -> str:
-    """Return indented JSON, letters of all alphabets as they are, null for anything but a finite number."""
-    return json.dumps(finite_or_none(value), indent=2, ensure_ascii=False, allow_nan=False)
+def dumps(value: Any, *, escaped: bool = False) -> str:
+    """Return indented JSON, letters of all alphabets as they are or escaped, null for anything but a finite number."""
+    return json.dumps(finite_or_none(value), indent=2, ensure_ascii=escaped, allow_nan=False)

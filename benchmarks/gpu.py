@@ -1,0 +1,270 @@
+"""Everything that is worth measuring on a GPU, in one call of less than eight minutes.
+
+    python benchmarks/gpu.py [--tiny] [--minutes 7] [--out FOLDER]
+
+Run-steps per second of the engine's loop over widths, methods and lanes, with their share of what the device can do,
+which is measured first; full rank, sensing and completion; whole sweeps; what compiling takes; whether bits depend on
+the company a run keeps; PyTorch and plain JAX on the same device. The table is printed as it is made and written to the
+folder, as text and as JSON. What the minutes do not suffice for is named. `--tiny` is for a machine without a GPU.
+"""
+
+import argparse
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gpu_ceilings
+import gpu_peers
+import gpu_sweeps
+import jax
+import numpy as np
+import peers
+from factorization import device, device_line
+
+import jaxfact as jf
+
+
+class Sizes(NamedTuple):
+    """How much is measured; no number of lanes is the engine's own."""
+
+    widths: tuple[int, ...]
+    lanes: tuple[int | None, ...]
+    few_widths: tuple[int, ...]
+    few_lanes: tuple[int | None, ...]
+    other_lanes: tuple[int | None, ...]
+    seconds: float
+    shape: tuple[int, int]
+    side: int
+    starts: tuple[int, ...]
+    steps: int
+    sweep: tuple[int, int]
+    identical: tuple[int, int]
+    company: tuple[int, ...]
+    methods: tuple[str, ...]
+
+
+FULL = Sizes(
+    widths=(1, 2, 3, 5, 8, 12, 16),
+    lanes=(2**7, 2**10, 2**13, None, 2**17, 2**20),
+    few_widths=(2, 5, 8),
+    few_lanes=(2**10, None),
+    other_lanes=(2**7, 2**10, 2**13, None),
+    seconds=0.1,
+    shape=(344, 403),
+    side=50,
+    starts=(1024, 16384),
+    steps=2000,
+    sweep=(200_000, 5000),
+    identical=(10, 50_000),
+    company=(2**7, 2**10, 2**13, 2**17),
+    methods=tuple(gpu_sweeps.METHODS),
+)
+TINY = Sizes(
+    widths=(2,),
+    lanes=(16,),
+    few_widths=(2,),
+    few_lanes=(16,),
+    other_lanes=(None,),
+    seconds=0.01,
+    shape=(40, 36),
+    side=8,
+    starts=(16,),
+    steps=30,
+    sweep=(40, 10),
+    identical=(4, 40),
+    company=(16, 32),
+    methods=("plain",),
+)
+_MOST_NUMBERS = 2**28  # a gigabyte of factors and state; the loop keeps several copies
+Rows = Iterator[dict[str, Any]]
+
+
+def compressed(sizes: Sizes, limits: dict[str, Any]) -> Rows:
+    """Yield plain steps at all widths and lanes, the other methods at a few, where their numbers fit."""
+    grid = [("plain", width, lanes) for width in sizes.widths for lanes in sizes.lanes]
+    others = list(gpu_sweeps.METHODS)[1:]
+    grid += [(how, width, lanes) for how in others for width in sizes.few_widths for lanes in sizes.few_lanes]
+    made = {(how, d, n): gpu_sweeps.Loop(gpu_sweeps.factorization(d, how), n) for how, d, n in grid}
+    fitting = {key: loop for key, loop in made.items() if loop.numbers * loop.lanes <= _MOST_NUMBERS}
+    for (how, width, _), loop in zip(fitting, gpu_sweeps.compiled(fitting.values()), strict=True):
+        count = gpu_sweeps.flops(width, 2 * width, width) if how == "plain" else None
+        yield {"what": how, "d": width} | row_of(loop, sizes, limits, count)
+
+
+def others(sizes: Sizes, limits: dict[str, Any]) -> Rows:
+    """Yield full rank, sensing and completion."""
+    (m, n), rng = sizes.shape, np.random.default_rng(0)
+    full = jf.Factorization(np.geomspace(1, 1e-3, min(m, n), dtype=np.float32), shape=(m, n))
+    truth = jf.Factorization(gpu_sweeps.values(2), shape=(sizes.side, sizes.side))
+    operator = jf.operators.gaussian(jax.random.key(0), truth.shape, sizes.side**2 // 2, dtype=np.float32)
+    rows, columns = np.nonzero(rng.random((m, n)) < 0.2)
+    matrix = rng.standard_normal((m, 3)) @ rng.standard_normal((3, n))
+    seen = jf.Completion(rows, columns, matrix[rows, columns].astype(np.float32), (m, n))
+    problems = {
+        f"full rank {m}×{n}": (full, 4, gpu_sweeps.flops(4, (m + n) // 2, min(m, n))),
+        f"sensing {sizes.side}²": (jf.Sensing.of(truth, operator), 2, None),
+        f"completion {m}×{n}": (seen, 3, None),
+    }
+    wanted = [(name, lanes) for name in problems for lanes in sizes.other_lanes]
+    made = [gpu_sweeps.Loop(gpu_sweeps.experiment(*problems[name][:2]), lanes) for name, lanes in wanted]
+    for (name, _), loop in zip(wanted, gpu_sweeps.compiled(made), strict=True):
+        _, width, count = problems[name]
+        yield {"what": name, "d": width} | row_of(loop, sizes, limits, count)
+
+
+def row_of(loop: gpu_sweeps.Loop, sizes: Sizes, limits: dict[str, Any], count: int | None) -> dict[str, Any]:
+    """Return the speed of a loop and its shares of the ceilings: factors and state moved once each way per step."""
+    took = loop.step_seconds(sizes.seconds)
+    rate = loop.lanes / took
+    return {
+        "lanes": loop.lanes,
+        "chosen": loop.chosen,
+        "rate": rate,
+        "step_seconds": took,
+        "of_bandwidth": rate * 8 * loop.numbers / limits["bytes_per_second"],
+        "of_arithmetic": rate * count / limits["product_flops_per_second"] if count else None,
+    }
+
+
+def sweeps(sizes: Sizes, _: dict[str, Any]) -> Rows:
+    """Yield whole sweeps: few and many seeds, looks at every 10th, 100th and 1000th step, one device and all."""
+    many, steps = sizes.sweep
+    width = sizes.few_widths[len(sizes.few_widths) // 2]
+    strides = [stride for stride in (10, 100, 1000) if steps % stride == 0]
+    used = sorted({1, jax.local_device_count()})
+    for seeds, stride, devices in itertools.product((max(2, many // 200), many), strides, used):
+        make = gpu_sweeps.factorization(width)
+        runs = gpu_sweeps.swept(make, seeds, steps, check_every=stride, devices=devices)
+        took = float(runs.run_seconds)
+        said = {"d": width, "seeds": seeds, "steps": steps, "check_every": stride, "devices": devices}
+        yield said | {"compile_seconds": float(runs.compile_seconds), "seconds": took, "rate": seeds * steps / took}
+
+
+def compilation(sizes: Sizes, _: dict[str, Any]) -> Rows:
+    """Yield what reading, tracing and compiling take, one program after the other; the lanes are those of no other."""
+    for how, width in itertools.product(sizes.methods, sorted({sizes.widths[0], sizes.few_widths[-1]})):
+        found = gpu_sweeps.compile_seconds(gpu_sweeps.factorization(width, how), 144)
+        yield {"what": how, "d": width} | found
+
+
+def identity(sizes: Sizes, _: dict[str, Any]) -> Rows:
+    """Yield how many of a few runs have other bits in other company; none should."""
+    width = sizes.few_widths[len(sizes.few_widths) // 2]
+
+    def of(how: str) -> dict[str, Any]:
+        return {"what": how, "d": width} | gpu_sweeps.identity(how, width, *sizes.identical)
+
+    with ThreadPoolExecutor(len(sizes.methods)) as threads:
+        yield from threads.map(of, sizes.methods)
+
+
+def by_lanes(sizes: Sizes, _: dict[str, Any]) -> Rows:
+    """Yield how many runs have other bits where other lanes advance together, which is why lanes never change."""
+    width = sizes.few_widths[len(sizes.few_widths) // 2]
+    for how in sizes.methods:
+        yield {"what": how, "d": width} | gpu_sweeps.bits_by_lanes(how, width, sizes.company)
+
+
+def precision(_: Sizes, __: dict[str, Any]) -> Rows:
+    """Yield the relative error of float32 products: by default a GPU rounds their factors to TF32."""
+    yield gpu_ceilings.product_errors()
+
+
+def against(sizes: Sizes, _: dict[str, Any]) -> Rows:
+    """Yield PyTorch and plain JAX beside jaxfact; `off` is how far losses are from those in float64 after 30 steps."""
+    shape = (100, 100) if sizes is FULL else sizes.shape
+    for starts in sizes.starts:
+        size = {"shape": shape, "rank": 5, "width": 5, "starts": starts, "steps": sizes.steps}
+        yield from ({"starts": starts} | found for found in gpu_peers.compare(size, sizes.seconds))
+
+
+SECTIONS: dict[str, Callable[[Sizes, dict[str, Any]], Rows]] = {
+    "Run-steps per second, target of rank d and 100×100, compressed where the method allows it": compressed,
+    "Run-steps per second of other problems": others,
+    "Whole sweeps": sweeps,
+    "Beside peers: 100×100, rank and width 5": against,
+    "Runs, of a few, whose bits differ in other company": identity,
+    "Runs, of those in the fewest lanes, whose bits differ in more lanes, by lanes and steps": by_lanes,
+    "Relative error of float32 products": precision,
+    "Seconds to trace and to compile": compilation,
+}
+
+
+class Printer:
+    """The report as text: printed line by line, and kept."""
+
+    def __init__(self):
+        self.lines: list[str] = []
+
+    def __call__(self, line: str) -> None:
+        print(line, flush=True)
+        self.lines.append(line)
+
+    def table(self, rows: Rows) -> Rows:
+        """Say each row as it comes, under the names of the first, and pass it on."""
+        columns: dict[str, int] = {}
+        for row in rows:
+            if not columns:
+                least = {"what": 20, "contender": 32}
+                columns = {name: max(least.get(name, 10), len(name) + 2) for name in row}
+                self("".join(f"{name:<{room}}" for name, room in columns.items()).rstrip())
+            self("".join(f"{shown(name, row[name]):<{room}}" for name, room in columns.items()).rstrip())
+            yield row
+
+
+def shown(name: str, value: Any) -> str:
+    """Return a value as text."""
+    if value is None:
+        return "-"
+    if name.startswith("of_"):
+        return f"{value:.0%}"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def main() -> None:
+    """Measure what there is time for, and write it down."""
+    options, began = parsed(), time.perf_counter()
+    if options.tiny:
+        jf.use_cores(peers.CORES)
+    jax.config.update("jax_default_matmul_precision", "highest")
+    sizes, say = TINY if options.tiny else FULL, Printer()
+    limits = gpu_ceilings.ceilings(options.tiny)
+    report: dict[str, Any] = {"device": device(), "accelerator": gpu_ceilings.accelerator(), "ceilings": limits}
+    say(device_line(report["device"]))
+    say(", ".join(f"{name} {value}" for name, value in report["accelerator"].items()))
+    say(", ".join(f"{name} {value:.3g}" for name, value in limits.items()))
+    for title, section in SECTIONS.items():
+        spent = time.perf_counter() - began
+        if spent > 60 * options.minutes:
+            say(f"\n{title}: no time is left")
+            continue
+        say(f"\n{title}  ({spent:.0f} s)")
+        report[title] = list(say.table(section(sizes, limits)))
+    report["peak_bytes"], report["seconds"] = gpu_ceilings.peak_bytes(), time.perf_counter() - began
+    say(f"\nPeak memory {report['peak_bytes'] or 0:.3g} bytes, {report['seconds']:.0f} s in all")
+    write(report, say.lines, options.out)
+
+
+def write(report: dict[str, Any], lines: list[str], folder: Path) -> None:
+    """Write the report beside those of other devices."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = "gpu-" + "-".join(report["accelerator"]["kind"].lower().split())
+    (folder / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+    (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
+
+
+def parsed() -> argparse.Namespace:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tiny", action="store_true", help="sizes at which nothing is measured, only run")
+    parser.add_argument("--minutes", type=float, default=7.0)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""The experiments of `gpu.py`, and the engine's loop over any number of lanes."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import peers
+
+import jaxfact as jf
+from jaxfact.engine.program import Program
+from jaxfact.sweep import Options, Part
+
+STEP_SIZE, SCALE, NOISE = 0.1, 0.1, 1e-5
+METHODS: dict[str, Callable[[float], optax.GradientTransformation]] = {
+    "plain": jf.methods.gradient_descent,
+    "balanced": lambda step_size: jf.methods.balanced(step_size, 1 / 8),
+    "ScaledGD": lambda step_size: jf.methods.scaled_gd(step_size, 0.01),
+    "Adam": lambda step_size: optax.adam(step_size / 10),
+    "noise": lambda step_size: jf.methods.perturbed(step_size, NOISE),
+}
+_FOREVER = 2**30
+
+
+def values(rank: int) -> np.ndarray:
+    """Return singular values that fall evenly from 1 to 1/2."""
+    return np.linspace(1, 0.5, rank, dtype=np.float32)
+
+
+def experiment(problem: jf.Problem, width: int, method: str = "plain") -> Callable[[], jf.Run]:
+    """Return the experiment of one method from Gaussian starts."""
+    return lambda: jf.Run(problem, jf.starts.Gaussian(width, scale=SCALE), METHODS[method](STEP_SIZE))
+
+
+def factorization(width: int, method: str = "plain") -> Callable[[], jf.Run]:
+    """Return an experiment at rank and width d on a target of 100×100, which runs on 2d rows."""
+    return experiment(jf.Factorization(values(width), shape=(100, 100)), width, method)
+
+
+def flops(width: int, rows: int, rank: int) -> int:
+    """Return the operations of a plain step: both Gram matrices by half, two products with them, Σ, the update."""
+    return 2 * (rows * width * (width + 1) + 2 * rows * width**2 + 2 * rank * width + 2 * rows * width)
+
+
+class Loop:
+    """The engine's compiled loop over lanes that all stay busy, whose steps are timed apart from all else."""
+
+    def __init__(self, make: Callable[[], jf.Run], lanes: int | None = None):
+        options = Options(
+            seeds=np.arange(1),
+            axes={},
+            max_steps=_FOREVER,
+            record=None,
+            record_steps=(),
+            check_every=1,
+            base_seed=0,
+            checked=False,
+            compress=True,
+            compensated=False,
+        )
+        self._part = Part(make, None, options)
+        self.chosen: int = self._part.rules.lanes
+        self.lanes: int = lanes or self.chosen
+        self._runs = self._part.runs({}, np.arange(self.lanes))
+        self._program = Program(self._part.reading, self._part.rules._replace(lanes=self.lanes), self._runs, self.lanes)
+        own = self._program.shapes[0].own
+        self.numbers: int = sum(leaf.size for leaf in jax.tree.leaves((own.factors, own.state)))
+
+    def looks(self, stride: int) -> Iterator[Any]:
+        """Yield the lanes after their starts are drawn, and then after every `stride` steps, for ever."""
+        work = self._runs._replace(stride=np.asarray(stride, np.int32))
+        for tile in self._program.steps(work, jax.local_devices()[0], beyond=True):
+            yield jax.block_until_ready(tile)
+
+    def compiled(self) -> "Loop":
+        """Compile the loop and draw the starts, so that what follows is not counted."""
+        next(self.looks(1))
+        return self
+
+    def step_seconds(self, enough: float, least: int = 20) -> float:
+        """Return what a step of all lanes costs, from looks that are about `enough` seconds apart."""
+        stride, looks = least, self.looks(least)
+        next(looks)
+        took = _timed(looks)
+        if (longer := int(np.clip(stride * enough / took, least, _FOREVER // 8))) > 2 * stride:
+            stride, looks = longer, self.looks(longer)
+            next(looks)
+            took = _timed(looks)
+        return min(took, _timed(looks)) / stride
+
+
+def _timed(looks: Iterator[Any]) -> float:
+    began = time.perf_counter()
+    next(looks)
+    return time.perf_counter() - began
+
+
+def compiled(loops: Iterable[Loop]) -> Iterator[Loop]:
+    """Yield loops in their order, compiled many at once; no more than the engine keeps."""
+    waiting = list(loops)
+    with ThreadPoolExecutor(min(12, peers.CORES)) as threads:
+        while waiting:
+            batch, waiting = waiting[:12], waiting[12:]
+            yield from list(threads.map(Loop.compiled, batch))
+
+
+def compile_seconds(make: Callable[[], jf.Run], lanes: int) -> dict[str, float]:
+    """Return how long it takes to read and trace an experiment, and to compile its loop and draw the first starts."""
+    began = time.perf_counter()
+    loop = Loop(make, lanes)
+    traced = time.perf_counter()
+    loop.compiled()
+    return {"traced": traced - began, "compiled": time.perf_counter() - traced}
+
+
+def swept(make: Callable[[], jf.Run], seeds: Any, steps: int, **options: Any):
+    """Sweep to the end of the budget."""
+    return jf.sweep(make, seeds=seeds, max_steps=steps, tolerance=None, **options)
+
+
+def identity(method: str, width: int, few: int, many: int) -> dict[str, int]:
+    """Count the runs, of a few, whose bits differ among many seeds, in another order, and in the smallest tiles.
+
+    Losses after 1 step, after 200, and all that is kept at the end count.
+    """
+    make = factorization(width, method)
+    run = partial(swept, make, steps=200, check_every=1, record="loss", every=[1, 200])
+    alone, order = run(few), np.random.default_rng(0).permutation(many)
+    others = {"many seeds": run(many), "another order": run(order), "small tiles": run(many, tile_runs=1)}
+    return {name: _differing(alone, other) for name, other in others.items()}
+
+
+def _differing(few: Any, many: Any) -> int:
+    many, found = many.sel(seed=few.seed), np.zeros(few.sizes["seed"], bool)
+    for name in ("loss", "distance", "imbalance", "outcome", "steps"):
+        found |= few[name].values != many[name].values
+    return int((found | np.any(few.loss_path.values != many.loss_path.values, axis=-1)).sum())
+
+
+def bits_by_lanes(method: str, width: int, lanes: Sequence[int]) -> dict[str, int]:
+    """Count the runs, of those in the smallest loop, whose factors have other bits in larger ones, by lanes, steps."""
+    found, loops = {}, list(compiled(Loop(factorization(width, method), size) for size in lanes))
+    for steps in (1, 200):
+        first, *others = (_factors(loop, steps, lanes[0]) for loop in loops)
+        for size, other in zip(lanes[1:], others, strict=True):
+            found[f"{size}, {steps}"] = int(np.any(first != other, axis=0).sum())
+    return found
+
+
+def _factors(loop: Loop, steps: int, count: int) -> np.ndarray:
+    """Return all entries of the first runs after some steps, runs last."""
+    looks = loop.looks(steps)
+    next(looks)
+    return np.concatenate([np.asarray(x)[..., :count].reshape(-1, count) for x in next(looks).lanes.own.factors])
