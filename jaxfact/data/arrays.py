@@ -10,6 +10,7 @@ import pandas as pd
 import scipy.sparse
 import xarray as xr
 from jaxtyping import Float
+from numpy.typing import NDArray
 
 from jaxfact.choices import Absent, Labels
 from jaxfact.data.numbers import as_array, framed
@@ -17,7 +18,7 @@ from jaxfact.inputs import problem_with
 
 ROW, COLUMN = "row", "column"
 LARGEST = 2**28  # entries that are read without being asked for more: two gigabytes in double precision
-Names = Sequence | np.ndarray | pd.Index
+Names = Sequence[Any] | NDArray[Any] | pd.Index
 _NAMED = 8  # arrays of a file that an error lists
 _LABELS = "iufbOUM"  # kinds of labels that coordinates and the files written from them can hold
 

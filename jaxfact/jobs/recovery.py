@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from jaxfact import measures
 from jaxfact.choices import Centring
-from jaxfact.data.numbers import times_power
+from jaxfact.data.numbers import centred_exponent, times_power
 from jaxfact.descent import log_steps
 from jaxfact.engine.experiment import Experiment, Run
 from jaxfact.engine.tiles import Progress
@@ -250,7 +250,10 @@ def _at_end(runs: xr.Dataset, record: str) -> Errors:
 
 def _over_splits(errors: Errors) -> Interval:
     """Return the mean over splits and starts with its interval: the splits are what is independent."""
-    return stats.mean_interval(errors.mean(axis=1))
+    means = errors.mean(axis=1)
+    exponent = centred_exponent(means[np.isfinite(means)])  # the squares of 1e-170 are zero
+    mean, low, high = (float(times_power(x, exponent)) for x in stats.mean_interval(times_power(means, -exponent)))
+    return mean, low, high
 
 
 def _summarise(runs: xr.Dataset) -> MethodRecovery:
