@@ -66,7 +66,7 @@ class Listed(NamedTuple):
         check_size(path, self.shape, options.largest, advice)
         zeros = options.absent is Absent.ZERO
         values = np.full(self.shape, 0.0 if zeros else np.nan)
-        values[self.rows, self.columns] = self.values
+        values.ravel()[self.rows * self.shape[1] + self.columns] = self.values
         said = f"a list of {len(self.values)} entries, the others {'zero' if zeros else 'missing'}"
         matrix = labelled(values, self.row_labels, self.column_labels)
         return matrix.assign_attrs(read="; ".join((said, *self.remarks)))

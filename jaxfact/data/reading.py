@@ -191,12 +191,13 @@ def _check_matrix(path: Path, matrix: xr.DataArray) -> None:
         raise problem_with(path.name, given, "needs numbers", "save the array with a numeric dtype")
     if matrix.ndim != 2 or matrix.size == 0:
         raise problem_with(path.name, given, "needs an m×n matrix with entries", "reshape it to two dimensions")
-    infinite = np.argwhere(np.isinf(matrix.values))
-    if len(infinite):
+    infinite = np.isinf(matrix.values)
+    if infinite.any():  # to look for their places takes longer than to see that there is none
+        infinite = np.argwhere(infinite)
         row, column = infinite[0]
         given = f"{len(infinite)} infinite entries, the first in row {row}, column {column} (from 0)"
         raise problem_with(path.name, given, "needs finite numbers, and NaN where an entry is missing", "replace them")
-    if np.all(np.isnan(matrix.values)):
+    if np.isnan(matrix.values).all():
         raise problem_with(
             path.name, f"{matrix.shape[0]}×{matrix.shape[1]} NaN", "needs an observed entry", "fill some in"
         )
@@ -211,6 +212,6 @@ def _said(matrix: xr.DataArray) -> str:
         if name in matrix.coords
     ]
     said.append(f"labelled ({', '.join(named)})" if named else "no labels")
-    missing = int(np.sum(np.isnan(matrix.values)))
+    missing = int(np.count_nonzero(np.isnan(matrix.values)))
     said.append(f"{missing} of {matrix.size} entries missing ({missing / matrix.size:.1%})" if missing else "complete")
     return ", ".join(said)
