@@ -2,7 +2,8 @@
 
     python benchmarks/gpu_readiness.py [--json]
 
-The wheels jax-cuda13-plugin and jax-cuda13-pjrt hold the compiler; no GPU, driver or cuDNN is needed. Without a device
+The wheels jax-cuda13-plugin and jax-cuda13-pjrt hold the compiler, and `ptxas` on the path says what its kernels in
+registers take; no GPU, driver or cuDNN is needed. Without a device
 nothing is tuned, so lowering, kernel counts and memory are real, and speeds cannot be read from them.
 
 Exits 0 when no program has a collective or a TF32 product and both controls have theirs, 1 otherwise, 2 without wheels.
@@ -16,9 +17,12 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import argparse
 import json
 import re
+import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -32,8 +36,9 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxfact as jf
+from jaxfact.engine import pallas
 from jaxfact.engine.compressibility import compression_of
-from jaxfact.engine.lanes import Engine, Work
+from jaxfact.engine.lanes import Engine, Work, one_run
 from jaxfact.engine.outcomes import Rules
 from jaxfact.engine.reading import Reading
 
@@ -72,6 +77,7 @@ LANES = 4096
 STEPS = 100
 CHECK_EVERY = 10
 
+WIDTHS = (2, 3, 5)
 METHODS: dict[str, Callable] = {
     "gradient_descent": jf.methods.gradient_descent,
     "balanced": lambda step_size: jf.methods.balanced(step_size, 1 / 8),
@@ -92,9 +98,9 @@ class Compiled(NamedTuple):
     temporary_bytes: int
 
 
-def compressed() -> jf.Factorization:
-    """Return a target of rank 5, whose runs are compressed to ten rows, or fifteen with noise."""
-    return jf.Factorization(np.linspace(1, 0.2, 5, dtype=np.float32), shape=(100, 100))
+def compressed(rank: int = 5) -> jf.Factorization:
+    """Return a target whose runs are compressed to twice as many rows as its rank, or thrice with noise."""
+    return jf.Factorization(np.linspace(1, 0.2, rank, dtype=np.float32), shape=(100, 100))
 
 
 def steps(method: Callable, problem: jf.Factorization, lanes: int, width: int = 5) -> tuple[Callable, tuple]:
@@ -128,6 +134,28 @@ def engine(method: Callable, problem: jf.Factorization, lanes: int) -> tuple[Cal
     made = Engine(program, rules, lanes)
     tile = made.empty(*jax.eval_shape(made.one, program.shared, work))
     return made.advance, _shapes((program.shared, work, tile, jnp.ones((), jnp.int32)))
+
+
+def registers(method: Callable, problem: jf.Factorization, lanes: int, width: int) -> tuple[Callable, tuple]:
+    """Return the kernel that takes all steps between two looks in registers, and the shapes of its arguments."""
+    _, (shared, own, step) = steps(method, problem, lanes, width)
+    program, work = _program(method, problem, width), _work(lanes)
+    kernel = pallas.kernel_of(program.advance, program.shared, one_run(program, work))
+    return partial(pallas.advanced, kernel, False), (shared, own, step, jax.ShapeDtypeStruct((), jnp.int32))
+
+
+def allocated(ptx: str) -> dict[str, int]:
+    """Return the registers and the bytes of stack and spills of a thread of the kernel, by the assembler's report."""
+    # Each module begins with the same line of comment; the kernel of the steps is one of them.
+    [module] = [text for text in re.split(r"(?m)^(?=// Generated)", ptx) if ".entry steps(" in text]
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "steps.ptx"
+        source.write_text(module)
+        command = ["ptxas", "-v", "-arch=sm_90a", str(source), "-o", f"{source}.cubin"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    spills = re.findall(r"(\d+) bytes (stack frame|spill stores|spill loads)", said)
+    [count] = re.findall(r"Used (\d+) registers", said)
+    return {"registers": int(count)} | {name.replace(" ", "_"): int(size) for size, name in spills}
 
 
 def compile_for_h100(function: Callable, arguments: tuple, devices: int = 1) -> Compiled:
@@ -175,7 +203,15 @@ def report() -> dict:
             for build, trips in ((steps, STEPS), (engine, None)):
                 row = {"program": build.__name__, "method": name}
                 rows.append(row | _measured(*build(method, compressed(), LANES), trips))
-    return {"jax": jax.__version__, "lanes": LANES, "rows": rows, "controls": controls()}
+    kernels = []
+    if shutil.which("ptxas"):
+        for name, width in [
+            *((name, 5) for name in ("balanced", "momentum")),
+            *(("gradient_descent", d) for d in WIDTHS),
+        ]:
+            compiled = compile_for_h100(*registers(METHODS[name], compressed(width), LANES, width))
+            kernels.append({"method": name, "d": width} | allocated(compiled.ptx))
+    return {"jax": jax.__version__, "lanes": LANES, "rows": rows, "kernels": kernels, "controls": controls()}
 
 
 def controls() -> dict[str, int]:
@@ -278,6 +314,8 @@ def _print(found: dict) -> None:
     print(f"jax {found['jax']}, {found['lanes']} lanes, compiled for one H100 at highest precision")
     for row in [dict(zip(columns, columns, strict=True)), *found["rows"]]:
         print("  ".join(f"{row[name]!s:<{max(16, len(name))}}" for name in columns).rstrip())
+    for row in found["kernels"]:
+        print("in registers:", ", ".join(f"{name} {value}" for name, value in row.items()))
     print("controls, which must not be 0:", ", ".join(f"{name} {n}" for name, n in found["controls"].items()))
 
 

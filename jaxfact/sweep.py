@@ -26,11 +26,12 @@ from jaxfact.engine.axes import (
 from jaxfact.engine.compressibility import compression_of
 from jaxfact.engine.experiment import Experiment, check_experiment, check_signature
 from jaxfact.engine.floors import check_tolerance
-from jaxfact.engine.lanes import Found, Work, lanes_per_block
+from jaxfact.engine.lanes import Found, Work, lanes_per_block, one_run
 from jaxfact.engine.levels import chosen_levels
 from jaxfact.engine.outcomes import Rules
 from jaxfact.engine.program import Program
 from jaxfact.engine.reading import Reading
+from jaxfact.engine.steps import way_of
 from jaxfact.engine.tiles import Progress, tile_size
 from jaxfact.inputs import explained, positive_integer, problem_with, seed_number, shown
 from jaxfact.measures import invariants
@@ -234,7 +235,9 @@ class Part:
         self.attributes: dict[str, Any] = provenance.of_sweep(
             experiment, self.rules, options.base_seed, first, compression
         )
+        own = one_run(self.reading, self.runs(options.axes, options.seeds[:1]))
         self.attributes |= {
+            "lanes": way_of(self.reading, own, checked=options.checked, lanes=self.rules.lanes).said,
             "axes": list(options.axes),
             "tolerance": tolerance,
             "levels": list(options.levels),

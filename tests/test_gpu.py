@@ -212,3 +212,16 @@ def test_a_run_needs_little_memory(found):
     """A hundred float32 numbers in factors are 400 bytes; an engine keeps several copies and its bookkeeping."""
     for row in found["rows"]:
         assert row["temporary_bytes_per_run"] < {"steps": 1500, "engine": 4000}[row["program"]], row
+
+
+def test_plain_steps_stay_in_registers(found):
+    """Up to d = 5 nothing is spilled; what methods with larger steps spill is some of a hundred and more numbers."""
+    if not found["kernels"]:
+        pytest.skip("no ptxas on the path")
+    rows = {(row["method"], row["d"]): row for row in found["kernels"]}
+    for width in (2, 3, 5):
+        row = rows["gradient_descent", width]
+        assert row["registers"] <= 255
+        assert row["stack_frame"] == row["spill_stores"] == row["spill_loads"] == 0, row
+    assert rows["gradient_descent", 2]["registers"] < rows["gradient_descent", 3]["registers"] < 200
+    assert max(row["spill_loads"] for row in rows.values()) < 400, rows

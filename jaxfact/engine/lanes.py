@@ -32,6 +32,7 @@ from jaxfact.engine.outcomes import (
 )
 from jaxfact.engine.reading import Own, Reading
 from jaxfact.engine.recording import Recording, blank, nothing_recorded, scattered, set_aside
+from jaxfact.engine.steps import Steps, way_of
 from jaxfact.numerics.draws import fold, key_from
 from jaxfact.numerics.products import pinned
 from jaxfact.numerics.trees import PyTree
@@ -118,16 +119,18 @@ def lanes_per_block(reading: Reading, work: Work) -> int:
     """Return how many lanes advance together; chosen from shapes only, because the last bits may depend on it.
 
     On a CPU the largest block at which no kernel of a step is split over threads, which would cost more than it gains:
-    about 1600 numbers in the largest array, from 8 to 128 lanes. Elsewhere see `lanes_on_multiprocessors`.
+    about 1600 numbers in the largest array, from 8 to 128 lanes. Elsewhere see `lanes_on_multiprocessors`, and
+    `Way.lanes` for runs in registers.
     """
-    own = jax.eval_shape(partial(_start, reading), reading.shared, work, 0)
+    own = one_run(reading, work)
     sizes = [leaf.size for leaf in jax.tree.leaves((own.factors, own.state))]
     if working_devices()[0].platform == "cpu":
         if reading.findings.lanes is not None:
             return reading.findings.lanes
         return int(np.clip(_CPU_ENTRIES // max(sizes) // 16 * 16, 16, 128))
     count = getattr(working_devices()[0], "core_count", _MULTIPROCESSORS)
-    return lanes_on_multiprocessors(max(sum(sizes), reading.findings.advance.largest), count)
+    lanes = lanes_on_multiprocessors(max(sum(sizes), reading.findings.advance.largest), count)
+    return max(lanes, way_of(reading, own).lanes * count)
 
 
 def lanes_on_multiprocessors(numbers: int, multiprocessors: int) -> int:
@@ -140,6 +143,11 @@ def lanes_on_multiprocessors(numbers: int, multiprocessors: int) -> int:
     return int(np.clip(lanes // 128 * 128, 128, 2**17))
 
 
+def one_run(reading: Reading, work: Work) -> Own:
+    """Return the shapes of what one run of a tile owns."""
+    return jax.eval_shape(partial(_start, reading), reading.shared, work, 0)
+
+
 def _start(reading: Reading, shared: list[Array], work: Work, run: Int[Array, ""] | int) -> Own:
     """Begin one run of a tile; its key is fold_in(base, seed)."""
     key = fold(key_from(work.base), work.seeds[run])
@@ -147,16 +155,17 @@ def _start(reading: Reading, shared: list[Array], work: Work, run: Int[Array, ""
 
 
 class Engine:
-    """The loop of one experiment under one set of rules, for tiles of a fixed size.
+    """The loop of one experiment under one set of rules, for tiles of a fixed size; without `steps`, XLA takes them.
 
     Every array of a `Lane` has the lanes along its last axis, which is innermost in memory: one vector instruction
     advances several runs.
     """
 
-    def __init__(self, reading: Reading, rules: Rules, tile: int):
+    def __init__(self, reading: Reading, rules: Rules, tile: int, steps: Steps | None = None):
         self.reading: Reading = reading
         self.rules: Rules = rules
         self.tile: int = tile
+        self._taken = steps
         self._levels = np.asarray(rules.levels)
         self._record_steps = np.asarray(rules.record_steps, np.int32)
 
@@ -291,6 +300,8 @@ class Engine:
 
     def _steps(self, shared: list[Array], lanes: Lane, count: Int[Array, ""]) -> Own:
         """Advance every lane by some steps; idle lanes move too, unobserved."""
+        if self._taken is not None:
+            return self._taken(shared, lanes.own, lanes.step, count)
 
         def step(index, own):
             moved = jax.vmap(self.reading.advance, (None, -1, 0), -1)(shared, own, lanes.step + index)

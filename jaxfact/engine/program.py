@@ -19,9 +19,10 @@ import numpy as np
 from jax.experimental import checkify
 
 from jaxfact.engine.devices import in_this_context, working_devices
-from jaxfact.engine.lanes import Engine, Found, Tile, Work, is_finished
+from jaxfact.engine.lanes import Engine, Found, Tile, Work, is_finished, one_run
 from jaxfact.engine.outcomes import Rules
 from jaxfact.engine.reading import Reading
+from jaxfact.engine.steps import BY_XLA, Way, way_of
 from jaxfact.engine.tiles import Progress, Queue, Task
 
 _PROGRAMS = 16  # compiled programs that are kept, a few megabytes each
@@ -42,8 +43,11 @@ ON_GPU: dict[str, Any] = {
 class Program:
     """The compiled loop of one experiment, for tiles of one size; a smaller task is padded with runs nobody wants."""
 
-    def __init__(self, reading: Reading, rules: Rules, example: Work, size: int):
-        self._engine = Engine(reading, rules, size)
+    def __init__(self, reading: Reading, rules: Rules, example: Work, size: int, way: Way | None = None):
+        if way is None:
+            way = way_of(reading, one_run(reading, example), checked=rules.checked, lanes=rules.lanes)
+        self.way: Way = way
+        self._engine = Engine(reading, rules, size, self.way.steps)
         self.shapes: Any = jax.eval_shape(self._engine.one, reading.shared, example)
         self._example = example
         self._traced = self._trace(example)
@@ -65,11 +69,14 @@ class Program:
     def fingerprint(self) -> str:
         """A hash of the program and of the arrays all runs share: two sweeps with the same one make the same runs."""
         unchecked = self
-        if (rules := self._engine.rules).checked:
+        if (rules := self._engine.rules).checked or self.way.steps is not None:
             # JAX below 0.11.2 numbers checks within the process, and the program's text holds these numbers, which no
-            # run depends on.
-            unchecked = Program(self._engine.reading, rules._replace(checked=False), self._example, self.size)
+            # run depends on; nor does one on where the files lie, which the text of a kernel tells.
+            rules = rules._replace(checked=False)
+            unchecked = Program(self._engine.reading, rules, self._example, self.size, BY_XLA)
         digest = hashlib.sha256(unchecked._lowered.text.encode())
+        if self.way.steps is not None:
+            digest.update(self.way.said.encode())
         for array in self._engine.reading.shared:
             digest.update(np.asarray(_words(array)).tobytes())
         return digest.hexdigest()

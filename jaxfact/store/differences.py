@@ -10,7 +10,7 @@ HARMLESS = ("jaxfact", "jax", "jaxlib", "device", "cpu_features", "xla_flags", "
 """Differences that a user may accept: the last bits of new runs may then differ from those of the old ones."""
 
 _BOUND = (*HARMLESS, "backend", "dtype", "x64", "matmul_precision", "compression", "base_seed", "axes", "variants")
-_RUNS = ("max_steps", "tolerance", "check_every", "lanes_per_block", "checked", "compensated")
+_RUNS = ("max_steps", "tolerance", "check_every", "lanes_per_block", "lanes", "checked", "compensated")
 _RULES = (*_RUNS, "record_names", "record_steps")
 
 

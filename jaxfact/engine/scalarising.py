@@ -1,0 +1,336 @@
+"""How a program on small arrays is written out as scalars: the walk over its jaxpr, and a rule for each primitive.
+
+What only moves entries about is done by NumPy, on arrays of nodes. A loop of known length is written out, one that ends
+when it ends is kept, and of a choice all branches are evaluated.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+from jaxfact.engine.scalars import Constant, Graph, Input, Node, Nodes, Unscalarisable
+
+_UNROLLED = 64  # passes of a loop
+
+
+def scalarised(closed: core.ClosedJaxpr, most: int, shared: int = 0) -> tuple[list[Nodes], list[Nodes]]:
+    """Return the inputs and the outputs of a program as arrays of nodes.
+
+    Of the first `shared` inputs, those that no output needs have no nodes: they may be large.
+
+    Raises Unscalarisable, with the reason, for an operation without a rule and for more than `most` nodes.
+    """
+    graph, (jaxpr, used) = Graph(most), _alive(closed.jaxpr)
+    inputs = []
+    for place, var in enumerate(jaxpr.invars):
+        aval: Any = var.aval
+        if _is_key(aval.dtype):
+            raise Unscalarisable("its state holds a random key")
+        shape = aval.shape if var in used or place >= shared else (0,)
+        inputs.append(_array([graph.leaf(Input(place, k), aval.dtype) for k in range(math.prod(shape))], shape))
+    return inputs, _walk(graph, jaxpr, closed.consts, inputs)
+
+
+def _alive(jaxpr: core.Jaxpr) -> tuple[core.Jaxpr, set[core.Var]]:
+    """Return a program without the equations that no output depends on, and the variables that are left."""
+    used = {atom for atom in jaxpr.outvars if isinstance(atom, core.Var)}
+    equations = []
+    for equation in reversed(jaxpr.eqns):
+        if used.intersection(equation.outvars):
+            used.update(atom for atom in equation.invars if isinstance(atom, core.Var))
+            equations.append(equation)
+    return jaxpr.replace(eqns=equations[::-1]), used
+
+
+def _walk(graph: Graph, jaxpr: core.Jaxpr, consts: Sequence[Any], arguments: Sequence[Nodes]) -> list[Nodes]:
+    env = dict(zip(jaxpr.constvars, (_constants(graph, x, x.dtype) for x in consts), strict=True))
+    env |= zip(jaxpr.invars, arguments, strict=True)
+
+    def read(atom: Any) -> Nodes:
+        if not isinstance(atom, core.Literal):
+            return env[atom]
+        aval: Any = atom.aval
+        return _constants(graph, atom.val, aval.dtype)
+
+    for equation in jaxpr.eqns:
+        outputs = _equation(graph, equation, [read(atom) for atom in equation.invars])
+        env |= zip(equation.outvars, outputs, strict=True)
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _equation(graph: Graph, equation: Any, arrays: list[Nodes]) -> list[Nodes]:
+    """Return the outputs of one equation as arrays of nodes."""
+    name = equation.primitive.name
+    if name in _ELEMENTWISE:
+        return [_each(graph, equation, arrays)]
+    if name in _ALIASES:
+        return arrays
+    if name in _RULES:
+        if name not in _OF_KEYS and any(_is_key(atom.aval.dtype) for atom in equation.invars):
+            raise Unscalarisable(f"it has the operation {name} on random keys")
+        return _RULES[name](graph, equation, arrays)
+    for inner in equation.params.values():
+        if isinstance(inner, core.ClosedJaxpr) and len(inner.jaxpr.invars) == len(arrays):
+            return _walk(graph, inner.jaxpr, inner.consts, arrays)
+    raise Unscalarisable(f"it has the operation {name}")
+
+
+def _each(graph: Graph, equation: Any, arrays: list[Nodes]) -> Nodes:
+    aval = equation.outvars[0].aval
+    params = {k: v for k, v in equation.params.items() if k in _PARAMETERS}
+    entries = [
+        graph.apply(equation.primitive, nodes, aval.dtype, params)
+        for nodes in zip(*(np.broadcast_to(x, aval.shape).flat for x in arrays), strict=True)
+    ]
+    return _array(entries, aval.shape)
+
+
+def _array(entries: Sequence[Node], shape: Sequence[int]) -> Nodes:
+    array = np.empty(len(entries), object)
+    array[:] = entries
+    return array.reshape(shape)
+
+
+def _constants(graph: Graph, value: Any, dtype: Any) -> Nodes:
+    numbers = np.asarray(jax.random.key_data(value) if _is_key(dtype) else value)
+    dtype = numbers.dtype if _is_key(dtype) else dtype
+    return _array([graph.constant(x, dtype) for x in numbers.flat], numbers.shape)
+
+
+def _is_key(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jax.dtypes.prng_key)
+
+
+# --- rules, by the name of the primitive -----------------------------------------------------------------------------
+
+
+def _reshaped(graph, equation, arrays):
+    return [arrays[0].reshape(_shape(equation))]
+
+
+def _shape(equation) -> tuple[int, ...]:
+    aval = equation.outvars[0].aval
+    words = (2,) if _is_key(aval.dtype) else ()
+    return (*aval.shape, *words)
+
+
+def _broadcast(graph, equation, arrays):
+    [x], shape = arrays, equation.params["shape"]
+    spread = [1] * len(shape)
+    for axis, size in zip(equation.params["broadcast_dimensions"], x.shape, strict=True):
+        spread[axis] = size
+    return [np.broadcast_to(x.reshape(spread), shape)]
+
+
+def _sliced(graph, equation, arrays):
+    p = equation.params
+    strides = p["strides"] or (1,) * arrays[0].ndim
+    return [arrays[0][tuple(map(slice, p["start_indices"], p["limit_indices"], strides))]]
+
+
+def _transposed(graph, equation, arrays):
+    return [arrays[0].transpose(equation.params["permutation"])]
+
+
+def _reversed(graph, equation, arrays):
+    return [np.flip(arrays[0], equation.params["dimensions"])]
+
+
+def _concatenated(graph, equation, arrays):
+    return [np.concatenate(arrays, axis=equation.params["dimension"])]
+
+
+def _stacked(graph, equation, arrays):
+    return [np.stack(arrays, axis=equation.params["axis"])]
+
+
+def _unstacked(graph, equation, arrays):
+    return list(np.moveaxis(arrays[0], equation.params["axis"], 0))
+
+
+def _split(graph, equation, arrays):
+    places = np.cumsum(equation.params["sizes"])[:-1]
+    return np.split(arrays[0], places, axis=equation.params["axis"])
+
+
+def _padded(graph, equation, arrays):
+    [x, filling], config = arrays, equation.params["padding_config"]
+    result = np.full(equation.outvars[0].aval.shape, filling[()], object)
+    places = [low + np.arange(size) * (gap + 1) for (low, _, gap), size in zip(config, x.shape, strict=True)]
+    kept = [(place >= 0) & (place < size) for place, size in zip(places, result.shape, strict=True)]
+    result[np.ix_(*(place[k] for place, k in zip(places, kept, strict=True)))] = x[np.ix_(*kept)]
+    return [result]
+
+
+def _iota(graph, equation, arrays):
+    shape, along = equation.params["shape"], equation.params["dimension"]
+    counted = np.arange(shape[along]).reshape([-1 if axis == along else 1 for axis in range(len(shape))])
+    return [_constants(graph, np.broadcast_to(counted, shape), equation.params["dtype"])]
+
+
+def _moved(graph, equation, arrays):
+    """Take entries at constant places, wherever JAX takes them: try it on numbers that say which entry is where."""
+    x, *at = arrays
+    if not all(isinstance(node.detail, Constant) for places in at for node in places.flat):
+        raise Unscalarisable(f"it has the operation {equation.primitive.name} at places that are data")
+    indices = [np.array([n.detail.value for n in p.flat], p.flat[0].dtype).reshape(p.shape) for p in at]
+    with jax.ensure_compile_time_eval():
+        numbered = jnp.arange(x.size, dtype=jnp.int32).reshape(x.shape)
+        places = np.asarray(equation.primitive.bind(numbered, *map(jnp.asarray, indices), **equation.params))
+    if np.any((places < 0) | (places >= x.size)):
+        raise Unscalarisable(f"it has the operation {equation.primitive.name} beyond the array")
+    return [x.reshape(-1)[places]]
+
+
+def _reduction(primitive):
+    def reduce(graph, equation, arrays):
+        [x], axes, dtype = arrays, equation.params["axes"], equation.outvars[0].aval.dtype
+        lines = np.moveaxis(x, axes, range(x.ndim - len(axes), x.ndim)).reshape(*equation.outvars[0].aval.shape, -1)
+        entries = [_folded(graph, primitive, list(lines[at]), dtype) for at in np.ndindex(lines.shape[:-1])]
+        return [_array(entries, lines.shape[:-1])]
+
+    return reduce
+
+
+def _folded(graph: Graph, primitive: Any, terms: list[Node], dtype: Any) -> Node:
+    if not terms:
+        raise Unscalarisable("it reduces an empty array")
+    total, *rest = terms
+    for term in rest:
+        total = graph.apply(primitive, (total, term), dtype, {})
+    return total
+
+
+def _product(graph, equation, arrays):
+    """Contract over the paired axes, term by term."""
+    [left, right], dtype = arrays, equation.outvars[0].aval.dtype
+    (left_over, right_over), (left_batch, right_batch) = equation.params["dimension_numbers"]
+    shape = equation.outvars[0].aval.shape
+    batch = int(np.prod([left.shape[axis] for axis in left_batch]))
+    terms = int(np.prod([left.shape[axis] for axis in left_over]))
+
+    def grouped(x, batched, over):
+        free = [axis for axis in range(x.ndim) if axis not in (*batched, *over)]
+        return x.transpose(*batched, *free, *over).reshape(batch, -1, terms)
+
+    a, b = grouped(left, left_batch, left_over), grouped(right, right_batch, right_over)
+    entries = [
+        _folded(
+            graph,
+            jax.lax.add_p,
+            [graph.apply(jax.lax.mul_p, pair, dtype, {}) for pair in zip(a[n, i], b[n, j], strict=True)],
+            dtype,
+        )
+        for n in range(batch)
+        for i in range(a.shape[1])
+        for j in range(b.shape[1])
+    ]
+    return [_array(entries, shape)]
+
+
+def _scan(graph, equation, arrays):
+    """Write out a loop of a few passes."""
+    p, closed = equation.params, equation.params["jaxpr"]
+    if p["length"] > _UNROLLED:
+        raise Unscalarisable(f"it has a loop of more than {_UNROLLED} passes")
+    fixed, carry = arrays[: p["num_consts"]], arrays[p["num_consts"] : p["num_consts"] + p["num_carry"]]
+    along = arrays[p["num_consts"] + p["num_carry"] :]
+    passes = []
+    for at in range(p["length"])[:: -1 if p["reverse"] else 1]:
+        found = _walk(graph, closed.jaxpr, closed.consts, [*fixed, *carry, *(x[at] for x in along)])
+        carry = found[: p["num_carry"]]
+        passes.append(found[p["num_carry"] :])
+    passes = passes[:: -1 if p["reverse"] else 1]
+    return [*carry, *(np.stack(each) for each in zip(*passes, strict=True))]
+
+
+def _while(graph, equation, arrays):
+    """Keep a loop that ends when it ends; runs that have ended wait for the others."""
+    p = equation.params
+    ahead, inner = p["cond_nconsts"], p["cond_nconsts"] + p["body_nconsts"]
+    begin = [node for x in arrays[inner:] for node in x.flat]
+
+    def shaped(carried):
+        entries, at = [], 0
+        for x in arrays[inner:]:
+            entries.append(_array(carried[at : at + x.size], x.shape))
+            at += x.size
+        return entries
+
+    def condition(carried):
+        closed = p["cond_jaxpr"]
+        return _walk(graph, closed.jaxpr, closed.consts, [*arrays[:ahead], *shaped(carried)])[0][()]
+
+    def body(carried):
+        closed = p["body_jaxpr"]
+        moved = _walk(graph, closed.jaxpr, closed.consts, [*arrays[ahead:inner], *shaped(carried)])
+        return [node for x in moved for node in x.flat]
+
+    return shaped(graph.loop(begin, condition, body))
+
+
+def _cond(graph, equation, arrays):
+    """Evaluate all branches and take one, entry by entry."""
+    [index], *operands = arrays[0].reshape(1), *arrays[1:]
+    results = [_walk(graph, branch.jaxpr, branch.consts, operands) for branch in equation.params["branches"]]
+    chosen = results[-1]
+    for place, other in reversed(list(enumerate(results[:-1]))):
+        at = graph.constant(place, index.dtype)
+        # JAX clamps the index: the first branch serves negative ones too.
+        here = graph.apply(jax.lax.le_p, (index, at), np.dtype(bool), {})
+        chosen = [_chosen(graph, here, x, y) for x, y in zip(chosen, other, strict=True)]
+    return chosen
+
+
+def _chosen(graph: Graph, here: Node, otherwise: Nodes, then: Nodes) -> Nodes:
+    pairs = zip(otherwise.flat, then.flat, strict=True)
+    return _array([graph.apply(jax.lax.select_n_p, (here, x, y), x.dtype, {}) for x, y in pairs], then.shape)
+
+
+_RULES: dict[str, Callable] = {
+    "reshape": _reshaped,
+    "squeeze": _reshaped,
+    "expand_dims": _reshaped,
+    "broadcast_in_dim": _broadcast,
+    "slice": _sliced,
+    "transpose": _transposed,
+    "rev": _reversed,
+    "concatenate": _concatenated,
+    "stack": _stacked,
+    "unstack": _unstacked,
+    "split": _split,
+    "pad": _padded,
+    "iota": _iota,
+    "gather": _moved,
+    "dynamic_slice": _moved,
+    "reduce_sum": _reduction(jax.lax.add_p),
+    "reduce_prod": _reduction(jax.lax.mul_p),
+    "reduce_max": _reduction(jax.lax.max_p),
+    "reduce_min": _reduction(jax.lax.min_p),
+    "reduce_and": _reduction(jax.lax.and_p),
+    "reduce_or": _reduction(jax.lax.or_p),
+    "dot_general": _product,
+    "scan": _scan,
+    "while": _while,
+    "cond": _cond,
+}
+
+# A key is its words.
+_OF_KEYS = frozenset({"reshape", "squeeze"})
+_ALIASES = frozenset(
+    ["optimization_barrier", "copy", "copy_p", "stop_gradient", "layout_constraint", "random_wrap", "random_unwrap"]
+)
+# fmt: off
+_ELEMENTWISE = frozenset({
+    "add", "add_any", "sub", "mul", "div", "rem", "max", "min", "neg", "abs", "sign", "floor", "ceil", "square",
+    "sqrt", "rsqrt", "exp", "log", "log1p", "expm1", "pow", "integer_pow", "erf_inv", "sin", "cos", "tanh", "logistic",
+    "is_finite", "clamp", "eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not", "xor", "shift_left",
+    "shift_right_logical", "shift_right_arithmetic", "select_n", "convert_element_type", "bitcast_convert_type",
+})
+# fmt: on
+_PARAMETERS = ("y", "new_dtype")

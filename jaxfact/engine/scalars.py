@@ -1,0 +1,209 @@
+"""A program on small arrays as a graph of operations on scalars: what a compiler of kernels in registers starts from.
+
+Every entry of every array becomes a node, and equal nodes are one: so a Gram matrix is computed once, its symmetry is
+found, and what only moves entries about (a slice, a transpose) is gone. What the nodes hold, a number of one run or a
+vector over many, is for whoever emits them to choose.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Nodes = np.ndarray
+"""An array of `Node`, of the shape of the array it stands for; a random key has its two words as a last axis."""
+
+_COMMUTATIVE = frozenset(["add", "add_any", "mul", "max", "min", "and", "or", "xor", "eq", "ne"])
+_FOLDED: dict[str, Callable] = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "neg": np.negative,
+    "max": np.maximum,
+    "min": np.minimum,
+    "eq": np.equal,
+    "ne": np.not_equal,
+    "lt": np.less,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+    "and": np.bitwise_and,
+    "or": np.bitwise_or,
+    "not": np.bitwise_not,
+    "xor": np.bitwise_xor,
+}
+
+
+class Unscalarisable(Exception):
+    """Says what keeps a program from becoming a graph of scalars."""
+
+
+class Node:
+    """An operation on other nodes, of one dtype.
+
+    `operation` is JAX's primitive, whose parameters are `params`; or None for a leaf and for a loop.
+    """
+
+    __slots__ = ("arguments", "detail", "dtype", "operation", "params", "serial")
+
+    def __init__(
+        self,
+        operation: Any,
+        arguments: "tuple[Node, ...]",
+        dtype: np.dtype[Any],
+        params: tuple[Any, ...],
+        detail: Any,
+    ):
+        self.operation: Any = operation
+        self.arguments: tuple[Node, ...] = arguments
+        self.dtype: np.dtype[Any] = dtype
+        self.params: tuple[Any, ...] = params
+        self.detail: Any = detail
+        self.serial: int = 0
+
+
+class Input(NamedTuple):
+    """A leaf: an entry of one of the program's arguments."""
+
+    argument: int
+    entry: int
+
+
+class Carried(NamedTuple):
+    """A leaf: what one pass of a loop hands to the next."""
+
+    loop: int
+    place: int
+
+
+class Constant(NamedTuple):
+    """A leaf: a number."""
+
+    value: Any
+
+
+class Loop(NamedTuple):
+    """A loop that goes on while its condition holds, for each run apart; the node's arguments are where it begins.
+
+    After the beginnings, as many as `carried`, the arguments are what the loop reads from outside.
+    """
+
+    carried: tuple[Node, ...]
+    condition: Node
+    body: tuple[Node, ...]
+
+
+class Result(NamedTuple):
+    """One of the numbers that a loop ends with; the node's only argument is the loop."""
+
+    place: int
+
+
+class Graph:
+    """Nodes, each made once; refuses to hold more than `most`."""
+
+    def __init__(self, most: int):
+        self._most = most
+        self._made: dict[tuple, Node] = {}
+        self._loops = 0
+
+    def leaf(self, detail: Input | Carried, dtype: Any) -> Node:
+        """Return the node of an input, or of what a loop carries."""
+        return self._node(None, (), np.dtype(dtype), (), detail, (type(detail), detail))
+
+    def constant(self, value: Any, dtype: Any) -> Node:
+        """Return the node of a number."""
+        number: Any = np.asarray(value, dtype)[()]
+        return self._node(None, (), number.dtype, (), Constant(number), (Constant, number.tobytes()))
+
+    def apply(self, operation: Any, arguments: tuple[Node, ...], dtype: Any, params: dict[str, Any]) -> Node:
+        """Return the node of an operation, or a simpler one that is the same number."""
+        if (same := _simpler(self, operation.name, arguments, np.dtype(dtype))) is not None:
+            return same
+        if operation.name in _COMMUTATIVE:
+            arguments = tuple(sorted(arguments, key=lambda node: node.serial))
+        kept = tuple(sorted((name, value) for name, value in params.items() if value is not None))
+        return self._node(operation, arguments, np.dtype(dtype), kept, None, (operation.name, kept))
+
+    def loop(self, begin: Sequence[Node], condition: Callable, body: Callable) -> list[Node]:
+        """Return what a loop ends with; condition and body map carried nodes to a node, and to as many nodes."""
+        self._loops += 1
+        carried = tuple(self.leaf(Carried(self._loops, place), node.dtype) for place, node in enumerate(begin))
+        going, moved = condition(carried), tuple(body(carried))
+        inside = dependents([going, *moved], set(carried))
+        outside = dict.fromkeys(a for node in (*inside, going, *moved) for a in _arguments_beyond(node, inside))
+        loop = Loop(carried, going, moved)
+        whole = self._node(None, (*begin, *outside), np.dtype(bool), (), loop, (Loop, self._loops))
+        return [self._node(None, (whole,), node.dtype, (), Result(k), (Result, k)) for k, node in enumerate(begin)]
+
+    def _node(self, operation: Any, arguments: tuple[Node, ...], dtype: np.dtype, params, detail, name) -> Node:
+        key = (name, dtype, *map(id, arguments))
+        if key not in self._made:
+            if len(self._made) >= self._most:
+                raise Unscalarisable(f"it has more than {self._most} numbers and operations on them")
+            node = self._made[key] = Node(operation, arguments, dtype, params, detail)
+            node.serial = len(self._made)
+        return self._made[key]
+
+
+def dependents(outputs: Iterable[Node], sources: set[Node]) -> set[Node]:
+    """Return the nodes among those that outputs are made of that depend on the sources, the sources included."""
+    found = set(sources)
+    for node in ordered(outputs, sources):
+        if any(argument in found for argument in node.arguments):
+            found.add(node)
+    return found
+
+
+def ordered(outputs: Iterable[Node], known: set[Node]) -> list[Node]:
+    """Return what outputs are made of, except what is known, each node after its arguments, output by output."""
+    found: dict[Node, None] = {}
+    for output in outputs:
+        pending = [output]
+        while pending:
+            node = pending[-1]
+            missing = [] if node in found else [a for a in node.arguments if a not in found and a not in known]
+            if missing:
+                pending.extend(reversed(missing))
+                continue
+            pending.pop()
+            if node not in known:
+                found[node] = None
+    return list(found)
+
+
+def _arguments_beyond(node: Node, inside: set[Node]) -> list[Node]:
+    """Return what a loop's node reads from outside of the loop."""
+    if node not in inside:
+        return [node]
+    return [argument for argument in node.arguments if argument not in inside]
+
+
+def _simpler(graph: Graph, name: str, arguments: tuple[Node, ...], dtype: np.dtype) -> Node | None:
+    """Return a node that holds the same number as an operation would, NaN and infinity included; None if none does."""
+    values = [node.detail.value if isinstance(node.detail, Constant) else None for node in arguments]
+    if None not in values and name == "convert_element_type":
+        return graph.constant(values[0], dtype)
+    if None not in values and name in _FOLDED:
+        with np.errstate(all="ignore"):
+            return graph.constant(_FOLDED[name](*values), dtype)
+    if name == "convert_element_type" and arguments[0].dtype == dtype:
+        return arguments[0]
+    if name == "select_n":
+        if values[0] is not None and len(arguments) == 3:
+            return arguments[1 + int(values[0])]
+        return arguments[1] if len(set(arguments[1:])) == 1 else None
+    return _neutral(name, arguments, values)
+
+
+def _neutral(name: str, arguments: tuple[Node, ...], values: list[Any]) -> Node | None:
+    """Return x for x + 0, x − 0 and 1·x, in which only the sign of a zero may differ."""
+    if name in ("add", "sub", "xor", "or") and values[1] is not None and values[1] == 0:
+        return arguments[0]
+    if name in ("add", "xor", "or") and values[0] is not None and values[0] == 0:
+        return arguments[1]
+    if name in ("mul", "div") and values[1] is not None and values[1] == 1:
+        return arguments[0]
+    if name == "mul" and values[0] is not None and values[0] == 1:
+        return arguments[1]
+    return None
