@@ -65,7 +65,6 @@ def descend(
     steps = recorded_steps(every, num_steps)
     key = key_of(0) if key is None else key
     advance = stepper(problem, method, key, compensated)
-    factors = as_arrays(factors, None)
     start = (factors, initial_state(method, factors, compensated))
 
     def segment(carry, length):
@@ -174,9 +173,10 @@ def _factors_of(problem: Problem, given: AnyFactors) -> AnyFactors:
         if isinstance(factors, tuple | list) or hasattr(factors, "draw") or hasattr(factors, "shape"):
             instead = "give jaxfact.Factors(U, V), or start.draw(key, problem)"
             raise problem_with("factors", type(factors).__name__, "needs the factors of the problem", instead)
-        return factors  # the pytree of a problem of one's own
-    floating = (jnp.issubdtype(jnp.result_type(x), jnp.floating) for x in factors)
-    dtypes = [None if is_floating else problem.unit.dtype for is_floating in floating]
+        return as_arrays(factors, None)  # the pytree of a problem of one's own
+    factors = as_arrays(factors, None)
+    floating = (jnp.issubdtype(x.dtype, jnp.floating) for x in factors)
+    dtypes = [None if is_floating else problem.dtype for is_floating in floating]
     factors = type(factors)(*(jnp.asarray(x, dtype) for x, dtype in zip(factors, dtypes, strict=True)))
     check_factors(factors, problem)
     return factors

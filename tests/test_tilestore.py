@@ -225,7 +225,7 @@ def test_any_reader_finds_a_flipped_bit(store):
 REFUSED = {
     "tolerance was 0.0001 and is 0.001": {"tolerance": 1e-3},
     "max_steps was 400 and is 500": {"max_steps": 500},
-    "records was": {"record": [measures.distance]},
+    "record_names was": {"record": [measures.distance]},
     "base_seed was 0 and is 1": {"base_seed": 1},
     "compression was exact and is none": {"compress": False},
     "the experiment or the data it uses have changed": {"chosen": weighted},

@@ -29,7 +29,7 @@ from jaxfact.problems.targets import Unit
 # with the number of entries: with few of them it is far ahead.
 _DENSE_FROM = 0.4
 _NAMED = 5
-_CALLER = 5  # Equinox puts two frames between a constructor and its caller
+_CALLER = 6  # a check of the arguments and Equinox put three frames between a constructor and its caller
 
 
 class Completion(PartiallyObserved):

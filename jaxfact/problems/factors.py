@@ -67,7 +67,7 @@ AnyFactors = Any
 
 def as_factors(given: Any) -> Any:
     """Return a plain pair of arrays as factors, and anything else as it is."""
-    return Factors(*map(jnp.asarray, given)) if type(given) in (tuple, list) and len(given) == 2 else given
+    return Factors(*given) if type(given) in (tuple, list) and len(given) == 2 else given
 
 
 def as_pair(factors: AnyFactors) -> Factors:
