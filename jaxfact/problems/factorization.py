@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, ScalarLike
 
 from jaxfact.data.numbers import centred_exponent, times_power
-from jaxfact.inputs import problem_with
+from jaxfact.inputs import problem_with, sizes
 from jaxfact.numerics.decompositions import triangle
 from jaxfact.numerics.products import gram, keep, times
 from jaxfact.problems.base import Problem
@@ -300,6 +300,6 @@ class Factorization(Problem):
 
 def _sizes(shape: tuple[Any, Any]) -> tuple[tuple[int, int] | None, tuple[Any, Any] | None]:
     """Return the sizes as static rows, or as numbers where they are traced."""
-    if any(isinstance(size, Tracer) for size in shape):
+    if isinstance(shape, tuple | list) and any(isinstance(size, Tracer) for size in shape):
         return None, (shape[0], shape[1])
-    return (int(shape[0]), int(shape[1])), None
+    return sizes(shape), None
