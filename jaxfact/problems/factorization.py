@@ -302,4 +302,9 @@ def _sizes(shape: tuple[Any, Any]) -> tuple[tuple[int, int] | None, tuple[Any, A
     """Return the sizes as static rows, or as numbers where they are traced."""
     if isinstance(shape, tuple | list) and any(isinstance(size, Tracer) for size in shape):
         return None, (shape[0], shape[1])
-    return sizes(shape), None
+    static = sizes(shape)
+    if max(static) >= 2**31 and not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
+        needed = "sizes are counted below 2³¹ in single precision"
+        instead = "compute in float64 (--x64, or jax.config.update('jax_enable_x64', True) first)"
+        raise problem_with("shape", static, needed, instead)
+    return static, None
