@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from jaxfact.data.numbers import as_array
 from jaxfact.inputs import explained, positive_integer, problem_with, recorded_steps
 from jaxfact.measures.records import Records, as_measure
 from jaxfact.methods.base import as_method, naming_the_optimiser, updated
@@ -174,12 +175,17 @@ def _factors_of(problem: Problem, given: AnyFactors) -> AnyFactors:
             instead = "give jaxfact.Factors(U, V), or start.draw(key, problem)"
             raise problem_with("factors", type(factors).__name__, "needs the factors of the problem", instead)
         return as_arrays(factors, None)  # the pytree of a problem of one's own
-    factors = as_arrays(factors, None)
-    floating = (jnp.issubdtype(x.dtype, jnp.floating) for x in factors)
-    dtypes = [None if is_floating else problem.dtype for is_floating in floating]
-    factors = type(factors)(*(jnp.asarray(x, dtype) for x, dtype in zip(factors, dtypes, strict=True)))
+    factors = type(factors)(*(_floating(x, name, problem) for name, x in factors._asdict().items()))
     check_factors(factors, problem)
     return factors
+
+
+def _floating(given: Any, name: str, problem: Problem) -> Array:
+    """Return a factor as it is if it is a floating array, and else in the dtype of the problem."""
+    plain = isinstance(given, jax.Array) or type(given) is np.ndarray
+    if plain and jnp.issubdtype(given.dtype, jnp.floating):
+        return jnp.asarray(given)
+    return jnp.asarray(given if plain else as_array(given, name), problem.unit.dtype)
 
 
 def _left_out(a: Array, b: Array, total: Array) -> Array:

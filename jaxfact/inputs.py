@@ -59,6 +59,15 @@ def as_whole(value: Any) -> int | None:
         return int(number) if number.is_integer() else None
 
 
+def sizes(shape: Any) -> tuple[int, int]:
+    """Return the numbers of rows and columns of a matrix; refuse anything else."""
+    pair = [as_whole(size) for size in shape] if isinstance(shape, Iterable) and not isinstance(shape, str) else []
+    m, n = pair if len(pair) == 2 else (None, None)
+    if m is None or n is None or not (0 < m < 2**63 and 0 < n < 2**63):
+        raise problem_with("shape", shown(shape), "needs two whole numbers above 0", "write it like shape=(100, 80)")
+    return m, n
+
+
 def recorded_steps(every: Any, num_steps: int) -> list[int]:
     """Return the steps that a stride or a list stands for, in order; none for None."""
     if every is None:

@@ -25,7 +25,7 @@ from jaxfact.engine.axes import (
 )
 from jaxfact.engine.compressibility import compression_of
 from jaxfact.engine.experiment import Experiment, check_experiment, check_signature
-from jaxfact.engine.floors import check_tolerance
+from jaxfact.engine.floors import check_tolerance, checked_tolerance
 from jaxfact.engine.lanes import Found, Work, lanes_per_block, one_run
 from jaxfact.engine.levels import chosen_levels
 from jaxfact.engine.outcomes import Rules
@@ -223,7 +223,7 @@ class Part:
         self.rules: Rules = Rules(
             max_steps=options.max_steps,
             check_every=options.check_every,
-            tolerance=None if tolerance is None else float(tolerance),
+            tolerance=tolerance,
             record_steps=options.record_steps,
             periodic=not self.reading.uses_noise,
             misfits=self.reading.findings.misfits,
@@ -282,12 +282,12 @@ def _tolerances(
     if not isinstance(tolerance, Mapping):
         if not named:
             raise problem_with("experiment", "{}", "needs at least one experiment", "give a function or a filled dict")
-        return dict.fromkeys(named, tolerance)
+        return dict.fromkeys(named, checked_tolerance(tolerance))
     if lone:
         raise problem_with("tolerance", dict(tolerance), "one experiment has one tolerance", "give a number")
     if set(tolerance) != set(named):
         raise problem_with("tolerance", sorted(tolerance), f"needs the variants {sorted(named)}", "name each once")
-    return dict(tolerance)
+    return {name: checked_tolerance(one) for name, one in tolerance.items()}
 
 
 def _recorded(record: Records | None, every: object) -> Records | None:

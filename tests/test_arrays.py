@@ -164,6 +164,7 @@ REFUSED = {
     "dates": (COUNTS.astype("M8[s]"), "not dates"),
     "time spans": (COUNTS.astype("m8[s]"), "not time spans"),
     "structure": (np.zeros((2, 2), [("x", float)]), "not structures"),
+    "masked structure": (np.ma.array([[(1.0,)]], [("x", float)], mask=True), "not structures"),
     "raw bytes": (np.zeros((2, 2), "V2"), "bfloat16"),
     "ragged": ([[1.0, 2.0], [3.0]], "rows of equal length"),
     "ragged masked": ([np.ma.array([1.0, 2.0]), np.ma.array([3.0])], "rows of equal length"),

@@ -38,6 +38,9 @@ CALLS = {
     "seeds infinite": ({"seeds": np.inf}, "seeds=inf: needs a whole number"),
     "seeds of halves": ({"seeds": [0.5, 1]}, "needs whole numbers from 0 to 2³²−1"),
     "seeds too large": ({"seeds": [2**32]}, "needs whole numbers from 0 to 2³²−1"),
+    "seeds beyond all": ({"seeds": 10**12}, "seeds=1000000000000: there are 2³² seeds"),
+    "tolerance in words": ({"tolerance": "1e-3"}, "tolerance='1e-3': needs a finite number above 0"),
+    "tolerance true": ({"tolerance": True}, "tolerance=True: needs a finite number above 0"),
     "base seed 2³²": ({"base_seed": 2**32}, "base_seed=4294967296: needs a whole number from 0 to 2³²−1; 0 is one"),
     "base seed negative": ({"base_seed": -1}, "base_seed=-1: needs a whole number from 0"),
     "base seed fraction": ({"base_seed": 0.5}, "base_seed=0.5: needs a whole number from 0"),
@@ -155,6 +158,48 @@ def test_short_numbers_do_not_wrap_in_an_experiment(kind):
 
     jf.sweep(squared, seeds=1, max_steps=10, tolerance=1e-3, m=np.array([100], kind))
     assert seen[0] == 10000
+
+
+WRONG_SHAPES = [4, (3.5, 3), (-3, 3), "33", (3, 3, 3), (2**63, 2)]
+
+
+@pytest.mark.parametrize("shape", WRONG_SHAPES)
+def test_a_shape_is_two_whole_numbers(shape):
+    """Where it was read as one, 3.5 became 3, and a size beyond 2³¹ ended in an overflow when the start was drawn."""
+    for make in (lambda: jf.Factorization([1.0], shape=shape), lambda: jf.Completion([0], [0], [1.0], shape)):
+        with pytest.raises(ValueError, match="shape=.*: needs two whole numbers above 0"):
+            make()
+
+
+def test_static_sizes_beyond_32_bits_need_double_precision():
+    with jax.enable_x64(False), pytest.raises(ValueError, match="sizes are counted below 2³¹ in single precision"):
+        jf.Factorization([1.0], shape=(2**31, 5))
+    with jax.enable_x64(True):
+        assert jf.Factorization([1.0], shape=(2**31, 5)).rows == (2**31, 5)
+
+
+def test_a_problem_of_double_precision_is_not_swept_in_single():
+    with jax.enable_x64(True):
+        problem = jf.Factorization(np.eye(3))
+    with jax.enable_x64(False), pytest.raises(ValueError, match="Run.problem=float64: was made in double precision"):
+        jf.sweep(
+            lambda step_size: jf.Run(problem, jf.starts.Gaussian(2, scale=0.1), jf.methods.gradient_descent(step_size)),
+            seeds=2, max_steps=10, tolerance=1e-3, step_size=[0.1],
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.array, jnp.asarray])
+def test_a_tolerance_may_be_a_number_of_any_library(kind):
+    """It goes into the attributes, which are JSON: NumPy's single precision once ended a sweep after its last run."""
+    runs = jf.sweep(plain, seeds=1, max_steps=10, tolerance=kind(0.25), step_size=[0.1])
+    assert runs.attrs["tolerance"] == 0.25
+
+
+def test_an_update_is_not_broadcast():
+    with pytest.raises(
+        ValueError, match=r"Run.method=.*: returns \(1, 2\), \(4, 2\); return arrays of the shapes \(5, 2"
+    ):
+        jf.descend(TARGET, lambda gradient, factors: (gradient.U[:1], gradient.V), FACTORS, num_steps=1)
 
 
 def test_sizes_are_added_beyond_32_bits():

@@ -166,6 +166,7 @@ BAD = {
     "user,item,rating\n1,2,3\n,5,4\n": "line 3 names no row",
     "user,item,rating\n1,2,3\n1,,4\n": "line 3 names no column",
     "user,item,rating\n": "no entry",
+    "user,item\n1,2\n2,3\n3,1\n": r"names the row and the column .* no value; .*entries=False",
 }
 
 

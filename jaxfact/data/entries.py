@@ -18,7 +18,7 @@ from jaxfact.inputs import problem_with
 _ROWS = "user userid uid row rowid i customer customerid reviewer reviewerid person personid member memberid subject"
 _COLUMNS = "item itemid iid column columnid col colid j movie movieid film filmid product productid asin book bookid"
 _COLUMNS += " isbn song songid track trackid artist artistid anime animeid business businessid article articleid"
-_VALUES = "rating value x score stars overall val v count plays weight entry preference"
+_VALUES = "rating value x score stars overall val v count plays weight entry preference bookrating starrating"
 _KINDS = tuple(frozenset(names.split()) for names in (_ROWS, _COLUMNS, _VALUES))
 _TIMES = ((10**8, 10**10), (10**11, 10**13))  # seconds, milliseconds since 1970
 # pandas rounds correctly by itself from version 3.1 on, and warns of being asked to.
@@ -87,6 +87,9 @@ def columns_of(path: object, lines: Lines, sample: Sample, entries: bool | None)
         if places is not None and len(names) in (width, sample.width, width - 1):
             row, column, value = (place + (shift and header) for place in places)
             return Columns((row, column, value), header, _unused(names, places))
+    if entries is None and width == 2 and _names_ids_alone(first):
+        found = "names the row and the column of an entry per line, and no value"
+        raise problem_with("file", path, found, "add a column of values, or pass entries=False (--no-entries)")
     if entries is None and not _evident(sample, lines, width):
         return None
     if width < 3:
@@ -102,6 +105,11 @@ def _known(names: list[str]) -> tuple[int, int, int] | None:
     plain = [re.sub(r"[\s_.\-]", "", name.partition(":")[0]).lower() for name in names]
     places = [[place for place, name in enumerate(plain) if name in kind] for kind in _KINDS]
     return (places[0][0], places[1][0], places[2][0]) if [len(found) for found in places] == [1, 1, 1] else None
+
+
+def _names_ids_alone(names: list[str]) -> bool:
+    plain = [re.sub(r"[\s_.\-]", "", name).lower() for name in names]
+    return len(plain) == 2 and any(one in _KINDS[0] and other in _KINDS[1] for one, other in (plain, plain[::-1]))
 
 
 def _commented(lines: Lines, sample: Sample) -> list[str]:

@@ -15,11 +15,27 @@ from jaxfact.data.lines import NOTHING, SPACES, Lines, counted, fields_of
 from jaxfact.inputs import problem_with
 
 _LINES, _BYTES = 1000, 2**16  # of a file's beginning, and of each of its lines, that decide
-_WORDS = ("na", "nan", "null", "none", "n/a", "#n/a", "#na", "<na>", "nat", "-nan", "+nan", "1.#qnan", "-1.#ind")
+_WORDS = ("na", "nan", "null", "none", "n/a", "#n/a", "#na", "<na>", "nat", "-nan", "+nan", "missing")
 MISSING = frozenset(form for word in _WORDS for form in (word, word.upper(), word.capitalize()))
-MISSING |= {"", "?", "-", ".", "NaN", "-NaN", "+NaN", "NaT", "1.#QNAN", "-1.#IND", "#N/A N/A"}
+MISSING |= {
+    "",
+    "?",
+    "-",
+    ".",
+    "NaN",
+    "-NaN",
+    "+NaN",
+    "NaT",
+    "#N/A N/A",
+    "1.#QNAN",
+    "1.#IND",
+    "-1.#IND",
+    "nan(ind)",
+    "-nan(ind)",
+}
 _INDEX_NAMES = ("index", "id", "rownames", "row_names", "rowname", "unnamed: 0")
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?inf(?:inity)?", re.IGNORECASE)
+_ALMOST = re.compile(r"[-+(\u2212$€£<>~]*\s?[.,]?\d")
 _COMMA_NUMBER = re.compile(r"[-+]?(?:\d+,\d*|,\d+)(?:[eE][-+]?\d+)?")
 _MAYBE_THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2},\d{3}")
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:,\d{3}|\.\d*)|[-+]?\d{1,3}(?:\.\d{3})+(?:\.\d{3}|,\d*)")
@@ -57,7 +73,7 @@ class Sample(NamedTuple):
         separator: what stands between fields; SPACES is a run of spaces and tabs.
         decimal: the decimal mark.
         width: how many fields a line of data has.
-        trailing: whether a separator ends every line, so that the last field is none.
+        trailing: how many separators end every line, so that as many last fields are none.
         remarks: what was found, for the user.
     """
 
@@ -67,7 +83,7 @@ class Sample(NamedTuple):
     separator: str
     decimal: str
     width: int
-    trailing: bool
+    trailing: int
     remarks: tuple[str, ...]
 
     def is_text(self, field: str) -> bool:
@@ -157,10 +173,11 @@ def sampled(path: object, lines: Lines, separator: str) -> Sample:
     decimal = _decimal(path, lines, records, mark)
     width = Counter(map(len, records[1:] or records)).most_common(1)[0][0]
     width = width if whole else _width(lines.line(min(1, count - 1)), mark)
-    trailing = _trails(lines, records, mark, width, count, whole)
+    trailing = _trailing(lines, records, mark, width, whole)
     said = [f"separated by {_NAMED[separator]}"] if _NAMED.get(separator) else []
     said += ["decimal commas"] if decimal == "," else []
-    said += ["an empty last column left out"] if trailing else []
+    if trailing:
+        said.append("an empty last column left out" if trailing == 1 else f"{trailing} empty last columns left out")
     quoted = all(text.startswith('"') and text.count('"') == 2 for text in texts[1:] or texts)
     return Sample(records, quoted, whole, mark, decimal, width, trailing, tuple(said))
 
@@ -192,12 +209,21 @@ def _width(text: str, mark: str) -> int:
     return max(1, len(text.split()) if mark == SPACES else text.count(mark) + 1)
 
 
-def _trails(lines: Lines, records: list[list[str]], mark: str, width: int, count: int, whole: bool) -> bool:
-    """Return whether a separator ends every line, except perhaps a header, which then is as much shorter."""
-    if mark in (SPACES, NOTHING) or width == 1:
-        return False
-    ended = [lines.content[int(end) - 1] == ord(mark) for end in lines.ends[:count]]
-    return all(ended[1:]) and (ended[0] or (whole and len(records[0]) == width - 1))
+def _trailing(lines: Lines, records: list[list[str]], mark: str, width: int, whole: bool) -> int:
+    """Return how many separators end every line, except perhaps a header, which then is as much shorter."""
+    if mark in (SPACES, NOTHING):
+        return 0
+    tails = [_tail(lines, place, mark) for place in range(len(records))]
+    header = tails[0] or (whole and max(width - len(records[0]), 0))
+    return min(header, width - 1, *tails[1:])
+
+
+def _tail(lines: Lines, place: int, mark: str) -> int:
+    """Return how many separators end a line."""
+    start, end = int(lines.starts[place]), int(lines.ends[place])
+    while end > start and lines.content[end - 1] == ord(mark):
+        end -= 1
+    return int(lines.ends[place]) - end
 
 
 def layout_of(path: object, lines: Lines, sample: Sample, labels: Labels | None) -> tuple[Lines, Layout]:
@@ -213,7 +239,7 @@ def layout_of(path: object, lines: Lines, sample: Sample, labels: Labels | None)
         raise problem_with("file", path, "holds a line of names and no data", "check that it is complete")
     named = [name.strip() for name in next(fields_of([lines.line(0)], sample.separator))]
     needed = sample.width - labelled - sample.trailing
-    if named[-1] == "" and len(named) > needed + labelled:  # a separator ends this line, too or alone
+    while named[-1] == "" and len(named) > needed + labelled:  # separators end this line, too or alone
         named.pop()
     if labelled and len(named) == needed + 1:
         named = named[1:]
@@ -231,13 +257,18 @@ def _labels(path: object, sample: Sample) -> tuple[bool, bool]:
     """Return whether the first line names the columns, and the first field of every other its row."""
     first, body = sample.records[0], sample.records[1:]
     text = [sample.is_text(field) for field in first]
-    corner, rest = first[0].strip(), first[1 : -1 if sample.trailing else None]
+    corner, rest = first[0].strip(), first[1 : sample.width - sample.trailing]
     column = [record[0] for record in body]
     named = any(sample.is_text(field) for field in column) and sample.width > 1
     numbered = len(rest) > 1 and _counts(rest)
     if _lacks_corner(sample):
         return True, True
+    if named and not all(sample.is_text(field) or is_missing(field) for field in column) and corner != "":
+        with_names, without = (Labels.BOTH, Labels.COLUMNS) if any(text) else (Labels.ROWS, Labels.NONE)
+        raise _two_readings(path, "its first column holds both text and numbers", with_names, without)
     if any(text[1:]):
+        if _resembles_data(sample, first):
+            raise _two_readings(path, "its first line holds both text and numbers", Labels.COLUMNS, Labels.NONE)
         index = corner.lower() in _INDEX_NAMES and _counts(column)
         return True, named or corner == "" or index or (sample.quoted and sample.width > 1)
     if text[0] and (not body or named):
@@ -249,30 +280,45 @@ def _labels(path: object, sample: Sample) -> tuple[bool, bool]:
             raise _two_readings(path, "its first line may name the columns or be data", Labels.BOTH, Labels.COLUMNS)
         return True, bool(rest)
     if corner == "" and body and rest:
-        return _with_empty_corner(path, rest, column, named)
+        return _with_empty_corner(path, sample, rest, column, named)
     return False, named or (sample.quoted and sample.width > 1)
 
 
 def _lacks_corner(sample: Sample) -> bool:
     """Return whether the first line has names for all columns but that of the rows' own names, as R writes it."""
     first, column = sample.records[0], [record[0] for record in sample.records[1:]]
-    names = first[:-1] if sample.trailing and first[-1] == "" else first
+    names = first[: sample.width - sample.trailing]
     if not (sample.whole and column and len(names) == sample.width - sample.trailing - 1):
         return False
-    numbered = _counts(names) and (_counts(column) or all(sample.is_text(field) for field in column))
+    begins = len(column) > 1 and _counts(column) and int(column[0]) in (0, 1)
+    numbered = _counts(names) and (begins or all(sample.is_text(field) for field in column))
     return numbered or all(sample.is_text(name) for name in names)
 
 
-def _with_empty_corner(path: object, rest: list[str], column: list[str], named: bool) -> tuple[bool, bool]:
+def _with_empty_corner(
+    path: object, sample: Sample, rest: list[str], column: list[str], named: bool
+) -> tuple[bool, bool]:
     """Return the same where the first field of all is empty and the first line holds numbers."""
     if named:
         return True, True
     columns, rows = (_counts(fields) and int(fields[0]) in (0, 1) for fields in (rest, column))
     if columns and rows:
         return True, True
-    if (columns and len(rest) > 2) or (rows and len(column) > 2):
+    doubtful = not _fractional([rest]) and _fractional(sample.records[1:]) and _only_corner_is_empty(sample)
+    if columns or rows or doubtful:
         raise _two_readings(path, "its first line may name the columns or lack an entry", Labels.BOTH, Labels.NONE)
     return False, False
+
+
+def _resembles_data(sample: Sample, first: list[str]) -> bool:
+    """Return whether a first line of numbers and text may be data of which some cannot be read, as 5% or 1.0D+00."""
+    known = [field.strip() for field in first if not is_missing(field)]
+    return any(not sample.is_text(field) for field in known) and all(_ALMOST.match(field) for field in known)
+
+
+def _only_corner_is_empty(sample: Sample) -> bool:
+    fields = [field for record in sample.records for field in record[: sample.width - sample.trailing]]
+    return sum(map(is_missing, fields)) == 1
 
 
 def _counting(path: object, sample: Sample, header: bool, labelled: bool) -> tuple[str, ...]:
@@ -280,7 +326,7 @@ def _counting(path: object, sample: Sample, header: bool, labelled: bool) -> tup
     records = sample.records[header:]
     if not records:
         return ()
-    table = [record[: -1 if sample.trailing and len(record) == sample.width else None] for record in records]
+    table = [record[: sample.width - sample.trailing] for record in records]
     remarks = []
     column = [record[0] for record in table]
     if not labelled and len(table[0]) > 1 and len(column) > 2 and _counts(column):

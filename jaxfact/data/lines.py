@@ -18,6 +18,7 @@ _MARKED = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _EXCEL = ("#N/A", "#NA", "#DIV/0!", "#VALUE!", "#REF!", "#NUM!", "#NAME?", "#NULL!")
+_BLANKS = tuple(mark.encode() for mark in "\u00a0\u2007\u2009\u202f")  # of typesetters and spreadsheets
 _NEWLINE, _SPACE, _TAB = ord("\n"), ord(" "), ord("\t")
 
 SPACES = " "  # runs of spaces and tabs
@@ -118,6 +119,9 @@ def lines_of(raw: bytes) -> Lines:
     content, encoding = _as_utf8(raw)
     if b"\0" in content:
         raise ValueError("a zero byte")
+    for blank in _BLANKS:
+        if blank in content:
+            content = content.replace(blank, b" ")
     if b"\r" in content:
         content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     content = content.removesuffix(b"\x1a")

@@ -37,7 +37,7 @@ def as_array(value: Any, name: str) -> Float[np.ndarray, "..."]:
     """
     plain = _plain(framed(value), name)
     mask, numbers = np.ma.getmask(plain), np.ma.getdata(plain)
-    if mask is np.ma.nomask or not np.any(mask):
+    if mask is np.ma.nomask or mask.dtype.names or not np.any(mask):
         return np.asarray(_real(numbers, name))
     shown = np.array(numbers)
     shown[mask] = np.zeros((), shown.dtype)  # whatever lies under a mask may be no number at all

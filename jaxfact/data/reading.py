@@ -1,6 +1,7 @@
 """Matrices by name and out of files of any kind, with their labels and a line that says what was read."""
 
 import csv
+import os
 import tempfile
 import warnings
 from pathlib import Path
@@ -109,11 +110,11 @@ def _options(
 def _located(path: str | Path) -> tuple[Path, str | None]:
     """Return the file, and what stands behind a colon if the whole is not a file."""
     text = str(path)
-    if not Path(text).exists() and ":" in text:
+    if not os.path.exists(text) and ":" in text:
         for place in (place for place, letter in enumerate(text) if letter == ":"):
-            if Path(text[:place]).exists() and text[:place] and text[place + 1 :]:
+            if os.path.exists(text[:place]) and text[:place] and text[place + 1 :]:
                 return Path(text[:place]), text[place + 1 :]
-    if not Path(text).exists():
+    if not os.path.exists(text):
         raise problem_with("file", path, "does not exist or is not a file", "check the path")
     return Path(text), None
 

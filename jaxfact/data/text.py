@@ -37,7 +37,7 @@ def read_text(path: object, raw: bytes, options: ReadOptions) -> xr.DataArray:
     check_widths(path, lines, sample.separator, sample.width)
     values, rows = _values(path, lines, sample, layout)
     if sample.trailing:
-        values = _without_last(path, lines, values)
+        values = _without_last(path, lines, values, sample.trailing)
     matrix = labelled(values, rows and as_labels(rows), layout.names and as_labels(layout.names))
     return matrix.assign_attrs(read="; ".join((*lines.remarks, *sample.remarks, *layout.remarks)))
 
@@ -135,10 +135,10 @@ def _no_number(fields: bytes, decimal: str) -> tuple[int, str]:
     return 0, fields.decode().partition("\n")[0]
 
 
-def _without_last(path: object, lines: Lines, values: Float[np.ndarray, "m n"]) -> Float[np.ndarray, "m k"]:
-    """Drop the column behind a separator that ends every line, where it is empty throughout."""
-    filled = np.flatnonzero(~np.isnan(values[:, -1]))
+def _without_last(path: object, lines: Lines, values: Float[np.ndarray, "m n"], count: int) -> Float[np.ndarray, "m k"]:
+    """Drop the columns behind separators that end every line, where they are empty throughout."""
+    filled = np.flatnonzero(~np.isnan(values[:, -count:]).all(axis=1))
     if len(filled):
         found = f"line {lines.number(int(filled[0]))} goes on behind the separator that ends the first lines"
         raise problem_with("file", path, found, "write NA for what is missing, and no separator at the end of lines")
-    return np.ascontiguousarray(values[:, :-1])
+    return np.ascontiguousarray(values[:, :-count])

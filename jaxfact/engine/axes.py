@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from jaxfact.inputs import as_whole, positive_integer, problem_with, recorded_steps, shown
+from jaxfact.inputs import SEEDS, as_whole, positive_integer, problem_with, recorded_steps, shown
 
 Values = Sequence[float] | np.ndarray
 Value = TypeVar("Value")
@@ -81,7 +81,10 @@ def seed_numbers(seeds: Any) -> np.ndarray:
     """Return the numbers of the seeds: 0, 1, … for a count."""
     instead = "give a count, or an array of distinct seed numbers from 0 to 2³²−1"
     if isinstance(seeds, str | float | int) or getattr(seeds, "ndim", 1) == 0:
-        return np.arange(positive_integer("seeds", seeds, instead))
+        count = positive_integer("seeds", seeds, instead)
+        if count > SEEDS:
+            raise problem_with("seeds", count, "there are 2³² seeds, from 0 to 2³²−1", "ask for fewer")
+        return np.arange(count)
     numbers = axis("seeds", seeds, x64=True)
     if any(as_whole(number) is None for number in numbers.tolist()) or numbers.min() < 0 or numbers.max() >= 2**32:
         raise problem_with("seeds", shown(numbers.tolist()), "needs whole numbers from 0 to 2³²−1", instead)

@@ -119,6 +119,12 @@ def checked_run(run: Any) -> Run:
     ):
         if not isinstance(value, kinds):
             raise problem_with(f"Run.{name}", type(value).__name__, f"needs {wanted}", instead)
+    dtype = jnp.dtype(run.problem.dtype)
+    if dtype != jax.dtypes.canonicalize_dtype(dtype):
+        needed = "was made in double precision, and JAX computes in single precision now"
+        raise problem_with(
+            "Run.problem", dtype, needed, "sweep where jax_enable_x64 is set, or make it where it is not"
+        )
     return run
 
 

@@ -19,14 +19,24 @@ _LINEAR = 1e-2
 _UNKNOWN = 1.0
 
 
+def checked_tolerance(tolerance: Any) -> float | None:
+    """Return a tolerance as Python's number, or None; refuse what is no number above 0."""
+    if tolerance is None:
+        return None
+    instead = "1e-5 is usual in float32; None runs to max_steps"
+    if isinstance(tolerance, str | bool):
+        raise problem_with("tolerance", repr(tolerance), "needs a finite number above 0", instead)
+    positive("tolerance", tolerance, instead)
+    return float(tolerance)
+
+
 def check_tolerance(tolerance: float | None, runs: Iterable[Run], compensated: bool = False) -> None:
-    """Refuse a tolerance that is not above 0, or below three times the rounding floor of one of these runs.
+    """Refuse a tolerance below three times the rounding floor of one of these runs.
 
     A method whose step size cannot be told has the floor of step size 1, and so have compensated steps.
     """
     if tolerance is None:
         return
-    positive("tolerance", tolerance, "1e-5 is usual in float32; None runs to max_steps")
     for run in runs:
         step_size = _UNKNOWN if compensated else step_size_of(run.method)
         check_above_floor(tolerance, run.problem, step_size, getattr(run.start, "width", None))
@@ -73,7 +83,7 @@ def step_size_of(given: Any) -> float:
             slope = Factors(*(np.float32(1e-2 * rng.uniform(0.5, 1, (3, 2))) for _ in range(2)))  # pyright: ignore[reportArgumentType]
             updates, state = method.update(slope, state, factors, problem=problem, key=key)  # pyright: ignore[reportArgumentType]
             ratios += [-np.asarray(new) / old for new, old in zip(jax.tree.leaves(updates), slope, strict=True)]
-    except (TypeError, ValueError, IndexError, AssertionError):
+    except (TypeError, ValueError, IndexError, AttributeError, AssertionError):
         # What is made for one shape, or asks for more than a gradient, says nothing here.
         return _UNKNOWN
     found = np.concatenate([ratio.ravel() for ratio in ratios])

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from itertools import islice
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,7 +128,13 @@ class StoredRun:
             origin = store.attrs.get("base_seed")
             if experiment is None and isinstance(origin, Origin):
                 experiment, record = origin.experiment, origin.record if record is None else record
+            if gone := [name for name in self._all["axes"] if name not in runs]:
+                raise problem_with("runs", f"without {gone[0]}", "lacks an axis of its sweep", "rename axes back first")
         else:
+            if not isinstance(store, str | PathLike):
+                raise problem_with(
+                    "runs", shown(store), "needs a dataset of a sweep, or a path", "give what sweep returned"
+                )
             self._layout = Layout.of(Path(store), "give the path that sweep(store=) was given, or what it returned")
             self.name, runs, self._all = str(store), open_results(store), self._layout.attributes()
         self._variants = _check_variant(runs, variant)
@@ -304,7 +311,11 @@ def _in_memory(runs: xr.Dataset) -> tuple[xr.Dataset, dict[str, Any]]:
 
 def _decoded(attributes: Mapping[Any, Any]) -> dict[str, Any]:
     """Return attributes whose lists and truth values were written as JSON."""
-    found = dict(attributes)
+    # Files give numbers back as those of NumPy.
+    found = {
+        name: value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+        for name, value in attributes.items()
+    }
     for name, value in attributes.items():
         if isinstance(value, str) and (value in ("true", "false", "null") or value.startswith("[")):
             with suppress(ValueError):

@@ -49,6 +49,9 @@ def as_method(given: Any) -> Method:
         if jax.tree.structure(updates) != jax.tree.structure(factors):
             needed = f"returns a {type(updates).__name__} where what is added to the factors is needed"
             raise problem_with("Run.method", name, needed, f"return {type(factors).__name__}, or call {name} first")
+        shapes, wanted = (str([jnp.shape(x) for x in jax.tree.leaves(tree)])[1:-1] for tree in (updates, factors))
+        if shapes != wanted:  # which would be broadcast
+            raise problem_with("Run.method", name, f"returns {shapes}", f"return arrays of the shapes {wanted}")
         return updates, state
 
     return Method(stateless, update)  # pyright: ignore[reportArgumentType]

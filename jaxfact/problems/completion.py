@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, ScalarLike
 
 from jaxfact.data.numbers import centred_exponent, times_power
 from jaxfact.data.observed import checked_entries, entries_of
-from jaxfact.inputs import explained, non_negative, problem_with
+from jaxfact.inputs import explained, non_negative, problem_with, sizes
 from jaxfact.numerics.draws import fold, normal, uniform
 from jaxfact.numerics.products import keep
 from jaxfact.problems.entries import DenseEntries, Observed, SparseEntries
@@ -72,7 +72,7 @@ class Completion(PartiallyObserved):
         if any(isinstance(x, Tracer) for x in (rows, columns, values)):
             instead = "make the problem outside the experiment, or draw it with Completion.of"
             raise problem_with("rows, columns, values", "traced arrays", "needs plain arrays", instead)
-        shape = (int(shape[0]), int(shape[1]))
+        shape = sizes(shape)
         entries = checked_entries(rows, columns, values, shape)
         _check_truth(truth, shape)
         _warn_of_gaps(entries, shape, truth)

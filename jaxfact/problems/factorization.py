@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, ScalarLike
 
 from jaxfact.data.numbers import centred_exponent, times_power
-from jaxfact.inputs import problem_with
+from jaxfact.inputs import problem_with, sizes
 from jaxfact.numerics.decompositions import triangle
 from jaxfact.numerics.products import gram, keep, times
 from jaxfact.problems.base import Problem
@@ -300,6 +300,11 @@ class Factorization(Problem):
 
 def _sizes(shape: tuple[Any, Any]) -> tuple[tuple[int, int] | None, tuple[Any, Any] | None]:
     """Return the sizes as static rows, or as numbers where they are traced."""
-    if any(isinstance(size, Tracer) for size in shape):
+    if isinstance(shape, tuple | list) and any(isinstance(size, Tracer) for size in shape):
         return None, (shape[0], shape[1])
-    return (int(shape[0]), int(shape[1])), None
+    static = sizes(shape)
+    if max(static) >= 2**31 and not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
+        needed = "sizes are counted below 2³¹ in single precision"
+        instead = "compute in float64 (--x64, or jax.config.update('jax_enable_x64', True) first)"
+        raise problem_with("shape", static, needed, instead)
+    return static, None
