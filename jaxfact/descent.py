@@ -185,7 +185,7 @@ def _floating(given: Any, name: str, problem: Problem) -> Array:
     plain = isinstance(given, jax.Array) or type(given) is np.ndarray
     if plain and jnp.issubdtype(given.dtype, jnp.floating):
         return jnp.asarray(given)
-    return jnp.asarray(given if plain else as_array(given, name), problem.unit.dtype)
+    return jnp.asarray(given if isinstance(given, jax.Array) else as_array(given, name), problem.dtype)
 
 
 def _left_out(a: Array, b: Array, total: Array) -> Array:
