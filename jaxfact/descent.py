@@ -182,10 +182,9 @@ def _factors_of(problem: Problem, given: AnyFactors) -> AnyFactors:
 
 def _floating(given: Any, name: str, problem: Problem) -> Array:
     """Return a factor as it is if it is a floating array, and else in the dtype of the problem."""
-    plain = isinstance(given, jax.Array) or type(given) is np.ndarray
-    if plain and jnp.issubdtype(given.dtype, jnp.floating):
-        return jnp.asarray(given)
-    return jnp.asarray(given if isinstance(given, jax.Array) else as_array(given, name), problem.dtype)
+    numbers = given if isinstance(given, jax.Array) else as_array(given, name)
+    floating = isinstance(given, jax.Array | np.ndarray) and jnp.issubdtype(given.dtype, jnp.floating)
+    return jnp.asarray(numbers, None if floating else problem.dtype)
 
 
 def _left_out(a: Array, b: Array, total: Array) -> Array:
