@@ -657,3 +657,10 @@ def test_a_command_that_fails_is_left_out(monkeypatch, call, tmp_path):
     code, out, err = call("--version")
     assert (code, out.strip()) == (0, jf.version.__version__)
     assert "jaxfact.cli.unlucky is left out, which fails (KeyError: 'why')" in err
+
+
+def test_nan_is_a_result_whatever_jax_is_told_to_debug():
+    with jax.debug_nans(True), jax.debug_infs(True):
+        runs = run(step_size=[0.3, 3.0])
+    assert (runs.outcome.sel(step_size=3.0) == "diverged").all()
+    assert (runs.outcome.sel(step_size=0.3) != "diverged").all()

@@ -393,3 +393,12 @@ def test_command_refuses_in_one_line(call, tmp_path, arguments):
     # What was read may be said before it turns out that it cannot be used.
     assert_one_line(ended._replace(out=re.sub(r"^a\.npy: 40×30 matrix.*\n$", "", ended.out)), re.escape(BAD[arguments]))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_level_that_leaves_no_error_is_said_to():
+    """The mean predicts every entry of a constant matrix exactly: a ratio to its error would be infinite."""
+    matrix = np.full((9, 8), 2.0)
+    matrix[0, 0] = matrix[3, 4] = np.nan
+    found = jf.complete(matrix, jf.RecoverySettings(width=1, seeds=1, max_steps=20), splits=2)
+    assert "factors gain nothing: mean alone leaves no test error" in found.notes
+    assert not any("inf" in note for note in found.notes)
