@@ -187,8 +187,8 @@ def _factors(loop: Loop, steps: int, count: int) -> np.ndarray:
 def loss_errors(width: int, side: int) -> dict[str, float]:
     """Return the relative error of a sweep's losses at each precision that is chosen outside, or at none.
 
-    The losses are compared with those of the factors that the sweep ends with, in float64. At widths such
-    as 64 are left to the device's library.
+    The losses are compared with those of the factors that the sweep ends with, in float64. At
+    widths above 32 products are left to the device's library.
     """
     problem, target = jf.Factorization(values(5), shape=(side, side)), np.diag([*values(5), *np.zeros(side - 5)])
 
