@@ -3,14 +3,16 @@
     python benchmarks/gpu.py [--tiny] [--minutes 7] [--out FOLDER]
 
 Run-steps per second of the engine's loop over widths, methods and lanes, with their share of what the device can do,
-which is measured first; full rank, sensing and completion; whole sweeps; what compiling takes; whether bits depend on
-the company a run keeps; PyTorch and plain JAX on the same device. The table is printed as it is made and written to the
+which is measured first, by XLA's kernels and in registers where that can be; full rank, sensing and completion; whole
+sweeps; what compiling takes; whether bits depend on the company a run keeps; PyTorch and plain JAX on the same device.
+The table is printed as it is made and written to the
 folder, as text and as JSON. What the minutes do not suffice for is named. `--tiny` is for a machine without a GPU.
 """
 
 import argparse
 import itertools
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +36,6 @@ class Sizes(NamedTuple):
     widths: tuple[int, ...]
     lanes: tuple[int | None, ...]
     few_widths: tuple[int, ...]
-    few_lanes: tuple[int | None, ...]
     other_lanes: tuple[int | None, ...]
     seconds: float
     shape: tuple[int, int]
@@ -45,29 +46,31 @@ class Sizes(NamedTuple):
     identical: tuple[int, int]
     company: tuple[int, ...]
     methods: tuple[str, ...]
+    compiled: tuple[str, ...]
+    wide: tuple[int, int]
 
 
 FULL = Sizes(
-    widths=(1, 2, 3, 5, 8, 12, 16),
-    lanes=(2**7, 2**10, 2**13, None, 2**17, 2**20),
-    few_widths=(2, 5, 8),
-    few_lanes=(2**10, None),
-    other_lanes=(2**7, 2**10, 2**13, None),
-    seconds=0.1,
+    widths=(1, 2, 3, 5, 8, 16),
+    lanes=(2**7, 2**10, None, 2**17, 2**20),
+    few_widths=(2, 5),
+    other_lanes=(2**10, None),
+    seconds=0.05,
     shape=(344, 403),
     side=50,
-    starts=(1024, 16384),
+    starts=(16384,),
     steps=2000,
     sweep=(200_000, 5000),
     identical=(10, 50_000),
-    company=(2**7, 2**10, 2**13, 2**17),
+    company=(2**7, 2**10, 2**17),
     methods=tuple(gpu_sweeps.METHODS),
+    compiled=("plain", "noise"),
+    wide=(64, 100),
 )
 TINY = Sizes(
     widths=(2,),
     lanes=(16,),
     few_widths=(2,),
-    few_lanes=(16,),
     other_lanes=(None,),
     seconds=0.01,
     shape=(40, 36),
@@ -78,19 +81,27 @@ TINY = Sizes(
     identical=(4, 40),
     company=(16, 32),
     methods=("plain",),
+    compiled=("plain",),
+    wide=(4, 8),
 )
-_MOST_NUMBERS = 2**28  # a gigabyte of factors and state; the loop keeps several copies
+_MOST_NUMBERS = 2**27  # half a gigabyte of factors and state; the loop keeps several copies
 Rows = Iterator[dict[str, Any]]
 
 
 def compressed(sizes: Sizes, limits: dict[str, Any]) -> Rows:
-    """Yield plain steps at all widths and lanes, the other methods at a few, where their numbers fit."""
-    grid = [("plain", width, lanes) for width in sizes.widths for lanes in sizes.lanes]
-    others = list(gpu_sweeps.METHODS)[1:]
-    grid += [(how, width, lanes) for how in others for width in sizes.few_widths for lanes in sizes.few_lanes]
-    made = {(how, d, n): gpu_sweeps.Loop(gpu_sweeps.factorization(d, how), n) for how, d, n in grid}
-    fitting = {key: loop for key, loop in made.items() if loop.numbers * loop.lanes <= _MOST_NUMBERS}
-    for (how, width, _), loop in zip(fitting, gpu_sweeps.compiled(fitting.values()), strict=True):
+    """Yield plain steps at all widths and lanes, the other methods at a few widths, both ways, where they fit."""
+    grid = [("plain", width, sizes.lanes) for width in sizes.widths]
+    grid += [(how, width, (None,)) for width in sizes.few_widths for how in list(gpu_sweeps.METHODS)[1:]]
+    reads = [gpu_sweeps.Read(gpu_sweeps.factorization(width, how)) for how, width, _ in grid]
+    wanted = [
+        ((how, width), (read, way, count))
+        for (how, width, lanes), read in zip(grid, reads, strict=True)
+        for count in read.sizes(lanes)
+        for way in read.ways
+        if read.numbers * count <= _MOST_NUMBERS
+    ]
+    loops = gpu_sweeps.compiled([given for _, given in wanted])
+    for ((how, width), _), loop in zip(wanted, loops, strict=True):
         count = gpu_sweeps.flops(width, 2 * width, width) if how == "plain" else None
         yield {"what": how, "d": width} | row_of(loop, sizes, limits, count)
 
@@ -109,9 +120,15 @@ def others(sizes: Sizes, limits: dict[str, Any]) -> Rows:
         f"sensing {sizes.side}²": (jf.Sensing.of(truth, operator), 2, None),
         f"completion {m}×{n}": (seen, 3, None),
     }
-    wanted = [(name, lanes) for name in problems for lanes in sizes.other_lanes]
-    made = [gpu_sweeps.Loop(gpu_sweeps.experiment(*problems[name][:2]), lanes) for name, lanes in wanted]
-    for (name, _), loop in zip(wanted, gpu_sweeps.compiled(made), strict=True):
+    reads = {name: gpu_sweeps.Read(gpu_sweeps.experiment(*given[:2])) for name, given in problems.items()}
+    wanted = [
+        (name, (read, way, count))
+        for name, read in reads.items()
+        for count in read.sizes(sizes.other_lanes)
+        for way in read.ways
+    ]
+    loops = gpu_sweeps.compiled([given for _, given in wanted])
+    for (name, _), loop in zip(wanted, loops, strict=True):
         _, width, count = problems[name]
         yield {"what": name, "d": width} | row_of(loop, sizes, limits, count)
 
@@ -121,11 +138,12 @@ def row_of(loop: gpu_sweeps.Loop, sizes: Sizes, limits: dict[str, Any], count: i
     took = loop.step_seconds(sizes.seconds)
     rate = loop.lanes / took
     return {
+        "way": loop.way,
         "lanes": loop.lanes,
-        "chosen": loop.chosen,
+        "chosen": loop.read.chosen,
         "rate": rate,
         "step_seconds": took,
-        "of_bandwidth": rate * 8 * loop.numbers / limits["bytes_per_second"],
+        "of_bandwidth": rate * 8 * loop.read.numbers / limits["bytes_per_second"],
         "of_arithmetic": rate * count / limits["product_flops_per_second"] if count else None,
     }
 
@@ -140,20 +158,25 @@ def sweeps(sizes: Sizes, _: dict[str, Any]) -> Rows:
         make = gpu_sweeps.factorization(width)
         runs = gpu_sweeps.swept(make, seeds, steps, check_every=stride, devices=devices)
         took = float(runs.run_seconds)
-        said = {"d": width, "seeds": seeds, "steps": steps, "check_every": stride, "devices": devices}
+        said = {"d": width, "way": gpu_sweeps.way_taken(runs), "seeds": seeds, "steps": steps}
+        said |= {"check_every": stride, "devices": devices}
         yield said | {"compile_seconds": float(runs.compile_seconds), "seconds": took, "rate": seeds * steps / took}
 
 
 def compilation(sizes: Sizes, _: dict[str, Any]) -> Rows:
-    """Yield what reading, tracing and compiling take, one program after the other; the lanes are those of no other."""
-    for how, width in itertools.product(sizes.methods, sorted({sizes.widths[0], sizes.few_widths[-1]})):
-        found = gpu_sweeps.compile_seconds(gpu_sweeps.factorization(width, how), 144)
-        yield {"what": how, "d": width} | found
+    """Yield what tracing and compiling take, one program after the other; the lanes are those of no other."""
+    for how, width in itertools.product(sizes.compiled, sizes.few_widths):
+        began = time.perf_counter()
+        read = gpu_sweeps.Read(gpu_sweeps.factorization(width, how))
+        reading = time.perf_counter() - began
+        for way in read.ways:
+            said: dict[str, Any] = {"what": how, "d": width, "way": gpu_sweeps.name_of(way), "read": reading}
+            yield said | gpu_sweeps.compile_seconds(read, way, 256)
 
 
 def identity(sizes: Sizes, _: dict[str, Any]) -> Rows:
     """Yield how many of a few runs have other bits in other company; none should."""
-    width = sizes.few_widths[len(sizes.few_widths) // 2]
+    width = sizes.few_widths[0]
 
     def of(how: str) -> dict[str, Any]:
         return {"what": how, "d": width} | gpu_sweeps.identity(how, width, *sizes.identical)
@@ -162,16 +185,20 @@ def identity(sizes: Sizes, _: dict[str, Any]) -> Rows:
         yield from threads.map(of, sizes.methods)
 
 
-def by_lanes(sizes: Sizes, _: dict[str, Any]) -> Rows:
+def by_lanes(sizes: Sizes, __: dict[str, Any]) -> Rows:
     """Yield how many runs have other bits where other lanes advance together, which is why lanes never change."""
-    width = sizes.few_widths[len(sizes.few_widths) // 2]
-    for how in sizes.methods:
-        yield {"what": how, "d": width} | gpu_sweeps.bits_by_lanes(how, width, sizes.company)
+    width = sizes.few_widths[0]
+    reads = {how: gpu_sweeps.Read(gpu_sweeps.factorization(width, how)) for how in sizes.methods}
+    wanted = [(how, way) for how, read in reads.items() for way in read.ways]
+    loops = gpu_sweeps.compiled([(reads[how], way, lanes) for how, way in wanted for lanes in sizes.company])
+    for how, _ in wanted:
+        found = list(itertools.islice(loops, len(sizes.company)))
+        yield {"what": how, "d": width, "way": found[0].way} | gpu_sweeps.bits_by_lanes(found)
 
 
-def precision(_: Sizes, __: dict[str, Any]) -> Rows:
-    """Yield the relative error of float32 products: by default a GPU rounds their factors to TF32."""
-    yield gpu_ceilings.product_errors()
+def precision(sizes: Sizes, _: dict[str, Any]) -> Rows:
+    """Yield the relative error of float32 products: by default a GPU rounds their factors to TF32, a sweep must not."""
+    yield gpu_ceilings.product_errors() | gpu_sweeps.loss_errors(*sizes.wide)
 
 
 def against(sizes: Sizes, _: dict[str, Any]) -> Rows:
@@ -183,14 +210,14 @@ def against(sizes: Sizes, _: dict[str, Any]) -> Rows:
 
 
 SECTIONS: dict[str, Callable[[Sizes, dict[str, Any]], Rows]] = {
-    "Run-steps per second, target of rank d and 100×100, compressed where the method allows it": compressed,
-    "Run-steps per second of other problems": others,
-    "Whole sweeps": sweeps,
-    "Beside peers: 100×100, rank and width 5": against,
-    "Runs, of a few, whose bits differ in other company": identity,
     "Runs, of those in the fewest lanes, whose bits differ in more lanes, by lanes and steps": by_lanes,
-    "Relative error of float32 products": precision,
-    "Seconds to trace and to compile": compilation,
+    "Relative error of float32 products, and of a sweep's losses where they need such products": precision,
+    "Seconds to read, to trace and to compile": compilation,
+    "Run-steps per second, target of rank d and 100×100, compressed where the method allows it": compressed,
+    "Whole sweeps": sweeps,
+    "Runs, of a few, whose bits differ in other company": identity,
+    "Beside peers: 100×100, rank and width 5": against,
+    "Run-steps per second of other problems": others,
 }
 
 
@@ -204,8 +231,8 @@ class Printer:
         print(line, flush=True)
         self.lines.append(line)
 
-    def table(self, rows: Rows) -> Rows:
-        """Say each row as it comes, under the names of the first, and pass it on."""
+    def table(self, rows: Rows, end: float) -> Rows:
+        """Say each row as it comes, under the names of the first, and pass it on; until the time ends."""
         columns: dict[str, int] = {}
         for row in rows:
             if not columns:
@@ -214,6 +241,9 @@ class Printer:
                 self("".join(f"{name:<{room}}" for name, room in columns.items()).rstrip())
             self("".join(f"{shown(name, row[name]):<{room}}" for name, room in columns.items()).rstrip())
             yield row
+            if time.perf_counter() > end:
+                self("no time is left for further rows")
+                return
 
 
 def shown(name: str, value: Any) -> str:
@@ -237,16 +267,25 @@ def main() -> None:
     say(device_line(report["device"]))
     say(", ".join(f"{name} {value}" for name, value in report["accelerator"].items()))
     say(", ".join(f"{name} {value:.3g}" for name, value in limits.items()))
+    end, failed = began + 60 * options.minutes, 0
     for title, section in SECTIONS.items():
         spent = time.perf_counter() - began
-        if spent > 60 * options.minutes:
+        if time.perf_counter() > end:
             say(f"\n{title}: no time is left")
             continue
         say(f"\n{title}  ({spent:.0f} s)")
-        report[title] = list(say.table(section(sizes, limits)))
+        report[title] = rows = []
+        try:
+            rows.extend(say.table(section(sizes, limits), end))
+        except Exception as error:  # the other sections are still worth having
+            failed += 1
+            say(f"failed: {error!r}")
+        finally:  # also of a section that is interrupted
+            write(report, say.lines, options.out)
     report["peak_bytes"], report["seconds"] = gpu_ceilings.peak_bytes(), time.perf_counter() - began
     say(f"\nPeak memory {report['peak_bytes'] or 0:.3g} bytes, {report['seconds']:.0f} s in all")
     write(report, say.lines, options.out)
+    sys.exit(min(failed, 1))
 
 
 def write(report: dict[str, Any], lines: list[str], folder: Path) -> None:

@@ -74,7 +74,7 @@ def product_errors(size: int = 512) -> dict[str, float]:
     exact, found = np.asarray(A, float) @ np.asarray(B, float), {}
     for precision in (lax.Precision.DEFAULT, lax.Precision.HIGHEST):
         product = np.asarray(jnp.matmul(A, B, precision=precision), float)
-        found[precision.name.lower()] = float(np.linalg.norm(product - exact) / np.linalg.norm(exact))
+        found[f"product, {precision.name.lower()}"] = float(np.linalg.norm(product - exact) / np.linalg.norm(exact))
     return found
 
 

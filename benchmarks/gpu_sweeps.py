@@ -12,7 +12,9 @@ import optax
 import peers
 
 import jaxfact as jf
+from jaxfact.engine.lanes import one_run
 from jaxfact.engine.program import Program
+from jaxfact.engine.steps import BY_XLA, Way, way_of
 from jaxfact.sweep import Options, Part
 
 STEP_SIZE, SCALE, NOISE = 0.1, 0.1, 1e-5
@@ -46,10 +48,10 @@ def flops(width: int, rows: int, rank: int) -> int:
     return 2 * (rows * width * (width + 1) + 2 * rows * width**2 + 2 * rank * width + 2 * rows * width)
 
 
-class Loop:
-    """The engine's compiled loop over lanes that all stay busy, whose steps are timed apart from all else."""
+class Read:
+    """An experiment, read once for all loops over it, and the ways in which its steps can be taken on this device."""
 
-    def __init__(self, make: Callable[[], jf.Run], lanes: int | None = None):
+    def __init__(self, make: Callable[[], jf.Run]):
         options = Options(
             seeds=np.arange(1),
             axes={},
@@ -62,13 +64,31 @@ class Loop:
             compress=True,
             compensated=False,
         )
-        self._part = Part(make, None, options)
-        self.chosen: int = self._part.rules.lanes
-        self.lanes: int = lanes or self.chosen
-        self._runs = self._part.runs({}, np.arange(self.lanes))
-        self._program = Program(self._part.reading, self._part.rules._replace(lanes=self.lanes), self._runs, self.lanes)
-        own = self._program.shapes[0].own
+        self.part = Part(make, None, options)
+        own = one_run(self.part.reading, self.part.runs({}, np.arange(1)))
+        chosen = way_of(self.part.reading, own)
+        self.ways: list[Way] = [BY_XLA] if chosen.steps is None else [BY_XLA, chosen]
         self.numbers: int = sum(leaf.size for leaf in jax.tree.leaves((own.factors, own.state)))
+        self.chosen: int = self.part.rules.lanes
+
+    def sizes(self, lanes: Iterable[int | None]) -> list[int]:
+        """Return numbers of lanes in order, each once, the engine's own among them for None."""
+        return sorted({count or self.chosen for count in lanes})
+
+
+def name_of(way: Way) -> str:
+    """Return a way's name in the tables."""
+    return "XLA" if way.steps is None else "registers"
+
+
+class Loop:
+    """The engine's compiled loop over lanes that all stay busy, whose steps are timed apart from all else."""
+
+    def __init__(self, read: Read, way: Way, lanes: int):
+        self.read, self.lanes = read, lanes
+        self.way = name_of(way)
+        self._runs = read.part.runs({}, np.arange(lanes))
+        self._program = Program(read.part.reading, read.part.rules._replace(lanes=lanes), self._runs, lanes, way)
 
     def looks(self, stride: int) -> Iterator[Any]:
         """Yield the lanes after their starts are drawn, and then after every `stride` steps, for ever."""
@@ -83,14 +103,15 @@ class Loop:
 
     def step_seconds(self, enough: float, least: int = 20) -> float:
         """Return what a step of all lanes costs, from looks that are about `enough` seconds apart."""
-        stride, looks = least, self.looks(least)
-        next(looks)
-        took = _timed(looks)
-        if (longer := int(np.clip(stride * enough / took, least, _FOREVER // 8))) > 2 * stride:
-            stride, looks = longer, self.looks(longer)
+        stride = least
+        while True:
+            looks = self.looks(stride)
             next(looks)
             took = _timed(looks)
-        return min(took, _timed(looks)) / stride
+            if took > enough / 2:
+                return min(took, _timed(looks)) / stride
+            # What a look costs besides its steps hides how fast they are, so that the first guesses are too low.
+            stride = int(np.clip(stride * enough / took, 2 * stride, 100 * stride))
 
 
 def _timed(looks: Iterator[Any]) -> float:
@@ -99,19 +120,19 @@ def _timed(looks: Iterator[Any]) -> float:
     return time.perf_counter() - began
 
 
-def compiled(loops: Iterable[Loop]) -> Iterator[Loop]:
+def compiled(wanted: Iterable[tuple[Read, Way, int]]) -> Iterator[Loop]:
     """Yield loops in their order, compiled many at once; no more than the engine keeps."""
-    waiting = list(loops)
+    waiting = list(wanted)
     with ThreadPoolExecutor(min(12, peers.CORES)) as threads:
         while waiting:
             batch, waiting = waiting[:12], waiting[12:]
-            yield from list(threads.map(Loop.compiled, batch))
+            yield from list(threads.map(lambda given: Loop(*given).compiled(), batch))
 
 
-def compile_seconds(make: Callable[[], jf.Run], lanes: int) -> dict[str, float]:
-    """Return how long it takes to read and trace an experiment, and to compile its loop and draw the first starts."""
+def compile_seconds(read: Read, way: Way, lanes: int) -> dict[str, float]:
+    """Return how long it takes to trace an experiment's loop, and to compile it and draw the first starts."""
     began = time.perf_counter()
-    loop = Loop(make, lanes)
+    loop = Loop(read, way, lanes)
     traced = time.perf_counter()
     loop.compiled()
     return {"traced": traced - began, "compiled": time.perf_counter() - traced}
@@ -122,7 +143,12 @@ def swept(make: Callable[[], jf.Run], seeds: Any, steps: int, **options: Any):
     return jf.sweep(make, seeds=seeds, max_steps=steps, tolerance=None, **options)
 
 
-def identity(method: str, width: int, few: int, many: int) -> dict[str, int]:
+def way_taken(runs: Any) -> str:
+    """Return the way in which a sweep took its steps."""
+    return "registers" if runs.attrs["lanes"].startswith("in registers") else "XLA"
+
+
+def identity(method: str, width: int, few: int, many: int) -> dict[str, Any]:
     """Count the runs, of a few, whose bits differ among many seeds, in another order, and in the smallest tiles.
 
     Losses after 1 step, after 200, and all that is kept at the end count.
@@ -131,7 +157,7 @@ def identity(method: str, width: int, few: int, many: int) -> dict[str, int]:
     run = partial(swept, make, steps=200, check_every=1, record="loss", every=[1, 200])
     alone, order = run(few), np.random.default_rng(0).permutation(many)
     others = {"many seeds": run(many), "another order": run(order), "small tiles": run(many, tile_runs=1)}
-    return {name: _differing(alone, other) for name, other in others.items()}
+    return {"way": way_taken(alone)} | {name: _differing(alone, other) for name, other in others.items()}
 
 
 def _differing(few: Any, many: Any) -> int:
@@ -141,13 +167,13 @@ def _differing(few: Any, many: Any) -> int:
     return int((found | np.any(few.loss_path.values != many.loss_path.values, axis=-1)).sum())
 
 
-def bits_by_lanes(method: str, width: int, lanes: Sequence[int]) -> dict[str, int]:
+def bits_by_lanes(loops: Sequence[Loop]) -> dict[str, int]:
     """Count the runs, of those in the smallest loop, whose factors have other bits in larger ones, by lanes, steps."""
-    found, loops = {}, list(compiled(Loop(factorization(width, method), size) for size in lanes))
+    found, count = {}, loops[0].lanes
     for steps in (1, 200):
-        first, *others = (_factors(loop, steps, lanes[0]) for loop in loops)
-        for size, other in zip(lanes[1:], others, strict=True):
-            found[f"{size}, {steps}"] = int(np.any(first != other, axis=0).sum())
+        first, *others = (_factors(loop, steps, count) for loop in loops)
+        for loop, other in zip(loops[1:], others, strict=True):
+            found[f"{loop.lanes}, {steps}"] = int(np.any(first != other, axis=0).sum())
     return found
 
 
@@ -156,3 +182,28 @@ def _factors(loop: Loop, steps: int, count: int) -> np.ndarray:
     looks = loop.looks(steps)
     next(looks)
     return np.concatenate([np.asarray(x)[..., :count].reshape(-1, count) for x in next(looks).lanes.own.factors])
+
+
+def loss_errors(width: int, side: int) -> dict[str, float]:
+    """Return the relative error of a sweep's losses at each precision that is chosen outside, or at none.
+
+    The losses are compared with those of the factors that the sweep ends with, in float64. At
+    widths above 32 products are left to the device's library.
+    """
+    problem, target = jf.Factorization(values(5), shape=(side, side)), np.diag([*values(5), *np.zeros(side - 5)])
+
+    def make():
+        return jf.Run(problem, jf.starts.Gaussian(width, scale=SCALE), METHODS["plain"](STEP_SIZE / 100))
+
+    def factors(_, pair):
+        return pair.U, pair.V
+
+    found = {}
+    for precision in (None, "highest", "default"):
+        with jax.default_matmul_precision(precision):  # pyright: ignore[reportArgumentType]
+            runs = swept(make, 4, 10, record={"factors": factors}, compress=False)
+        U, V = (runs[name].values.astype(float) for name in runs.data_vars if str(name).startswith("factors"))
+        residual = U @ np.swapaxes(V, -1, -2) - target
+        exact = np.sum(residual**2, axis=(-2, -1)) / 2
+        found[f"sweep, {precision or 'unset'}"] = float(np.max(np.abs(runs.loss.values / exact - 1)))
+    return found

@@ -43,6 +43,7 @@ def test_every_section_has_rows(report):
         *("plain", "balanced", "ScaledGD", "Adam", "noise"),
         *("full", "sensing", "completion"),
     ]
+    assert {row["way"] for row in loops} == {"XLA"}
     assert all(row["rate"] == pytest.approx(row["lanes"] / row["step_seconds"]) for row in loops)
     plain = loops[0]
     # Two factors of 4×2, each read and written once.
@@ -60,9 +61,10 @@ def test_peers_descend_as_jaxfact_does(report):
 def test_no_bits_differ_and_products_are_float32(report):
     for title in ("Runs, of a few", "Runs, of those"):
         for row in section(report, title):
-            assert {value for name, value in row.items() if name not in ("what", "d")} == {0}
+            assert {value for name, value in row.items() if name not in ("what", "d", "way")} == {0}
     (errors,) = section(report, "Relative error")
-    assert 0 < errors["highest"] < 1e-6
+    assert 0 < errors["product, highest"] < 1e-6
+    assert 0 < errors["sweep, unset"] < 1e-6
 
 
 def test_lanes_on_a_gpu():

@@ -41,8 +41,10 @@ def way_of(reading: Reading, own: Own, *, checked: bool = False, lanes: int | No
         return _by_xla(f"the GPU has compute capability {device.compute_capability}, below {_OLDEST}")
     if checked:
         return _by_xla("every step is checked")
-    # Half a second that a machine without a GPU need not spend.
-    from jaxfact.engine import pallas
+    try:  # Half a second that a machine without a GPU need not spend.
+        from jaxfact.engine import pallas
+    except ImportError:  # JAX is about to drop the part of Pallas that speaks to Triton
+        return _by_xla("this JAX makes no kernels by Triton")
 
     if lanes is not None and lanes % pallas.BLOCK:
         return _by_xla(f"{lanes} lanes are no multiple of {pallas.BLOCK}")
