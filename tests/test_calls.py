@@ -5,6 +5,7 @@ import random
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ import xarray as xr
 
 import jaxfact as jf
 from jaxfact.engine.axes import axis, places_of, seed_numbers
+from jaxfact.methods import base
 from jaxfact.results.labels import taken_names
 
 TARGET = jf.Factorization([1.0, 0.5], shape=(5, 4))
@@ -434,6 +436,13 @@ NO_METHODS = {
     "half": (lambda gradient, factors: gradient.U, "where what is added to the factors is needed"),
     "three arguments": (lambda a, b, c: a, "nor a function of .gradient, factors."),
 }
+
+
+def test_an_installed_copy_is_told_from_jax_beside_it():
+    """In site-packages the folder of jax begins as that of jaxfact does, and a frame of ours is none of JAX's."""
+    beside = Path(str(jax.__file__)).parent.with_name("jaxfact") / "methods" / "base.py"
+    assert not str(beside).startswith(base._JAX)
+    assert str(jax.__file__).startswith(base._JAX)
 
 
 @pytest.mark.parametrize("case", NO_METHODS)

@@ -122,7 +122,7 @@ def test_table_names_methods_levels_and_units(ended):
         "distance: ‖UVᵀ−Σ_d‖_F/‖Σ_d‖_F, tolerance 1e-05; float32",
         "method 0.1 0.01 0.001 0.0001 ─",
         "had arrived at distance 0.0001, which every method can reach",
-        "had arrived at distance 1e-05, to which only plain, balanced went on",
+        "had arrived at distance 1e-05, to which only plain and balanced went on",
         "method run to converged",
         "balanced / plain to distance 0.0001: time ratio",
         "noisy / plain to distance 0.0001: time ratio",

@@ -57,6 +57,7 @@ FRAMES = {
     "decimal comma between commas": (pd.DataFrame(HOLES), {"decimal": ","}),
     "NA": (pd.DataFrame(HOLES), {"na_rep": "NA"}),
     "question mark": (pd.DataFrame(HOLES), {"na_rep": "?"}),
+    "years": (pd.DataFrame(HOLES, index=range(100, 105), columns=range(2001, 2005)), {}),
     "quoted": (pd.DataFrame(HOLES), {"quoting": csv.QUOTE_ALL}),
     "quoted text": (pd.DataFrame(HOLES, index=NAMES), {"quoting": csv.QUOTE_NONNUMERIC}),
     "exponents": (pd.DataFrame(HOLES), {"float_format": "%.17e"}),
@@ -213,6 +214,14 @@ AMBIGUOUS = {
     "an index from one": (INDEX.replace("\n1,", "\n9,").replace("0,0", "8,0", 1).replace("\n2,", "\n10,"), "from 8 up"),
     "numbers above columns": (HEAD, r'counts from 0 up, as names of columns do; say which: labels="columns"'),
     "a corner that lacks": (",0,1,2\n5,.1,.2,.3\n9,.4,.5,.6\n", r'its first line may .*labels="both".*"none"'),
+    "years and ids": (
+        ",1990,1995,2000\n17,.1,.2,.3\n21,.4,.5,.6\n40,.7,.8,.9\n",
+        r'its first line may .*labels="both"',
+    ),
+    "years and a line of data": (
+        ",1990,1991,1992\n1.5,.1,.2,.3\n2.5,.4,.5,.6\n",
+        r'its first line may .*labels="both"',
+    ),
     "years above named rows": ("k,1990,1995\na,.1,.2\nb,.3,.4\n", r'its first line may .*labels="both".*"rows"'),
     "a corner above few": (",0,1\n0,1.5,2\n0,3,4.5\n", r'its first line may .*labels="both".*"none"'),
     "a corner and years": (",1990,1995\n5,.1,.2\n9,.3,.4\n", r'its first line may .*labels="both".*"none"'),

@@ -301,7 +301,7 @@ def _with_empty_corner(
     """Return the same where the first field of all is empty and the first line holds numbers."""
     if named:
         return True, True
-    columns, rows = (_counts(fields) and int(fields[0]) in (0, 1) for fields in (rest, column))
+    columns, rows = (_counts(fields) and (int(fields[0]) in (0, 1) or len(fields) > 2) for fields in (rest, column))
     if columns and rows:
         return True, True
     doubtful = not _fractional([rest]) and _fractional(sample.records[1:]) and _only_corner_is_empty(sample)

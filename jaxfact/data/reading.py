@@ -171,7 +171,7 @@ def _unwrapped(file: Path, name: str, raw: bytes, options: ReadOptions) -> xr.Da
 
 def _unknown(file: Path) -> ValueError:
     known = f"{', '.join((*SUFFIXES, *READERS))}, perhaps with {', '.join(WRAPPERS)} behind it"
-    return problem_with("file", file, f"needs one of {known}", "convert it, for example with numpy.save")
+    return problem_with("file", file, f"needs one of {known}", "convert it, for example to .csv, or with numpy.save")
 
 
 def _unreadable(file: Path, error: Exception) -> ValueError:

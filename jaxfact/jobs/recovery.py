@@ -325,9 +325,8 @@ def _warnings(
         ),
         f"{100 * late:.0f} % of the runs had their least validation error at the last step: raise max_steps, to "
         f"{2 * settings.max_steps} for example": late > 0,
-        f"factors gain little: the test error of {reference} descent is {gain} that of {lone} alone": (
-            1 - MARGIN < ratio < np.inf
-        ),
+        f"factors gain {'nothing' if ratio > 1 else 'little'}: the test error of {reference} descent is {gain} that of "
+        f"{lone} alone": 1 - MARGIN < ratio < np.inf,
         f"factors gain nothing: {lone} alone leaves no test error": ratio == np.inf,
     }
     return [text for text, holds in said.items() if holds]

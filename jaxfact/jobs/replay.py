@@ -327,9 +327,9 @@ def _check_variant(runs: xr.Dataset, variant: str | None) -> list[str]:
     """Return the variants of a store, none where it has one without a name; refuse one that is not among them."""
     variants = runs.variant.values.tolist() if "variant" in runs.coords else []
     if variant is None and variants:
-        raise problem_with("variant", None, f"the store has {', '.join(variants)}", "name one of them")
+        raise problem_with("variant", None, f"the runs are of {', '.join(variants)}", "name one of them")
     if variant is not None and variant not in variants:
-        there = f"the store has {', '.join(variants) or 'one without a name'}"
+        there = f"the runs are of {', '.join(variants) or 'one without a name'}"
         raise problem_with("variant", variant, there, "name one of them" if variants else "leave it out")
     return variants
 
@@ -338,7 +338,7 @@ def _check_point(there: Mapping[str, np.ndarray], given: Mapping[str, float], x6
     """Return the place of the given value along every axis; one that has a single value need not be given."""
     several = {name for name, values in there.items() if len(values) > 1}
     if not several <= set(given) <= set(there):
-        axes = f"the store has {', '.join(there)}" if there else "the store has no axis"
+        axes = f"the runs have {', '.join(there)}" if there else "the runs have no axis"
         raise problem_with("axes", ", ".join(given) or "none", axes, "give one value of each")
     single = {name: values[0].item() for name, values in there.items() if len(values) == 1}
     return {name: _nearest(name, there[name], value, x64) for name, value in (single | dict(given)).items()}

@@ -8,6 +8,7 @@ are in 1/σ₁, noise in √σ₁, damping in σ₁; weights are pure numbers.
 """
 
 import inspect
+import os
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +27,8 @@ from jaxfact.problems.factors import AnyFactors, Factors, as_factors
 
 Method = optax.GradientTransformationExtraArgs
 
-_OPTAX, _JAX = (str(Path(str(package.__file__)).parent) for package in (optax, jax))
+# With a separator, as an installed jaxfact lies beside jax.
+_OPTAX, _JAX = (f"{Path(str(package.__file__)).parent}{os.sep}" for package in (optax, jax))
 
 
 def as_method(given: Any) -> Method:

@@ -77,7 +77,7 @@ def tables(comparison: Comparison) -> list[Rows]:
         able = [row for row in rows if row.method in judgement.times]
         further = [one for one in able[0].reached if level > one >= judgement.level]
         tables += [_reached(able, some) for some in _in_pieces(further)]
-        tables.append(_arrivals(comparison, judgement, f"to which only {', '.join(judgement.times)} went on"))
+        tables.append(_arrivals(comparison, judgement, f"to which only {' and '.join(judgement.times)} went on"))
         level = judgement.level
     return [*tables, _ends(rows), _imbalances(rows)]
 

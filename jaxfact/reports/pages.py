@@ -105,9 +105,9 @@ class Report:
 
 
 def changed(ratio: float, less: str, more: str) -> str:
-    """Return a ratio in words: "58 % fewer" for 0.42, "7 % more" for 1.07."""
-    share = 100 * abs(ratio - 1)
-    number = f"{share:.0f}" if share >= 10 else f"{share:.2g}"
+    """Return a ratio in words: "58 % fewer" for 0.42, "7 % more" for 1.07, "over 900 % more" for 11 and beyond."""
+    share, most = 100 * abs(ratio - 1), 99 if ratio < 1 else 900
+    number = f"over {most}" if share > most else f"{share:.0f}" if share >= 10 else f"{share:.2g}"
     return f"{number} % {less if ratio < 1 else more}"
 
 

@@ -141,7 +141,7 @@ def _errors(row: MethodRecovery) -> list[str]:
 
 def _interval(at: tuple[float, float, float]) -> str:
     mean, low, high = at
-    return _number(mean) if math.isnan(low) else f"{mean:.4g} [{low:.4g}, {high:.4g}]"
+    return _number(mean) if math.isnan(low) else f"{mean:.4g} [{max(low, 0.0):.4g}, {high:.4g}]"
 
 
 def _number(value: float) -> str:

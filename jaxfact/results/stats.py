@@ -295,8 +295,8 @@ class _Alone(NamedTuple):
             return ""
         needed = rounded_up(seeds_for_share(self.number / self.count, self.margin))
         most = float(wilson(self.number, self.count)[1])
-        seen = f"one alone arrived on {self.number or 'none'} of {self.count} starts, which leaves up to "
-        return f"{seen}{100 * most:.2g} % possible: about {needed} seeds decide at this rate"
+        seen = f"on {self.number or 'none'} of {self.count} starts only one arrived, but that may be so on up to "
+        return f"{seen}{100 * most:.2g} %: about {needed} seeds decide at this rate"
 
 
 def _side(interval: tuple[float, float, float], margin: float) -> str:
