@@ -248,7 +248,7 @@ def test_budgets_that_cut_off_say_what_to_raise():
     (line,) = remarks.budget_lines(cut({"plain": 1, "noisy": 1}), truth, settings)
     assert line == "the budget of 100 steps cut off every run, which have not failed: raise max_steps to about 350"
     (spare,) = remarks.budget_lines(cut({"plain": 1}), jf.Factorization([1.0], shape=(9, 8)), settings)
-    assert spare.endswith(", or start smaller (scale), as columns beyond the rank shrink slowly")
+    assert spare.endswith("start smaller (scale), as columns beyond the rank shrink slowly, or raise max_steps")
     (some,) = remarks.budget_lines(cut({"plain": 0, "noisy": 0.25}), truth, settings)
     assert "cut off 25 % of noisy, which" in some
     assert remarks.budget_lines(cut({"plain": 0, "noisy": 0}), truth, settings) == []

@@ -28,10 +28,10 @@ def budget_lines(runs: xr.Dataset, truth: Factorization, settings: ComparisonSet
     line = f"the budget of {settings.max_steps} steps cut off {who}, which have not failed: "
     if settings.step_size > 1:
         return [line + "with a step size above 1/σ₁ they need not settle; lower step_size"]
-    line += f"raise max_steps to about {rounded_up(advised_steps(truth, settings))}"
-    # What a start puts into spare columns meets no linear rate: u' = -u³ brings it down like 1/√t.
-    spare = settings.columns > truth.rank
-    return [line + ", or start smaller (scale), as columns beyond the rank shrink slowly" * spare]
+    if settings.columns > truth.rank:
+        # What a start puts into spare columns meets no linear rate: u' = −u³ brings it down like 1/√t.
+        return [line + "start smaller (scale), as columns beyond the rank shrink slowly, or raise max_steps"]
+    return [f"{line}raise max_steps to about {rounded_up(advised_steps(truth, settings))}"]
 
 
 def advised_steps(truth: Factorization, settings: ComparisonSettings) -> float:

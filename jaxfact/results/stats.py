@@ -16,6 +16,8 @@ from jaxfact.results.deciding import CONFIDENCE, numbers_that_decide, rounded_up
 NAMES = ("quantile", "time", "outcome_name")
 """Dimensions that what is found here may have beside those of the runs."""
 
+_TELLING = 5  # from fewer numbers their scatter is hardly known, and with it how many would decide
+
 
 class Times:
     """Hitting times of a level along the seeds: Kaplan-Meier, where a run that failed never arrives.
@@ -313,11 +315,13 @@ def _too_wide(found: tuple[float, float, float], count: int, margin: float, blur
     if not np.isfinite(value):
         return "an error is zero, or a run diverged"
     if count < 2:
-        return f"one of the {numbers} gives no interval: take at least 5"
+        return f"one of the {numbers} gives no interval: take at least {_TELLING}"
     nearest = min((1 - margin, 1 + margin), key=lambda edge: abs(value - np.log(edge)))
     room = abs(value - np.log(nearest))
     if blur and room <= blur:
         return "the times are too coarse for that: look more often (a smaller check_every)"
+    if count < _TELLING:
+        return f"the interval holds {nearest:g}: {count} {numbers} are too few, take at least {_TELLING}"
     needed = rounded_up(numbers_that_decide(found, count, room - blur))
     return f"the interval holds {nearest:g}: about {needed} {numbers} decide if they scatter like these {count}"
 
