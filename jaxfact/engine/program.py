@@ -223,16 +223,20 @@ def _words(array: Any) -> Any:
 
 
 class _Lowered:
-    """A program before compilation, equal to every other with the same text and the same argument names."""
+    """A program before compilation, equal to every other with the same text and arguments of the same names and types.
+
+    What a program does not use is missing in its text, and still checked when it is called.
+    """
 
     def __init__(self, lowered: jax.stages.Lowered):
-        self.lowered, self.text, self.tree = lowered, lowered.as_text(), lowered.in_tree
+        self.lowered, self.text = lowered, lowered.as_text()
+        self.arguments = lowered.in_tree, str(lowered.in_avals)
 
     def __hash__(self) -> int:
         return hash(self.text)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Lowered) and (self.text, self.tree) == (other.text, other.tree)
+        return isinstance(other, _Lowered) and (self.text, self.arguments) == (other.text, other.arguments)
 
 
 @lru_cache(_PROGRAMS)
