@@ -29,9 +29,7 @@ from jaxfact.engine.outcomes import (
     circle,
     is_due,
     is_fresh,
-    judge,
-    note,
-    remember,
+    seen,
     step_of,
 )
 from jaxfact.engine.reading import Own, Reading
@@ -175,6 +173,7 @@ class Engine:
         self.rules: Rules = rules
         self.tile: int = tile
         self._taken = steps
+        self.native = None
 
     def empty(self, fresh: Lane, records: PyTree, slots: int) -> Any:
         """Return a `Tile` that has not begun, on the host: idle lanes, and blank results with room for records."""
@@ -204,6 +203,11 @@ class Engine:
         self, shared: list[Array], work: Work, lanes: Lane, done: Array, blocks: Array, more: Bool[Array, ""]
     ) -> tuple[Array, Lane]:
         """Advance all lanes until enough of them have ended to be worth a refill, or a record is due."""
+        if self.native is not None:
+            runs = self.native.runs
+            enough = jnp.where(more, runs if work.limits.record_steps.size else runs // _REFILL, runs)
+            lanes, count = self.native(shared, (work.stride, work.limits), lanes, blocks - done, enough.astype(jnp.int32))
+            return done + count, lanes
         enough = jnp.where(more, max(1, self.rules.lanes // _REFILL), self.rules.lanes)
 
         def wanted(lanes):
@@ -231,27 +235,12 @@ class Engine:
         """
         look = jnp.any(is_fresh(lanes))
         own = self._steps(shared, lanes, jnp.where(circling, 1, jnp.where(look, 0, work.stride)))
-        seen = self.seen(shared, work.limits, work.stride, lanes, own, look)
-        return choose(circling, circle(lanes, own), seen) if self._finds_returns else seen
-
-    def seen(
-        self, shared: list[Array], limits: Limits, stride: Int[Array, ""], lanes: Lane, own: Own, look: Bool[Array, ""]
-    ) -> Lane:
-        """Look at the runs after a block of steps, or at the fresh ones alone; what becomes of each is its own affair.
-
-        Nothing here depends on other lanes, or on how many there are along the last axis.
-        """
-        fresh = is_fresh(lanes)
         glance = jax.vmap(self.reading.glance, (None, -1), -1)(shared, own)
-        moved = lanes._replace(
-            own=own,
-            step=jnp.where(fresh, 0, lanes.step + stride),
-            first_energy=jnp.where(fresh, glance.energy, lanes.first_energy),
-        )
-        moved = note(self.rules, limits, moved, glance)
-        moved = judge(self.rules, limits, moved._replace(rose=(moved.loss > lanes.loss) & ~fresh), glance)
-        looked = jnp.where(look, fresh, lanes.outcome < 0)
-        return choose(looked, remember(self.rules, limits, stride, moved), lanes)
+        moved, marks = seen(self.rules, work.limits, work.stride, lanes._replace(own=own), glance, look)
+        looked = jnp.where(look, is_fresh(lanes), lanes.outcome < 0)
+        mark = choose(marks, (own.factors, own.state), lanes.mark[0])
+        moved = moved._replace(own=choose(looked, own, lanes.own), mark=(mark, moved.mark[1]))
+        return choose(circling, circle(lanes, own), moved) if self._finds_returns else moved
 
     @property
     def _finds_returns(self) -> bool:
@@ -289,6 +278,10 @@ class Engine:
     def _refill(self, shared: list[Array], work: Work, tile: Tile) -> Tile:
         """Give idle lanes the next runs of the queue."""
         idle = tile.lanes.run < 0
+        if self.native is not None and work.limits.record_steps.size:
+            # Runs of a vector begin together, so that their records are due together.
+            groups = jnp.all(idle.reshape(-1, self.native.runs), axis=1)
+            idle = jnp.repeat(groups, self.native.runs)
         claimed = tile.next_run + jnp.cumsum(idle) - 1
         fed = idle & (claimed < work.count)
 
