@@ -206,7 +206,9 @@ class Engine:
         if self.native is not None:
             runs = self.native.runs
             enough = jnp.where(more, runs if work.limits.record_steps.size else runs // _REFILL, runs)
-            lanes, count = self.native(shared, (work.stride, work.limits), lanes, blocks - done, enough.astype(jnp.int32))
+            lanes, count = self.native(
+                shared, (work.stride, work.limits), lanes, blocks - done, enough.astype(jnp.int32)
+            )
             return done + count, lanes
         enough = jnp.where(more, max(1, self.rules.lanes // _REFILL), self.rules.lanes)
 

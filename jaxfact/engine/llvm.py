@@ -33,9 +33,11 @@ _FLOATS = {"add": "fadd", "add_any": "fadd", "sub": "fsub", "mul": "fmul", "div"
 _INTEGERS = {"add": "add", "add_any": "add", "sub": "sub", "mul": "mul", "and": "and", "or": "or", "xor": "xor"}
 _COMPARED = {"eq": "oeq", "ne": "une", "lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge"}
 _SHIFTS = {"shift_left": "shl", "shift_right_logical": "lshr", "shift_right_arithmetic": "ashr"}
-_INTRINSICS = {
-    name: name for name in ("sqrt", "floor", "ceil", "exp", "log", "sin", "cos", "tanh", "pow")
-} | {"max": "maximum", "min": "minimum", "abs": "fabs"}
+_INTRINSICS = {name: name for name in ("sqrt", "floor", "ceil", "exp", "log", "sin", "cos", "tanh", "pow")} | {
+    "max": "maximum",
+    "min": "minimum",
+    "abs": "fabs",
+}
 _LIBRARY = ("log1p", "expm1")
 # ln(1 + x) on [√½ − 1, √2 − 1] beyond x − x²/2, relative to x³ (Cephes, Moshier 1992).
 # fmt: off
@@ -184,9 +186,7 @@ def _literal(value: Any, dtype: np.dtype) -> str:
     return str(int(value))
 
 
-def write(
-    text: Text, outputs: Iterable[tuple[Node, Callable[[str], None]]], leaf: Callable[[Node], str]
-) -> None:
+def write(text: Text, outputs: Iterable[tuple[Node, Callable[[str], None]]], leaf: Callable[[Node], str]) -> None:
     """Write what computes some nodes, each handed on as soon as it is there; `leaf` loads an input."""
     wanted = list(outputs)
     nodes = [node for node, _ in wanted]
@@ -279,7 +279,11 @@ def applied(text: Text, node: Node, values: list[str]) -> str:
         return text.set(f"select {kind} {values[0]}, {of} {values[2]}, {of} {values[1]}")
     if name in ("convert_element_type", "bitcast_convert_type"):
         return _converted(text, name, dtype, node.dtype, values[0])
-    if name in ("div", "rem") and node.arguments[1].detail != Constant(0) and isinstance(node.arguments[1].detail, Constant):
+    if (
+        name in ("div", "rem")
+        and node.arguments[1].detail != Constant(0)
+        and isinstance(node.arguments[1].detail, Constant)
+    ):
         return text.set(f"{'s' if dtype.kind == 'i' else 'u'}{name} {kind} {values[0]}, {values[1]}")
     if name in _SHIFTS and isinstance(node.arguments[1].detail, Constant):
         return text.set(f"{_SHIFTS[name]} {kind} {values[0]}, {values[1]}")
@@ -291,7 +295,9 @@ def applied(text: Text, node: Node, values: list[str]) -> str:
     if is_float and name in _OF_FLOATS:
         return _OF_FLOATS[name](text, node, values)
     if is_float and name in _INTRINSICS:
-        return text.call(f"llvm.{_INTRINSICS[name]}.v{text.runs}f{8 * dtype.itemsize}", kind, [(kind, v) for v in values])
+        return text.call(
+            f"llvm.{_INTRINSICS[name]}.v{text.runs}f{8 * dtype.itemsize}", kind, [(kind, v) for v in values]
+        )
     if is_float and name in _LIBRARY:
         return _by_library(text, name, dtype, values[0])
     if dtype.kind in "iu" and name in ("max", "min"):

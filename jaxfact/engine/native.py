@@ -340,7 +340,9 @@ class _Assembly:
 
     def _row(self, entry: str, dtype: np.dtype) -> str:
         """Return how far from an array's first lanes those of an entry lie, given its offset in scratch memory."""
-        return self.text.set(f"mul i64 {self.text.set(f'lshr i64 {entry}, {SLOT.bit_length() - 1}')}, {self._lanes * dtype.itemsize}")
+        return self.text.set(
+            f"mul i64 {self.text.set(f'lshr i64 {entry}, {SLOT.bit_length() - 1}')}, {self._lanes * dtype.itemsize}"
+        )
 
     def _each(self, entries: int, body: Callable[[str], None]) -> None:
         """Write a loop over the entries of a leaf, by their offsets in scratch memory."""

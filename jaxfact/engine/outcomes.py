@@ -192,9 +192,7 @@ def judge(rules: Rules, limits: Limits, lanes: Lane, glance: Glance) -> Lane:
     return lanes._replace(outcome=jnp.where(lanes.run >= 0, outcome, -1).astype(jnp.int32))
 
 
-def remember(
-    rules: Rules, limits: Limits, stride: Int[Array, ""], lanes: Lane
-) -> tuple[Lane, Bool[Array, " lane"]]:
+def remember(rules: Rules, limits: Limits, stride: Int[Array, ""], lanes: Lane) -> tuple[Lane, Bool[Array, " lane"]]:
     """Forget an arrival that did not last, and say which runs a snapshot is due of.
 
     They are taken at powers of two of the block count (Brent), and of a run that has ended, so that it may move on.
@@ -223,7 +221,9 @@ def _stayed(limits: Limits, distance: Array) -> Array:
 
 def _waited(lanes: Lane) -> Bool[Array, " lane"]:
     """Tell which runs have been near their goal for long enough: max(50, 10 %) further steps."""
-    return (lanes.arrived >= 0) & (lanes.step >= lanes.arrived + jnp.maximum(_STAY, lax.div(lanes.arrived + 9, jnp.full_like(lanes.arrived, 10))))
+    return (lanes.arrived >= 0) & (
+        lanes.step >= lanes.arrived + jnp.maximum(_STAY, lax.div(lanes.arrived + 9, jnp.full_like(lanes.arrived, 10)))
+    )
 
 
 def is_fresh(lanes: Lane) -> Bool[Array, " lane"]:

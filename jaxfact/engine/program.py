@@ -51,11 +51,13 @@ class Program:
         self.shapes: Any = jax.eval_shape(self._engine.one, reading.shared, example)
         self._example = example
         import os, time
+
         if os.environ.get("NATIVE"):
-            t=time.perf_counter()
+            t = time.perf_counter()
             from jaxfact.engine.steps import in_vectors
+
             self._engine.native = in_vectors(reading, rules, self.shapes[0], example.limits)
-            print("native", self._engine.native.name, time.perf_counter()-t)
+            print("native", self._engine.native.name, time.perf_counter() - t)
         self._traced = self._trace(example)
         self._progress: Progress | None = None
         self._done: dict[Hashable, int] = {}

@@ -296,7 +296,7 @@ def _platform(graph, equation, arrays):
     """Return which of some programs is that of the platform that sweeps work on."""
     platform = working_devices()[0].platform
     places = [k for k, of in enumerate(equation.params["platforms"]) if of is None or platform in of]
-    return _constants(graph, np.asarray(places[0]), np.int32).reshape(1)
+    return [_constants(graph, np.asarray(places[0]), np.int32)]
 
 
 def _chosen(graph: Graph, here: Node, otherwise: Nodes, then: Nodes) -> Nodes:
