@@ -5,7 +5,6 @@ from typing import NamedTuple, Protocol
 
 from jaxfact.engine.devices import working_devices
 from jaxfact.engine.lanes import Found, Work
-from jaxfact.engine.outcomes import Rules
 
 _LARGEST, _LANEFULS = 4096, 8  # with no more runs than lanes a tile waits for its slowest run
 Progress = Callable[[int, int], None]
@@ -43,8 +42,8 @@ class Queue(Protocol):
         ...
 
 
-def tile_size(total: int, rules: Rules, devices: int | None, most: int | None) -> int:
+def tile_size(total: int, lanes: int, devices: int | None, most: int | None) -> int:
     """Return how many runs a tile has, so that all devices have work."""
     there = len(working_devices())
     count = min(devices or there, there)
-    return max(rules.lanes, min(most or max(_LARGEST, _LANEFULS * rules.lanes), -(-total // count)))
+    return max(lanes, min(most or max(_LARGEST, _LANEFULS * lanes), -(-total // count)))
