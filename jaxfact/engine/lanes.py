@@ -164,25 +164,24 @@ def _start(reading: Reading, shared: list[Array], work: Work, run: Int[Array, ""
 
 
 class Engine:
-    """The loop of one experiment under one set of rules, for tiles of a fixed size; without `steps`, XLA takes them.
+    """The loop of one experiment under one set of rules, for tiles of any size; without `steps`, XLA takes them.
 
     Every array of a `Lane` has the lanes along its last axis, which is innermost in memory: one vector instruction
     advances several runs.
     """
 
-    def __init__(self, reading: Reading, rules: Rules, tile: int, steps: Steps | None = None):
+    def __init__(self, reading: Reading, rules: Rules, steps: Steps | None = None):
         self.reading: Reading = reading
         self.rules: Rules = rules
-        self.tile: int = tile
         self._taken = steps
 
-    def empty(self, fresh: Lane, records: PyTree, slots: int) -> Any:
-        """Return a `Tile` that has not begun, on the host: idle lanes, and blank results with room for records."""
-        rules, tile = self.rules, self.tile
+    def empty(self, fresh: Lane, records: PyTree, *, runs: int, slots: int) -> Any:
+        """Return a `Tile` that has not begun, on the host: idle lanes, and room for the results of all runs."""
+        rules = self.rules
         lanes = jax.tree.map(lambda x: blank((*x.shape, rules.lanes), x.dtype), fresh)
         lanes = lanes._replace(run=np.full(rules.lanes, -1, np.int32))
-        finished = jax.tree.map(lambda x: np.zeros((tile, *x.shape), x.dtype), _result(fresh, fresh.step, fresh.loss))
-        recording = nothing_recorded(_recorded(fresh.own), records, tile, slots, rules.lanes)
+        finished = jax.tree.map(lambda x: np.zeros((runs, *x.shape), x.dtype), _result(fresh, fresh.step, fresh.loss))
+        recording = nothing_recorded(_recorded(fresh.own), records, runs, slots, rules.lanes)
         return Tile(lanes, np.zeros((), np.int32), finished, recording)  # pyright: ignore[reportArgumentType]
 
     def advance(self, shared: list[Array], work: Work, tile: Tile, blocks: Array) -> Tile:
@@ -292,7 +291,7 @@ class Engine:
         claimed = tile.next_run + jnp.cumsum(idle) - 1
         fed = idle & (claimed < work.count)
 
-        run = jnp.minimum(claimed, self.tile - 1).astype(jnp.int32)
+        run = jnp.minimum(claimed, len(work.seeds) - 1).astype(jnp.int32)
 
         def draw(lanes):
             own = jax.vmap(partial(_start, self.reading), (None, None, 0), -1)(shared, work, run)
@@ -362,7 +361,7 @@ class Engine:
     def _store(self, shared: list[Array], limits: Limits, tile: Tile) -> Tile:
         """Write the records that are due and the results of finished runs, and free their lanes."""
         lanes, ended = tile.lanes, (tile.lanes.outcome >= 0) & (tile.lanes.outcome != RETURNED)
-        rows = jnp.where(ended, lanes.run, self.tile)
+        rows = jnp.where(ended, lanes.run, len(tile.finished.outcome))
         period = jnp.where(lanes.outcome == CYCLE, lanes.circled, 0)
         result = _result(lanes, period, self._slopes(shared, lanes))
         due = is_due(lanes)

@@ -23,7 +23,7 @@ from jaxfact.engine.lanes import Engine, Found, Tile, Work, is_finished, one_run
 from jaxfact.engine.outcomes import Limits, Rules
 from jaxfact.engine.reading import Reading
 from jaxfact.engine.steps import BY_XLA, Way, way_of
-from jaxfact.engine.tiles import Progress, Queue, Task
+from jaxfact.engine.tiles import Progress, Queue, Task, room
 
 _PROGRAMS = 16  # compiled programs that are kept, a few megabytes each
 _CALL_SECONDS = 0.1
@@ -41,28 +41,27 @@ ON_GPU: dict[str, Any] = {
 
 
 class Program:
-    """The compiled loop of one experiment, for tiles of one size; a smaller task is padded with runs nobody wants."""
+    """The compiled loop of one experiment, for tiles of at least one size: see `room`.
+
+    A smaller task is padded with runs nobody wants, which are never begun.
+    """
 
     def __init__(self, reading: Reading, rules: Rules, example: Work, size: int, way: Way | None = None):
         if way is None:
             way = way_of(reading, one_run(reading, example), checked=rules.checked, lanes=rules.lanes)
         self.way: Way = way
-        self._engine = Engine(reading, rules, size, self.way.steps)
+        self._engine = Engine(reading, rules, self.way.steps)
         self.shapes: Any = jax.eval_shape(self._engine.one, reading.shared, example)
         self._example = example
+        self.size: int = room(size, self._bytes_of_one)
         self._traced = self._trace(example)
         self._progress: Progress | None = None
         self._done: dict[Hashable, int] = {}
         self._stop, self._drain = threading.Event(), threading.Event()
 
-    @property
-    def size(self) -> int:
-        """The number of runs of a whole tile."""
-        return self._engine.tile
-
     def blank(self, limits: Limits) -> Found:
         """Return the results of one run that has not begun, for their shapes."""
-        return self._empty().found(1, limits)
+        return self._empty(1).found(1, limits)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -140,8 +139,15 @@ class Program:
         """Tell whether no further tile is to be taken."""
         return self._stop.is_set() or self._drain.is_set()
 
-    def _empty(self) -> Any:
-        return self._engine.empty(*self.shapes, slots=len(self._example.limits.record_steps))
+    def _empty(self, runs: int | None = None) -> Any:
+        slots = len(self._example.limits.record_steps)
+        return self._engine.empty(*self.shapes, runs=runs or self.size, slots=slots)
+
+    @property
+    def _bytes_of_one(self) -> int:
+        """The memory that the results of one run take in a tile."""
+        tile = self._empty(1)
+        return _bytes((tile.finished, tile.recording.at_steps, tile.recording.last))
 
     def _padded(self, work: Work) -> Work:
         """Repeat the last run until the tile is full."""
@@ -151,8 +157,7 @@ class Program:
 
     def _what_fits(self, device: Any) -> str:
         """Say how large a tile may be in the free memory."""
-        tile = self._empty()
-        a_run = _bytes(tile.found(self.size, self._example.limits)) / self.size
+        tile, a_run = self._empty(1), self._bytes_of_one
         lanes = _bytes((tile.lanes, tile.recording.waiting))
         free = _free_bytes(device)
         # What is free now may be taken by the next attempt, and XLA needs scratch space besides.
