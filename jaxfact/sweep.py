@@ -268,7 +268,7 @@ def _in_memory(part: Part, tile_runs: int | None, devices: int | None, progress:
     """Run one experiment and keep everything in memory."""
     options = part.options
     runs = part.runs(options.axes, options.seeds)
-    queue = MemoryQueue(runs, tile_size(int(runs.count), part.engine.way.lanes, devices, tile_runs))
+    queue = MemoryQueue(runs, tile_size(int(runs.count), part.engine.way, devices, tile_runs))
     tiles = Program(part.engine, runs, queue.size)
     timing = tiles.run(queue, progress, min(len(queue), devices or len(queue)))
     return part.labelled(queue.found, options.axes, options.seeds).assign(timing).assign_attrs(part.attributes)

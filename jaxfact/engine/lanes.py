@@ -175,6 +175,13 @@ class Engine:
         """The number of columns of the factors."""
         return self._lane.own.factors.width
 
+    @property
+    def bytes_of_one(self) -> int:
+        """The memory that the results of one run take in a tile."""
+        tile = self.empty(1)
+        leaves = jax.tree.leaves((tile.finished, tile.recording.at_steps, tile.recording.last))
+        return sum(np.asarray(leaf).nbytes for leaf in leaves)
+
     def empty(self, runs: int) -> Any:
         """Return a `Tile` of some runs that has not begun, on the host: idle lanes, and blank results."""
         fresh, lanes = self._lane, self.way.lanes

@@ -21,7 +21,7 @@ from jax.experimental import checkify
 from jaxfact.engine.devices import in_this_context, working_devices
 from jaxfact.engine.lanes import Engine, Found, Tile, Work, is_finished
 from jaxfact.engine.outcomes import Limits
-from jaxfact.engine.tiles import Progress, Queue, Task
+from jaxfact.engine.tiles import Progress, Queue, Task, room
 
 _PROGRAMS = 16  # compiled programs that are kept, a few megabytes each
 _CALL_SECONDS = 0.1
@@ -39,11 +39,14 @@ ON_GPU: dict[str, Any] = {
 
 
 class Program:
-    """The compiled loop of one experiment, for tiles of one size; a smaller task is padded with runs nobody wants."""
+    """The compiled loop of one experiment, for tiles of at least one size: see `room`.
+
+    A smaller task is padded with runs nobody wants, which are never begun.
+    """
 
     def __init__(self, engine: Engine, example: Work, size: int):
-        self.size: int = size
         self._engine, self._example = engine, example
+        self.size: int = room(size, engine.bytes_of_one)
         self._traced = self._trace(example)
         self._progress: Progress | None = None
         self._done: dict[Hashable, int] = {}
@@ -51,7 +54,7 @@ class Program:
 
     def blank(self, limits: Limits) -> Found:
         """Return the results of one run that has not begun, for their shapes."""
-        return self._empty().found(1, limits)
+        return self._engine.empty(1).found(1, limits)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -140,8 +143,7 @@ class Program:
 
     def _what_fits(self, device: Any) -> str:
         """Say how large a tile may be in the free memory."""
-        tile = self._empty()
-        a_run = _bytes(tile.found(self.size, self._example.limits)) / self.size
+        tile, a_run = self._engine.empty(1), self._engine.bytes_of_one
         lanes = _bytes((tile.lanes, tile.recording.waiting))
         free = _free_bytes(device)
         # What is free now may be taken by the next attempt, and XLA needs scratch space besides.

@@ -44,6 +44,11 @@ class Way(NamedTuple):
         """Whether something else than XLA advances runs."""
         return self.steps is not None or self.blocks is not None
 
+    @property
+    def least(self) -> int:
+        """How many runs are worth a tile: as many as advance in one vector, or as there are lanes."""
+        return self.lanes if self.blocks is None else self.blocks.runs
+
 
 def way_of(reading: Reading, rules: Rules, lane: Lane, limits: Limits) -> Way:
     """Return the way in which runs of such lanes advance, and why it is no other."""
