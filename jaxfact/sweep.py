@@ -28,7 +28,7 @@ from jaxfact.engine.experiment import Experiment, check_experiment, check_signat
 from jaxfact.engine.floors import check_tolerance, checked_tolerance
 from jaxfact.engine.lanes import Found, Work, lanes_per_block, one_run
 from jaxfact.engine.levels import chosen_levels
-from jaxfact.engine.outcomes import Rules
+from jaxfact.engine.outcomes import Limits, Plan, Rules
 from jaxfact.engine.program import Program
 from jaxfact.engine.reading import Reading
 from jaxfact.engine.steps import way_of
@@ -220,20 +220,18 @@ class Part:
             raise problem_with("compensated", True, "noise hides what rounding does", "leave it out for noisy methods")
         self.options = options
         first_point = {name: values[:1] for name, values in options.axes.items()}
+        self.plan: Plan = Plan(options.max_steps, options.check_every, tolerance, options.record_steps, options.levels)
+        self.limits: Limits = self.plan.limits(first.problem.dtype)
         self.rules: Rules = Rules(
-            max_steps=options.max_steps,
-            check_every=options.check_every,
-            tolerance=tolerance,
-            record_steps=options.record_steps,
             periodic=not self.reading.uses_noise,
             misfits=self.reading.findings.misfits,
             checked=options.checked,
+            stops=tolerance is not None,
             lanes=lanes_per_block(self.reading, self.runs(first_point, options.seeds[:1])),
-            chosen=options.levels,
         )
         records = named_measures(options.record)
         self.attributes: dict[str, Any] = provenance.of_sweep(
-            experiment, self.rules, options.base_seed, first, compression
+            experiment, self.plan, self.rules.lanes, options.base_seed, first, compression
         )
         own = one_run(self.reading, self.runs(options.axes, options.seeds[:1]))
         self.attributes |= {
@@ -259,11 +257,13 @@ class Part:
         }
         count = math.prod(map(len, axes.values()))
         numbers = np.asarray(count * len(seeds), np.int32), np.asarray(options.check_every, np.int32)
-        return Work(base, np.repeat(seeds.astype(np.uint32), count), flat, *numbers)  # pyright: ignore[reportArgumentType]
+        return Work(base, np.repeat(seeds.astype(np.uint32), count), flat, *numbers, self.limits)  # pyright: ignore[reportArgumentType]
 
     def labelled(self, found: Found, axes: Mapping[str, np.ndarray], seeds: np.ndarray) -> xr.Dataset:
         """Return the results of such runs as a dataset."""
-        return label(found, self.rules, named_measures(self.options.record), axes, seeds, self.reading.findings.is_pair)
+        findings = self.reading.findings
+        record = named_measures(self.options.record)
+        return label(found, self.plan, record, axes, seeds, findings.is_pair, findings.misfits)
 
 
 def _in_memory(part: Part, tile_runs: int | None, devices: int | None, progress: Progress | None) -> xr.Dataset:

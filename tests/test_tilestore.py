@@ -225,6 +225,7 @@ def test_any_reader_finds_a_flipped_bit(store):
 REFUSED = {
     "tolerance was 0.0001 and is 0.001": {"tolerance": 1e-3},
     "max_steps was 400 and is 500": {"max_steps": 500},
+    r"levels was \[\] and is \[0.05\]": {"levels": [5e-2]},
     "record_names was": {"record": [measures.distance]},
     "base_seed was 0 and is 1": {"base_seed": 1},
     "compression was exact and is none": {"compress": False},

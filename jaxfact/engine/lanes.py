@@ -23,12 +23,14 @@ from jaxfact.engine.outcomes import (
     RETURNED,
     STATIONARY,
     Lane,
+    Limits,
     Rules,
     choose,
     circle,
-    judge,
-    note,
-    remember,
+    is_due,
+    is_fresh,
+    seen,
+    step_of,
 )
 from jaxfact.engine.reading import Own, Reading
 from jaxfact.engine.recording import Recording, blank, nothing_recorded, scattered, set_aside
@@ -95,10 +97,14 @@ class Tile(NamedTuple):
     finished: Finished
     recording: Recording
 
-    def found(self, count: int) -> Found:
-        """Return the results of the first `count` runs, on the host."""
-        results = Found(self.finished, self.recording.at_steps, self.recording.last)
-        return jax.tree.map(lambda x: np.asarray(x)[:count], results)
+    def found(self, count: int, limits: Limits) -> Found:
+        """Return the results of the first `count` runs at the wanted levels and steps, on the host."""
+        levels, steps = limits.counts
+        held = Found(self.finished, self.recording.at_steps, self.recording.last)
+        finished, at_steps, last = jax.tree.map(lambda x: np.asarray(x)[:count], held)
+        return Found(
+            finished._replace(hit=finished.hit[:, :levels]), jax.tree.map(lambda x: x[:, :steps], at_steps), last
+        )
 
 
 class Work(NamedTuple):
@@ -113,6 +119,7 @@ class Work(NamedTuple):
     points: Mapping[str, Array]
     count: Int[Array, ""]
     stride: Int[Array, ""]
+    limits: Limits
 
 
 def lanes_per_block(reading: Reading, work: Work) -> int:
@@ -166,16 +173,15 @@ class Engine:
         self.rules: Rules = rules
         self.tile: int = tile
         self._taken = steps
-        self._levels = np.asarray(rules.levels)
-        self._record_steps = np.asarray(rules.record_steps, np.int32)
+        self.native = None
 
-    def empty(self, fresh: Lane, records: PyTree) -> Any:
-        """Return a `Tile` that has not begun, on the host: idle lanes and blank results."""
+    def empty(self, fresh: Lane, records: PyTree, slots: int) -> Any:
+        """Return a `Tile` that has not begun, on the host: idle lanes, and blank results with room for records."""
         rules, tile = self.rules, self.tile
         lanes = jax.tree.map(lambda x: blank((*x.shape, rules.lanes), x.dtype), fresh)
         lanes = lanes._replace(run=np.full(rules.lanes, -1, np.int32))
         finished = jax.tree.map(lambda x: np.zeros((tile, *x.shape), x.dtype), _result(fresh, fresh.step, fresh.loss))
-        recording = nothing_recorded(_recorded(fresh.own), records, tile, len(rules.record_steps), rules.lanes)
+        recording = nothing_recorded(_recorded(fresh.own), records, tile, slots, rules.lanes)
         return Tile(lanes, np.zeros((), np.int32), finished, recording)  # pyright: ignore[reportArgumentType]
 
     def advance(self, shared: list[Array], work: Work, tile: Tile, blocks: Array) -> Tile:
@@ -189,7 +195,7 @@ class Engine:
             done, tile = carry
             tile = self._refill(shared, work, tile)
             done, lanes = self._blocks(shared, work, tile.lanes, done, blocks, tile.next_run < work.count)
-            return done, self._store(shared, tile._replace(lanes=lanes))
+            return done, self._store(shared, work.limits, tile._replace(lanes=lanes))
 
         return lax.while_loop(going, stretch, (jnp.zeros((), jnp.int32), tile))[1]
 
@@ -197,48 +203,46 @@ class Engine:
         self, shared: list[Array], work: Work, lanes: Lane, done: Array, blocks: Array, more: Bool[Array, ""]
     ) -> tuple[Array, Lane]:
         """Advance all lanes until enough of them have ended to be worth a refill, or a record is due."""
+        if self.native is not None:
+            runs = self.native.runs
+            enough = jnp.where(more, runs if work.limits.record_steps.size else runs // _REFILL, runs)
+            lanes, count = self.native(
+                shared, (work.stride, work.limits), lanes, blocks - done, enough.astype(jnp.int32)
+            )
+            return done + count, lanes
         enough = jnp.where(more, max(1, self.rules.lanes // _REFILL), self.rules.lanes)
 
-        def wanted(first, lanes):
+        def wanted(lanes):
             ended = jnp.sum(lanes.outcome >= 0, dtype=jnp.int32)
             busy = jnp.any((lanes.run >= 0) & (lanes.outcome < 0))
-            # The records of lanes that were due at the beginning have been stored.
-            return busy & (ended < enough) & (first | ~jnp.any(self._due(lanes)[0]))
+            return busy & (ended < enough) & ~jnp.any(is_due(lanes))
 
         def going(carry):
-            done, first, lanes = carry
-            return (done < blocks) & (wanted(first, lanes) | jnp.any(lanes.outcome == RETURNED))
+            done, lanes = carry
+            return (done < blocks) & (wanted(lanes) | jnp.any(lanes.outcome == RETURNED))
 
         def block(carry):
-            done, first, lanes = carry
+            done, lanes = carry
             # Runs that have returned are followed round together, when they would otherwise be stored.
-            circling = ~wanted(first, lanes)
-            return done + 1, jnp.zeros((), bool), self._block(shared, work.stride, lanes, circling)
+            return done + 1, self._block(shared, work, lanes, ~wanted(lanes))
 
         # With no lane busy there is nothing to do here: the tile is visited once more for waiting records.
-        done, _, lanes = lax.while_loop(going, block, (done, jnp.ones((), bool), lanes))
-        return done, lanes
+        return lax.while_loop(going, block, (done, lanes))
 
-    def _block(self, shared: list[Array], stride: Int[Array, ""], lanes: Lane, circling: Bool[Array, ""]) -> Lane:
+    def _block(self, shared: list[Array], work: Work, lanes: Lane, circling: Bool[Array, ""]) -> Lane:
         """Take a block of steps and look at all runs; where some are fresh, take no step and look at those alone.
 
         Where runs that have returned are circling, they alone take one step: in the same loop as ever, because another
         one, of the same operations, may be compiled into other last bits.
         """
-        fresh = (lanes.run >= 0) & (lanes.step < 0)
-        look = jnp.any(fresh)
-        own = self._steps(shared, lanes, jnp.where(circling, 1, jnp.where(look, 0, stride)))
+        look = jnp.any(is_fresh(lanes))
+        own = self._steps(shared, lanes, jnp.where(circling, 1, jnp.where(look, 0, work.stride)))
         glance = jax.vmap(self.reading.glance, (None, -1), -1)(shared, own)
-        moved = lanes._replace(
-            own=own,
-            step=jnp.where(fresh, 0, lanes.step + stride),
-            first_energy=jnp.where(fresh, glance.energy, lanes.first_energy),
-        )
-        moved = note(self.rules, moved, glance)
-        moved = judge(self.rules, moved._replace(rose=(moved.loss > lanes.loss) & ~fresh), glance)
-        looked = ~circling & jnp.where(look, fresh, lanes.outcome < 0)
-        seen = choose(looked, remember(self.rules, stride, moved), lanes)
-        return choose(circling, circle(lanes, own), seen) if self._finds_returns else seen
+        moved, marks = seen(self.rules, work.limits, work.stride, lanes._replace(own=own), glance, look)
+        looked = jnp.where(look, is_fresh(lanes), lanes.outcome < 0)
+        mark = choose(marks, (own.factors, own.state), lanes.mark[0])
+        moved = moved._replace(own=choose(looked, own, lanes.own), mark=(mark, moved.mark[1]))
+        return choose(circling, circle(lanes, own), moved) if self._finds_returns else moved
 
     @property
     def _finds_returns(self) -> bool:
@@ -253,12 +257,14 @@ class Engine:
         lane = Lane(
             run=never,
             step=never,
+            due=never,
+            slot=never,
             outcome=never,
             own=own,
             mark=((own.factors, own.state), never),
             circled=never,
             still=never > 0,
-            hit=jnp.full(len(self._levels), -1, jnp.int32),
+            hit=jnp.full(work.limits.levels.shape, -1, jnp.int32),
             arrived=never,
             fitted=never,
             first_energy=glance.energy,
@@ -274,6 +280,10 @@ class Engine:
     def _refill(self, shared: list[Array], work: Work, tile: Tile) -> Tile:
         """Give idle lanes the next runs of the queue."""
         idle = tile.lanes.run < 0
+        if self.native is not None and work.limits.record_steps.size:
+            # Runs of a vector begin together, so that their records are due together.
+            groups = jnp.all(idle.reshape(-1, self.native.runs), axis=1)
+            idle = jnp.repeat(groups, self.native.runs)
         claimed = tile.next_run + jnp.cumsum(idle) - 1
         fed = idle & (claimed < work.count)
 
@@ -284,6 +294,8 @@ class Engine:
             fresh = lanes._replace(
                 run=run,
                 step=jnp.full_like(run, -1),
+                due=jnp.full_like(run, step_of(work.limits, 0)),
+                slot=jnp.zeros_like(run),
                 outcome=jnp.full_like(run, -1),
                 own=own,
                 hit=jnp.full_like(lanes.hit, -1),
@@ -342,28 +354,25 @@ class Engine:
         found = lax.cond(jnp.any(settled), lambda own: slopes(shared, own), lambda own: unknown, lanes.own)
         return jnp.where(settled, found, jnp.nan)
 
-    def _due(self, lanes: Lane) -> tuple[Bool[Array, " lane"], Int[Array, " lane"]]:
-        """Tell which lanes are at a step to be recorded, and its place among those steps; none that is circling is."""
-        if not self.rules.record_steps:
-            return jnp.zeros(self.rules.lanes, bool), jnp.zeros(self.rules.lanes, jnp.int32)
-        steps = jnp.asarray(self._record_steps)
-        earlier = jnp.sum(steps[:, None] < lanes.step, axis=0, dtype=jnp.int32)
-        slot = jnp.minimum(earlier, len(steps) - 1)
-        return (lanes.run >= 0) & (lanes.outcome != RETURNED) & (steps[slot] == lanes.step), slot
-
-    def _store(self, shared: list[Array], tile: Tile) -> Tile:
+    def _store(self, shared: list[Array], limits: Limits, tile: Tile) -> Tile:
         """Write the records that are due and the results of finished runs, and free their lanes."""
         lanes, ended = tile.lanes, (tile.lanes.outcome >= 0) & (tile.lanes.outcome != RETURNED)
         rows = jnp.where(ended, lanes.run, self.tile)
         period = jnp.where(lanes.outcome == CYCLE, lanes.circled, 0)
         result = _result(lanes, period, self._slopes(shared, lanes))
-        free = lanes._replace(run=jnp.where(ended, -1, lanes.run), outcome=jnp.where(ended, -1, lanes.outcome))
-        due, slot = self._due(lanes)
+        due = is_due(lanes)
+        slot = jnp.where(due, lanes.slot + 1, lanes.slot)
+        free = lanes._replace(
+            run=jnp.where(ended, -1, lanes.run),
+            outcome=jnp.where(ended, -1, lanes.outcome),
+            due=jnp.where(due, step_of(limits, slot), lanes.due),
+            slot=slot,
+        )
         measure, own = partial(self._measure, shared), _recorded(lanes.own)
         return tile._replace(
             finished=scattered(tile.finished, result, rows),
             lanes=free,
-            recording=set_aside(measure, tile.recording, own, due, ended, lanes.run, slot),
+            recording=set_aside(measure, tile.recording, own, due, ended, lanes.run, lanes.slot),
         )
 
     def _measure(self, shared: list[Array], own: Own) -> PyTree:

@@ -20,7 +20,7 @@ from jax.experimental import checkify
 
 from jaxfact.engine.devices import in_this_context, working_devices
 from jaxfact.engine.lanes import Engine, Found, Tile, Work, is_finished, one_run
-from jaxfact.engine.outcomes import Rules
+from jaxfact.engine.outcomes import Limits, Rules
 from jaxfact.engine.reading import Reading
 from jaxfact.engine.steps import BY_XLA, Way, way_of
 from jaxfact.engine.tiles import Progress, Queue, Task
@@ -50,6 +50,15 @@ class Program:
         self._engine = Engine(reading, rules, size, self.way.steps)
         self.shapes: Any = jax.eval_shape(self._engine.one, reading.shared, example)
         self._example = example
+        import os
+        import time
+
+        if os.environ.get("NATIVE"):
+            t = time.perf_counter()
+            from jaxfact.engine.steps import in_vectors
+
+            self._engine.native = in_vectors(reading, rules, self.shapes[0], example.limits)
+            print("native", self._engine.native.name, time.perf_counter() - t)
         self._traced = self._trace(example)
         self._progress: Progress | None = None
         self._done: dict[Hashable, int] = {}
@@ -60,10 +69,9 @@ class Program:
         """The number of runs of a whole tile."""
         return self._engine.tile
 
-    @property
-    def blank(self) -> Found:
-        """The results of one run that has not begun, for their shapes."""
-        return self._engine.empty(*self.shapes).found(1)
+    def blank(self, limits: Limits) -> Found:
+        """Return the results of one run that has not begun, for their shapes."""
+        return self._empty().found(1, limits)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -113,7 +121,7 @@ class Program:
         It ends when all runs have ended; with `beyond` they go on for ever, and there may be at most one run per lane.
         """
         advance = self._compile(device)
-        begun = self._engine.reading.shared, self._padded(task), self._engine.empty(*self.shapes)
+        begun = self._engine.reading.shared, self._padded(task), self._empty()
         shared, work, tile = jax.device_put(begun, device)
         lane = np.arange(self._engine.rules.lanes, dtype=np.int32)
         while beyond or not is_finished(tile, task.count):
@@ -141,6 +149,9 @@ class Program:
         """Tell whether no further tile is to be taken."""
         return self._stop.is_set() or self._drain.is_set()
 
+    def _empty(self) -> Any:
+        return self._engine.empty(*self.shapes, slots=len(self._example.limits.record_steps))
+
     def _padded(self, work: Work) -> Work:
         """Repeat the last run until the tile is full."""
         index = np.minimum(np.arange(self.size), int(work.count) - 1)
@@ -149,8 +160,8 @@ class Program:
 
     def _what_fits(self, device: Any) -> str:
         """Say how large a tile may be in the free memory."""
-        tile = self._engine.empty(*self.shapes)
-        a_run = _bytes(tile.found(self.size)) / self.size
+        tile = self._empty()
+        a_run = _bytes(tile.found(self.size, self._example.limits)) / self.size
         lanes = _bytes((tile.lanes, tile.recording.waiting))
         free = _free_bytes(device)
         # What is free now may be taken by the next attempt, and XLA needs scratch space besides.
@@ -171,7 +182,7 @@ class Program:
         arguments = (
             self._engine.reading.shared,
             self._padded(example),
-            self._engine.empty(*self.shapes),
+            self._empty(),
             np.ones((), np.int32),
         )
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
@@ -186,7 +197,7 @@ class Program:
     def _finish(self, task: Task, advance: Callable, device: Any, queue: Queue) -> None:
         """Run one tile to its end, a few blocks per call."""
         began, blocks, count = time.perf_counter(), 16, int(task.work.count)
-        work, tile = jax.device_put((self._padded(task.work), self._engine.empty(*self.shapes)), device)
+        work, tile = jax.device_put((self._padded(task.work), self._empty()), device)
         while not self._stop.is_set():
             started = time.perf_counter()
             tile = advance(work, tile, np.asarray(blocks, np.int32))
@@ -195,7 +206,7 @@ class Program:
             if self._progress:
                 self._progress(queue.done + sum(self._done.values()), queue.total)
             if is_finished(tile, count):
-                queue.keep(task, tile.found(count), time.perf_counter() - began)
+                queue.keep(task, tile.found(count, task.work.limits), time.perf_counter() - began)
                 return
             # Long calls hide progress and delay an interrupt; short ones cost their overhead.
             if time.perf_counter() - started < _CALL_SECONDS:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from jaxfact.engine.devices import working_devices
 from jaxfact.engine.rows import Rows, Values, Wide, by_row, nodes_of, of_argument, of_table, sized
 from jaxfact.engine.rowwise import rowwise
 from jaxfact.engine.scalars import Constant, Graph, Input, Node, Nodes, Unscalarisable
@@ -308,7 +309,11 @@ def _while(graph, equation, arrays):
 def _cond(graph, equation, arrays):
     """Evaluate all branches and take one, entry by entry."""
     [index], *operands = arrays[0].reshape(1), *arrays[1:]
-    results = [_walk(graph, branch.jaxpr, branch.consts, operands) for branch in equation.params["branches"]]
+    branches = equation.params["branches"]
+    if isinstance(index.detail, Constant):
+        place = int(np.clip(int(index.detail.value), 0, len(branches) - 1))
+        return _walk(graph, branches[place].jaxpr, branches[place].consts, operands)
+    results = [_walk(graph, branch.jaxpr, branch.consts, operands) for branch in branches]
     chosen = results[-1]
     for place, other in reversed(list(enumerate(results[:-1]))):
         at = graph.constant(place, index.dtype)
@@ -316,6 +321,13 @@ def _cond(graph, equation, arrays):
         here = graph.apply(jax.lax.le_p, (index, at), np.dtype(bool), {})
         chosen = [_chosen(graph, here, x, y) for x, y in zip(chosen, other, strict=True)]
     return chosen
+
+
+def _platform(graph, equation, arrays):
+    """Return which of some programs is that of the platform that sweeps work on."""
+    platform = working_devices()[0].platform
+    places = [k for k, of in enumerate(equation.params["platforms"]) if of is None or platform in of]
+    return [_constants(graph, np.asarray(places[0]), np.int32)]
 
 
 def _chosen(graph: Graph, here: Node, otherwise: Any, then: Any) -> Any:
@@ -357,6 +369,7 @@ _RULES: dict[str, Callable] = {
     "scan": _scan,
     "while": _while,
     "cond": _cond,
+    "platform_index": _platform,
 }
 
 # A key is its words.

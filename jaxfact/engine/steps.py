@@ -4,9 +4,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Int
 
+from jaxfact.engine import outcomes
 from jaxfact.engine.devices import working_devices
+from jaxfact.engine.native import Blocks, Flags, Functions, Shapes
+from jaxfact.engine.outcomes import Lane, Limits, Rules
 from jaxfact.engine.reading import Own, Reading
 from jaxfact.engine.scalars import Unscalarisable
 
@@ -63,3 +68,37 @@ def is_interpreted() -> bool:
 
 def _by_xla(reason: str) -> Way:
     return Way(None, f"{BY_XLA.said}: {reason}")
+
+
+def in_vectors(reading: Reading, rules: Rules, lane: Lane, limits: Limits) -> Blocks:
+    """Return blocks of steps compiled by LLVM."""
+
+    def lone(function: Callable) -> Callable:
+        """Let a function of lanes serve one, whose arrays have no axis of lanes."""
+        return lambda *arguments: jax.tree.map(
+            lambda x: x[..., 0], function(*jax.tree.map(lambda x: x[..., None], arguments))
+        )
+
+    def look(shared: list[Array], uniform: tuple[Array, Limits], fresh: Array, lane: Lane):
+        glance, (stride, limits) = reading.glance(shared, lane.own), uniform
+        return lone(lambda lanes, glance: outcomes.seen(rules, limits, stride, lanes, glance, fresh))(lane, glance)
+
+    def circle(lanes: Lane, own: Own):
+        return outcomes.circle(lanes, own), lanes.outcome == outcomes.RETURNED
+
+    def flags(lanes: Lane) -> Flags:
+        ended, returned = lanes.outcome >= 0, lanes.outcome == outcomes.RETURNED
+        midway = returned & (lanes.circled > 0)
+        return Flags(
+            busy=(lanes.run >= 0) & ~ended,
+            ended=ended,
+            frozen=ended & ~midway,
+            returned=returned,
+            midway=midway,
+            fresh=outcomes.is_fresh(lanes),
+            due=outcomes.is_due(lanes),
+        )
+
+    functions = Functions(reading.advance, look, lone(circle), lone(flags))
+    stride = jax.ShapeDtypeStruct((), jnp.int32)
+    return Blocks(functions, Shapes(reading.shared, (stride, limits), lane), rules.lanes)

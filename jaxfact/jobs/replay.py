@@ -187,7 +187,7 @@ class StoredRun:
         looks, found = {}, None
         for tile in self._states(self.work):
             looks[int(np.asarray(tile.lanes.step)[0])] = _seen(tile)
-            found = tile.found(1)
+            found = tile.found(1, self.work.limits)
         assert found is not None, "a run is looked at before it begins"
         self._compare(found)
         last = max(looks)

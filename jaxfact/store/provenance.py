@@ -13,7 +13,7 @@ import jax
 from jaxfact.engine.compressibility import Compression
 from jaxfact.engine.devices import working_devices
 from jaxfact.engine.experiment import Experiment, Run
-from jaxfact.engine.outcomes import Rules
+from jaxfact.engine.outcomes import Plan
 from jaxfact.store.experiment_file import Name
 from jaxfact.store.marks import now
 from jaxfact.version import __version__
@@ -41,7 +41,7 @@ def environment() -> dict[str, Any]:
 
 
 def of_sweep(
-    experiment: Experiment, rules: Rules, base_seed: int, first: Run, compression: Compression | None
+    experiment: Experiment, plan: Plan, lanes: int, base_seed: int, first: Run, compression: Compression | None
 ) -> dict[str, Any]:
     """Return what is needed to run a sweep again."""
     return {
@@ -56,9 +56,9 @@ def of_sweep(
         "unit": float(first.problem.unit),
         "unit_name": first.problem.unit_name,
         "base_seed": base_seed,
-        "max_steps": rules.max_steps,
-        "check_every": rules.check_every,
-        "lanes_per_block": rules.lanes,
+        "max_steps": plan.max_steps,
+        "check_every": plan.check_every,
+        "lanes_per_block": lanes,
         "compression": "none" if compression is None else "in law" if compression.noisy else "exact",
     }
 

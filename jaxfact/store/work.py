@@ -77,7 +77,7 @@ def _template(
 ) -> xr.Dataset:
     """Return the dataset of the one run of a grid in each variant, for its form and its attributes."""
     blank = [
-        part.labelled(program.blank, first.axes, first.seeds).assign_attrs(
+        part.labelled(program.blank(part.limits), first.axes, first.seeds).assign_attrs(
             {**part.attributes, "program": program.fingerprint}
         )
         for part, program in zip(parts, programs, strict=True)
