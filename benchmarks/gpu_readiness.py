@@ -124,8 +124,8 @@ def engine(method: Callable, problem: jf.Factorization, lanes: int) -> tuple[Cal
     rules = Rules(
         periodic=not program.uses_noise, misfits=program.findings.misfits, checked=False, stops=True, lanes=lanes
     )
-    made = Engine(program, rules, lanes)
-    tile = made.empty(*jax.eval_shape(made.one, program.shared, work), slots=0)
+    made = Engine(program, rules)
+    tile = made.empty(*jax.eval_shape(made.one, program.shared, work), runs=lanes, slots=0)
     return made.advance, _shapes((program.shared, work, tile, jnp.ones((), jnp.int32)))
 
 

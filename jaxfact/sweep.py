@@ -26,12 +26,11 @@ from jaxfact.engine.axes import (
 from jaxfact.engine.compressibility import compression_of
 from jaxfact.engine.experiment import Experiment, check_experiment, check_signature
 from jaxfact.engine.floors import check_tolerance, checked_tolerance
-from jaxfact.engine.lanes import Found, Work, lanes_per_block, one_run
+from jaxfact.engine.lanes import Engine, Found, Work
 from jaxfact.engine.levels import chosen_levels
 from jaxfact.engine.outcomes import Limits, Plan, Rules
 from jaxfact.engine.program import Program
 from jaxfact.engine.reading import Reading
-from jaxfact.engine.steps import way_of
 from jaxfact.engine.tiles import Progress, tile_size
 from jaxfact.inputs import explained, positive_integer, problem_with, seed_number, shown
 from jaxfact.measures import invariants
@@ -227,15 +226,14 @@ class Part:
             misfits=self.reading.findings.misfits,
             checked=options.checked,
             stops=tolerance is not None,
-            lanes=lanes_per_block(self.reading, self.runs(first_point, options.seeds[:1])),
         )
+        self.engine: Engine = Engine(self.reading, self.rules, self.runs(first_point, options.seeds[:1]))
         records = named_measures(options.record)
         self.attributes: dict[str, Any] = provenance.of_sweep(
-            experiment, self.plan, self.rules.lanes, options.base_seed, first, compression
+            experiment, self.plan, self.engine.way.lanes, options.base_seed, first, compression
         )
-        own = one_run(self.reading, self.runs(options.axes, options.seeds[:1]))
         self.attributes |= {
-            "lanes": way_of(self.reading, own, checked=options.checked, lanes=self.rules.lanes).said,
+            "lanes": self.engine.way.said,
             "axes": list(options.axes),
             "tolerance": tolerance,
             "levels": list(options.levels),
@@ -270,8 +268,8 @@ def _in_memory(part: Part, tile_runs: int | None, devices: int | None, progress:
     """Run one experiment and keep everything in memory."""
     options = part.options
     runs = part.runs(options.axes, options.seeds)
-    queue = MemoryQueue(runs, tile_size(int(runs.count), part.rules, devices, tile_runs))
-    tiles = Program(part.reading, part.rules, runs, queue.size)
+    queue = MemoryQueue(runs, tile_size(int(runs.count), part.engine.way, devices, tile_runs))
+    tiles = Program(part.engine, runs, queue.size)
     timing = tiles.run(queue, progress, min(len(queue), devices or len(queue)))
     return part.labelled(queue.found, options.axes, options.seeds).assign(timing).assign_attrs(part.attributes)
 

@@ -260,8 +260,8 @@ ELSEWHERE = {
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_another_machine_is_refused_unless_accepted(monkeypatch, store, name):
     value, said = ELSEWHERE[name]
-    here = provenance.environment() | {name: value}
-    monkeypatch.setattr(provenance, "environment", lambda: here)
+    here = provenance.environment
+    monkeypatch.setattr(provenance, "environment", lambda: here() | {name: value})
     with pytest.raises(ValueError, match=said):
         swept(store)
     if name not in differences.HARMLESS:

@@ -16,7 +16,6 @@ from jax import lax
 from jax.experimental import checkify
 from jaxtyping import Array, Bool, Float, Int, UInt
 
-from jaxfact.engine.devices import working_devices
 from jaxfact.engine.outcomes import (
     CYCLE,
     EXPLOSION,
@@ -34,14 +33,11 @@ from jaxfact.engine.outcomes import (
 )
 from jaxfact.engine.reading import Own, Reading
 from jaxfact.engine.recording import Recording, blank, nothing_recorded, scattered, set_aside
-from jaxfact.engine.steps import Steps, way_of
+from jaxfact.engine.steps import Way, way_by_xla, way_of
 from jaxfact.numerics.draws import fold, key_from
 from jaxfact.numerics.products import pinned
 from jaxfact.numerics.trees import PyTree
 
-_CPU_ENTRIES = 1600
-# A GPU's multiprocessor holds four times as many numbers in registers.
-_MULTIPROCESSOR_ENTRIES, _MULTIPROCESSORS = 2**14, 132
 _REFILL = 8  # lanes wait until one in eight has ended
 
 
@@ -122,67 +118,79 @@ class Work(NamedTuple):
     limits: Limits
 
 
-def lanes_per_block(reading: Reading, work: Work) -> int:
-    """Return how many lanes advance together; chosen from shapes only, because the last bits may depend on it.
-
-    On a CPU the largest block at which no kernel of a step is split over threads, which would cost more than it gains:
-    about 1600 numbers in the largest array, from 8 to 128 lanes. Elsewhere see `lanes_on_multiprocessors`, and
-    `Way.lanes` for runs in registers.
-    """
-    own = one_run(reading, work)
-    sizes = [leaf.size for leaf in jax.tree.leaves((own.factors, own.state))]
-    if working_devices()[0].platform == "cpu":
-        if reading.findings.lanes is not None:
-            return reading.findings.lanes
-        return int(np.clip(_CPU_ENTRIES // max(sizes) // 16 * 16, 16, 128))
-    count = getattr(working_devices()[0], "core_count", _MULTIPROCESSORS)
-    lanes = lanes_on_multiprocessors(max(sum(sizes), reading.findings.advance.largest), count)
-    return max(lanes, way_of(reading, own).lanes * count)
-
-
-def lanes_on_multiprocessors(numbers: int, multiprocessors: int) -> int:
-    """Return how many lanes fill a GPU: 2¹⁴ numbers per multiprocessor, from 128 to 131,072 lanes.
-
-    `numbers` are those of a run: its factors and its method's state, or the largest array of a step if that is larger.
-    With fewer lanes a step costs its launches; with more, what a step reads and writes leaves the cache.
-    """
-    lanes = _MULTIPROCESSOR_ENTRIES * multiprocessors // numbers
-    return int(np.clip(lanes // 128 * 128, 128, 2**17))
-
-
-def one_run(reading: Reading, work: Work) -> Own:
-    """Return the shapes of what one run of a tile owns."""
-    return jax.eval_shape(partial(_start, reading), reading.shared, work, 0)
-
-
 def _start(reading: Reading, shared: list[Array], work: Work, run: Int[Array, ""] | int) -> Own:
     """Begin one run of a tile; its key is fold_in(base, seed)."""
     key = fold(key_from(work.base), work.seeds[run])
     return reading.start(shared, key, jax.tree.map(lambda x: x[run], work.points))
 
 
+def _begun(reading: Reading, shared: list[Array], work: Work) -> tuple[Lane, PyTree]:
+    """Return a lane and its records, for their shapes."""
+    own = _start(reading, shared, work, 0)
+    glance = reading.glance(shared, own)
+    never = jnp.full((), -1, jnp.int32)
+    lane = Lane(
+        run=never,
+        step=never,
+        due=never,
+        slot=never,
+        outcome=never,
+        own=own,
+        mark=((own.factors, own.state), never),
+        circled=never,
+        still=never > 0,
+        hit=jnp.full(work.limits.levels.shape, -1, jnp.int32),
+        arrived=never,
+        fitted=never,
+        first_energy=glance.energy,
+        loss=glance.loss,
+        distance=glance.distance,
+        misfit=glance.misfit,
+        imbalance=glance.imbalance,
+        best=glance.distance,
+        rose=never > 0,
+    )
+    return lane, reading.record(shared, own)
+
+
 class Engine:
-    """The loop of one experiment under one set of rules, for tiles of a fixed size; without `steps`, XLA takes them.
+    """The loop of one experiment under one set of rules, whose runs advance in some way; `example` is for its shapes.
 
     Every array of a `Lane` has the lanes along its last axis, which is innermost in memory: one vector instruction
     advances several runs.
     """
 
-    def __init__(self, reading: Reading, rules: Rules, tile: int, steps: Steps | None = None):
+    def __init__(self, reading: Reading, rules: Rules, example: Work, *, by_xla: bool = False):
         self.reading: Reading = reading
         self.rules: Rules = rules
-        self.tile: int = tile
-        self._taken = steps
-        self.native = None
+        self._lane, self._records = jax.eval_shape(partial(_begun, reading), reading.shared, example)
+        self._slots = len(example.limits.record_steps)
+        if by_xla:
+            self.way: Way = way_by_xla("so it was asked", reading, self._lane.own)
+        else:
+            self.way = way_of(reading, rules, self._lane, example.limits)
 
-    def empty(self, fresh: Lane, records: PyTree, slots: int) -> Any:
-        """Return a `Tile` that has not begun, on the host: idle lanes, and blank results with room for records."""
-        rules, tile = self.rules, self.tile
-        lanes = jax.tree.map(lambda x: blank((*x.shape, rules.lanes), x.dtype), fresh)
-        lanes = lanes._replace(run=np.full(rules.lanes, -1, np.int32))
-        finished = jax.tree.map(lambda x: np.zeros((tile, *x.shape), x.dtype), _result(fresh, fresh.step, fresh.loss))
-        recording = nothing_recorded(_recorded(fresh.own), records, tile, slots, rules.lanes)
-        return Tile(lanes, np.zeros((), np.int32), finished, recording)  # pyright: ignore[reportArgumentType]
+    @property
+    def width(self) -> int:
+        """The number of columns of the factors."""
+        return self._lane.own.factors.width
+
+    @property
+    def bytes_of_one(self) -> int:
+        """The memory that the results of one run take in a tile."""
+        tile = self.empty(1)
+        leaves = jax.tree.leaves((tile.finished, tile.recording.at_steps, tile.recording.last))
+        return sum(np.asarray(leaf).nbytes for leaf in leaves)
+
+    def empty(self, runs: int) -> Any:
+        """Return a `Tile` of some runs that has not begun, on the host: idle lanes, and blank results."""
+        fresh, lanes = self._lane, self.way.lanes
+        idle = jax.tree.map(lambda x: blank((*x.shape, lanes), x.dtype), fresh)._replace(
+            run=np.full(lanes, -1, np.int32)
+        )
+        finished = jax.tree.map(lambda x: np.zeros((runs, *x.shape), x.dtype), _result(fresh, fresh.step, fresh.loss))
+        recording = nothing_recorded(_recorded(fresh.own), self._records, runs, self._slots, lanes)
+        return Tile(idle, np.zeros((), np.int32), finished, recording)  # pyright: ignore[reportArgumentType]
 
     def advance(self, shared: list[Array], work: Work, tile: Tile, blocks: Array) -> Tile:
         """Run at most `blocks` blocks of the tile; call again until it is finished."""
@@ -203,14 +211,12 @@ class Engine:
         self, shared: list[Array], work: Work, lanes: Lane, done: Array, blocks: Array, more: Bool[Array, ""]
     ) -> tuple[Array, Lane]:
         """Advance all lanes until enough of them have ended to be worth a refill, or a record is due."""
-        if self.native is not None:
-            runs = self.native.runs
-            enough = jnp.where(more, runs if work.limits.record_steps.size else runs // _REFILL, runs)
-            lanes, count = self.native(
-                shared, (work.stride, work.limits), lanes, blocks - done, enough.astype(jnp.int32)
-            )
+        if (native := self.way.blocks) is not None:
+            few = native.runs if work.limits.record_steps.size else native.runs // _REFILL
+            enough = jnp.where(more, few, native.runs).astype(jnp.int32)
+            lanes, count = native(shared, (work.stride, work.limits), lanes, blocks - done, enough)
             return done + count, lanes
-        enough = jnp.where(more, max(1, self.rules.lanes // _REFILL), self.rules.lanes)
+        enough = jnp.where(more, max(1, self.way.lanes // _REFILL), self.way.lanes)
 
         def wanted(lanes):
             ended = jnp.sum(lanes.outcome >= 0, dtype=jnp.int32)
@@ -249,45 +255,17 @@ class Engine:
         """Whether a run may end because its state was met before."""
         return self.rules.stops and self.rules.periodic
 
-    def one(self, shared: list[Array], work: Work) -> tuple[Lane, PyTree]:
-        """Return a lane and its records, for their shapes."""
-        own = _start(self.reading, shared, work, 0)
-        glance = self.reading.glance(shared, own)
-        never = jnp.full((), -1, jnp.int32)
-        lane = Lane(
-            run=never,
-            step=never,
-            due=never,
-            slot=never,
-            outcome=never,
-            own=own,
-            mark=((own.factors, own.state), never),
-            circled=never,
-            still=never > 0,
-            hit=jnp.full(work.limits.levels.shape, -1, jnp.int32),
-            arrived=never,
-            fitted=never,
-            first_energy=glance.energy,
-            loss=glance.loss,
-            distance=glance.distance,
-            misfit=glance.misfit,
-            imbalance=glance.imbalance,
-            best=glance.distance,
-            rose=never > 0,
-        )
-        return lane, self.reading.record(shared, own)
-
     def _refill(self, shared: list[Array], work: Work, tile: Tile) -> Tile:
         """Give idle lanes the next runs of the queue."""
         idle = tile.lanes.run < 0
-        if self.native is not None and work.limits.record_steps.size:
+        if self.way.blocks is not None and work.limits.record_steps.size:
             # Runs of a vector begin together, so that their records are due together.
-            groups = jnp.all(idle.reshape(-1, self.native.runs), axis=1)
-            idle = jnp.repeat(groups, self.native.runs)
+            runs = self.way.blocks.runs
+            idle = jnp.repeat(jnp.all(idle.reshape(-1, runs), axis=1), runs, total_repeat_length=len(idle))
         claimed = tile.next_run + jnp.cumsum(idle) - 1
         fed = idle & (claimed < work.count)
 
-        run = jnp.minimum(claimed, self.tile - 1).astype(jnp.int32)
+        run = jnp.minimum(claimed, len(work.seeds) - 1).astype(jnp.int32)
 
         def draw(lanes):
             own = jax.vmap(partial(_start, self.reading), (None, None, 0), -1)(shared, work, run)
@@ -312,8 +290,8 @@ class Engine:
 
     def _steps(self, shared: list[Array], lanes: Lane, count: Int[Array, ""]) -> Own:
         """Advance every lane by some steps; idle lanes move too, unobserved."""
-        if self._taken is not None:
-            return self._taken(shared, lanes.own, lanes.step, count)
+        if self.way.steps is not None:
+            return self.way.steps(shared, lanes.own, lanes.step, count)
 
         def step(index, own):
             moved = jax.vmap(self.reading.advance, (None, -1, 0), -1)(shared, own, lanes.step + index)
@@ -357,7 +335,7 @@ class Engine:
     def _store(self, shared: list[Array], limits: Limits, tile: Tile) -> Tile:
         """Write the records that are due and the results of finished runs, and free their lanes."""
         lanes, ended = tile.lanes, (tile.lanes.outcome >= 0) & (tile.lanes.outcome != RETURNED)
-        rows = jnp.where(ended, lanes.run, self.tile)
+        rows = jnp.where(ended, lanes.run, len(tile.finished.outcome))
         period = jnp.where(lanes.outcome == CYCLE, lanes.circled, 0)
         result = _result(lanes, period, self._slopes(shared, lanes))
         due = is_due(lanes)

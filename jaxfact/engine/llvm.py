@@ -33,12 +33,8 @@ _FLOATS = {"add": "fadd", "add_any": "fadd", "sub": "fsub", "mul": "fmul", "div"
 _INTEGERS = {"add": "add", "add_any": "add", "sub": "sub", "mul": "mul", "and": "and", "or": "or", "xor": "xor"}
 _COMPARED = {"eq": "oeq", "ne": "une", "lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge"}
 _SHIFTS = {"shift_left": "shl", "shift_right_logical": "lshr", "shift_right_arithmetic": "ashr"}
-_INTRINSICS = {name: name for name in ("sqrt", "floor", "ceil", "exp", "log", "sin", "cos", "tanh", "pow")} | {
-    "max": "maximum",
-    "min": "minimum",
-    "abs": "fabs",
-}
-_LIBRARY = ("log1p", "expm1")
+_INTRINSICS = {"sqrt": "sqrt", "floor": "floor", "ceil": "ceil", "max": "maximum", "min": "minimum", "abs": "fabs"}
+_LIBRARY = frozenset({"exp", "log", "log1p", "expm1", "sin", "cos", "tanh", "pow"})
 # ln(1 + x) on [√½ − 1, √2 − 1] beyond x − x²/2, relative to x³ (Cephes, Moshier 1992).
 # fmt: off
 _LOGARITHM = (7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1,
@@ -219,7 +215,7 @@ def scalar(dtype: Any) -> str:
 
 
 def _literal(value: Any, dtype: np.dtype) -> str:
-    if dtype == bool:
+    if dtype.kind == "b":
         return "true" if value else "false"
     if dtype.kind == "f":
         return f"0x{struct.unpack('<Q', struct.pack('<d', float(value)))[0]:016X}"
@@ -237,7 +233,7 @@ def applied(text: Text, node: Node, values: list[str]) -> str:
     if name in _COMPARED:
         predicate = f"fcmp {_COMPARED[name]}" if is_float else f"icmp {_integer_predicate(name, dtype)}"
         return text.set(f"{predicate} {kind} {values[0]}, {values[1]}")
-    if name == "select_n" and dtype == bool and len(values) == 3:
+    if name == "select_n" and dtype.kind == "b" and len(values) == 3:
         of = text.type(node.dtype)
         return text.set(f"select {kind} {values[0]}, {of} {values[2]}, {of} {values[1]}")
     if name in ("convert_element_type", "bitcast_convert_type"):
@@ -251,7 +247,7 @@ def applied(text: Text, node: Node, values: list[str]) -> str:
     if name in _SHIFTS and isinstance(node.arguments[1].detail, Constant):
         return text.set(f"{_SHIFTS[name]} {kind} {values[0]}, {values[1]}")
     if name == "not":
-        ones = text.constant(True, bool) if dtype == bool else text.constant(-1, np.int64).replace("i64", scalar(dtype))
+        ones = text.constant(True if dtype.kind == "b" else -1, dtype)
         return text.set(f"xor {kind} {values[0]}, {ones}")
     if name == "pow" and node.arguments[1].dtype.kind in "iu":
         return _whole_power(text, node, values)
@@ -262,7 +258,7 @@ def applied(text: Text, node: Node, values: list[str]) -> str:
             f"llvm.{_INTRINSICS[name]}.v{text.runs}f{8 * dtype.itemsize}", kind, [(kind, v) for v in values]
         )
     if is_float and name in _LIBRARY:
-        return _by_library(text, name, dtype, values[0])
+        return _by_library(text, name, dtype, values)
     if dtype.kind in "iu" and name in ("max", "min"):
         function = f"llvm.{'s' if dtype.kind == 'i' else 'u'}{name}.v{text.runs}i{8 * dtype.itemsize}"
         return text.call(function, kind, [(kind, v) for v in values])
@@ -289,7 +285,7 @@ def _converted(text: Text, name: str, old: np.dtype, new: np.dtype, value: str) 
         return value
     if name == "bitcast_convert_type":
         return text.set(f"bitcast {kind} {value} to {into}")
-    if new == bool:
+    if new.kind == "b":
         compared = "fcmp une" if old.kind == "f" else "icmp ne"
         return text.set(f"{compared} {kind} {value}, zeroinitializer")
     if old.kind == "f" and new.kind in "iu":
@@ -300,17 +296,24 @@ def _converted(text: Text, name: str, old: np.dtype, new: np.dtype, value: str) 
     if new.kind == "f":
         return text.set(f"{'fpext' if new.itemsize > old.itemsize else 'fptrunc'} {kind} {value} to {into}")
     longer = "sext" if old.kind == "i" else "zext"
-    return text.set(f"{longer if old == bool or new.itemsize > old.itemsize else 'trunc'} {kind} {value} to {into}")
+    return text.set(f"{longer if old.kind == 'b' or new.itemsize > old.itemsize else 'trunc'} {kind} {value} to {into}")
 
 
-def _by_library(text: Text, name: str, dtype: np.dtype, value: str) -> str:
-    """Call a function of the C library for every run."""
-    kind, of = scalar(dtype), text.type(dtype)
-    function, found = name + ("f" if dtype.itemsize == 4 else ""), "poison"
+def _by_library(text: Text, name: str, dtype: np.dtype, values: list[str]) -> str:
+    """Call a function of the C library for one run after the other; written once, as a function of vectors."""
+    kind, of, function = scalar(dtype), text.type(dtype), name + ("f" if dtype.itemsize == 4 else "")
+    parameters = [f"%x{k}" for k in range(len(values))]
+    one = Text(text.runs)
+    found = "poison"
     for place in range(text.runs):
-        one = text.set(f"extractelement {of} {value}, i64 {place}")
-        found = text.set(f"insertelement {of} {found}, {kind} {text.call(function, kind, [(kind, one)])}, i64 {place}")
-    return found
+        given = [(kind, one.set(f"extractelement {of} {x}, i64 {place}")) for x in parameters]
+        found = one.set(f"insertelement {of} {found}, {kind} {one.call(function, kind, given)}, i64 {place}")
+    signature = f"{of} @each.{function}({', '.join(f'{of} {x}' for x in parameters)})"
+    text.declared |= one.declared
+    text.declared.add(
+        "\n".join([f"define internal {signature} noinline #0 {{", *one.lines, f"  ret {of} {found}", "}"])
+    )
+    return text.set(f"call {of} @each.{function}({', '.join(f'{of} {value}' for value in values)})")
 
 
 def _negated(text, node, values):
@@ -391,7 +394,7 @@ def _clamped(text, node, values):
 def _logistic(text, node, values):
     kind, one = text.type(node.dtype), text.constant(1, node.dtype)
     negative = text.set(f"fneg {kind} {values[0]}")
-    power = text.call(f"llvm.exp.v{text.runs}f{8 * node.dtype.itemsize}", kind, [(kind, negative)])
+    power = _by_library(text, "exp", node.dtype, [negative])
     return text.set(f"fdiv {kind} {one}, {text.set(f'fadd {kind} {one}, {power}')}")
 
 
@@ -399,7 +402,7 @@ def _logarithm(text, node, values):
     """Write ln x; in single precision for all runs at once, because the library takes one after the other."""
     kind, whole = text.type(node.dtype), text.type(np.int32)
     if node.dtype.itemsize == 8:
-        return text.call(f"llvm.log.v{text.runs}f64", kind, [(kind, values[0])])
+        return _by_library(text, "log", node.dtype, values)
 
     def number(x):
         return text.constant(x, np.float32)

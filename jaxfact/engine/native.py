@@ -44,9 +44,9 @@ class Functions(NamedTuple):
     """What lanes do, for one lane whose arrays have no axis of lanes.
 
     `step(shared, own, number)` returns what the run owns after a step; `look(shared, uniform, fresh, lane)` the lane as
-    it is after a look, and whether its state becomes its mark; `circle(lane, own)` the lane after a step round its orbit
-    to `own`, and whether it took it; `flags(lane)` its flags. What look and circle make of `own` and of the mark's state
-    is not used.
+    it is after a look, and whether its state becomes its mark; `circle(lane, own)` the lane after a step round its
+    orbit to `own`, and whether it took it; `flags(lane)` its flags. What look and circle make of `own` and of the
+    mark's state is not used.
     """
 
     step: Callable
@@ -82,6 +82,7 @@ class Blocks:
         self.name: str = machine.registered(machine.module(assembly.text))
 
     def __call__(self, shared: list[Any], uniform: PyTree, lanes: PyTree, blocks: Any, enough: Any) -> tuple[Any, Any]:
+        """Advance lanes; return them and the number of blocks."""
         leaves, tree = jax.tree.flatten(lanes)
         arguments = [*shared, *jax.tree.leaves(uniform), blocks, enough, *leaves]
         first = len(arguments) - len(leaves)
@@ -307,8 +308,8 @@ class _Assembly:
 
     def _thawed(self, frozen: str, now: str) -> None:
         """Write what makes the mark the state of frozen lanes again, which have moved on unobserved."""
-        pairs = [(mark, k) for mark, k in self._state_of.items() if k in self._moving]
-        self._replaced(frozen, *zip(*pairs, strict=True), now, now)
+        marks = {mark: k for mark, k in self._state_of.items() if k in self._moving}
+        self._replaced(frozen, marks.keys(), marks.values(), now, now)
 
     def _fetch(self, pointers: list[str], offset: str) -> None:
         """Write a loop that copies a vector's lanes into scratch memory."""

@@ -96,7 +96,6 @@ class Rules(NamedTuple):
     misfits: bool
     checked: bool
     stops: bool
-    lanes: int
 
 
 class Lane(NamedTuple):

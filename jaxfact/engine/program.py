@@ -19,11 +19,9 @@ import numpy as np
 from jax.experimental import checkify
 
 from jaxfact.engine.devices import in_this_context, working_devices
-from jaxfact.engine.lanes import Engine, Found, Tile, Work, is_finished, one_run
-from jaxfact.engine.outcomes import Limits, Rules
-from jaxfact.engine.reading import Reading
-from jaxfact.engine.steps import BY_XLA, Way, way_of
-from jaxfact.engine.tiles import Progress, Queue, Task
+from jaxfact.engine.lanes import Engine, Found, Tile, Work, is_finished
+from jaxfact.engine.outcomes import Limits
+from jaxfact.engine.tiles import Progress, Queue, Task, room
 
 _PROGRAMS = 16  # compiled programs that are kept, a few megabytes each
 _CALL_SECONDS = 0.1
@@ -41,50 +39,35 @@ ON_GPU: dict[str, Any] = {
 
 
 class Program:
-    """The compiled loop of one experiment, for tiles of one size; a smaller task is padded with runs nobody wants."""
+    """The compiled loop of one experiment, for tiles of at least one size: see `room`.
 
-    def __init__(self, reading: Reading, rules: Rules, example: Work, size: int, way: Way | None = None):
-        if way is None:
-            way = way_of(reading, one_run(reading, example), checked=rules.checked, lanes=rules.lanes)
-        self.way: Way = way
-        self._engine = Engine(reading, rules, size, self.way.steps)
-        self.shapes: Any = jax.eval_shape(self._engine.one, reading.shared, example)
-        self._example = example
-        import os
-        import time
+    A smaller task is padded with runs nobody wants, which are never begun.
+    """
 
-        if os.environ.get("NATIVE"):
-            t = time.perf_counter()
-            from jaxfact.engine.steps import in_vectors
-
-            self._engine.native = in_vectors(reading, rules, self.shapes[0], example.limits)
-            print("native", self._engine.native.name, time.perf_counter() - t)
+    def __init__(self, engine: Engine, example: Work, size: int):
+        self._engine, self._example = engine, example
+        self.size: int = room(size, engine.bytes_of_one)
         self._traced = self._trace(example)
         self._progress: Progress | None = None
         self._done: dict[Hashable, int] = {}
         self._stop, self._drain = threading.Event(), threading.Event()
 
-    @property
-    def size(self) -> int:
-        """The number of runs of a whole tile."""
-        return self._engine.tile
-
     def blank(self, limits: Limits) -> Found:
         """Return the results of one run that has not begun, for their shapes."""
-        return self._empty().found(1, limits)
+        return self._engine.empty(1).found(1, limits)
 
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the program and of the arrays all runs share: two sweeps with the same one make the same runs."""
-        unchecked = self
-        if (rules := self._engine.rules).checked or self.way.steps is not None:
+        engine, plain = self._engine, self
+        if engine.rules.checked or engine.way.is_kernel:
             # JAX below 0.11.2 numbers checks within the process, and the program's text holds these numbers, which no
             # run depends on; nor does one on where the files lie, which the text of a kernel tells.
-            rules = rules._replace(checked=False)
-            unchecked = Program(self._engine.reading, rules, self._example, self.size, BY_XLA)
-        digest = hashlib.sha256(unchecked._lowered.text.encode())
-        if self.way.steps is not None:
-            digest.update(self.way.said.encode())
+            rules = engine.rules._replace(checked=False)
+            plain = Program(Engine(engine.reading, rules, self._example, by_xla=True), self._example, self.size)
+        digest = hashlib.sha256(plain._lowered.text.encode())
+        if engine.way.is_kernel:
+            digest.update(engine.way.said.encode())
         for array in self._engine.reading.shared:
             digest.update(np.asarray(_words(array)).tobytes())
         return digest.hexdigest()
@@ -123,7 +106,7 @@ class Program:
         advance = self._compile(device)
         begun = self._engine.reading.shared, self._padded(task), self._empty()
         shared, work, tile = jax.device_put(begun, device)
-        lane = np.arange(self._engine.rules.lanes, dtype=np.int32)
+        lane = np.arange(self._engine.way.lanes, dtype=np.int32)
         while beyond or not is_finished(tile, task.count):
             tile = advance(shared, work, tile, np.ones((), np.int32))
             yield tile
@@ -150,7 +133,7 @@ class Program:
         return self._stop.is_set() or self._drain.is_set()
 
     def _empty(self) -> Any:
-        return self._engine.empty(*self.shapes, slots=len(self._example.limits.record_steps))
+        return self._engine.empty(self.size)
 
     def _padded(self, work: Work) -> Work:
         """Repeat the last run until the tile is full."""
@@ -160,15 +143,14 @@ class Program:
 
     def _what_fits(self, device: Any) -> str:
         """Say how large a tile may be in the free memory."""
-        tile = self._empty()
-        a_run = _bytes(tile.found(self.size, self._example.limits)) / self.size
+        tile, a_run = self._engine.empty(1), self._engine.bytes_of_one
         lanes = _bytes((tile.lanes, tile.recording.waiting))
         free = _free_bytes(device)
         # What is free now may be taken by the next attempt, and XLA needs scratch space besides.
         fits = min(self.size // 2, int((free / 2 - lanes) / a_run))
         said = f"out of memory: a tile of {self.size} runs needs {(self.size * a_run + lanes) / 1e6:.0f} MB"
         found = f"about {free / 1e6:.0f} MB is free on {device}"
-        instead = f"tile_runs={fits} fits" if fits >= self._engine.rules.lanes else "record less, or less often"
+        instead = f"tile_runs={fits} fits" if fits >= self._engine.way.lanes else "record less, or less often"
         return f"{said}, and {found}; {instead}."
 
     @cached_property

@@ -5,9 +5,10 @@ from typing import NamedTuple, Protocol
 
 from jaxfact.engine.devices import working_devices
 from jaxfact.engine.lanes import Found, Work
-from jaxfact.engine.outcomes import Rules
+from jaxfact.engine.steps import Way
 
 _LARGEST, _LANEFULS = 4096, 8  # with no more runs than lanes a tile waits for its slowest run
+_CHEAP = 2**22  # bytes that are moved in a millisecond
 Progress = Callable[[int, int], None]
 """Called with the number of runs finished so far and the number of all runs."""
 
@@ -43,8 +44,19 @@ class Queue(Protocol):
         ...
 
 
-def tile_size(total: int, rules: Rules, devices: int | None, most: int | None) -> int:
+def tile_size(total: int, way: Way, devices: int | None, most: int | None) -> int:
     """Return how many runs a tile has, so that all devices have work."""
     there = len(working_devices())
     count = min(devices or there, there)
-    return max(rules.lanes, min(most or max(_LARGEST, _LANEFULS * rules.lanes), -(-total // count)))
+    return max(way.least, min(most or max(_LARGEST, _LANEFULS * way.lanes), -(-total // count)))
+
+
+def room(runs: int, bytes_of_one: int) -> int:
+    """Return for how many runs a tile has room, so that another number of runs seldom needs another program.
+
+    It is the usual largest number while that is cheap; beyond, it is rounded up by an eighth at most.
+    """
+    if runs <= _LARGEST <= _CHEAP // bytes_of_one:
+        return _LARGEST
+    unit = max(1, (1 << (runs.bit_length() - 1)) // 8)
+    return -(-runs // unit) * unit

@@ -155,7 +155,7 @@ class StoredRun:
     @cached_property
     def _program(self) -> Program:
         blocks = 1 if self._layout is None else math.prod(self._layout.blocks())
-        return Program(self.part.reading, self.part.rules, self.work, max(self.part.rules.lanes, blocks))
+        return Program(self.part.engine, self.work, max(self.part.engine.way.lanes, blocks))
 
     def attribute(self, name: str) -> Any:
         """Return an attribute of the store; where variants differ in it, that of this run's variant."""
@@ -175,7 +175,7 @@ class StoredRun:
     @property
     def width(self) -> int:
         """The number of columns of its factors."""
-        return self._program.shapes[0].own.factors.width
+        return self.part.engine.width
 
     def begun(self) -> Run:
         """Return its problem, its first factors and its method."""

@@ -13,9 +13,8 @@ import jax
 import numpy as np
 import xarray as xr
 
-from jaxfact.engine.lanes import Found, Work
-from jaxfact.engine.outcomes import Limits, Plan, Rules
-from jaxfact.engine.reading import Reading
+from jaxfact.engine.lanes import Engine, Found, Work
+from jaxfact.engine.outcomes import Limits, Plan
 from jaxfact.engine.tiles import Task
 from jaxfact.results.labels import along_runs
 from jaxfact.store import marks
@@ -37,10 +36,9 @@ class StoreError(OSError):
 class Part(Protocol):
     """One experiment of a sweep: how it is read, how its runs end, and what is written beside its results."""
 
-    reading: Reading
+    engine: Engine
     plan: Plan
     limits: Limits
-    rules: Rules
     attributes: dict[str, Any]
 
     def runs(self, axes: Mapping[str, np.ndarray], seeds: np.ndarray) -> Work:
@@ -195,7 +193,7 @@ def _results_in(part: Part, grid: Grid, boxes: Sequence[Box], found: Found) -> l
         rows = found.rows(slice(begin, begin + size(box)))
         begin += size(box)
         lengths = dict(zip(grid.axes, map(len, box), strict=False))
-        findings = part.reading.findings
+        findings = part.engine.reading.findings
         variables = along_runs(rows, part.plan, lengths, findings.is_pair, findings.misfits)
         parts.append((box, Results(np.asarray(part.plan.levels), variables)))
     return parts

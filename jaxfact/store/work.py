@@ -51,7 +51,7 @@ def run_into(path: Path, parts: Sequence[Part], request: Request) -> xr.Dataset:
     blocks = _blocks(path, parts, request)
     first = Grid({name: values[:1] for name, values in request.axes.items()}, request.seeds[:1], blocks)
     programs = [
-        Program(part.reading, part.rules, part.runs(first.axes, first.seeds), max(part.rules.lanes, math.prod(blocks)))
+        Program(part.engine, part.runs(first.axes, first.seeds), max(part.engine.way.lanes, math.prod(blocks)))
         for part in parts
     ]
     form = _template(parts, programs, request.variants, first)
@@ -89,7 +89,7 @@ def _template(
 def _blocks(path: Path, parts: Sequence[Part], request: Request) -> tuple[int, ...]:
     """Return the lengths of a tile: those that the store has, where there is one."""
     if not path.exists():
-        most = request.tile_runs or max(_TILE, *(part.rules.lanes for part in parts))
+        most = request.tile_runs or max(_TILE, *(part.engine.way.lanes for part in parts))
         return blocks_of([len(values) for values in request.axes.values()], len(request.seeds), most)
     blocks = Layout.of(path, "choose a path where nothing is yet").blocks()
     if request.tile_runs is not None and math.prod(blocks) > request.tile_runs:
