@@ -4,14 +4,15 @@ The order matters more than the operations: what is used often is computed first
 stored at once, so that few values are alive at a time and stay in registers.
 """
 
+import hashlib
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import Any
 
 import numpy as np
 
-from jaxfact.engine.scalars import Constant, Loop, Node, Result, Unscalarisable, ordered
+from jaxfact.engine.scalars import Constant, Node, Unscalarisable
 
 SLOT = 64
 """Bytes of a vector in memory: 16 runs in single precision, 8 in double."""
@@ -28,7 +29,6 @@ _TYPES = {
     "uint8": "i8",
 }
 _FAST = "contract nsz"  # sums of products are rounded once
-_OFTEN = 2
 _FLOATS = {"add": "fadd", "add_any": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv", "rem": "frem"}
 _INTEGERS = {"add": "add", "add_any": "add", "sub": "sub", "mul": "mul", "and": "and", "or": "or", "xor": "xor"}
 _COMPARED = {"eq": "oeq", "ne": "une", "lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge"}
@@ -119,6 +119,17 @@ class Text:
         zeros = f"<{self.runs} x i32> zeroinitializer"
         return self.set(f"shufflevector <{self.runs} x {kind}> {first}, <{self.runs} x {kind}> poison, {zeros}")
 
+    def table(self, numbers: np.ndarray) -> str:
+        """Return the name of an array of numbers that are part of the program."""
+        kind = "i8" if numbers.dtype == bool else scalar(numbers.dtype)
+        entries = ", ".join(
+            f"{kind} {_literal(x, np.dtype(np.int8) if kind == 'i8' else x.dtype)}" for x in numbers.flat
+        )
+        text = f"[{numbers.size} x {kind}] [{entries}]"
+        name = f"@table{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        self.declared.add(f"{name} = private unnamed_addr constant {text}")
+        return name
+
     def bits(self, mask: str) -> str:
         """Return a mask as a whole number with a bit per run."""
         return self.set(f"bitcast <{self.runs} x i1> {mask} to i{self.runs}")
@@ -152,6 +163,35 @@ class Text:
         self.begin(after)
         return state
 
+    def passes(
+        self,
+        begin: int | str,
+        end: int | str,
+        by: int,
+        state: Sequence[tuple[str, str]],
+        body: Callable[..., list[str]],
+    ) -> list[str]:
+        """Write a loop of one pass or more, for every `by`-th number from `begin` below `end`; return the last state.
+
+        `body` is given the number and the state.
+        """
+        before, inside, after = self.block, self.new("b"), self.new("b")
+        self.do(f"br label %{inside}")
+        self.begin(inside)
+        here, number, old = len(self.lines), f"%{self.new()}", [f"%{self.new()}" for _ in state]
+        moved = body(number, old)
+        following = self.set(f"add i64 {number}, {by}")
+        more = self.set(f"icmp slt i64 {following}, {end}")
+        self.do(f"br i1 {more}, label %{inside}, label %{after}")
+        self.lines[here:here] = [
+            f"  {name} = phi {kind} [ {first}, %{before} ], [ {later}, %{self.block} ]"
+            for name, (kind, first), later in zip(
+                [number, *old], [("i64", str(begin)), *state], [following, *moved], strict=True
+            )
+        ]
+        self.begin(after)
+        return moved
+
     def when(self, condition: str, then: Callable[[], None], otherwise: Callable[[], None] | None = None) -> None:
         """Write a choice between two pieces of text, or between one and nothing."""
         yes, no, after = (self.new("b") for _ in range(3))
@@ -180,83 +220,6 @@ def _literal(value: Any, dtype: np.dtype) -> str:
     if dtype.kind == "f":
         return f"0x{struct.unpack('<Q', struct.pack('<d', float(value)))[0]:016X}"
     return str(int(value))
-
-
-def write(text: Text, outputs: Iterable[tuple[Node, Callable[[str], None]]], leaf: Callable[[Node], str]) -> None:
-    """Write what computes some nodes, each handed on as soon as it is there; `leaf` loads an input."""
-    wanted = list(outputs)
-    nodes = [node for node, _ in wanted]
-    storing: dict[Node, list[Callable[[str], None]]] = {}
-    for node, store in wanted:
-        storing.setdefault(node, []).append(store)
-    writer = _Writer(text, leaf)
-    for node in ordered([*_used_often(nodes), *nodes], set()):
-        writer.make(node)
-        for store in storing.pop(node, ()):
-            store(writer.value(node))
-
-
-def _used_often(outputs: Sequence[Node]) -> list[Node]:
-    """Return what is used more than twice, in the order in which it was made: such as Gram matrices."""
-    uses: dict[Node, int] = {}
-    for node in (order := ordered(outputs, set())):
-        for argument in node.arguments:
-            uses[argument] = uses.get(argument, 0) + 1
-    often = [node for node in order if uses.get(node, 0) > _OFTEN and node.arguments]
-    return sorted(often, key=lambda node: node.serial)
-
-
-class _Writer:
-    """Writes nodes once each, their arguments before them; inputs are loaded where they are used."""
-
-    def __init__(self, text: Text, leaf: Callable[[Node], str], known: dict[Node, Any] | None = None):
-        self.text, self.leaf = text, leaf
-        self.known: dict[Node, Any] = dict(known or {})
-
-    def make(self, node: Node) -> None:
-        if node.arguments and node not in self.known:
-            self.known[node] = self._made(node)
-
-    def all(self, nodes: Iterable[Node]) -> None:
-        for node in ordered(nodes, set(self.known)):
-            self.make(node)
-
-    def value(self, node: Node) -> str:
-        if node in self.known:
-            return self.known[node]
-        if isinstance(node.detail, Constant):
-            return self.text.constant(node.detail.value, node.dtype)
-        return self.leaf(node)
-
-    def _made(self, node: Node) -> Any:
-        if isinstance(node.detail, Loop):
-            return self._looped(node)
-        if isinstance(node.detail, Result):
-            return self.known[node.arguments[0]][node.detail.place]
-        return applied(self.text, node, [self.value(argument) for argument in node.arguments])
-
-    def _looped(self, node: Node) -> list[str]:
-        """Loop until every run has ended; runs that have ended wait."""
-        loop: Loop = node.detail
-        text, carried = self.text, len(loop.carried)
-        begin = [(text.type(a.dtype), self.value(a)) for a in node.arguments[:carried]]
-        # What the loop reads from outside is computed before it.
-        outside = {argument: self.value(argument) for argument in node.arguments[carried:]}
-        inner, going = _Writer(text, self.leaf, self.known | outside), ""
-
-        def condition(state: list[str]) -> str:
-            nonlocal going
-            inner.known |= zip(loop.carried, state, strict=True)
-            inner.all([loop.condition])
-            going = inner.value(loop.condition)
-            return text.any(going)
-
-        def body(state: list[str]) -> list[str]:
-            inner.all(loop.body)
-            pairs = [(inner.value(n), text.type(n.dtype), old) for n, old in zip(loop.body, state, strict=True)]
-            return [text.set(f"select {text.type(bool)} {going}, {of} {new}, {of} {old}") for new, of, old in pairs]
-
-        return text.loop(begin, condition, body)
 
 
 def applied(text: Text, node: Node, values: list[str]) -> str:
