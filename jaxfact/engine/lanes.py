@@ -33,7 +33,7 @@ from jaxfact.engine.outcomes import (
 )
 from jaxfact.engine.reading import Own, Reading
 from jaxfact.engine.recording import Recording, blank, nothing_recorded, scattered, set_aside
-from jaxfact.engine.steps import Way, way_by_xla, way_of
+from jaxfact.engine.steps import Way, way_of
 from jaxfact.numerics.draws import fold, key_from
 from jaxfact.numerics.products import pinned
 from jaxfact.numerics.trees import PyTree
@@ -160,20 +160,17 @@ class Engine:
     advances several runs.
     """
 
-    def __init__(self, reading: Reading, rules: Rules, example: Work, *, by_xla: bool = False):
+    def __init__(self, reading: Reading, rules: Rules, example: Work, way: Way | None = None):
         self.reading: Reading = reading
         self.rules: Rules = rules
         self._lane, self._records = jax.eval_shape(partial(_begun, reading), reading.shared, example)
         self._slots = len(example.limits.record_steps)
-        if by_xla:
-            self.way: Way = way_by_xla("so it was asked", reading, self._lane.own)
-        else:
-            self.way = way_of(reading, rules, self._lane, example.limits)
+        self.way: Way = way or way_of(reading, rules, self._lane, example.limits)
 
     @property
-    def width(self) -> int:
-        """The number of columns of the factors."""
-        return self._lane.own.factors.width
+    def own(self) -> Own:
+        """The shapes of what one run owns."""
+        return self._lane.own
 
     @property
     def bytes_of_one(self) -> int:

@@ -21,6 +21,7 @@ from jax.experimental import checkify
 from jaxfact.engine.devices import in_this_context, working_devices
 from jaxfact.engine.lanes import Engine, Found, Tile, Work, is_finished
 from jaxfact.engine.outcomes import Limits
+from jaxfact.engine.steps import way_by_xla
 from jaxfact.engine.tiles import Progress, Queue, Task, room
 
 _PROGRAMS = 16  # compiled programs that are kept, a few megabytes each
@@ -64,7 +65,8 @@ class Program:
             # JAX below 0.11.2 numbers checks within the process, and the program's text holds these numbers, which no
             # run depends on; nor does one on where the files lie, which the text of a kernel tells.
             rules = engine.rules._replace(checked=False)
-            plain = Program(Engine(engine.reading, rules, self._example, by_xla=True), self._example, self.size)
+            way = way_by_xla("its text tells the program", engine.reading, engine.own)
+            plain = Program(Engine(engine.reading, rules, self._example, way), self._example, self.size)
         digest = hashlib.sha256(plain._lowered.text.encode())
         if engine.way.is_kernel:
             digest.update(engine.way.said.encode())

@@ -147,7 +147,8 @@ def _in_registers(reading: Reading, own: Own) -> Way:
         raise Unscalarisable("this JAX makes no kernels by Triton") from None
 
     kernel = pallas.kernel_of(reading.advance, reading.shared, own)
-    lanes = max(_on_this_device(reading, own), pallas.BLOCKS * pallas.BLOCK * _multiprocessors())
+    enough = max(_on_this_device(reading, own), pallas.BLOCKS * pallas.BLOCK * _multiprocessors())
+    lanes = pallas.BLOCK if interpret else enough
     said = f"in registers, {pallas.BLOCK} runs to a block"
     return Way(said, lanes, steps=partial(pallas.advanced, kernel, interpret))
 

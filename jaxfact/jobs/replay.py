@@ -175,7 +175,7 @@ class StoredRun:
     @property
     def width(self) -> int:
         """The number of columns of its factors."""
-        return self.part.engine.width
+        return self.part.engine.own.factors.width
 
     def begun(self) -> Run:
         """Return its problem, its first factors and its method."""
