@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
@@ -213,7 +212,7 @@ class Part:
         can = options.compress and type(first.problem) is Factorization
         compression = compression_of(method, options.record) if can else None
         self._x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
-        point = {name: jnp.asarray(as_run(values[:1], self._x64))[0] for name, values in options.axes.items()}
+        point = {name: as_run(values, self._x64)[0] for name, values in options.axes.items()}
         self.reading: Reading = Reading(experiment, point, options.record, checks, compression, options.compensated)
         if options.compensated and self.reading.uses_noise:
             raise problem_with("compensated", True, "noise hides what rounding does", "leave it out for noisy methods")

@@ -1,12 +1,27 @@
-"""Surgery on jaxprs: functions whose closed-over arrays become arguments, and what does not depend on the inputs."""
+"""Surgery on jaxprs: functions whose closed-over arrays become arguments, and what does not depend on the inputs.
 
-from collections.abc import Callable, Sequence
+And programs that are told apart by what they do: `jax.jit` compiles anew for every new function.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.extend import core
+from jaxlib.version import __version_info__ as JAXLIB
 from jaxtyping import Array
+
+from jaxfact.engine.devices import working_devices
+
+_SMALL_PROGRAMS = 64  # that are kept
+# What is computed once is not optimised, and goes through XLA's older emitters, five times faster than its newer ones,
+# where jaxlib has them still: from 0.11.1 on it refuses the option.
+_QUICK: dict[str, Any] = {
+    "xla_backend_optimization_level": 0,
+    "xla_cpu_parallel_codegen_split_count": 1,
+    **({"xla_cpu_use_fusion_emitters": False} if JAXLIB < (0, 11, 1) else {}),
+}
 
 
 class Closures:
@@ -83,8 +98,47 @@ def split(traced: core.ClosedJaxpr) -> tuple[Callable[..., Any], Callable[..., A
     def evaluate(consts: Sequence[Array]) -> list[Array]:
         # Arrays are passed on as they are, and to the computation as arguments: as constants they would be copied.
         found = dict(zip(jaxpr.constvars, consts, strict=True))
-        found |= zip(computed, jax.jit(core.jaxpr_as_fun(core.ClosedJaxpr(known, [])))(*consts), strict=True)
-        return [jnp.asarray(found[var]) for var in kept]
+        found |= zip(computed, _evaluated(core.jaxpr_as_fun(core.ClosedJaxpr(known, [])), *consts), strict=True)
+        return jax.device_put([found[var] for var in kept])
 
     unknown = jaxpr.replace(constvars=[], invars=[*kept, *jaxpr.invars], eqns=dependent, debug_info=names)
     return evaluate, core.jaxpr_as_fun(core.ClosedJaxpr(unknown, [])), kept
+
+
+class Lowered:
+    """A program before compilation, equal to every other with the same text and arguments of the same names and types.
+
+    What a program does not use is missing in its text, and still checked when it is called.
+    """
+
+    def __init__(self, lowered: jax.stages.Lowered):
+        self.lowered, self.text = lowered, lowered.as_text()
+        self.arguments = lowered.in_tree, str(lowered.in_avals)
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Lowered) and (self.text, self.arguments) == (other.text, other.arguments)
+
+
+def probed(function: Callable, *arguments: Any) -> Any:
+    """Return what a function makes of arguments, to a few last bits, compiled as quickly as can be.
+
+    What it closes over is data: the next function that does the same with other numbers is not compiled again.
+    """
+    closures = Closures()
+    traced = Function(function, arguments, closures)
+    return _evaluated(traced, closures.values, *arguments, quick=True)
+
+
+def _evaluated(function: Callable, *arguments: Any, quick: bool = False) -> Any:
+    """Return what a function makes of arguments; a program that does the same as one before is not compiled again."""
+    lowered = Lowered(jax.jit(function).lower(*arguments))
+    places = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(arguments)]
+    return _compiled(lowered, (working_devices()[0], *places), quick)(*arguments)
+
+
+@lru_cache(_SMALL_PROGRAMS)
+def _compiled(program: Lowered, places: Hashable, quick: bool) -> Callable:
+    return program.lowered.compile(_QUICK if quick else None)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import core, lax
 from jax.experimental import checkify
 from jaxtyping import Array, Bool, Float, Int, UInt
 
@@ -355,10 +355,11 @@ class Engine:
 
 
 def is_finished(tile: Tile, count: Int[Array, ""] | int) -> Bool[Array, ""]:
-    """Tell whether all runs of a tile have ended and all records are measured."""
-    ended = ~jnp.any(tile.lanes.run >= 0) & (tile.next_run >= count)
+    """Tell whether all runs of a tile have ended and all records are measured; between calls without compiling."""
     waiting = tile.recording.waiting
-    return ended if waiting is None else ended & (waiting.count == 0)
+    looked_at = tile.lanes.run, tile.next_run, 0 if waiting is None else waiting.count
+    run, next_run, unmeasured = looked_at if isinstance(tile.next_run, core.Tracer) else jax.device_get(looked_at)
+    return ~(run >= 0).any() & (next_run >= count) & (unmeasured == 0)
 
 
 def _recorded(own: Own) -> Own:

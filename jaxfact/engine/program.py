@@ -19,6 +19,7 @@ import numpy as np
 from jax.experimental import checkify
 
 from jaxfact.engine.devices import in_this_context, working_devices
+from jaxfact.engine.jaxprs import Lowered
 from jaxfact.engine.lanes import Engine, Found, Tile, Work, is_finished
 from jaxfact.engine.outcomes import Limits
 from jaxfact.engine.steps import way_by_xla
@@ -156,8 +157,8 @@ class Program:
         return f"{said}, and {found}; {instead}."
 
     @cached_property
-    def _lowered(self) -> "_Lowered":
-        return _Lowered(self._traced.lower())
+    def _lowered(self) -> Lowered:
+        return Lowered(self._traced.lower())
 
     def _trace(self, example: Work) -> Any:
         """Trace the engine's loop, once for all devices."""
@@ -217,25 +218,8 @@ def _words(array: Any) -> Any:
     return jax.random.key_data(array) if jnp.issubdtype(array.dtype, jax.dtypes.prng_key) else array
 
 
-class _Lowered:
-    """A program before compilation, equal to every other with the same text and arguments of the same names and types.
-
-    What a program does not use is missing in its text, and still checked when it is called.
-    """
-
-    def __init__(self, lowered: jax.stages.Lowered):
-        self.lowered, self.text = lowered, lowered.as_text()
-        self.arguments = lowered.in_tree, str(lowered.in_avals)
-
-    def __hash__(self) -> int:
-        return hash(self.text)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Lowered) and (self.text, self.arguments) == (other.text, other.arguments)
-
-
 @lru_cache(_PROGRAMS)
-def _compiled(program: _Lowered, device: Any) -> Callable:
+def _compiled(program: Lowered, device: Any) -> Callable:
     """Compile a program unless an earlier sweep has: other seeds, points and targets of one shape need no new one."""
     return program.lowered.compile({"cpu": ON_CPU, "gpu": ON_GPU}.get(device.platform))
 

@@ -54,6 +54,8 @@ _GENERATOR = "threefry2x32"
 
 def key_of(seed: Int[Array, ""] | int) -> PRNGKeyArray:
     """Return the key of a seed number; always threefry, whatever JAX's default generator is."""
+    if isinstance(seed, int) and 0 <= seed < 2**32:  # the same words, and nothing to compile
+        return key_from(np.array([0, seed], np.uint32))  # pyright: ignore[reportArgumentType]
     return jax.random.key(seed, impl=_GENERATOR)
 
 

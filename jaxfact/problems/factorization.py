@@ -15,7 +15,7 @@ from jaxfact.numerics.decompositions import triangle
 from jaxfact.numerics.products import gram, keep, times
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factors import Factors
-from jaxfact.problems.targets import Unit, as_target, check_parts, decompose, without_zeros
+from jaxfact.problems.targets import Unit, as_target, cast, check_parts, decompose, without_zeros
 from jaxfact.problems.ties import Block, equal_values, spread_of, squared_distance, tied_block
 
 
@@ -101,15 +101,15 @@ class Factorization(Problem):
         library = jnp if is_traced else np
         largest = library.max(values, initial=0)
         unit = library.where(largest > 0, largest, 1)
-        self.singular_values = jnp.asarray(values / unit, dtype)
+        self.singular_values = cast(values / unit, dtype)
         self.scale = Unit.of(unit, exponent, dtype, self.unit_name)
         # Singular values that are computed along the way may be zero from some index on.
         self.padded_rank = np.ndim(target) == 1 and is_traced
         # Known before tracing, so that a spectrum of distinct values costs what its own formula does.
         self.ties = None if is_traced else equal_values(np.asarray(values, float), float(jnp.finfo(dtype).eps))
         self.used = None
-        self.left = None if left is None else jnp.asarray(left, dtype)
-        self.right = None if right is None else jnp.asarray(right, dtype)
+        self.left = None if left is None else cast(left, dtype)
+        self.right = None if right is None else cast(right, dtype)
 
     @property
     def unit(self) -> Float[Array, ""]:  # pyright: ignore[reportIncompatibleVariableOverride]

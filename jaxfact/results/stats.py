@@ -13,9 +13,6 @@ from jaxfact.engine.levels import is_below, place_of
 from jaxfact.inputs import problem_with
 from jaxfact.results.deciding import CONFIDENCE, numbers_that_decide, rounded_up, seeds_for_share, standard_errors
 
-NAMES = ("quantile", "time", "outcome_name")
-"""Dimensions that what is found here may have beside those of the runs."""
-
 _TELLING = 5  # from fewer numbers their scatter is hardly known, and with it how many would decide
 
 
