@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from jaxfact.inputs import problem_with
 from jaxfact.numerics.draws import fold, normal
+from jaxfact.numerics.products import gram, keep
 from jaxfact.numerics.trees import PyTree
 from jaxfact.problems.factors import AnyFactors, Factors
 
@@ -57,6 +58,10 @@ class Problem(eqx.Module):
     def gradient(self, factors: AnyFactors) -> AnyFactors:
         """Return ∂loss/∂U and ∂loss/∂V, both from the given factors, in unit^{3/2}."""
         return jax.grad(self.loss)(factors)
+
+    def grams(self, factors: Factors) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
+        """Return UᵀU and VᵀV, of which imbalance and energy are made."""
+        return keep((gram(factors.U), gram(factors.V)))
 
     @property
     def misfits(self) -> bool:

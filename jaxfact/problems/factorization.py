@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, ScalarLike
 from jaxfact.data.numbers import centred_exponent, times_power
 from jaxfact.inputs import problem_with, sizes
 from jaxfact.numerics.decompositions import triangle
-from jaxfact.numerics.products import gram, keep, times
+from jaxfact.numerics.products import gram, inner, keep, times
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factors import Factors
 from jaxfact.problems.targets import Unit, as_target, cast, check_parts, decompose, without_zeros
@@ -197,7 +197,10 @@ class Factorization(Problem):
         """Return the factors in singular coordinates (Ye & Du 2021, §2), split after min(r, d) rows."""
         head = min(self.rank, factors.width)
         U, V = self._rotated(factors.U, self.left), self._rotated(factors.V, self.right)
-        tail = jnp.sum(self._beyond(factors.width)[:, None] * U[: self.rank] * V[: self.rank])
+        # The values that Σ_d keeps are known to be the first ones, unless the width is an axis.
+        first = head if self.used is None else 0
+        weighted = self._beyond(factors.width)[first:, None] * U[first : self.rank]
+        tail = inner(weighted, V[first : self.rank])
         return SingularCoordinates(U[:head], V[:head], U[head:], V[head:], tail)
 
     def distance(self, factors: Factors) -> Float[Array, ""]:
@@ -226,6 +229,14 @@ class Factorization(Problem):
             times(U, VV) - self._scaled(V, self.right, self.left, self.rows[0]),
             times(V, UU) - self._scaled(U, self.left, self.right, self.rows[1]),
         )
+
+    def grams(self, factors: Factors) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
+        """Return UᵀU and VᵀV; in singular coordinates from the blocks whose Gram matrices the distance needs too."""
+        if self.left is not None or self.right is not None:
+            return super().grams(factors)
+        U, V, J, K, _ = self.coordinates(factors)
+        UU, VV, JJ, KK = _grams(U, V, J, K)
+        return UU + JJ, VV + KK
 
     def is_truncation_unique(self, width: int) -> Array:
         """Tell whether σ_d − σ_{d+1} > 1e-6·σ_d, so that one best approximation of rank `width` exists."""
@@ -277,7 +288,7 @@ class Factorization(Problem):
         core = jnp.sum((times(U, V.T) - jnp.diag(self._best(factors.width)[: len(U)])) ** 2)
         if factors.width <= self.rank and self.used is None and not self.padded_rank:
             # At the optimum U and V have full rank, so J and K are small themselves: Gram products lose nothing.
-            UU, VV, JJ, KK = keep(tuple(gram(X) for X in (U, V, J, K)))
+            UU, VV, JJ, KK = _grams(U, V, J, K)
             return core + jnp.sum(UU * KK) + jnp.sum(JJ * VV) + jnp.sum(JJ * KK), tail
         # Beyond the rank large J and K may be orthogonal to V, U and each other; there Gram products cancel.
         outer = times(triangle(J), triangle(K).T)
@@ -296,6 +307,10 @@ class Factorization(Problem):
             scaled = self.singular_values[:, None] * factor[: self.rank]
             return jnp.pad(scaled, ((0, rows - self.rank), (0, 0)))
         return into @ (self.singular_values[:, None] * (basis.T @ factor))
+
+
+def _grams(*blocks: Array) -> tuple[Array, ...]:
+    return keep(tuple(gram(X) for X in blocks))
 
 
 def _sizes(shape: tuple[Any, Any]) -> tuple[tuple[int, int] | None, tuple[Any, Any] | None]:
