@@ -16,7 +16,7 @@ from jax import lax
 from jax.experimental import checkify
 from jaxtyping import Array, Bool, Float, Int, UInt
 
-from jaxfact.engine.devices import working_devices
+from jaxfact.engine.loops import while_loop
 from jaxfact.engine.outcomes import (
     CYCLE,
     EXPLOSION,
@@ -32,14 +32,11 @@ from jaxfact.engine.outcomes import (
 )
 from jaxfact.engine.reading import Own, Reading
 from jaxfact.engine.recording import Recording, blank, nothing_recorded, scattered, set_aside
-from jaxfact.engine.steps import Steps, way_of
+from jaxfact.engine.steps import Steps
 from jaxfact.numerics.draws import fold, key_from
 from jaxfact.numerics.products import pinned
 from jaxfact.numerics.trees import PyTree
 
-_CPU_ENTRIES = 1600
-# A GPU's multiprocessor holds four times as many numbers in registers.
-_MULTIPROCESSOR_ENTRIES, _MULTIPROCESSORS = 2**14, 132
 _REFILL = 8  # lanes wait until one in eight has ended
 
 
@@ -115,34 +112,6 @@ class Work(NamedTuple):
     stride: Int[Array, ""]
 
 
-def lanes_per_block(reading: Reading, work: Work) -> int:
-    """Return how many lanes advance together; chosen from shapes only, because the last bits may depend on it.
-
-    On a CPU the largest block at which no kernel of a step is split over threads, which would cost more than it gains:
-    about 1600 numbers in the largest array, from 8 to 128 lanes. Elsewhere see `lanes_on_multiprocessors`, and
-    `Way.lanes` for runs in registers.
-    """
-    own = one_run(reading, work)
-    sizes = [leaf.size for leaf in jax.tree.leaves((own.factors, own.state))]
-    if working_devices()[0].platform == "cpu":
-        if reading.findings.lanes is not None:
-            return reading.findings.lanes
-        return int(np.clip(_CPU_ENTRIES // max(sizes) // 16 * 16, 16, 128))
-    count = getattr(working_devices()[0], "core_count", _MULTIPROCESSORS)
-    lanes = lanes_on_multiprocessors(max(sum(sizes), reading.findings.advance.largest), count)
-    return max(lanes, way_of(reading, own).lanes * count)
-
-
-def lanes_on_multiprocessors(numbers: int, multiprocessors: int) -> int:
-    """Return how many lanes fill a GPU: 2¹⁴ numbers per multiprocessor, from 128 to 131,072 lanes.
-
-    `numbers` are those of a run: its factors and its method's state, or the largest array of a step if that is larger.
-    With fewer lanes a step costs its launches; with more, what a step reads and writes leaves the cache.
-    """
-    lanes = _MULTIPROCESSOR_ENTRIES * multiprocessors // numbers
-    return int(np.clip(lanes // 128 * 128, 128, 2**17))
-
-
 def one_run(reading: Reading, work: Work) -> Own:
     """Return the shapes of what one run of a tile owns."""
     return jax.eval_shape(partial(_start, reading), reading.shared, work, 0)
@@ -157,15 +126,18 @@ def _start(reading: Reading, shared: list[Array], work: Work, run: Int[Array, ""
 class Engine:
     """The loop of one experiment under one set of rules, for tiles of a fixed size; without `steps`, XLA takes them.
 
+    On a CPU the loop over looks may be compiled as a `whole`.
+
     Every array of a `Lane` has the lanes along its last axis, which is innermost in memory: one vector instruction
     advances several runs.
     """
 
-    def __init__(self, reading: Reading, rules: Rules, tile: int, steps: Steps | None = None):
+    def __init__(self, reading: Reading, rules: Rules, tile: int, steps: Steps | None = None, *, whole: bool = False):
         self.reading: Reading = reading
         self.rules: Rules = rules
         self.tile: int = tile
         self._taken = steps
+        self._whole = whole and not rules.checked
         self._levels = np.asarray(rules.levels)
         self._record_steps = np.asarray(rules.record_steps, np.int32)
 
@@ -199,24 +171,25 @@ class Engine:
         """Advance all lanes until enough of them have ended to be worth a refill, or a record is due."""
         enough = jnp.where(more, max(1, self.rules.lanes // _REFILL), self.rules.lanes)
 
-        def wanted(first, lanes):
+        def wanted(first, lanes, enough):
             ended = jnp.sum(lanes.outcome >= 0, dtype=jnp.int32)
             busy = jnp.any((lanes.run >= 0) & (lanes.outcome < 0))
             # The records of lanes that were due at the beginning have been stored.
             return busy & (ended < enough) & (first | ~jnp.any(self._due(lanes)[0]))
 
-        def going(carry):
-            done, first, lanes = carry
-            return (done < blocks) & (wanted(first, lanes) | jnp.any(lanes.outcome == RETURNED))
+        def going(carry, given):
+            (done, first, lanes), (_, _, enough, blocks) = carry, given
+            return (done < blocks) & (wanted(first, lanes, enough) | jnp.any(lanes.outcome == RETURNED))
 
-        def block(carry):
-            done, first, lanes = carry
+        def block(carry, given):
+            (done, first, lanes), (shared, stride, enough, _) = carry, given
             # Runs that have returned are followed round together, when they would otherwise be stored.
-            circling = ~wanted(first, lanes)
-            return done + 1, jnp.zeros((), bool), self._block(shared, work.stride, lanes, circling)
+            circling = ~wanted(first, lanes, enough)
+            return done + 1, jnp.zeros((), bool), self._block(shared, stride, lanes, circling)
 
         # With no lane busy there is nothing to do here: the tile is visited once more for waiting records.
-        done, _, lanes = lax.while_loop(going, block, (done, jnp.ones((), bool), lanes))
+        begun, given = (done, jnp.ones((), bool), lanes), (shared, work.stride, enough, blocks)
+        done, _, lanes = while_loop(going, block, begun, given, whole=self._whole)
         return done, lanes
 
     def _block(self, shared: list[Array], stride: Int[Array, ""], lanes: Lane, circling: Bool[Array, ""]) -> Lane:
@@ -303,13 +276,18 @@ class Engine:
         if self._taken is not None:
             return self._taken(shared, lanes.own, lanes.step, count)
 
-        def step(index, own):
-            moved = jax.vmap(self.reading.advance, (None, -1, 0), -1)(shared, own, lanes.step + index)
-            if self.rules.checked:
-                self._check(shared, own, moved, lanes, lanes.step + index)
-            return pinned(moved)
+        def going(carry, given):
+            return carry[0] < given[0]
 
-        return lax.fori_loop(0, count, step, lanes.own)
+        def step(carry, given):
+            (index, own), (_, shared, began) = carry, given
+            moved = jax.vmap(self.reading.advance, (None, -1, 0), -1)(shared, own, began + index)
+            if self.rules.checked:
+                self._check(shared, own, moved, lanes, began + index)
+            return index + 1, pinned(moved)
+
+        begun, given = (jnp.zeros_like(count), lanes.own), (count, shared, lanes.step)
+        return while_loop(going, step, begun, given, whole=self._whole)[1]
 
     def _check(self, shared: list[Array], before: Own, after: Own, lanes: Lane, steps: Array) -> None:
         """Fail, naming run, step and quantity, where an invariant's defect exceeds its bound."""

@@ -33,7 +33,7 @@ def way_of(reading: Reading, own: Own, *, checked: bool = False, lanes: int | No
 
     Every step may be checked; without a number of lanes, the number is still to be chosen.
     """
-    device = working_devices()[0]
+    device = working_devices(1)[0]
     interpret = is_interpreted()
     if not interpret and not (device.platform == "gpu" and "cuda" in device.client.platform_version.lower()):
         return _by_xla(f"the backend is {device.platform}, not CUDA")
