@@ -3,7 +3,6 @@
 import io
 from itertools import combinations
 
-import jax
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -34,18 +33,16 @@ FIGURES = {
 def runs() -> xr.Dataset:
     """Return runs of two methods, which differ in the balancing weight alone and so share one compilation."""
     problem, start = jf.Factorization(TARGET, shape=(5, 4)), jf.starts.Gaussian(2, scale=0.1, ratio=3.0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "local_devices", lambda: jax.devices()[:1])  # one more device is one more compilation
-        runs = jf.sweep(
-            lambda weight: jf.Run(problem, start, jf.methods.balanced(0.5, weight)),
-            seeds=SEEDS,
-            max_steps=400,
-            tolerance=1e-4,
-            record=[measures.distance, measures.imbalance, measures.singular_values],
-            every=5,
-            check_every=5,
-            weight=[0, 1 / 8],
-        )
+    runs = jf.sweep(
+        lambda weight: jf.Run(problem, start, jf.methods.balanced(0.5, weight)),
+        seeds=SEEDS,
+        max_steps=400,
+        tolerance=1e-4,
+        record=[measures.distance, measures.imbalance, measures.singular_values],
+        every=5,
+        check_every=5,
+        weight=[0, 1 / 8],
+    )
     return runs.rename(weight="variant").assign_coords(variant=["plain", "balanced"])
 
 

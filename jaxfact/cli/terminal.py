@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never
 
 from jaxfact.cli.output import can_print
-from jaxfact.engine.devices import use_cores
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,9 +24,8 @@ Counts = Callable[[], Mapping[str, int]]
 """Returns how many runs have had each outcome so far."""
 
 
-def configure(x64: bool, cores: int | None = None) -> None:
-    """Let every core work, or as many as given, and choose the precision; before JAX is first used."""
-    use_cores(cores)
+def configure(x64: bool) -> None:
+    """Choose the precision."""
     import jax
 
     # On a GPU the default would round the factors of a product to ten bits.

@@ -16,6 +16,8 @@ from jax import core, lax
 from jax.experimental import checkify
 from jaxtyping import Array, Bool, Float, Int, UInt
 
+from jaxfact.engine.devices import working_devices
+from jaxfact.engine.loops import while_loop
 from jaxfact.engine.outcomes import (
     CYCLE,
     EXPLOSION,
@@ -156,6 +158,8 @@ def _begun(reading: Reading, shared: list[Array], work: Work) -> tuple[Lane, PyT
 class Engine:
     """The loop of one experiment under one set of rules, whose runs advance in some way; `example` is for its shapes.
 
+    On a CPU the loop over looks may be compiled as a `whole`.
+
     Every array of a `Lane` has the lanes along its last axis, which is innermost in memory: one vector instruction
     advances several runs.
     """
@@ -166,6 +170,7 @@ class Engine:
         self._lane, self._records = jax.eval_shape(partial(_begun, reading), reading.shared, example)
         self._slots = len(example.limits.record_steps)
         self.way: Way = way or way_of(reading, rules, self._lane, example.limits)
+        self._whole = working_devices(1)[0].platform == "cpu" and not rules.checked
 
     @property
     def own(self) -> Own:
@@ -215,33 +220,36 @@ class Engine:
             return done + count, lanes
         enough = jnp.where(more, max(1, self.way.lanes // _REFILL), self.way.lanes)
 
-        def wanted(lanes):
+        def wanted(lanes, enough):
             ended = jnp.sum(lanes.outcome >= 0, dtype=jnp.int32)
             busy = jnp.any((lanes.run >= 0) & (lanes.outcome < 0))
             return busy & (ended < enough) & ~jnp.any(is_due(lanes))
 
-        def going(carry):
-            done, lanes = carry
-            return (done < blocks) & (wanted(lanes) | jnp.any(lanes.outcome == RETURNED))
+        def going(carry, given):
+            (done, lanes), (*_, enough, blocks) = carry, given
+            return (done < blocks) & (wanted(lanes, enough) | jnp.any(lanes.outcome == RETURNED))
 
-        def block(carry):
-            done, lanes = carry
+        def block(carry, given):
+            (done, lanes), (shared, stride, limits, enough, _) = carry, given
             # Runs that have returned are followed round together, when they would otherwise be stored.
-            return done + 1, self._block(shared, work, lanes, ~wanted(lanes))
+            return done + 1, self._block(shared, stride, limits, lanes, ~wanted(lanes, enough))
 
         # With no lane busy there is nothing to do here: the tile is visited once more for waiting records.
-        return lax.while_loop(going, block, (done, lanes))
+        given = shared, work.stride, work.limits, enough, blocks
+        return while_loop(going, block, (done, lanes), given, whole=self._whole)
 
-    def _block(self, shared: list[Array], work: Work, lanes: Lane, circling: Bool[Array, ""]) -> Lane:
+    def _block(
+        self, shared: list[Array], stride: Int[Array, ""], limits: Limits, lanes: Lane, circling: Bool[Array, ""]
+    ) -> Lane:
         """Take a block of steps and look at all runs; where some are fresh, take no step and look at those alone.
 
         Where runs that have returned are circling, they alone take one step: in the same loop as ever, because another
         one, of the same operations, may be compiled into other last bits.
         """
         look = jnp.any(is_fresh(lanes))
-        own = self._steps(shared, lanes, jnp.where(circling, 1, jnp.where(look, 0, work.stride)))
+        own = self._steps(shared, lanes, jnp.where(circling, 1, jnp.where(look, 0, stride)))
         glance = jax.vmap(self.reading.glance, (None, -1), -1)(shared, own)
-        moved, marks = seen(self.rules, work.limits, work.stride, lanes._replace(own=own), glance, look)
+        moved, marks = seen(self.rules, limits, stride, lanes._replace(own=own), glance, look)
         looked = jnp.where(look, is_fresh(lanes), lanes.outcome < 0)
         mark = choose(marks, (own.factors, own.state), lanes.mark[0])
         moved = moved._replace(own=choose(looked, own, lanes.own), mark=(mark, moved.mark[1]))
@@ -290,13 +298,18 @@ class Engine:
         if self.way.steps is not None:
             return self.way.steps(shared, lanes.own, lanes.step, count)
 
-        def step(index, own):
-            moved = jax.vmap(self.reading.advance, (None, -1, 0), -1)(shared, own, lanes.step + index)
-            if self.rules.checked:
-                self._check(shared, own, moved, lanes, lanes.step + index)
-            return pinned(moved)
+        def going(carry, given):
+            return carry[0] < given[0]
 
-        return lax.fori_loop(0, count, step, lanes.own)
+        def step(carry, given):
+            (index, own), (_, shared, began) = carry, given
+            moved = jax.vmap(self.reading.advance, (None, -1, 0), -1)(shared, own, began + index)
+            if self.rules.checked:
+                self._check(shared, own, moved, lanes, began + index)
+            return index + 1, pinned(moved)
+
+        begun, given = (jnp.zeros_like(count), lanes.own), (count, shared, lanes.step)
+        return while_loop(going, step, begun, given, whole=self._whole)[1]
 
     def _check(self, shared: list[Array], before: Own, after: Own, lanes: Lane, steps: Array) -> None:
         """Fail, naming run, step and quantity, where an invariant's defect exceeds its bound."""

@@ -1,7 +1,7 @@
-"""The compiled loop, and one thread per device that works on a queue of tiles.
+"""The compiled loop, and threads that work on a queue of tiles: one per device, or on a CPU one per core.
 
 Every thread calls the same single-device program, on a CPU even the same executable. So no collective can appear, a
-slow tile holds nobody up, and a run's bits are the same on any number of devices.
+slow tile holds nobody up, and a run's bits are the same on any number of devices and threads.
 """
 
 import hashlib
@@ -79,14 +79,15 @@ class Program:
         """Let every thread finish its tile and take no other."""
         self._drain.set()
 
-    def run(self, queue: Queue, progress: Progress | None = None, count: int | None = None) -> dict[str, float]:
-        """Run what the queue holds, on at most `count` devices; return the seconds it took to compile and to run."""
+    def run(self, queue: Queue, progress: Progress | None = None, devices: int | None = None) -> dict[str, float]:
+        """Run what the queue holds, in at most one thread per tile; return the seconds it took to compile and to run.
+
+        `devices` is how many devices work, all by default; see `working_devices`.
+        """
         self._progress, self._done = progress, {}
-        used = working_devices()[:count]
-        # CPU devices are all the same cores: one program serves them, called from as many threads.
-        homes = [used[0]] * len(used) if used[0].platform == "cpu" else used
+        homes = working_devices(devices)[: max(1, len(queue))]
         began = time.perf_counter()
-        with ThreadPoolExecutor(len(used)) as threads:
+        with ThreadPoolExecutor(len(homes)) as threads:
             distinct = list(dict.fromkeys(homes))
             compiled, serve = in_this_context(self._compile), in_this_context(self._serve)
             programs = dict(zip(distinct, threads.map(compiled, distinct), strict=True))
@@ -97,7 +98,7 @@ class Program:
             except BaseException as error:
                 self._stop.set()
                 if _is_out_of_memory(error):
-                    raise MemoryError(self._what_fits(used[0])) from error
+                    raise MemoryError(self._what_fits(homes[0])) from error
                 raise
         return {"compile_seconds": compiling, "run_seconds": time.perf_counter() - began - compiling}
 

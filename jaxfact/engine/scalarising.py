@@ -325,7 +325,7 @@ def _cond(graph, equation, arrays):
 
 def _platform(graph, equation, arrays):
     """Return which of some programs is that of the platform that sweeps work on."""
-    platform = working_devices()[0].platform
+    platform = working_devices(1)[0].platform
     places = [k for k, of in enumerate(equation.params["platforms"]) if of is None or platform in of]
     return [_constants(graph, np.asarray(places[0]), np.int32)]
 

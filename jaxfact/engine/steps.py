@@ -55,7 +55,7 @@ def way_of(reading: Reading, rules: Rules, lane: Lane, limits: Limits) -> Way:
     if rules.checked:
         return way_by_xla("every step is checked", reading, lane.own)
     try:
-        if working_devices()[0].platform == "cpu" and not is_interpreted():
+        if working_devices(1)[0].platform == "cpu" and not is_interpreted():
             return _in_vectors(reading, rules, lane, limits)
         return _in_registers(reading, lane.own)
     except Unscalarisable as reason:
@@ -69,7 +69,7 @@ def way_by_xla(reason: str, reading: Reading, own: Own) -> Way:
     gains: about 1600 numbers in the largest array, from 16 to 128 lanes, unless the problem knows better.
     """
     said = f"by XLA's kernels: {reason}"
-    if working_devices()[0].platform != "cpu":
+    if working_devices(1)[0].platform != "cpu":
         return Way(said, _on_this_device(reading, own))
     if reading.findings.lanes is not None:
         return Way(said, reading.findings.lanes)
@@ -136,7 +136,7 @@ def _of_one_lane(reading: Reading, rules: Rules) -> native.Functions:
 
 def _in_registers(reading: Reading, own: Own) -> Way:
     """Return lanes in registers of a GPU."""
-    device, interpret = working_devices()[0], is_interpreted()
+    device, interpret = working_devices(1)[0], is_interpreted()
     if not interpret and not (device.platform == "gpu" and "cuda" in device.client.platform_version.lower()):
         raise Unscalarisable(f"the backend is {device.platform}, not CUDA")
     if not interpret and float(device.compute_capability) < _OLDEST:
@@ -158,7 +158,7 @@ def _on_this_device(reading: Reading, own: Own) -> int:
 
 
 def _multiprocessors() -> int:
-    return getattr(working_devices()[0], "core_count", _MULTIPROCESSORS)
+    return getattr(working_devices(1)[0], "core_count", _MULTIPROCESSORS)
 
 
 def _sizes(own: Own) -> list[int]:

@@ -1,4 +1,4 @@
-"""Blocks of runs: how large they are, where they come from, and where their results go."""
+"""Blocks of runs: how many advance together, how large a tile is, where tiles come from and where results go."""
 
 from collections.abc import Callable, Hashable
 from typing import NamedTuple, Protocol
@@ -21,7 +21,7 @@ class Task(NamedTuple):
 
 
 class Queue(Protocol):
-    """Where the tiles of a program come from and where their results go; called from one thread per device.
+    """Where the tiles of a program come from and where their results go; called from several threads.
 
     `total` counts all runs and `done` those that need not be run. `take` returns None where nothing is left to do,
     `keep` is given the results of a task and the seconds they took, and `release` follows whether a task was finished
@@ -30,6 +30,10 @@ class Queue(Protocol):
 
     total: int
     done: int
+
+    def __len__(self) -> int:
+        """Return the number of tiles to be taken."""
+        ...
 
     def take(self) -> Task | None:
         """Return the next task."""
@@ -45,10 +49,9 @@ class Queue(Protocol):
 
 
 def tile_size(total: int, way: Way, devices: int | None, most: int | None) -> int:
-    """Return how many runs a tile has, so that all devices have work."""
-    there = len(working_devices())
-    count = min(devices or there, there)
-    return max(way.least, min(most or max(_LARGEST, _LANEFULS * way.lanes), -(-total // count)))
+    """Return how many runs a tile has, so that every thread has work."""
+    a_share = -(-total // len(working_devices(devices)))
+    return max(way.least, min(most or max(_LARGEST, _LANEFULS * way.lanes), a_share))
 
 
 def room(runs: int, bytes_of_one: int) -> int:

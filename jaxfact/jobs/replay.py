@@ -200,7 +200,7 @@ class StoredRun:
         return Replay(self.said, factors, np.arange(last + 1), loss, distance, self.ingredients[0])
 
     def _states(self, work: Work, *, beyond: bool = False) -> Iterator[Tile]:
-        return self._program.steps(work, working_devices()[0], beyond=beyond)
+        return self._program.steps(work, working_devices(1)[0], beyond=beyond)
 
     def _check_environment(self) -> None:
         """Refuse another backend or precision before anything is made of them."""

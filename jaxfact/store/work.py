@@ -110,7 +110,7 @@ def _run(
                 continue
             progress = progress_of(request.progress, place, len(parts))
             with drained_by_signals(program, store.path):
-                timing = program.run(queue, progress, min(len(queue), request.devices or len(queue)))
+                timing = program.run(queue, progress, request.devices)
             seconds[place] = {name: seconds[place][name] + timing.get(name, 0.0) for name in TIMES}
     return seconds
 
