@@ -14,13 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxfact.engine import machine
-from jaxfact.engine.llvm import SLOT, Text, write
-from jaxfact.engine.scalarising import scalarised
+from jaxfact.engine.llvm import SLOT, Text
+from jaxfact.engine.rows import Rows, stored
+from jaxfact.engine.scalarising import scalarised_in_rows
 from jaxfact.engine.scalars import Input, Node, Nodes, Unscalarisable
+from jaxfact.engine.writing import Leaf, Output, RowOutputs, write
 from jaxfact.numerics.trees import PyTree
 
 _OPERATIONS = 60_000
 """Of a step, or of a look; LLVM takes a second for some 15,000."""
+_WRITTEN_OUT, _NARROW = 32, 8
+"""Rows that are written out, which is faster below some columns; beyond them it takes LLVM longest, and is slower."""
 
 
 class Flags(NamedTuple):
@@ -96,15 +100,15 @@ class Blocks:
 
 
 class _Part(NamedTuple):
-    """A function of one run as a graph: its inputs and outputs as arrays of nodes."""
+    """A function of one run as a graph: its inputs and outputs as arrays of nodes, or of their rows."""
 
-    inputs: list[Nodes]
-    outputs: list[Nodes]
+    inputs: list[Nodes | Rows]
+    outputs: list[Nodes | Rows]
 
     @classmethod
-    def of(cls, function: Callable, shared: int, *arguments: Any) -> "_Part":
+    def of(cls, function: Callable, longest: int, shared: int, *arguments: Any) -> "_Part":
         """Trace a function, of whose leaves the first are shared by all runs and may be large."""
-        return cls(*scalarised(jax.make_jaxpr(function)(*arguments), _OPERATIONS, shared))
+        return cls(*scalarised_in_rows(jax.make_jaxpr(function)(*arguments), _OPERATIONS, shared, longest))
 
 
 class _Leaf(NamedTuple):
@@ -115,8 +119,8 @@ class _Leaf(NamedTuple):
     dtype: np.dtype
 
 
-_Load = Callable[[int], str]
-"""Writes what loads one entry of an array."""
+_Load = Callable[[int, str | None], str]
+"""Writes what loads one entry of an array, or the one that is so many beyond it."""
 
 
 class _Assembly:
@@ -133,11 +137,11 @@ class _Assembly:
         if lanes % self.runs:
             raise Unscalarisable(f"{lanes} lanes are no multiple of {self.runs}")
         flag, number = (jax.ShapeDtypeStruct((), dtype) for dtype in (jnp.bool_, jnp.int32))
-        count = len(shapes.shared)
-        self._step = _Part.of(functions.step, count, shapes.shared, shapes.lane.own, number)
-        self._look = _Part.of(functions.look, count, shapes.shared, shapes.uniform, flag, shapes.lane)
-        self._circle = _Part.of(functions.circle, 0, shapes.lane, shapes.lane.own)
-        self._flags = _Part.of(functions.flags, 0, shapes.lane)
+        count, longest = len(shapes.shared), _longest(jax.tree.leaves(shapes.lane.own))
+        self._step = _Part.of(functions.step, longest, count, shapes.shared, shapes.lane.own, number)
+        self._look = _Part.of(functions.look, longest, count, shapes.shared, shapes.uniform, flag, shapes.lane)
+        self._circle = _Part.of(functions.circle, longest, 0, shapes.lane, shapes.lane.own)
+        self._flags = _Part.of(functions.flags, longest, 0, shapes.lane)
         self._lay_out()
         self.text: Text = Text(self.runs)
         self._write()
@@ -234,19 +238,9 @@ class _Assembly:
             done, at = state
             to = text.set(f"sub i64 {self._state}, {at}")
             taken = text.set(f"add {text.type(np.int32)} {begun}, {text.spread('i32', done)}")
-            sources = [*self._shared, *(self._loads(k, at) for k in self._own), lambda entry: taken]
-            outputs = self._step.outputs
-            self._run(
-                self._step,
-                sources,
-                [
-                    (node, k, entry)
-                    for k, array in zip(self._own, outputs, strict=False)
-                    if k in self._moving
-                    for entry, node in enumerate(array.flat)
-                ],
-                to,
-            )
+            sources = [*self._shared, *(self._loads(k, at) for k in self._own), lambda entry, beyond: taken]
+            moved = {k: x for k, x in zip(self._own, self._step.outputs, strict=False) if k in self._moving}
+            self._run(moved, sources, to)
             return [text.set(f"add i32 {done}, 1"), to]
 
         return text.loop(
@@ -256,7 +250,7 @@ class _Assembly:
     def _looked(self, fresh: str, now: str) -> None:
         """Write a look at the runs of a vector."""
         text, flag = self.text, self.text.spread("i1", fresh)
-        sources = [*self._shared, *self._uniform, lambda entry: flag, *self._lane(now)]
+        sources = [*self._shared, *self._uniform, lambda entry, beyond: flag, *self._lane(now)]
         marks = self._remembered(self._look, sources)
         text.when(text.any(marks), lambda: self._replaced(marks, self._state_of.values(), self._mark, now, now))
 
@@ -269,8 +263,8 @@ class _Assembly:
 
     def _remembered(self, part: _Part, sources: list[_Load]) -> str:
         """Write a part, store the lane's small leaves when all is computed, and return its last output, a mask."""
-        small = [(node, k, e) for k in self._small for e, node in enumerate(part.outputs[k].flat)]
-        [mask] = part.outputs[-1].flat
+        small = [(node, k, e) for k in self._small for e, node in enumerate(_entries(part.outputs[k]))]
+        [mask] = _entries(part.outputs[-1])
         *values, marks = self._evaluated(part, sources, [*(node for node, _, _ in small), mask])
         for value, (node, k, entry) in zip(values, small, strict=True):
             self.text.store(node.dtype, value, self.text.address(self._slot(k, "0"), entry * SLOT))
@@ -278,20 +272,28 @@ class _Assembly:
 
     def _evaluated(self, part: _Part, sources: list[_Load], nodes: list[Node] | None = None) -> list[str]:
         """Write what computes nodes of a part, all its outputs by default; return their values."""
-        nodes = [node for array in part.outputs for node in array.flat] if nodes is None else nodes
+        nodes = [node for array in part.outputs for node in _entries(array)] if nodes is None else nodes
         values: dict[int, str] = {}
-        outputs = [(node, lambda value, k=k: values.__setitem__(k, value)) for k, node in enumerate(nodes)]
+        outputs = [Output(node, lambda value, k=k: values.__setitem__(k, value)) for k, node in enumerate(nodes)]
         write(self.text, outputs, _leaves(sources))
         return [values[k] for k in range(len(nodes))]
 
-    def _run(self, part: _Part, sources: list[_Load], outputs: list[tuple[Node, int, int]], to: str) -> None:
-        """Write what computes nodes of a part, each stored at once as an entry of a leaf."""
-        text, bases = self.text, {k: self._slot(k, to) for _, k, _ in outputs}
+    def _run(self, moved: dict[int, Nodes | Rows], sources: list[_Load], to: str) -> None:
+        """Write what computes leaves, each entry stored at once."""
+        text, keys = self.text, list(moved)
+        single, loops = stored(list(moved.values()))
+        bases = [self._slot(k, to) for k in keys]
 
-        def storing(node, k, entry):
-            return lambda value: text.store(node.dtype, value, text.address(bases[k], entry * SLOT))
+        def storing(place: int, entry: int, stride: int, node: Node) -> Callable[..., None]:
+            def store(value: str, row: str | None = None) -> None:
+                beyond = 0 if row is None else text.set(f"mul i64 {row}, {stride * SLOT}")
+                text.store(node.dtype, value, text.address(text.address(bases[place], beyond), entry * SLOT))
 
-        write(text, [(node, storing(node, k, entry)) for node, k, entry in outputs], _leaves(sources))
+            return store
+
+        outputs = [Output(node, storing(place, entry, 0, node)) for place, entry, node in single]
+        rows = [RowOutputs(x.begin, x.end, [(store[-1], storing(*store)) for store in x.stores]) for x in loops]
+        write(text, outputs, _leaves(sources), rows)
 
     def _replaced(self, mask: str, sources: Iterable[int], targets: Iterable[int], before: str, now: str) -> None:
         """Write a loop that replaces leaves by others where a mask holds."""
@@ -360,13 +362,24 @@ class _Assembly:
         return [self._loads(k, now) for k in range(len(self._avals))]
 
     def _loads(self, k: int, now: str) -> _Load:
-        leaf = self._leaves[k]
-        return lambda entry: self.text.load(leaf.dtype, self.text.address(self._slot(k, now), entry * SLOT))
+        leaf, text = self._leaves[k], self.text
+
+        def load(entry: int, beyond: str | None) -> str:
+            base = self._slot(k, now)
+            base = base if beyond is None else text.address(base, text.set(f"mul i64 {beyond}, {SLOT}"))
+            return text.load(leaf.dtype, text.address(base, entry * SLOT))
+
+        return load
 
     def _of_all(self, pointer: str, aval: Any) -> _Load:
         """Return what loads a number that all runs share."""
-        dtype = np.dtype(aval.dtype)
-        return lambda entry: self.text.splat(dtype, self.text.address(pointer, entry * dtype.itemsize))
+        dtype, text = np.dtype(aval.dtype), self.text
+
+        def load(entry: int, beyond: str | None) -> str:
+            base = pointer if beyond is None else text.address(pointer, text.set(f"mul i64 {beyond}, {dtype.itemsize}"))
+            return text.splat(dtype, text.address(base, entry * dtype.itemsize))
+
+        return load
 
     def _slot(self, k: int, now: str) -> str:
         """Return the address of a leaf in scratch memory: what moves lies in the half that is current."""
@@ -374,13 +387,26 @@ class _Assembly:
         return self.text.address(base, self._leaves[k].offset)
 
 
-def _leaves(sources: list[_Load]) -> Callable[[Node], str]:
-    def load(node: Node) -> str:
-        detail: Input = node.detail
-        return sources[detail.argument](detail.entry)
+def _longest(own: list[Any]) -> int:
+    """Return how many rows are written out: where there are many columns, only what has no more rows than columns."""
+    columns = max((min(x.shape) for x in own if x.ndim > 1), default=0)
+    return _WRITTEN_OUT if columns < _NARROW else columns
+
+
+def _entries(array: Nodes | Rows) -> list[Node]:
+    return list((array.written_out() if isinstance(array, Rows) else array).flat)
+
+
+def _leaves(sources: list[_Load]) -> Leaf:
+    def load(node: Node, beyond: str | None) -> str:
+        if isinstance(node.detail, Input):
+            return sources[node.detail.argument](node.detail.entry, None)
+        return sources[node.detail.source](node.detail.start, beyond)
 
     return load
 
 
-def _differ(old: Nodes, new: Nodes) -> bool:
+def _differ(old: Nodes | Rows, new: Nodes | Rows) -> bool:
+    if isinstance(old, Rows) or isinstance(new, Rows):
+        return old is not new
     return any(a is not b for a, b in zip(old.flat, new.flat, strict=True))

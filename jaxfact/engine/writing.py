@@ -183,13 +183,13 @@ class _Writer:
         if detail.stride not in self._strides:
             self._strides[detail.stride] = text.set(f"mul i64 {self.row}, {detail.stride}")
         beyond = self._strides[detail.stride]
-        if isinstance(detail, Row) and not isinstance(detail.source, Table):
+        table = detail.source if isinstance(detail, Row) and isinstance(detail.source, Table) else None
+        if isinstance(detail, Row) and table is None:
             return self.leaf(node, beyond)
         place, kind = text.set(f"add i64 {beyond}, {detail.start}"), scalar(node.dtype)
-        if isinstance(detail, Row):
-            table = text.table(detail.source.numbers)
-            scaled = text.set(f"mul i64 {place}, {max(1, node.dtype.itemsize)}")
-            return text.splat(node.dtype, text.address(table, scaled))
+        if table is not None:
+            scaled = text.set(f"mul i64 {place}, {node.dtype.itemsize}")
+            return text.splat(node.dtype, text.address(text.table(table.numbers), scaled))
         return text.spread(kind, place if kind == "i64" else text.set(f"trunc i64 {place} to {kind}"))
 
     def _looped(self, node: Node) -> list[str]:
