@@ -216,16 +216,20 @@ def _moved(graph, equation, arrays):
 def _reduction(primitive):
     def reduce(graph, equation, arrays):
         [x], axes, dtype = arrays, equation.params["axes"], equation.outvars[0].aval.dtype
-        lines = np.moveaxis(x, axes, range(x.ndim - len(axes), x.ndim)).reshape(*equation.outvars[0].aval.shape, -1)
+        kept = equation.outvars[0].aval.shape
+        lines = np.moveaxis(x, axes, range(x.ndim - len(axes), x.ndim))
+        lines = lines.reshape(*kept, math.prod(x.shape[axis] for axis in axes))
         entries = [_folded(graph, primitive, list(lines[at]), dtype) for at in np.ndindex(lines.shape[:-1])]
-        return [nodes_of(entries, lines.shape[:-1])]
+        return [nodes_of(entries, kept)]
 
     return reduce
 
 
 def _folded(graph: Graph, primitive: Any, terms: list[Node], dtype: Any) -> Node:
     if not terms:
-        raise Unscalarisable("it reduces an empty array")
+        if primitive.name not in _OF_NOTHING:
+            raise Unscalarisable(f"it has the operation {primitive.name} over nothing")
+        return graph.constant(_OF_NOTHING[primitive.name], dtype)
     total, *rest = terms
     for term in rest:
         total = graph.apply(primitive, (total, term), dtype, {})
@@ -371,6 +375,8 @@ _RULES: dict[str, Callable] = {
     "cond": _cond,
     "platform_index": _platform,
 }
+
+_OF_NOTHING = {"add": 0, "mul": 1, "and": True, "or": False}
 
 # A key is its words.
 _OF_KEYS = frozenset({"reshape", "squeeze"})
