@@ -44,8 +44,10 @@ class Function:
 
     def __init__(self, function: Callable, arguments: tuple[Any, ...], closures: Closures):
         closed, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
-        self.uses: list[int] = [closures.place(value) for value in closed.consts]
-        self._jaxpr = closed.jaxpr
+        jaxpr = _without_dead(closed.jaxpr)
+        consts = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
+        self.uses: list[int] = [closures.place(consts[var]) for var in jaxpr.constvars]
+        self._jaxpr = jaxpr
         self._tree = jax.tree.structure(shape)
 
     def __call__(self, numbers: list[Array], *arguments: Any) -> Any:
@@ -64,6 +66,18 @@ class Function:
         """The size of the largest array that it computes from its arguments."""
         computed = dependents(self._jaxpr, self._jaxpr.invars)
         return max(var.aval.size for var in computed)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _without_dead(jaxpr: core.Jaxpr) -> core.Jaxpr:
+    """Return a jaxpr without what no result depends on, as the noise key of a quiet method: all of it would be batched,
+    lowered and compiled, only to be dropped by XLA."""
+    wanted, living = {var for var in jaxpr.outvars if isinstance(var, core.Var)}, []
+    for equation in reversed(jaxpr.eqns):
+        if equation.effects or not wanted.isdisjoint(equation.outvars):
+            living.append(equation)
+            wanted.update(var for var in equation.invars if isinstance(var, core.Var))
+    closed_over = [var for var in jaxpr.constvars if var in wanted]
+    return jaxpr.replace(constvars=closed_over, eqns=living[::-1])
 
 
 def dependents(jaxpr: core.Jaxpr, sources: Sequence[core.Var]) -> set[core.Var]:
