@@ -273,6 +273,19 @@ def test_saved_figures_have_their_size(tmp_path, runs):
     assert not (tmp_path / "a.jpg").exists()
 
 
+def test_every_format_takes_one_walk_through_the_figure(tmp_path, runs, monkeypatch):
+    """Left to itself, matplotlib draws once to lay out and once to draw, and both for every format."""
+    drawn, draw = [], Figure.draw
+    monkeypatch.setattr(Figure, "draw", lambda figure, renderer: [drawn.append(renderer), draw(figure, renderer)])
+    figure, other = figures.distance(runs), figures.distance(runs)
+    both = saved(figure, tmp_path / "a.png"), saved(figure, tmp_path / "a.svg")
+    assert len(drawn) == 2
+    assert both == (saved(other, tmp_path / "b.png"), saved(figures.distance(runs), tmp_path / "b.svg"))
+    drawn.clear()
+    figures.distance(runs).savefig(tmp_path / "c.png")
+    assert len(drawn) == 2
+
+
 USER = {
     "font.size": 20,
     "font.sans-serif": ["DejaVu Sans Mono"],

@@ -4,7 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never
 
@@ -58,6 +58,27 @@ def _free(usual: Path) -> Path:
         number += 1
         folder = usual.with_name(f"{usual.name}-{number}")
     return folder
+
+
+@contextmanager
+def drawing_soon() -> Iterator[None]:
+    """Load what reports and figures need while the block computes, which leaves Python idle most of the time."""
+    thread = threading.Thread(target=_load_for_drawing)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+def _load_for_drawing() -> None:
+    with suppress(Exception):  # what fails here fails again where it is needed, and is said there
+        import zarr  # noqa: F401, which results are written with
+
+        from jaxfact.figures.styles import get_ready
+        from jaxfact.reports import report  # noqa: F401
+
+        get_ready()
 
 
 def tell(report: "Report", folder: Path, as_json: bool) -> Path:

@@ -1,5 +1,6 @@
 """What all figures share: size, colours, lines, axes, and how they are saved."""
 
+import io
 from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
@@ -54,6 +56,7 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 def new_figure(height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
     """Return a figure 8 cm wide and `height` inches high, and its panels, row by row."""
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    FigureCanvasAgg(figure)  # keeps what it has measured for the layout, formulas above all, until it draws
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=columns > 1)
     return figure, list(panels.ravel())
 
@@ -120,6 +123,16 @@ def save(figure: Figure, path: str | Path) -> None:
     with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE}):  # pyright: ignore[reportArgumentType]
         _lay_out(figure)
         figure.savefig(path, dpi=_DPI, metadata=metadata)
+
+
+@styled
+def get_ready() -> Figure:
+    """Load the fonts, and what reads formulas and writes files, by drawing next to nothing, and return that."""
+    figure, (axes,) = new_figure(1.0)
+    put_title(axes, "$t$")
+    for kind in ("png", "svg"):
+        figure.savefig(io.BytesIO(), format=kind)
+    return figure
 
 
 def _lay_out(figure: Figure) -> None:
