@@ -8,7 +8,9 @@ from cases import METHODS
 from jax import lax
 
 import jaxfact as jf
+from jaxfact.engine import machine
 from jaxfact.engine.compressibility import compression_of
+from jaxfact.engine.llvm import Text
 from jaxfact.engine.reading import Reading
 from jaxfact.engine.rows import stored
 from jaxfact.engine.scalarising import scalarised_in_rows
@@ -25,9 +27,10 @@ from jaxfact.engine.scalars import (
     Unscalarisable,
     ordered,
 )
-from jaxfact.numerics.products import cross, gram, times
+from jaxfact.engine.writing import Output, RowOutputs, write
+from jaxfact.numerics.products import cross, gram, inner, times
 
-LANES, LONGEST, MOST = 3, 32, 20_000
+LANES, LONGEST, MOST = 8, 32, 20_000
 
 
 class Evaluation:
@@ -129,6 +132,39 @@ def evaluated(closed, arguments, shared=0, longest=LONGEST):
     return [x.reshape(*v.aval.shape, LANES) for x, v in zip(results, closed.jaxpr.outvars, strict=True)]
 
 
+def compiled(closed, arguments, shared=0, longest=LONGEST, late=False):
+    """Return a program's results from its loops, compiled, on arguments whose last axis is the lanes."""
+    _, outputs = scalarised_in_rows(closed, MOST, shared, longest)
+    text, avals = Text(LANES), [var.aval for var in closed.jaxpr.outvars]
+    given = [machine.buffer(text, "%arguments", k) for k in range(len(arguments))]
+    found = [machine.buffer(text, "%results", k) for k in range(len(avals))]
+
+    def place(base, entry, beyond, dtype):
+        size = np.dtype(dtype).itemsize * LANES
+        base = base if beyond is None else text.address(base, text.set(f"mul i64 {beyond}, {size}"))
+        return text.address(base, entry * size)
+
+    def leaf(node, beyond):
+        at = node.detail
+        argument, entry = (at.argument, at.entry) if isinstance(at, Input) else (at.source, at.start)
+        return text.load(node.dtype, place(given[argument], entry, beyond, node.dtype), 1)
+
+    def storing(output, start, stride, node):
+        def store(value, row=None):
+            beyond = None if row is None else text.set(f"mul i64 {row}, {stride}")
+            text.store(node.dtype, value, place(found[output], start, beyond, node.dtype), 1)
+
+        return store
+
+    single, loops = stored(outputs)
+    singles = [Output(node, storing(output, entry, 0, node)) for output, entry, node in single]
+    rows = [RowOutputs(x.begin, x.end, [(store[-1], storing(*store)) for store in x.stores]) for x in loops]
+    write(text, singles, leaf, rows, late=late)
+    text.do("br label %leave")
+    shapes = [jax.ShapeDtypeStruct((*aval.shape, LANES), aval.dtype) for aval in avals]
+    return jax.jit(jax.ffi.ffi_call(machine.registered(machine.module(text)), shapes))(*arguments)
+
+
 def read(problem, method, width=2, compressed=True) -> Reading:
     compression = compression_of(method(0.1), None) if compressed else None
 
@@ -144,6 +180,12 @@ def begun(reading):
     return jax.jit(jax.vmap(reading.start, (None, 0, 0), -1))(reading.shared, keys, points)
 
 
+def assert_same(actual, expected):
+    for a, e in zip(actual, expected, strict=True):
+        assert (a.shape, a.dtype) == (e.shape, e.dtype)
+        np.testing.assert_allclose(a, e, rtol=1e-12, atol=1e-12)
+
+
 def assert_step_is_that_of_jax(reading, longest=LONGEST):
     own, number = begun(reading), jnp.int32(3)
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[:-1], x.dtype), own)
@@ -151,11 +193,9 @@ def assert_step_is_that_of_jax(reading, longest=LONGEST):
     count = len(reading.shared)
     lanes = [np.broadcast_to(np.asarray(x)[..., None], (*x.shape, LANES)) for x in (*reading.shared, number)]
     given = [*lanes[:count], *map(np.asarray, jax.tree.leaves(own)), lanes[-1]]
-    actual = evaluated(closed, given, count, longest)
     expected = jax.jit(jax.vmap(reading.advance, (None, -1, None), -1))(reading.shared, own, number)
-    for a, e in zip(actual, jax.tree.leaves(expected), strict=True):
-        assert (a.shape, a.dtype) == (e.shape, e.dtype)
-        np.testing.assert_allclose(a, e, rtol=1e-12, atol=1e-12)
+    for actual in evaluated(closed, given, count, longest), compiled(closed, given, count, longest):
+        assert_same(actual, jax.tree.leaves(expected))
 
 
 FULL = jf.Factorization(np.linspace(1, 0.1, 40), shape=(40, 47))
@@ -182,14 +222,13 @@ def test_a_few_rows_may_be_long_too():
     assert_step_is_that_of_jax(read(problem, METHODS["balanced"], 9), longest=12)
 
 
-def assert_program_is_that_of_jax(function, *arrays, tolerance=1e-12):
+def assert_program_is_that_of_jax(function, *arrays):
     """Compare on lanes that hold different multiples of the arrays, integers the same."""
     lanes = [np.stack([x * (k + 1 if x.dtype.kind == "f" else 1) for k in range(LANES)], axis=-1) for x in arrays]
     closed = jax.make_jaxpr(function)(*arrays)
     expected = jax.tree.leaves(jax.vmap(function, -1, -1)(*map(jnp.asarray, lanes)))
-    for a, e in zip(evaluated(closed, lanes), expected, strict=True):
-        assert a.dtype == e.dtype
-        np.testing.assert_allclose(a, e, rtol=tolerance, atol=tolerance)
+    for actual in evaluated(closed, lanes), compiled(closed, lanes), compiled(closed, lanes, late=True):
+        assert_same(actual, expected)
 
 
 @pytest.mark.parametrize("problem", [FULL, *KINDS.values()])
@@ -219,7 +258,11 @@ FUNCTIONS = {
     "transposed": (lambda x, y: (x.T[1:] * 2, jnp.einsum("ki,kj->jki", x, y)), X, Y),
     "reduced": (lambda x: (x.sum(), x.max(0), x.min(1), jnp.prod(x), jnp.any(x > 2), jnp.all(x > -9, axis=0)), X),
     "products": (lambda x, y: (x.T @ y, x @ (x.T @ y), jnp.einsum("ki,kj->kij", x, y), x[:, 0] @ y), X, Y),
-    "grams": (lambda x, y: (gram(x), cross(x, y), gram(x[3:]), times(x, cross(x, y)), gram(x.T[:, :4])), X, Y),
+    "grams": (
+        lambda x, y: (gram(x), cross(x, y), gram(x[3:]), times(x, cross(x, y)), gram(x.T[:, :4]), inner(x, x[::1] * 2)),
+        X,
+        Y,
+    ),
     "flattened": (lambda x: (x.ravel()[5:] * 2, jnp.sum(x.ravel() * jnp.arange(120)), x.reshape(60, 2) + 1), X),
     "folded": (lambda x: (jnp.concatenate([x.ravel(), x.ravel()[:7]])[7:].reshape(40, 3), x.reshape(20, 6)), X),
     "counted": (lambda n: (n + lax.iota(np.int32, 40), n * (np.arange(40, dtype=np.int32) < 7), n // 2), N),
