@@ -156,7 +156,7 @@ def _padded(graph, equation, arrays, rule):
     if config[axis][2]:
         raise Unscalarisable("it has the operation pad between rows")
     x = x if isinstance(x, Rows) else of_nodes(x, axis)
-    before, after, _ = config[axis]
+    before, after = map(int, config[axis][:2])
     some = _short(graph, padded(x, before, after, filling[()]))
     rest = {"padding_config": tuple((0, 0, 0) if k == axis else each for k, each in enumerate(config))}
     return _for_the_rest(graph, equation, [some, filling], rule, rest)
