@@ -4,7 +4,7 @@ What does not concern the long axis is done by the rule for short arrays, on an 
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +27,7 @@ from jaxfact.engine.rows import (
     taken,
 )
 from jaxfact.engine.scalars import FOLDED, Graph, Unscalarisable
-from jaxfact.numerics.products import cross
+from jaxfact.numerics.products import cross, inner
 
 Rule = Callable[[Graph, Any, list], list]
 
@@ -52,7 +52,8 @@ def rowwise(graph: Graph, equation: Any, arrays: list[Any], rule: Rule | None) -
     """
     name = equation.primitive.name
     if rule is None:
-        return _crossed(graph, equation, arrays) if _is_cross(equation, arrays) else None
+        product = _product_called(equation, arrays)
+        return None if product is None else product(graph, equation, arrays)
     shapes = [x.shape for x in arrays]
     wide = [s for s in (*shapes, *(v.aval.shape for v in equation.outvars)) if len(graph.long_axes(s)) > 1]
     if wide and name == "dot_general":
@@ -155,7 +156,7 @@ def _padded(graph, equation, arrays, rule):
     if config[axis][2]:
         raise Unscalarisable("it has the operation pad between rows")
     x = x if isinstance(x, Rows) else of_nodes(x, axis)
-    before, after, _ = config[axis]
+    before, after = map(int, config[axis][:2])
     some = _short(graph, padded(x, before, after, filling[()]))
     rest = {"padding_config": tuple((0, 0, 0) if k == axis else each for k, each in enumerate(config))}
     return _for_the_rest(graph, equation, [some, filling], rule, rest)
@@ -238,21 +239,40 @@ def _crossed(graph, equation, arrays):
     return [_contracted(graph, arrays, product, equation.outvars[0].aval.shape)]
 
 
-def _is_cross(equation: Any, arrays: list[Values]) -> bool:
-    """Tell whether a call is that of `products.cross` on two long arrays, not of another function of this name."""
-    inner = equation.params.get("jaxpr")
-    if equation.params.get("name") != "cross" or not all(isinstance(x, Rows) and x.axis == 0 for x in arrays):
-        return False
+def _inner(graph, equation, arrays):
+    """Return tr(XᵀY), which `products.inner` writes in parts too."""
+
+    def product(pair):
+        dtype = equation.outvars[0].aval.dtype
+        entries = zip(*(x.flat for x in pair), strict=True)
+        terms = [graph.apply(jax.lax.mul_p, each, dtype, {}) for each in entries]
+        total = reduce(lambda a, b: graph.apply(jax.lax.add_p, (a, b), dtype, {}), terms)
+        return nodes_of([total], ())
+
+    return [_contracted(graph, arrays, product, ())]
+
+
+def _product_called(equation: Any, arrays: list[Values]) -> Callable | None:
+    """Return the rule of a call of `products.cross` or `inner` on long arrays, not of another function so called."""
+    name = equation.params.get("name")
+    if name not in _PRODUCTS or not all(isinstance(x, Rows) and x.axis == 0 and len(x.shape) == 2 for x in arrays):
+        return None
+    function, rule = _PRODUCTS[name]
     avals = [(var.aval.shape, np.dtype(var.aval.dtype)) for var in equation.invars]
-    return len(avals) == 2 and all(len(a[0]) == 2 for a in avals) and str(inner) == _text_of_cross(*avals)
+    is_ours = len(avals) == 2 and avals[0][0][0] == avals[1][0][0]
+    return rule if is_ours and str(equation.params.get("jaxpr")) == _text_of(function, *avals) else None
 
 
 @cache
-def _text_of_cross(*avals: Any) -> str:
-    traced = jax.make_jaxpr(cross)(*(jax.ShapeDtypeStruct(*aval) for aval in avals))
+def _text_of(function: Callable, *avals: Any) -> str:
+    try:
+        traced = jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(*aval) for aval in avals))
+    except (TypeError, ValueError):  # arrays that ours does not take
+        return ""
     return str(traced.eqns[0].params["jaxpr"])
 
 
+_PRODUCTS: dict[str, tuple[Callable, Callable]] = {"cross": (cross, _crossed), "inner": (inner, _inner)}
 _MOVES = frozenset(
     ["reshape", "squeeze", "expand_dims", "broadcast_in_dim", "slice", "transpose", "rev", "concatenate", "pad"]
 )
