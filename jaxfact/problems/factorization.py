@@ -11,8 +11,8 @@ from jaxtyping import Array, Bool, Float, ScalarLike
 
 from jaxfact.data.numbers import centred_exponent, times_power
 from jaxfact.inputs import problem_with, sizes
-from jaxfact.numerics.decompositions import triangle
-from jaxfact.numerics.products import gram, inner, keep, times
+from jaxfact.numerics.decompositions import condensed
+from jaxfact.numerics.products import gram, inner, is_long, keep, times
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factors import Factors
 from jaxfact.problems.targets import Unit, as_target, cast, check_parts, decompose, without_zeros
@@ -291,8 +291,10 @@ class Factorization(Problem):
             UU, VV, JJ, KK = _grams(U, V, J, K)
             return core + jnp.sum(UU * KK) + jnp.sum(JJ * VV) + jnp.sum(JJ * KK), tail
         # Beyond the rank large J and K may be orthogonal to V, U and each other; there Gram products cancel.
-        outer = times(triangle(J), triangle(K).T)
-        return core + jnp.sum(times(U, K.T) ** 2) + jnp.sum(times(J, V.T) ** 2) + jnp.sum(outer**2), tail
+        short_J, short_K = (condensed(X) if is_long(len(X)) else X for X in (J, K))
+        outer = times(short_J, short_K.T)
+        crossed = times(K, U.T), times(J, V.T), outer
+        return core + sum(inner(X, X) for X in crossed), tail
 
     def _rotated(self, factor: Float[Array, "k d"], basis: Float[Array, "k r"] | None) -> Float[Array, "_ d"]:
         """Return the coordinates along the basis, and beneath them what is orthogonal to it."""
