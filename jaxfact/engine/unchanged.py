@@ -180,7 +180,7 @@ class _Walk:
         elif isinstance(value, property | staticmethod | classmethod):
             self._all(kind, (value.fget,) if isinstance(value, property) else (value.__func__,))
         elif isinstance(value, types.ModuleType):
-            self._module(value, frozenset([()]), frozenset())
+            self._module(value, frozenset([()]))
         elif isinstance(value, type):
             self._class(value)
         elif hasattr(value, "__wrapped__") and _is_trusted(kind.__module__):  # such as what jax.jit returns
@@ -220,7 +220,7 @@ class _Walk:
         reads = _reads(code)
         for name, cell in zip(code.co_freevars, value.__closure__ or (), strict=True):
             try:
-                self._read(cell.cell_contents, reads.cells.get(name, frozenset()), reads.attributes)
+                self._read(cell.cell_contents, reads.cells.get(name, frozenset()))
             except ValueError:  # a name without a value yet
                 self.parts.append(name)
         if _is_trusted(home):
@@ -229,32 +229,34 @@ class _Walk:
         if reads.writes:
             raise Unknown
         self.follow(value.__dict__)
-        for name in sorted(reads.modules):
-            self._read(sys.modules.get(name), frozenset([()]), reads.attributes)
+        for name in sorted(reads.modules):  # their attributes are taken of local names, which are not followed
+            if not _is_trusted(name) or (name == "numpy" and "random" in reads.attributes):
+                raise Unknown
+            self.parts.append(name)
         for name, chains in reads.names.items():
             self.parts.append(name)
-            self._read(value.__globals__.get(name, vars(builtins).get(name)), chains, reads.attributes)
+            self._read(value.__globals__.get(name, vars(builtins).get(name)), chains)
 
-    def _read(self, value: Any, chains: Chains, attributes: frozenset[str]) -> None:
+    def _read(self, value: Any, chains: Chains) -> None:
         """Add what code takes of a value: of a module only the attributes that it names."""
         if isinstance(value, types.ModuleType):
-            self._module(value, chains, attributes)
+            self._module(value, chains)
         else:
             self.follow(value)
 
-    def _module(self, module: types.ModuleType, chains: Chains, attributes: frozenset[str]) -> None:
+    def _module(self, module: types.ModuleType, chains: Chains) -> None:
         trusted = _is_trusted(module.__name__)
         if not trusted:
             _check_users(module.__name__)
         self.parts.append(Same(module))
         if () in chains:  # it is handed on, and may be asked for anything
-            if not trusted or "random" in attributes and module is np:
+            if not trusted or module is np:
                 raise Unknown
             chains -= {()}
         for first in sorted({chain[0] for chain in chains}):
             self.parts.append(first)
             rest = frozenset(chain[1:] for chain in chains if chain[0] == first)
-            self._read(getattr(module, first, None), rest, attributes)
+            self._read(getattr(module, first, None), rest)
 
     def _class(self, value: type) -> None:
         self.parts.append(Same(value))

@@ -134,8 +134,9 @@ class Part:
         if not known.varies or known.point == _point(axes):
             return known
         problem = check_experiment(self.experiment, _first(axes))[0].problem
-        self._said_of = _Said(_point(axes), problem, provenance.of_problem(problem), problem is not known.problem)
-        return self._said_of
+        said = _Said(_point(axes), problem, provenance.of_problem(problem), problem is not known.problem)
+        self._said_of = said
+        return said
 
     def program(self, size: int) -> Program:
         """Return the program for tiles of a size, traced once; to be stopped and drained on its own."""
