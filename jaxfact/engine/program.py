@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
 
+from jaxfact.engine.compiling import compiled
 from jaxfact.engine.devices import in_this_context, working_devices
 from jaxfact.engine.jaxprs import Lowered
 from jaxfact.engine.lanes import Engine, Found, Tile, Work, is_finished
@@ -250,7 +251,7 @@ def _words(array: Any) -> Any:
 @lru_cache(_PROGRAMS)
 def _compiled(program: Lowered, device: Any) -> Callable:
     """Compile a program unless an earlier sweep has: other seeds, points and targets of one shape need no new one."""
-    return program.lowered.compile({"cpu": ON_CPU, "gpu": ON_GPU}.get(device.platform))
+    return compiled(program.lowered, program.text, device, {"cpu": ON_CPU, "gpu": ON_GPU}.get(device.platform))
 
 
 def _throwing(advance: Callable, *arguments: Any) -> Tile:
