@@ -3,12 +3,14 @@
 import ctypes
 import hashlib
 import platform
-from functools import cache
+from functools import lru_cache
+from threading import Lock
 from typing import Any
 
 import jax
 import llvmlite.binding as llvm
 
+from jaxfact.engine import cache
 from jaxfact.engine.llvm import Text
 from jaxfact.engine.scalars import Unscalarisable
 
@@ -23,6 +25,7 @@ _ATTRIBUTES = 'attributes #0 = { nounwind "min-legal-vector-width"="512" "prefer
 _PROCESSORS = ("x86_64", "amd64")
 
 _kept: dict[str, Any] = {}
+_lock = Lock()
 
 
 def check() -> None:
@@ -85,13 +88,24 @@ def buffer(text: Text, base: str, place: int) -> str:
 def registered(module: str) -> str:
     """Compile a module unless it was; return the name by which XLA calls its function."""
     name = f"jaxfact_{hashlib.sha256('/'.join((module, *_processor())).encode()).hexdigest()[:32]}"
-    if name not in _kept:
-        loaded = _loaded(_object(module))
-        prototype = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
-        function = prototype(loaded.get_function_address("lanes"))
-        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(function), platform="cpu")
-        _kept[name] = loaded, function
+    with _lock:
+        if name not in _kept:
+            loaded = _compiled(name, module)
+            prototype = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
+            function = prototype(loaded.get_function_address("lanes"))
+            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(function), platform="cpu")
+            _kept[name] = loaded, function
     return name
+
+
+def _compiled(name: str, module: str) -> Any:
+    """Load a module's code, compiled here or by an earlier process."""
+    key = f"{name} by LLVM {'.'.join(map(str, llvm.llvm_version_info))}"
+    if (kept := cache.get(key)) is not None:
+        return _loaded(kept)
+    code = _object(module)
+    cache.put(key, code)
+    return _loaded(code)
 
 
 def _object(module: str) -> bytes:
@@ -107,7 +121,7 @@ def _loaded(code: bytes) -> Any:
     return engine
 
 
-@cache
+@lru_cache(1)
 def _processor() -> tuple[str, str]:
     return llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
 
