@@ -21,7 +21,7 @@ from jaxfact.numerics.products import cross, gram, inner, times
 LANES, LONGEST, MOST = 8, 32, 20_000
 
 
-def compiled(closed, arguments, shared=0, longest=LONGEST, late=False):
+def compiled(closed, arguments, shared=0, longest=LONGEST):
     """Return a program's results from its loops, compiled, on arguments whose last axis is the lanes."""
     _, outputs = scalarised_in_rows(closed, MOST, shared, longest)
     text, avals = Text(LANES), [var.aval for var in closed.jaxpr.outvars]
@@ -48,7 +48,7 @@ def compiled(closed, arguments, shared=0, longest=LONGEST, late=False):
     single, loops = stored(outputs)
     singles = [Output(node, storing(output, entry, 0, node)) for output, entry, node in single]
     rows = [RowOutputs(x.begin, x.end, [(store[-1], storing(*store)) for store in x.stores]) for x in loops]
-    write(text, singles, leaf, rows, late=late)
+    write(text, singles, leaf, rows)
     text.do("br label %leave")
     shapes = [jax.ShapeDtypeStruct((*aval.shape, LANES), aval.dtype) for aval in avals]
     return jax.jit(jax.ffi.ffi_call(machine.registered(machine.module(text)), shapes))(*arguments)
@@ -115,8 +115,7 @@ def assert_program_is_that_of_jax(function, *arrays):
     lanes = [np.stack([x * (k + 1 if x.dtype.kind == "f" else 1) for k in range(LANES)], axis=-1) for x in arrays]
     closed = jax.make_jaxpr(function)(*arrays)
     expected = jax.tree.leaves(jax.vmap(function, -1, -1)(*map(jnp.asarray, lanes)))
-    for late in (False, True):
-        assert_same(compiled(closed, lanes, late=late), expected)
+    assert_same(compiled(closed, lanes), expected)
 
 
 @pytest.mark.parametrize("problem", [FULL, *KINDS.values()])
