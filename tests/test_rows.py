@@ -14,7 +14,7 @@ from jaxfact.engine.llvm import Text
 from jaxfact.engine.reading import Reading
 from jaxfact.engine.rows import stored
 from jaxfact.engine.scalarising import scalarised_in_rows
-from jaxfact.engine.scalars import Fold, Input, Unscalarisable, ordered
+from jaxfact.engine.scalars import Fold, Input, Loop, Unscalarisable, ordered
 from jaxfact.engine.writing import Output, RowOutputs, write
 from jaxfact.numerics.products import cross, gram, inner, times
 
@@ -216,3 +216,16 @@ def test_another_function_called_cross_is_not_taken_for_ours():
         return 3 * x.T @ y
 
     assert_program_is_that_of_jax(cross, X, Y)
+
+
+def test_a_program_is_written_the_same_way_every_time():
+    """What a loop reads from outside comes in the order in which it was made, not in that of a set."""
+
+    def function(x):
+        return lax.while_loop(lambda c: c < 9, lambda c: c + jnp.sum(jnp.cos(c * x[:30])), 0.0)
+
+    nodes, _ = graph_of(function, X)
+    [loop] = [node for node in nodes if isinstance(node.detail, Loop)]
+    serials = [node.serial for node in loop.arguments[1:]]
+    assert len(serials) > 80
+    assert serials == sorted(serials)
