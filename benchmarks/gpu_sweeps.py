@@ -53,8 +53,6 @@ class Read:
 
     def __init__(self, make: Callable[[], jf.Run]):
         options = Options(
-            seeds=np.arange(1),
-            axes={},
             max_steps=_FOREVER,
             record=None,
             record_steps=(),
@@ -64,7 +62,7 @@ class Read:
             compress=True,
             compensated=False,
         )
-        self.part = Part(make, None, options)
+        self.part = Part(make, None, options, {})
         engine, own = self.part.engine, self.part.engine.own
         by_xla = way_by_xla("it is compared", engine.reading, own)
         self.ways: list[Way] = [by_xla, engine.way] if engine.way.is_kernel else [by_xla]

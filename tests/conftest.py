@@ -1,16 +1,22 @@
 """Double precision, and quick compilation except where a claim is about last bits, rounding or machine code.
 
-With `XLA_FLAGS=` in the environment, empty, everything is compiled as it is for users.
+With `XLA_FLAGS=` in the environment, empty, everything is compiled as it is for users. What is compiled is kept for the
+other processes of the same session, and no longer.
 """
 
+import atexit
 import os
+import shutil
+import tempfile
 
 from compilation import QUICK, as_for_users
 
 # Before JAX is loaded; processes that tests start inherit it.
 os.environ.setdefault("XLA_FLAGS", QUICK)
+if "JAXFACT_CACHE" not in os.environ:
+    os.environ["JAXFACT_CACHE"] = tempfile.mkdtemp(prefix="jaxfact-tests-")
+    atexit.register(shutil.rmtree, os.environ["JAXFACT_CACHE"], ignore_errors=True)
 
-import shutil
 import sys
 import warnings
 from pathlib import Path

@@ -63,8 +63,7 @@ def worker(path: Path, *, seeds: int = SEEDS, devices: int = 2, prelude: str = "
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
         "XLA_FLAGS": "",  # bits are compared: compiled as users do
-        "JAX_COMPILATION_CACHE_DIR": str(path.parent / "compiled"),  # the same program each time
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+        "JAXFACT_CACHE": str(path.parent / "compiled"),  # the same program each time
     }
     return subprocess.Popen(
         [sys.executable, "-c", code, str(path)],

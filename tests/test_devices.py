@@ -1,6 +1,7 @@
 """Which devices work, in how many threads; and nothing of JAX's is set for it."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -86,3 +87,22 @@ assert jax.local_device_count() == 1
 def test_a_sweep_sets_nothing_of_the_process():
     """No environment variable, no setting of JAX, no number of devices."""
     subprocess.run([sys.executable, "-c", UNCHANGED], check=True)
+
+
+LIBRARY = """
+import sys, jaxfact as jf
+from experiments import plain
+runs = jf.sweep(plain, seeds=int(sys.argv[1]), max_steps=100, tolerance=1e-3, store="a.zarr", step_size=[0.1, 0.3])
+assert runs.sizes["seed"] == int(sys.argv[1]) and (runs.outcome != "pending").all()
+"""
+COMMAND = (
+    "sweep experiments.py:plain --axis step_size=0.1,0.3 --seeds 5 --max-steps 100 --tolerance 1e-3 --store a.zarr"
+)
+
+
+def test_a_store_goes_on_in_the_library_and_at_the_command_line(experiments, tmp_path):
+    """Each accepts what the other made: they run the same program, and neither sets a flag."""
+    shutil.copy(experiments, tmp_path / "experiments.py")
+    command = "from jaxfact.cli.main import main; main()"
+    for words in ([LIBRARY, "4"], [command, *COMMAND.split(), "a.zarr"], [LIBRARY, "6"]):
+        subprocess.run([sys.executable, "-c", *words], check=True, cwd=tmp_path, capture_output=True)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from functools import cached_property, lru_cache, partial
 from typing import Any
 
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
 
+from jaxfact.engine.compiling import compiled
 from jaxfact.engine.devices import in_this_context, working_devices
 from jaxfact.engine.jaxprs import Lowered
 from jaxfact.engine.lanes import Engine, Found, Tile, Work, is_finished
@@ -50,17 +52,40 @@ class Program:
         self._engine, self._example = engine, example
         self.size: int = room(size, engine.bytes_of_one)
         self._traced = self._trace(example)
+        self._origin = self
+        self._begin()
+
+    def _begin(self) -> None:
         self._progress: Progress | None = None
         self._done: dict[Hashable, int] = {}
         self._stop, self._drain = threading.Event(), threading.Event()
+
+    def fits(self, size: int) -> bool:
+        """Tell whether tiles of another size would have this program."""
+        return room(size, self._engine.bytes_of_one) == self.size
+
+    def compile(self) -> None:
+        """Compile the program for all devices, before it is run."""
+        for device in dict.fromkeys(working_devices()):
+            self._compile(device)
+
+    def anew(self) -> "Program":
+        """Return the same program for another call, to be stopped and drained on its own."""
+        made = copy(self)
+        made._begin()
+        return made
 
     def blank(self, limits: Limits) -> Found:
         """Return the results of one run that has not begun, for their shapes."""
         return self._engine.empty(1).found(1, limits)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """A hash of the program and of the arrays all runs share: two sweeps with the same one make the same runs."""
+        return self._origin._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         engine, plain = self._engine, self
         if engine.rules.checked or engine.way.is_kernel:
             # JAX below 0.11.2 numbers checks within the process, and the program's text holds these numbers, which no
@@ -157,8 +182,12 @@ class Program:
         instead = f"tile_runs={fits} fits" if fits >= self._engine.way.lanes else "record less, or less often"
         return f"{said}, and {found}; {instead}."
 
-    @cached_property
+    @property
     def _lowered(self) -> Lowered:
+        return self._origin._lowered_once
+
+    @cached_property
+    def _lowered_once(self) -> Lowered:
         return Lowered(self._traced.lower())
 
     def _trace(self, example: Work) -> Any:
@@ -222,7 +251,7 @@ def _words(array: Any) -> Any:
 @lru_cache(_PROGRAMS)
 def _compiled(program: Lowered, device: Any) -> Callable:
     """Compile a program unless an earlier sweep has: other seeds, points and targets of one shape need no new one."""
-    return program.lowered.compile({"cpu": ON_CPU, "gpu": ON_GPU}.get(device.platform))
+    return compiled(program.lowered, program.text, device, {"cpu": ON_CPU, "gpu": ON_GPU}.get(device.platform))
 
 
 def _throwing(advance: Callable, *arguments: Any) -> Tile:

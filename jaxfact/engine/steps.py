@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from jaxfact.engine import native, outcomes
+from jaxfact.engine.assembly import Blocks
 from jaxfact.engine.devices import working_devices
-from jaxfact.engine.native import Blocks
 from jaxfact.engine.outcomes import Lane, Limits, Rules
 from jaxfact.engine.reading import Own, Reading
 from jaxfact.engine.scalars import Unscalarisable

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxfact.engine.llvm import Text, applied, scalar
+from jaxfact.engine.llvm import Text, scalar
+from jaxfact.engine.operations import applied
 from jaxfact.engine.scalars import Constant, Fold, Loop, Node, Result, Row, Table, ordered
 
 Leaf = Callable[[Node, str | None], str]

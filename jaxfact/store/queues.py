@@ -15,6 +15,7 @@ import xarray as xr
 
 from jaxfact.engine.lanes import Engine, Found, Work
 from jaxfact.engine.outcomes import Limits, Plan
+from jaxfact.engine.program import Program
 from jaxfact.engine.tiles import Task
 from jaxfact.results.labels import along_runs
 from jaxfact.store import marks
@@ -39,7 +40,14 @@ class Part(Protocol):
     engine: Engine
     plan: Plan
     limits: Limits
-    attributes: dict[str, Any]
+
+    def attributes(self, axes: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Return what is written beside the results of runs along these axes."""
+        ...
+
+    def program(self, size: int) -> Program:
+        """Return the program for tiles of a size."""
+        ...
 
     def runs(self, axes: Mapping[str, np.ndarray], seeds: np.ndarray) -> Work:
         """Return seeds and points of runs, of which the points run fastest."""
