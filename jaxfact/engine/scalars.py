@@ -180,7 +180,9 @@ class Graph:
         carried = tuple(self.leaf(Carried(self._loops, place), node.dtype) for place, node in enumerate(begin))
         going, moved = condition(carried), tuple(body(carried))
         inside = dependents([going, *moved], set(carried))
-        outside = dict.fromkeys(a for node in (*inside, going, *moved) for a in _arguments_beyond(node, inside))
+        # In the order in which they were made, so that the same program is always written in the same way.
+        nodes = sorted({*inside, going, *moved}, key=lambda node: node.serial)
+        outside = dict.fromkeys(a for node in nodes for a in _arguments_beyond(node, inside))
         loop = Loop(carried, going, moved)
         whole = self._node(None, (*begin, *outside), np.dtype(bool), (), loop, (Loop, self._loops))
         return [self._node(None, (whole,), node.dtype, (), Result(k), (Result, k)) for k, node in enumerate(begin)]

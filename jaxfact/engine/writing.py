@@ -37,34 +37,22 @@ class RowOutputs(NamedTuple):
     outputs: list[tuple[Node, Callable[[str, str], None]]]
 
 
-def write(
-    text: Text, outputs: Iterable[Output], leaf: Leaf, rows: Sequence[RowOutputs] = (), *, late: bool = False
-) -> None:
-    """Write what computes some nodes, each handed on as soon as it is there, and then the loops over rows.
-
-    With `late`, nodes are stored together when all are there, and those of one row together: in place of what they are
-    computed from.
-    """
+def write(text: Text, outputs: Iterable[Output], leaf: Leaf, rows: Sequence[RowOutputs] = ()) -> None:
+    """Write what computes some nodes, each handed on as soon as it is there, and then the loops over rows."""
     singles = list(outputs)
     nodes = [output.node for output in singles]
-    outside = list(dict.fromkeys(n for loop in rows for n in _beyond_rows([node for node, _ in loop.outputs])))
-    writer = _Writer(text, leaf)
-    order = ordered([*_used_often([*nodes, *outside]), *outside, *nodes], set())
-    writer.group(order)
+    outside = _beyond_rows([node for loop in rows for node, _ in loop.outputs])
+    writer, often = _Writer(text, leaf), _used_often([*nodes, *outside])
+    writer.group(order := ordered([*often, *outside, *nodes], set()))
     storing: dict[Node, list[Callable[[str], None]]] = {}
-    for node, store in singles if not late else ():
+    for node, store in singles:
         storing.setdefault(node, []).append(store)
     for node in order:
         writer.make(node)
         for store in storing.pop(node, ()):
             store(writer.value(node))
-    if late:
-        outside_values = writer.values(outside)
-        for value, (_, store) in zip([writer.value(node) for node in nodes], singles, strict=True):
-            store(value)
-        writer.known |= outside_values
     for loop in rows:
-        writer.write_rows(loop, late=late)
+        writer.write_rows(loop)
 
 
 def _used_often(outputs: Sequence[Node]) -> list[Node]:
@@ -145,20 +133,15 @@ class _Writer:
             for some in _shared_out(folds):
                 self._groups |= dict.fromkeys(some, some)
 
-    def write_rows(self, loop: RowOutputs, *, late: bool) -> None:
+    def write_rows(self, loop: RowOutputs) -> None:
         """Write a loop that stores rows."""
         outside = self._outside([node for node, _ in loop.outputs])
 
         def body(row: str, _: list[str]) -> list[str]:
-            inner, stores = _Writer(self.text, self.leaf, outside, row), []
+            inner = _Writer(self.text, self.leaf, outside, row)
             for node, store in loop.outputs:
                 inner.all([node])
-                if late:
-                    stores.append((store, inner.value(node)))
-                else:
-                    store(inner.value(node), row)
-            for store, value in stores:
-                store(value, row)
+                store(inner.value(node), row)
             return []
 
         self.text.passes(loop.begin, loop.end, 1, [], body)
