@@ -69,9 +69,6 @@ def write(file: Path) -> None:
     """Run the table in this process and keep its arrays."""
     import cases
 
-    import jaxfact as jf
-
-    jf.use_cores(1)
     found = {}
     for problem in cases.PROBLEMS:
         for method in cases.METHODS:

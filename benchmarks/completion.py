@@ -223,7 +223,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    jf.use_cores(peers.CORES)
     report = {"device": device(), "cases": {name: measure(name, options) for name in (RATINGS, HALF)}}
     if options.json:
         print(json.dumps(report, indent=2))

@@ -226,7 +226,6 @@ def parsed() -> argparse.Namespace:
 def main() -> None:
     """Build the case, check that all agree, time them and report."""
     options, began = parsed(), time.perf_counter()
-    jf.use_cores(peers.CORES)
     size = {key: getattr(options, key) or value for key, value in PRESETS[options.case].items()}
     case = build(options.case, size)
     with ProcessPoolExecutor(1, get_context("spawn"), jax_peers.hold, (case,)) as process:

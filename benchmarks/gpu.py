@@ -24,7 +24,6 @@ import gpu_peers
 import gpu_sweeps
 import jax
 import numpy as np
-import peers
 from factorization import device, device_line
 
 import jaxfact as jf
@@ -258,8 +257,6 @@ def shown(name: str, value: Any) -> str:
 def main() -> None:
     """Measure what there is time for, and write it down."""
     options, began = parsed(), time.perf_counter()
-    if options.tiny:
-        jf.use_cores(peers.CORES)
     jax.config.update("jax_default_matmul_precision", "highest")
     sizes, say = TINY if options.tiny else FULL, Printer()
     limits = gpu_ceilings.ceilings(options.tiny)

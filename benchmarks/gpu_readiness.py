@@ -38,9 +38,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import jaxfact as jf
 from jaxfact.engine import pallas
 from jaxfact.engine.compressibility import compression_of
-from jaxfact.engine.lanes import Engine, Work, one_run
+from jaxfact.engine.lanes import Engine, Work
 from jaxfact.engine.outcomes import Plan, Rules
 from jaxfact.engine.reading import Reading
+from jaxfact.engine.steps import Way
+from jaxfact.numerics.draws import key_of
 
 WHEELS = ("jax-cuda13-plugin", "jax-cuda13-pjrt")
 MISSING = f"install {' and '.join(WHEELS)} of the same version as jax"
@@ -121,11 +123,10 @@ def steps(method: Callable, problem: jf.Factorization, lanes: int, width: int = 
 def engine(method: Callable, problem: jf.Factorization, lanes: int) -> tuple[Callable, tuple]:
     """Return the whole compiled loop of a sweep, for one tile of as many runs as lanes, and its arguments' shapes."""
     program, work = _program(method, problem), _work(lanes)
-    rules = Rules(
-        periodic=not program.uses_noise, misfits=program.findings.misfits, checked=False, stops=True, lanes=lanes
-    )
-    made = Engine(program, rules)
-    tile = made.empty(*jax.eval_shape(made.one, program.shared, work), runs=lanes, slots=0)
+    rules = Rules(periodic=not program.uses_noise, misfits=program.findings.misfits, checked=False, stops=True)
+    way = Way("by XLA's kernels", lanes)
+    made = Engine(program, rules, work, way)
+    tile = made.empty(lanes)
     return made.advance, _shapes((program.shared, work, tile, jnp.ones((), jnp.int32)))
 
 
@@ -133,7 +134,8 @@ def registers(method: Callable, problem: jf.Factorization, lanes: int, width: in
     """Return the kernel that takes all steps between two looks in registers, and the shapes of its arguments."""
     _, (shared, own, step) = steps(method, problem, lanes, width)
     program, work = _program(method, problem, width), _work(lanes)
-    kernel = pallas.kernel_of(program.advance, program.shared, one_run(program, work))
+    own = jax.eval_shape(program.start, program.shared, key_of(0), jax.tree.map(lambda x: x[0], work.points))
+    kernel = pallas.kernel_of(program.advance, program.shared, own)
     return partial(pallas.advanced, kernel, False), (shared, own, step, jax.ShapeDtypeStruct((), jnp.int32))
 
 

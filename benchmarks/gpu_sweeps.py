@@ -12,9 +12,9 @@ import optax
 import peers
 
 import jaxfact as jf
-from jaxfact.engine.lanes import one_run
+from jaxfact.engine.lanes import Engine
 from jaxfact.engine.program import Program
-from jaxfact.engine.steps import BY_XLA, Way, way_of
+from jaxfact.engine.steps import Way, way_by_xla
 from jaxfact.sweep import Options, Part
 
 STEP_SIZE, SCALE, NOISE = 0.1, 0.1, 1e-5
@@ -63,11 +63,11 @@ class Read:
             compensated=False,
         )
         self.part = Part(make, None, options, {})
-        own = one_run(self.part.reading, self.part.runs({}, np.arange(1)))
-        chosen = way_of(self.part.reading, own)
-        self.ways: list[Way] = [BY_XLA] if chosen.steps is None else [BY_XLA, chosen]
+        engine, own = self.part.engine, self.part.engine.own
+        by_xla = way_by_xla("it is compared", engine.reading, own)
+        self.ways: list[Way] = [by_xla, engine.way] if engine.way.is_kernel else [by_xla]
         self.numbers: int = sum(leaf.size for leaf in jax.tree.leaves((own.factors, own.state)))
-        self.chosen: int = self.part.rules.lanes
+        self.chosen: int = engine.way.lanes
 
     def sizes(self, lanes: Iterable[int | None]) -> list[int]:
         """Return numbers of lanes in order, each once, the engine's own among them for None."""
@@ -76,7 +76,7 @@ class Read:
 
 def name_of(way: Way) -> str:
     """Return a way's name in the tables."""
-    return "XLA" if way.steps is None else "registers"
+    return "registers" if way.is_kernel else "XLA"
 
 
 class Loop:
@@ -86,7 +86,8 @@ class Loop:
         self.read, self.lanes = read, lanes
         self.way = name_of(way)
         self._runs = read.part.runs({}, np.arange(lanes))
-        self._program = Program(read.part.reading, read.part.rules._replace(lanes=lanes), self._runs, lanes, way)
+        engine = Engine(read.part.reading, read.part.rules, self._runs, way._replace(lanes=lanes))
+        self._program = Program(engine, self._runs, lanes)
 
     def looks(self, stride: int) -> Iterator[Any]:
         """Yield the lanes after their starts are drawn, and then after every `stride` steps, for ever."""

@@ -1,112 +1,259 @@
-"""Tests what the variants of gradient descent cost beside the plain one, and noise beside a NumPy loop that adds it.
+"""Tests what methods, widths, looks and records cost beside plain descent, an older tree and a C kernel.
 
-All methods run in `jaxfact.sweep` from the same starts, in float32 on all cores; times are medians and leave out
-compilation. The NumPy loop runs all starts as one batch in the residual form, a peer's usual way, and draws its noise
-with NumPy's fastest generator.
+    python benchmarks/methods.py                        this tree
+    python benchmarks/methods.py --beside TREE --only d=5 --repeats 9
+
+Every case runs in `jaxfact.sweep`, in float32 on all cores, in a process that each tree keeps; times are medians and
+leave out compilation. Trees and the C kernel, which makes plain steps of the case's sizes, take turns in every round.
+Its own spread tells how noisy the machine was. Iterate noise stands beside a NumPy loop that draws it, in residual
+form, a peer's usual way.
 """
 
 import argparse
 import json
+import os
 import statistics
+import subprocess
+import sys
 import time
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import jax_peers
 import numpy as np
-import optax
 import peers
 from factorization import device, device_line
-
-import jaxfact as jf
+from latency import HERE, environment, name_of, with_all_cores
 
 STEP_SIZE, SCALE, NOISE = 0.3, 0.01, 1e-5
+SHORT, LONG = 2_000, 20_000
+NUMPY = "NumPy, noisy"
+
+
+class Method(NamedTuple):
+    """What is run: a name in `METHODS`, the sizes, how often runs are looked at and what is recorded of them."""
+
+    method: str = "plain"
+    width: int = 5
+    steps: int = LONG
+    shape: tuple[int, int] = (100, 100)
+    starts: int = 1024
+    check_every: int = 100
+    records: str = ""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the target is a real matrix of full rank, and not of the width."""
+        return self.shape == FULL
+
+
+FULL = (344, 403)
 METHODS = {
-    "gradient descent": jf.methods.gradient_descent(STEP_SIZE),
-    "balanced": jf.methods.balanced(STEP_SIZE, 0.125),
-    "momentum (optax.sgd)": optax.sgd(STEP_SIZE, momentum=0.5),
-    "ScaledGD": jf.methods.scaled_gd(STEP_SIZE),
-    "perturbed": jf.methods.perturbed(STEP_SIZE, NOISE),
+    "plain": lambda jf: jf.methods.gradient_descent(STEP_SIZE),
+    "balanced": lambda jf: jf.methods.balanced(STEP_SIZE, 0.125),
+    "momentum": lambda jf: _optax().sgd(STEP_SIZE, momentum=0.5),
+    "nesterov": lambda jf: _optax().sgd(STEP_SIZE, momentum=0.5, nesterov=True),
+    "alternating": lambda jf: jf.methods.alternating(STEP_SIZE),
+    "ScaledGD": lambda jf: jf.methods.scaled_gd(STEP_SIZE),
+    "Adam": lambda jf: _optax().adam(0.01),
+    "noisy": lambda jf: jf.methods.perturbed(STEP_SIZE, NOISE),
 }
-RECORDED = "gradient descent, recorded"
+RECORDS = {
+    "loss, imbalance": ("loss", "imbalance"),
+    "compare's": ("distance", "imbalance", "energy", "singular_values"),
+}
+SMALL = {"shape": (10, 10), "steps": SHORT}
+PLAIN = {f"d={d}, {steps:,} steps": Method(width=d, steps=steps) for d in (2, 3, 5, 8, 10) for steps in (SHORT, LONG)}
+OTHERS = {f"{name}, d=5": Method(name) for name in METHODS if name not in ("plain", "Adam", "noisy")}
+CASES = {
+    **PLAIN,
+    **OTHERS,
+    "Adam, d=5, 10×10": Method("Adam", **SMALL),
+    "noisy, d=5": Method("noisy", steps=SHORT),
+    "loss, imbalance recorded every 100, d=5": Method(records="loss, imbalance"),
+    "compare's records, looks every 5, d=5": Method(records="compare's", check_every=5),
+    "344×403, d=4, looks every 100": Method(width=4, shape=FULL, steps=SHORT, starts=256),
+    "344×403, d=4, looks every 5": Method(width=4, shape=FULL, steps=SHORT, starts=256, check_every=5),
+    "344×403, d=4, looks every 5, compare's records": Method(
+        width=4, shape=FULL, steps=SHORT, starts=256, check_every=5, records="compare's"
+    ),
+}
 
 
-def seconds(problem, method, options: argparse.Namespace, every: int | None = None) -> float:
-    """Return how long jaxfact takes; with `every`, loss and imbalance are recorded."""
+def _optax() -> Any:
+    import optax
+
+    return optax
+
+
+def singular_values(case: Method) -> np.ndarray:
+    """Return values that fall evenly from 1 to 1/2, or those of a real matrix."""
+    if not case.is_full:
+        return np.linspace(1, 0.5, case.width, dtype=np.float32)
+    import jaxfact as jf
+
+    values = np.linalg.svd(jf.data.load("elevation"), compute_uv=False)
+    return (values / values[0]).astype(np.float32)
+
+
+def serve() -> None:
+    """Answer each case's name that comes in with the seconds that a sweep of it took, until there are no more."""
+    jf = with_all_cores()
+    for line in sys.stdin:
+        case = CASES[line.strip()]
+        print(json.dumps(_swept(jf, case)), flush=True)
+
+
+def _swept(jf: Any, case: Method) -> dict[str, Any]:
+    problem = jf.Factorization(singular_values(case), shape=case.shape)
+    start, method = jf.starts.Gaussian(case.width, scale=SCALE), METHODS[case.method](jf)
+    recorded = {}
+    if case.records:
+        every = 100 if case.check_every == 100 else jf.log_steps(case.steps, unit=case.check_every)
+        recorded = {"record": [getattr(jf.measures, name) for name in RECORDS[case.records]], "every": every}
     runs = jf.sweep(
-        lambda: jf.Run(problem, jf.starts.Gaussian(options.width, scale=SCALE), method),
-        seeds=options.starts,
-        max_steps=options.steps,
+        lambda: jf.Run(problem, start, method),
+        seeds=case.starts,
+        max_steps=case.steps,
         tolerance=None,
-        check_every=100,
-        record=[jf.measures.loss, jf.measures.imbalance] if every else None,
-        every=every,
+        check_every=case.check_every,
+        **recorded,
     )
-    return float(runs.run_seconds)
+    return {"seconds": float(runs.run_seconds), "lanes": runs.attrs["lanes"]}
 
 
-def numpy_seconds(U: np.ndarray, V: np.ndarray, values: np.ndarray, steps: int) -> float:
-    """Return how long a noisy NumPy loop takes for some steps of all starts."""
-    generator, U, V = np.random.Generator(np.random.SFC64(0)), U.copy(), V.copy()
+class Tree:
+    """A process that runs the cases with one tree of jaxfact."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        command = [sys.executable, __file__, "--serve"]
+        self._process = subprocess.Popen(
+            command, env=environment(path), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __enter__(self) -> "Tree":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+
+    def run(self, name: str) -> dict[str, Any]:
+        """Return how long a case took, and which way its steps went."""
+        self._process.stdin.write(f"{name}\n")
+        self._process.stdin.flush()
+        if not (line := self._process.stdout.readline()):
+            sys.exit(f"{name} failed in {self.path}")
+        return json.loads(line)
+
+
+@cache
+def kernels(width: int, shape: tuple[int, int], starts: int) -> dict[str, peers.Contender]:
+    """Return the C kernel of plain steps on one thread and on all cores; none without a compiler."""
+    if not (compiler := peers.c_compiler()):
+        return {}
+    values = singular_values(Method(width=width, shape=shape))
+    rng = np.random.default_rng(0)
+    U, V = (SCALE * rng.standard_normal((starts, size, width), np.float32) for size in shape)
+    case = peers.Case("", values, U, V, STEP_SIZE, 0)
+    return {contender.label: contender for contender in peers.kernel_contenders(case, compiler)}
+
+
+def numpy_seconds(steps: int = 4) -> float:
+    """Return how long a noisy NumPy loop takes for some steps of the starts of the noisy case."""
+    case = CASES["noisy, d=5"]
+    generator, values = np.random.Generator(np.random.SFC64(0)), singular_values(case)
+    U, V = (SCALE * generator.standard_normal((case.starts, size, case.width), np.float32) for size in case.shape)
     began = time.perf_counter()
     for _ in range(steps):
         peers.residual_form(U, V, values, STEP_SIZE, 1)
         for X in (U, V):
             X += np.float32(NOISE) * generator.standard_normal(X.shape, np.float32)
-    return time.perf_counter() - began
+    return (time.perf_counter() - began) / steps
 
 
-def measure(options: argparse.Namespace) -> dict:
-    """Time every method once per round, and return run-steps per second."""
-    values = np.linspace(1, 0.5, options.rank, dtype=np.float32)
-    problem = jf.Factorization(values, shape=options.shape)
-    U, V = jax_peers.drawn(problem, options.width, SCALE, options.starts)
-    work = options.starts * options.steps
-    rates = {name: [] for name in [*METHODS, RECORDED, "NumPy, noisy"]}
-    for _ in range(options.repeats):
-        for name, method in METHODS.items():
-            rates[name].append(work / seconds(problem, method, options))
-        plain = METHODS["gradient descent"]
-        rates[RECORDED].append(work / seconds(problem, plain, options, every=100))
-        rates["NumPy, noisy"].append(options.starts * 4 / numpy_seconds(U, V, values, 4))
-    return {
-        "device": device(),
-        "case": vars(options),
-        "run_steps_per_second": {name: statistics.median(all_) for name, all_ in rates.items()},
-        "spread": {name: (max(all_) - min(all_)) / statistics.median(all_) for name, all_ in rates.items()},
-    }
+def one_round(trees: list[Tree], name: str) -> dict[str, float]:
+    """Return run-steps per second of every tree and of the C kernel, one after the other."""
+    case = CASES[name]
+    work = case.starts * case.steps
+    found = {str(tree.path): work / tree.run(name)["seconds"] for tree in trees}
+    for label, kernel in kernels(case.width, case.shape, case.starts).items():
+        steps = min(case.steps, 400) if case.is_full else case.steps
+        found[label] = case.starts * steps / kernel.run(case.starts, steps).seconds
+    if case.method == "noisy":
+        found[NUMPY] = case.starts / numpy_seconds()
+    return found
 
 
-def show(report: dict) -> None:
+def measure(trees: list[Path], names: list[str], repeats: int) -> dict[str, Any]:
+    """Time every case in rounds, and return medians and spreads."""
+    found = {}
+    with ExitStack() as stack:
+        working = [stack.enter_context(Tree(tree)) for tree in trees]
+        ways = {name: [tree.run(name)["lanes"] for tree in working] for name in names}
+        rounds = [{name: one_round(working, name) for name in names} for _ in range(repeats)]
+    for name in names:
+        each = {who: [one[name][who] for one in rounds] for who in rounds[0][name]}
+        middle = {who: statistics.median(all_) for who, all_ in each.items()}
+        spread = {who: (max(all_) - min(all_)) / middle[who] for who, all_ in each.items()}
+        found[name] = {
+            "run_steps_per_second": middle,
+            "spread": spread,
+            "lanes": ways[name],
+            "steps": CASES[name].steps,
+        }
+    return found
+
+
+def show(report: dict[str, Any]) -> None:
     """Print the report as text."""
-    case, rates = report["case"], report["run_steps_per_second"]
-    print(device_line(report["device"]))
-    print(
-        f"{case['shape'][0]}×{case['shape'][1]}, rank {case['rank']}, width {case['width']}: {case['starts']} starts × "
-        f"{case['steps']} steps, medians of {case['repeats']} rounds"
-    )
-    plain = rates["gradient descent"]
-    for name, rate in rates.items():
-        print(
-            f"{name:<28}{rate:>10.3g} run-steps/s   gradient descent is {plain / rate:>6.3g} × as fast"
-            f"   spread {report['spread'][name]:.0%}"
-        )
-    print(f"perturbed is {rates['perturbed'] / rates['NumPy, noisy']:.3g} × the noisy NumPy loop")
+    (this, *others), cases = report["trees"], report["cases"]
+    print(f"{report['device']}; load {report['load'][0]:.1f} before and {report['load'][1]:.1f} after")
+    print(f"run-steps per second, medians of {report['repeats']} rounds (spread); " + ", ".join(report["commits"]))
+    print(f"{'':<50}{'this tree':>15}{'C kernel':>15}{'share':>7}{'older tree':>15}{'ratio':>7}")
+    for name, case in cases.items():
+        rates, spread = case["run_steps_per_second"], case["spread"]
+
+        def cell(who: str | None, rates: dict = rates, spread: dict = spread) -> str:
+            return f"{rates[who]:>9.3g} ({spread[who]:>3.0%})" if who in rates else f"{'–':>15}"
+
+        kernel = next((who for who in reversed(rates) if who.startswith("C kernel")), None)
+        share = f"{rates[this] / rates[kernel]:>7.0%}" if kernel else f"{'–':>7}"
+        line = f"{name:<50}{cell(this)}{cell(kernel)}{share}"
+        for other in others:
+            line += f"{cell(other)}{rates[this] / rates[other]:>7.3g}"
+        print(line)
+        if NUMPY in rates:
+            print(f"{'':<50}{rates[this] / rates[NUMPY]:.3g} × the noisy NumPy loop")
+    for name, case in cases.items():
+        print(f"{name}: steps taken {case['lanes'][0]}")
 
 
 def main() -> None:
-    """Measure and report."""
+    """Measure and report; or be a process that runs what it is told."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", type=lambda text: tuple(map(int, text.split("x"))), default=(100, 100))
-    sizes = {"rank": 5, "width": 5, "starts": 1024, "steps": 8000, "repeats": 5}
-    for name, default in sizes.items():
-        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--beside", type=Path, action="append", default=[], help="another tree of jaxfact")
+    parser.add_argument("--only", action="append", default=[], help="cases whose names contain this")
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    jf.use_cores(peers.CORES)
-    report = measure(options)
-    if options.json:
-        print(json.dumps(report, indent=2))
-    else:
-        show(report)
+    if options.serve:
+        serve()
+        return
+    trees, before = [HERE, *(tree.resolve() for tree in options.beside)], os.getloadavg()[0]
+    names = [name for name in CASES if not options.only or any(part in name for part in options.only)]
+    cases = measure(trees, names, options.repeats)
+    report = {
+        "device": device_line(device()),
+        "load": [before, os.getloadavg()[0]],
+        "repeats": options.repeats,
+        "trees": [str(tree) for tree in trees],
+        "commits": [name_of(tree) for tree in trees],
+        "cases": cases,
+    }
+    print(json.dumps(report, indent=2)) if options.json else show(report)
 
 
 if __name__ == "__main__":

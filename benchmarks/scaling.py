@@ -12,7 +12,6 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
-import peers
 from factorization import device, device_line
 
 import jaxfact as jf
@@ -182,7 +181,6 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few points and runs only")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    jf.use_cores(peers.CORES)
     found = measure(QUICK if options.quick else FULL, options.repeats)
     ratio = found["size"][-1]["run_seconds"] / found["size"][0]["run_seconds"]
     report = {"device": device(), "quick": options.quick, "panels": found, "size_ratio": ratio}

@@ -190,7 +190,6 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    jf.use_cores(peers.CORES)
     report = measure(options)
     if options.json:
         print(json.dumps(report, indent=2))

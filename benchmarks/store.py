@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import peers
 from factorization import device, device_line
 
 import jaxfact as jf
@@ -101,7 +100,6 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    jf.use_cores(peers.CORES)
     if options.write:
         swept(options.runs, 200, 10, store=options.write)
         # Not what getrusage says: that begins with the memory of the process that started this one.

@@ -8,7 +8,6 @@ from . import starts as starts
 from .descent import Trajectory as Trajectory
 from .descent import descend as descend
 from .descent import log_steps as log_steps
-from .engine.devices import use_cores as use_cores
 from .engine.experiment import Run as Run
 from .jobs.comparison import Comparison as Comparison
 from .jobs.comparison import MethodSummary as MethodSummary

@@ -57,8 +57,8 @@ def swept(path: Path | None, seeds: int = SEEDS, **options) -> xr.Dataset:
 def worker(path: Path, *, seeds: int = SEEDS, devices: int = 2, prelude: str = "") -> subprocess.Popen:
     """Start the sweep in a process of its own."""
     code = (
-        f"import sys, jaxfact as jf; jf.use_cores({devices}); from pathlib import Path\n{prelude}\n"
-        f"import survival; survival.swept(Path(sys.argv[1]), {seeds})"
+        f"import sys; from pathlib import Path\n{prelude}\n"
+        f"import survival; survival.swept(Path(sys.argv[1]), {seeds}, devices={devices})"
     )
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),

@@ -24,6 +24,7 @@ from PIL import Image
 
 import jaxfact as jf
 import jaxfact.cli
+from jaxfact.engine.devices import working_devices
 from jaxfact.jobs import comparison
 from jaxfact.results import stats
 
@@ -205,6 +206,24 @@ def test_help_loads_nothing_heavy(arguments):
     assert expected[arguments[0] if arguments else "--help"] in ended.stdout
 
 
+LATE = """
+import sys
+from jaxfact.cli import terminal
+from jaxfact.jobs import comparison, recovery
+heavy = {"scipy.stats", "matplotlib.figure", "rich.table"} & set(sys.modules)
+with terminal.drawing_soon():
+    pass
+ready = {"zarr", "matplotlib.backends.backend_svg", "jaxfact.reports.report"} - set(sys.modules)
+print(heavy, ready, "scipy.stats" in sys.modules)
+"""
+
+
+def test_what_draws_is_loaded_while_the_runs_go_on():
+    """Nothing of it is there before; all of it is after, and SciPy's distributions are never needed."""
+    ended = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True)
+    assert (ended.stdout, ended.stderr) == ("set() set() False\n", "")
+
+
 def test_info(call):
     code, out, err = call("info")
     assert (code, err) == (0, "")
@@ -212,7 +231,7 @@ def test_info(call):
     for name in ("jax", "numpy", "zarr"):
         assert lines[name] == importlib.metadata.version(name)
     assert lines["jaxfact"] == jf.version.__version__
-    assert lines["devices"].startswith(f"{jax.local_device_count()} ×")
+    assert lines["devices"].startswith(f"{len(working_devices())} ×")
 
 
 MATRICES = {

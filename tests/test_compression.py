@@ -12,6 +12,7 @@ from cases import frame, pair
 
 import jaxfact as jf
 from jaxfact import measures
+from jaxfact.engine import jaxprs
 from jaxfact.engine.compressibility import KNOWN, Compression, compression_of
 from jaxfact.problems.compression import Compressed, reduced
 
@@ -97,6 +98,29 @@ NOT_COMPRESSIBLE = {
 @pytest.mark.parametrize("method", NOT_COMPRESSIBLE)
 def test_what_does_not_compress_is_found(method):
     assert compression_of(NOT_COMPRESSIBLE[method], None) is None
+
+
+def test_a_method_that_does_the_same_with_other_numbers_is_compiled_once_and_judged_anew():
+    """Blocks are clipped at a root mean square of 0.1, at 10³ never: one program, whose verdict is that of its data."""
+
+    def method(most):
+        return optax.chain(optax.clip_by_block_rms(jnp.asarray(most)), jf.methods.gradient_descent(0.3))
+
+    compiled = jaxprs._compiled
+    assert compression_of(method(0.1), None) is None
+    before = compiled.cache_info()
+    assert compression_of(method(1e3), None) == Compression(1, noisy=False)
+    assert compression_of(method(0.1), None) is None
+    assert compiled.cache_info().misses == before.misses
+    assert compiled.cache_info().hits == before.hits + 2
+
+
+def test_a_method_whose_closure_changes_is_probed_again():
+    does = [lambda gradient: gradient]
+    method = optax.stateless(lambda updates, _: jax.tree.map(lambda x: -0.1 * does[0](x), updates))
+    assert compression_of(method, None) == Compression(1, noisy=False)
+    does[0] = jnp.sign
+    assert compression_of(method, None) is None
 
 
 def test_records_are_probed():

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import frame
 
 from jaxfact.numerics import decompositions
 
@@ -24,6 +25,7 @@ def test_decompositions_agree_with_lapack(shape):
     np.testing.assert_allclose(P.T @ P, identity, atol=1e-12)
     np.testing.assert_allclose(Z.T @ Z, identity, atol=1e-12)
     np.testing.assert_allclose(s, np.linalg.svd(X, compute_uv=False)[:k], rtol=1e-12)
+    np.testing.assert_allclose(jax.jit(decompositions.singular_values)(X), s, rtol=1e-12)
     symmetric = X.T @ X - np.eye(shape[1])
     np.testing.assert_allclose(
         jax.jit(decompositions.eigenvalues)(symmetric), np.linalg.eigvalsh(symmetric), atol=1e-11
@@ -37,7 +39,27 @@ def test_graded_values_keep_their_relative_precision():
     graded = np.array([1.0, 1e-10, 1e-100])
     Z = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
     np.testing.assert_allclose(decompositions.svd(jnp.asarray(Z * graded))[1], graded, rtol=1e-12)
+    np.testing.assert_allclose(decompositions.singular_values(jnp.asarray(Z * graded)), graded, rtol=1e-12)
     assert np.sqrt(abs(np.linalg.eigvalsh((Z * graded) @ (Z * graded).T)[0])) > 1e-12
+
+
+@pytest.mark.parametrize("condition", [1e2, 1e4])
+def test_long_columns_are_condensed_with_the_precision_of_reflections(condition):
+    """The smallest value to 30·ε·κ in single precision, against SciPy's in double; a Gram matrix would lose ε·κ²."""
+    width = 4
+    values = np.geomspace(1, 1 / condition, width)
+    X = np.stack([frame(100, width, k) * values @ frame(width, width, 100 + k) for k in range(20)]).astype(np.float32)
+    expected = np.linalg.svd(X.astype(float), compute_uv=False)
+    R = np.asarray(jax.jit(jax.vmap(decompositions.condensed))(X), float)
+    error = np.abs(np.linalg.svd(R, compute_uv=False) / expected - 1)
+    epsilon = float(np.finfo(np.float32).eps)
+    assert R.shape == (20, width, width)
+    assert np.max(error) < 30 * epsilon * condition
+    by_gram = np.sqrt(np.abs(np.linalg.eigvalsh(X.mT @ X)[:, ::-1]))
+    assert np.max(np.abs(by_gram / expected - 1)) > 3 * epsilon * condition
+    with_zeros = decompositions.condensed(jnp.pad(jnp.asarray(X[0]), ((0, 0), (0, 1))))
+    np.testing.assert_array_equal(with_zeros[:, -1], 0)
+    assert np.isnan(decompositions.condensed(jnp.full((40, 2), jnp.nan))).any()
 
 
 def test_an_antidiagonal_pair():
@@ -71,6 +93,8 @@ def test_badly_graded_matrices_converge(width):
     left, values, right = jax.jit(jax.vmap(decompositions.svd))(X)
     expected = np.linalg.svd(X, compute_uv=False)
     assert np.max(np.abs(values - expected) / expected[:, :1]) < 1e-13
+    alone = jax.jit(jax.vmap(decompositions.singular_values))(X)
+    assert np.max(np.abs(alone - expected) / expected[:, :1]) < 1e-13
     assert np.max(np.abs(right.mT @ right - np.eye(width))) < 1e-12
     assert np.max(np.abs(left.mT @ left - np.eye(width))) < 1e-11
 

@@ -1,37 +1,88 @@
-"""Cores: chosen before the first computation, or refused."""
+"""Which devices work, in how many threads; and nothing of JAX's is set for it."""
 
+import os
 import subprocess
 import sys
 
 import jax
 import pytest
 
-import jaxfact as jf
+from jaxfact.engine import devices
+from jaxfact.engine.devices import cores, working_devices
 
-SCRIPT = """
-import jaxfact as jf, os, sys
-jf.use_cores(int(sys.argv[1]))
+# What /proc/self/cgroup says, the quotas of groups, and how many of eight cores a process in them may use.
+GROUPS = {
+    "no groups": ("", {}, 8),
+    "no quota": ("0::/\n", {"cpu.max": "max 100000"}, 8),
+    "a container that sees its own group": ("0::/\n", {"cpu.max": "200000 100000"}, 2),
+    "a fraction keeps a thread more busy": ("0::/\n", {"cpu.max": "150000 100000"}, 2),
+    "less than a core": ("0::/\n", {"cpu.max": "10000 100000"}, 1),
+    "more than there are": ("0::/\n", {"cpu.max": "9900000 100000"}, 8),
+    "the least of all groups above": (
+        "0::/jobs/one/step\n",
+        {"jobs/one/step/cpu.max": "max 100000", "jobs/one/cpu.max": "300000 100000", "jobs/cpu.max": "500000 100000"},
+        3,
+    ),
+    "a path that only the host has": ("0::/pods/of/the/host\n", {"cpu.max": "400000 100000"}, 4),
+    "the first version": (
+        "5:memory:/x\n4:cpu,cpuacct:/x\n",
+        {"cpu/x/cpu.cfs_quota_us": "500000", "cpu/x/cpu.cfs_period_us": "100000"},
+        5,
+    ),
+    "the first version, no quota": (
+        "4:cpu:/\n",
+        {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"},
+        8,
+    ),
+    "another controller": ("4:cpuset:/\n", {"cpu/cpu.cfs_quota_us": "1", "cpu/cpu.cfs_period_us": "1"}, 8),
+}
+
+
+@pytest.mark.parametrize(("mine", "files", "expected"), GROUPS.values(), ids=GROUPS)
+def test_cores_are_those_of_the_process(mine, files, expected, monkeypatch, tmp_path):
+    groups, told = tmp_path / "groups", tmp_path / "mine"
+    groups.mkdir()
+    told.write_text(mine)
+    for name, text in files.items():
+        (groups / name).parent.mkdir(parents=True, exist_ok=True)
+        (groups / name).write_text(text + "\n")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(devices, "_GROUPS", groups)
+    monkeypatch.setattr(devices, "_MINE", told)
+    assert cores() == expected
+    told.unlink()
+    assert cores() == 8, "not Linux"
+
+
+def test_threads_of_the_first_cpu_device():
+    first = jax.local_devices()[0]
+    assert working_devices() == [first] * cores()
+    assert working_devices(3) == [first] * 3, "more than there are cores, where that is asked for"
+    last = jax.local_devices()[-1]
+    with jax.default_device(last):
+        assert working_devices(2) == [last] * 2
+    with jax.default_device("cpu"):
+        assert working_devices(1) == [first]
+
+
+UNCHANGED = """
+import os
+before = dict(os.environ)
 import jax
-assert jax.local_device_count() == int(sys.argv[1])
-assert "small_while_loop" in os.environ["XLA_FLAGS"]
-assert "--xla_cpu_enable_fast_math=false" in os.environ["XLA_FLAGS"]
+settings = dict(jax.config.values)
+import jaxfact as jf
+jf.sweep(
+    lambda: jf.Run(jf.Factorization([1.0, 0.5], shape=(4, 3)), jf.starts.Gaussian(1, scale=0.1),
+                   jf.methods.gradient_descent(0.3)),
+    seeds=3, max_steps=20, tolerance=None,
+)
+changed = {name for name, value in jax.config.values.items() if settings[name] != value}
+assert not changed, changed
+assert dict(os.environ) == before
+assert jax.local_device_count() == 1
 """
 
 
-def test_use_cores_before_the_first_computation(monkeypatch):
-    """As many devices as asked for; flags that are there already are kept."""
-    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
-    subprocess.run([sys.executable, "-c", SCRIPT, "3"], check=True)
-
-
-def test_too_late(monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "")
-    jf.use_cores(jax.local_device_count())
-    with pytest.raises(ValueError, match="already chosen its devices; call use_cores first"):
-        jf.use_cores(jax.local_device_count() + 1)
-
-
-@pytest.mark.parametrize("count", [0, -1, 1.5])
-def test_no_cores(count):
-    with pytest.raises(ValueError, match=r"count=.*needs a whole number"):
-        jf.use_cores(count)
+def test_a_sweep_sets_nothing_of_the_process():
+    """No environment variable, no setting of JAX, no number of devices."""
+    subprocess.run([sys.executable, "-c", UNCHANGED], check=True)

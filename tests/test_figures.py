@@ -3,7 +3,6 @@
 import io
 from itertools import combinations
 
-import jax
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -34,18 +33,16 @@ FIGURES = {
 def runs() -> xr.Dataset:
     """Return runs of two methods, which differ in the balancing weight alone and so share one compilation."""
     problem, start = jf.Factorization(TARGET, shape=(5, 4)), jf.starts.Gaussian(2, scale=0.1, ratio=3.0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "local_devices", lambda: jax.devices()[:1])  # one more device is one more compilation
-        runs = jf.sweep(
-            lambda weight: jf.Run(problem, start, jf.methods.balanced(0.5, weight)),
-            seeds=SEEDS,
-            max_steps=400,
-            tolerance=1e-4,
-            record=[measures.distance, measures.imbalance, measures.singular_values],
-            every=5,
-            check_every=5,
-            weight=[0, 1 / 8],
-        )
+    runs = jf.sweep(
+        lambda weight: jf.Run(problem, start, jf.methods.balanced(0.5, weight)),
+        seeds=SEEDS,
+        max_steps=400,
+        tolerance=1e-4,
+        record=[measures.distance, measures.imbalance, measures.singular_values],
+        every=5,
+        check_every=5,
+        weight=[0, 1 / 8],
+    )
     return runs.rename(weight="variant").assign_coords(variant=["plain", "balanced"])
 
 
@@ -274,6 +271,19 @@ def test_saved_figures_have_their_size(tmp_path, runs):
     with pytest.raises(ValueError, match=r"a\.jpg: needs the suffix \.png or \.svg"):
         figures.save(figure, tmp_path / "a.jpg")
     assert not (tmp_path / "a.jpg").exists()
+
+
+def test_every_format_takes_one_walk_through_the_figure(tmp_path, runs, monkeypatch):
+    """Left to itself, matplotlib draws once to lay out and once to draw, and both for every format."""
+    drawn, draw = [], Figure.draw
+    monkeypatch.setattr(Figure, "draw", lambda figure, renderer: [drawn.append(renderer), draw(figure, renderer)])
+    figure, other = figures.distance(runs), figures.distance(runs)
+    both = saved(figure, tmp_path / "a.png"), saved(figure, tmp_path / "a.svg")
+    assert len(drawn) == 2
+    assert both == (saved(other, tmp_path / "b.png"), saved(figures.distance(runs), tmp_path / "b.svg"))
+    drawn.clear()
+    figures.distance(runs).savefig(tmp_path / "c.png")
+    assert len(drawn) == 2
 
 
 USER = {

@@ -12,8 +12,8 @@ import pytest
 from compilation import QUICK
 
 from jaxfact.engine import program
-from jaxfact.engine.lanes import lanes_on_multiprocessors
 from jaxfact.engine.outcomes import Rules
+from jaxfact.engine.steps import lanes_on_multiprocessors
 from jaxfact.engine.tiles import tile_size
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"

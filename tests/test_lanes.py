@@ -31,7 +31,7 @@ def test_hits_are_first_checked_steps():
     np.testing.assert_allclose(runs.distance_path[: ran + 1], path[: ran + 1], rtol=1e-6)
     values = np.asarray(alone.records["singular_values"])
     np.testing.assert_allclose(runs.singular_values_path[: ran + 1], values[: ran + 1], rtol=1e-6, atol=1e-14)
-    np.testing.assert_array_equal(runs.distance_path[ran + 1 :], runs.distance.item())
+    np.testing.assert_allclose(runs.distance_path[ran + 1 :], runs.distance.item(), rtol=1e-14)
 
 
 @pytest.mark.parametrize(("dtype", "count"), [("float32", 10_000), ("float64", 1_000)])

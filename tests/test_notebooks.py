@@ -7,8 +7,6 @@ import nbclient
 import nbformat
 import pytest
 
-import jaxfact as jf
-
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -26,10 +24,8 @@ def test_notebook_runs(path, tmp_path):
     assert "image/png" in str(shown)
 
 
-def test_readme_snippets_run(monkeypatch, as_users_compile):
+def test_readme_snippets_run(as_users_compile):
     """The first is what a reader tries first; it ends in quantiles that are finite at every point."""
-    # JAX has chosen its devices already in this process.
-    monkeypatch.setattr(jf, "use_cores", lambda: None)
     first, completion, sizes = re.findall(
         r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
     )

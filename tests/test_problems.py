@@ -275,3 +275,25 @@ def test_traced_matrix_keeps_the_target():
     np.testing.assert_allclose(problem.unit * problem.target, matrix, atol=1e-13)
     # What is known of its spectrum before tracing differs, the arrays do not.
     assert [x.shape for x in jax.tree.leaves(problem)] == [x.shape for x in jax.tree.leaves(jf.Factorization(matrix))]
+
+
+def test_beyond_the_rank_long_parts_at_right_angles_are_no_distance():
+    """J and K of norm 1, orthogonal to each other: ‖JKᵀ‖ is rounding, where their Gram matrices would leave √ε."""
+    problem = jf.Factorization(np.ones(1, np.float32), shape=(80, 90))
+    Z = frame(3, 3, 5)
+    U, V = np.zeros((80, 3)), np.zeros((90, 3))
+    U[0, 0] = V[0, 0] = 1
+    U[1:, 1:2], V[1:, 2:] = frame(79, 1, 6), frame(89, 1, 7)
+    factors = jax.tree.map(jnp.float32, jf.Factors(U @ Z, V @ Z))
+    epsilon = float(np.finfo(np.float32).eps)
+    assert float(problem.distance(factors)) < 30 * epsilon
+    UU, VV = (np.float32(X[1:].T @ X[1:]) for X in factors)
+    assert np.sqrt(abs(np.sum(UU * VV))) > 100 * epsilon
+
+
+def test_imbalance_and_energy_from_the_blocks_of_the_distance():
+    """In singular coordinates the Gram matrices are sums over two blocks of rows; the same numbers otherwise."""
+    factors = as_jax(jf.Factors(frame(60, 3, 1), 2 * frame(50, 3, 2)))
+    for problem in (jf.Factorization(np.linspace(1, 0.1, 50), shape=(60, 50)), jf.Factorization(np.eye(60, 50))):
+        assert float(jf.measures.energy(problem, factors)) == pytest.approx(15, rel=1e-12)
+        assert float(jf.measures.imbalance(problem, factors)) == pytest.approx(3 * np.sqrt(3), rel=1e-12)

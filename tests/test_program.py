@@ -79,3 +79,36 @@ def test_a_shared_problem_is_in_memory_once():
         for n in (8, 64)
     )
     assert many - few < 25, (few, many)
+
+
+FIRST_SWEEP = """
+import sys
+import jax
+import jaxfact as jf
+
+compiled = []
+
+def listen(event, *_, **__):
+    compiled.append("backend_compile" in event)
+
+jax.monitoring.register_event_duration_secs_listener(listen)
+problem = jf.Factorization(jf.data.singular_values(3, 2.0), shape=(9, 8))
+
+def swept(step_size):
+    compiled.clear()
+    start, method = jf.starts.Gaussian(3, scale=0.1), jf.methods.gradient_descent
+    options = dict(seeds=2, max_steps=10, tolerance=1e-4, step_size=[step_size])
+    jf.sweep(lambda step_size: jf.Run(problem, start, method(step_size)), **options)
+    return sum(compiled)
+
+print(swept(0.3), swept(0.5), [name for name in ("scipy.stats", "zarr", "matplotlib") if name in sys.modules])
+"""
+
+
+def test_a_first_sweep_compiles_little_else_and_loads_only_what_it_uses():
+    """In a process of its own: the sign of the step, its size, the probe, what all runs share, and the program.
+
+    Another step size is data for all of them.
+    """
+    ended = subprocess.run([sys.executable, "-c", FIRST_SWEEP], capture_output=True, text=True, check=True)
+    assert ended.stdout.split(maxsplit=2) == ["5", "0", "[]\n"]

@@ -2,6 +2,7 @@
 
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ import jaxfact as jf
 from jaxfact import engine
 from jaxfact.engine import pallas, steps
 from jaxfact.engine.compressibility import compression_of
+from jaxfact.engine.outcomes import Rules
 from jaxfact.engine.reading import Reading
 from jaxfact.engine.scalarising import scalarised
 from jaxfact.engine.scalars import Unscalarisable, ordered
@@ -231,17 +233,17 @@ def interpreted(monkeypatch):
     monkeypatch.setattr(steps, "is_interpreted", lambda: True)
 
 
-def test_a_sweep_in_registers_is_that_of_xla(monkeypatch):
-    by_xla = sweep(6)
+def test_a_sweep_in_registers_is_that_of_a_cpu(monkeypatch):
+    on_the_cpu = sweep(6)
     monkeypatch.setattr(steps, "is_interpreted", lambda: True)
     in_registers = sweep(6)
-    assert by_xla.attrs["lanes"] == "by XLA's kernels: the backend is cpu, not CUDA"
+    assert on_the_cpu.attrs["lanes"] == "in vectors of 16 runs"
     assert in_registers.attrs["lanes"] == "in registers, 128 runs to a block"
-    assert (by_xla.outcome == "converged").any()
+    assert (on_the_cpu.outcome == "converged").any()
     for name in ("outcome", "steps", "hit"):
-        np.testing.assert_array_equal(in_registers[name], by_xla[name])
+        np.testing.assert_array_equal(in_registers[name], on_the_cpu[name])
     for name in ("loss", "distance", "imbalance", "loss_path"):
-        np.testing.assert_allclose(in_registers[name], by_xla[name], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(in_registers[name], on_the_cpu[name], rtol=1e-5, atol=1e-5)
 
 
 def test_bits_in_registers_do_not_depend_on_company(interpreted):
@@ -254,24 +256,25 @@ def test_a_store_made_one_way_is_not_gone_on_with_the_other(monkeypatch, tmp_pat
     store = tmp_path / "runs.zarr"
     sweep(1, store=store)
     monkeypatch.setattr(steps, "is_interpreted", lambda: True)
-    with pytest.raises(ValueError, match="lanes was by XLA's kernels.* and is in registers"):
+    with pytest.raises(ValueError, match="lanes was in vectors.* and is in registers"):
         sweep(2, store=store)
 
 
-def test_checks_and_lanes_that_fill_no_block_are_left_to_xla(interpreted):
-    reading = read(TRUTH.build(np.float32), jf.methods.gradient_descent)
+def way_on_a_gpu(checked=False):
+    reading = read(SMALL, jf.methods.gradient_descent)
     own = jax.eval_shape(lambda: jax.tree.map(lambda x: x[..., 0], begun(reading, 1)))
-    assert steps.way_of(reading, own, lanes=96).said == "by XLA's kernels: 96 lanes are no multiple of 128"
-    assert steps.way_of(reading, own, checked=True).said == "by XLA's kernels: every step is checked"
-    assert steps.way_of(reading, own, lanes=256).said == "in registers, 128 runs to a block"
+    return steps.way_of(reading, Rules(True, False, checked, True), SimpleNamespace(own=own), None)
+
+
+def test_checked_steps_are_left_to_xla(interpreted):
+    assert way_on_a_gpu().said == "in registers, 128 runs to a block"
+    assert way_on_a_gpu(checked=True).said == "by XLA's kernels: every step is checked"
 
 
 def test_without_triton_steps_are_left_to_xla(interpreted, monkeypatch):
     monkeypatch.setitem(sys.modules, "jaxfact.engine.pallas", None)
     monkeypatch.delattr(engine, "pallas")
-    reading = read(SMALL, jf.methods.gradient_descent)
-    own = jax.eval_shape(lambda: jax.tree.map(lambda x: x[..., 0], begun(reading, 1)))
-    assert steps.way_of(reading, own).said == "by XLA's kernels: this JAX makes no kernels by Triton"
+    assert way_on_a_gpu().said == "by XLA's kernels: this JAX makes no kernels by Triton"
 
 
 @pytest.mark.skipif(Version(jax.__version__) >= Version("0.11"), reason="later versions compile while they lower")

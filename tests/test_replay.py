@@ -173,7 +173,7 @@ def test_a_checked_program_is_known_again(monkeypatch):
 
     part = Part(narrow, TOLERANCE, Options(400, None, (), CHECK_EVERY, 0, True, True, False), axes)
     example = part.runs(axes, np.array([SEED]))
-    programs = [Program(part.reading, part.rules, example, part.rules.lanes) for _ in range(2)]
+    programs = [Program(part.engine, example, part.engine.way.lanes) for _ in range(2)]
     assert programs[0].fingerprint == programs[1].fingerprint
     numbered_within_the_process = Version(jax.__version__) < Version("0.11.2")
     assert (programs[0]._lowered != programs[1]._lowered) == numbered_within_the_process

@@ -11,7 +11,6 @@ import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -30,9 +29,7 @@ needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrom
 @pytest.fixture(scope="module")
 def found() -> jf.Comparison:
     problem = jf.Factorization([1.0, 0.5], shape=(6, 5))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "local_devices", lambda: jax.devices()[:1])  # one more device is one more compilation
-        return jf.compare(problem, ComparisonSettings(width=2, seeds=6, max_steps=400))
+    return jf.compare(problem, ComparisonSettings(width=2, seeds=6, max_steps=400))
 
 
 @pytest.fixture(scope="module")

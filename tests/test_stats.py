@@ -76,6 +76,26 @@ def test_a_run_cut_off_where_another_arrives_was_at_risk():
     np.testing.assert_allclose(survival, [1, 2 / 3])
 
 
+@pytest.mark.parametrize("ending", ["cut off", "failed"])
+def test_survival_agrees_with_scipy(ending):
+    """Ties among arrivals, and between arrivals and censorings, at every point of a grid and each on its own."""
+    rng = np.random.default_rng(6)
+    hit = rng.integers(1, 40, (3, 2, 50)).astype(float)
+    steps = np.where(rng.random(hit.shape) < 0.4, hit, rng.integers(1, 40, hit.shape))
+    hit = np.where(rng.random(hit.shape) < 0.3, {"cut off": NAN, "failed": INF}[ending], hit)
+    dims = ("first", "second", "seed")
+    found = stats.Times(xr.DataArray(hit, dims=dims), xr.DataArray(steps, dims=dims))
+    survival, levels = found.survival(), [0.05, 0.3, 0.5, 0.7]
+    for place in np.ndindex(3, 2):
+        lost = np.where(np.isinf(hit[place]), 1e9, steps[place])[~np.isfinite(hit[place])]
+        sample = scipy.stats.CensoredData(hit[place][np.isfinite(hit[place])], right=lost)
+        expected = scipy.stats.ecdf(sample)
+        np.testing.assert_allclose(survival[place], expected.sf.evaluate(survival.time.values), atol=1e-14)
+        arrived, times = expected.cdf.probabilities, expected.cdf.quantiles
+        first = [min(times[(arrived >= q) & np.isin(times, hit[place])], default=INF) for q in levels]
+        np.testing.assert_array_equal(found.quantile(levels)[place], first)
+
+
 @pytest.mark.parametrize("failures", [0, 30])
 def test_quantiles_agree_with_numpy_without_censoring(failures):
     hit = np.append(np.random.default_rng(4).integers(1, 500, 70).astype(float), np.full(failures, INF))
@@ -104,6 +124,9 @@ def test_wilson_closed_form(successes, count):
     centre = (p + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * math.sqrt(p * (1 - p) / count + z**2 / (4 * count**2))
     np.testing.assert_allclose(stats.wilson(successes, count), (centre - half, centre + half), atol=1e-12)
+    expected = scipy.stats.binomtest(successes, count).proportion_ci(method="wilson")
+    found = stats.wilson(np.full((2, 3), successes), count)
+    np.testing.assert_array_equal(found, np.full((2, 2, 3), np.reshape(expected, (2, 1, 1))))
 
 
 def test_fractions_are_unknown_below_a_methods_tolerance():
@@ -217,6 +240,8 @@ def test_a_level_to_which_a_method_was_not_run_is_not_compared():
         (lambda runs: stats.paired_times(runs, "first", "third", 0.1), "first, third.*dimension variant"),
         (lambda runs: stats.paired_times(runs.isel(variant=0), "first", "second", 0.1), "dimension variant"),
         (lambda runs: stats.paired_times(runs.expand_dims(scale=2), "first", "second", 0.1), "axes .*scale.*one point"),
+        (lambda runs: stats.wilson([3, 11], 10), "successes=.*11.* of 10: needs numbers from 0"),
+        (lambda runs: stats.wilson(-1, 10), "successes=-1 of 10"),
     ],
 )
 def test_bad_questions_are_refused(call, words):

@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 import xarray as xr
@@ -21,20 +20,18 @@ def runs() -> xr.Dataset:
     def experiment(method):
         return lambda step_size: jf.Run(problem, jf.starts.Gaussian(2, scale=0.1), method(step_size))
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "local_devices", lambda: jax.devices()[:1])  # one more device is one more compilation
-        return jf.sweep(
-            {
-                "plain": experiment(jf.methods.gradient_descent),
-                "balanced": experiment(lambda step: jf.methods.balanced(step, 1 / 8)),
-            },
-            seeds=3,
-            max_steps=300,
-            tolerance={"plain": 1e-4, "balanced": 1e-2},
-            record=[measures.distance, measures.singular_values],
-            every=50,
-            step_size=[0.5, 2.5],
-        )
+    return jf.sweep(
+        {
+            "plain": experiment(jf.methods.gradient_descent),
+            "balanced": experiment(lambda step: jf.methods.balanced(step, 1 / 8)),
+        },
+        seeds=3,
+        max_steps=300,
+        tolerance={"plain": 1e-4, "balanced": 1e-2},
+        record=[measures.distance, measures.singular_values],
+        every=50,
+        step_size=[0.5, 2.5],
+    )
 
 
 def assert_same(found: xr.Dataset, expected: xr.Dataset) -> None:

@@ -184,8 +184,8 @@ def test_any_optax_optimiser_is_a_method():
     assert np.all(runs.outcome == "converged")
 
 
-def test_same_bits_on_one_and_two_devices(as_users_compile):
-    """The number of devices is not part of a run: a process with one gives the same bits as this one with two."""
+def test_same_bits_on_any_number_of_devices_and_threads(as_users_compile):
+    """Neither is part of a run: one thread of one device gives the same bits as three where a user set two devices."""
     script = """
 import jax, numpy as np, sys
 jax.config.update("jax_enable_x64", True)
@@ -193,13 +193,15 @@ jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
 import jaxfact as jf
 problem = jf.Factorization([1, 0.7], shape=(12, 9))
 experiment = lambda step_size: jf.Run(problem, jf.starts.Gaussian(2, scale=0.1), jf.methods.scaled_gd(step_size, 1e-3))
-runs = jf.sweep(experiment, seeds=300, max_steps=200, tolerance=1e-6, step_size=[0.3, 0.5])
-assert runs.attrs["devices"] == int(sys.argv[1])
+runs = jf.sweep(
+    experiment, seeds=300, max_steps=200, tolerance=1e-6, step_size=[0.3, 0.5], devices=int(sys.argv[2])
+)
+assert jax.local_device_count() == int(sys.argv[1])
 sys.stdout.write("".join(x.hex() for x in runs.loss.values.ravel().tolist() + runs.hit.values.ravel().tolist()))
 """
     one, two = (
-        subprocess.run([sys.executable, "-c", script, count], capture_output=True, text=True, check=True).stdout
-        for count in "12"
+        subprocess.run([sys.executable, "-c", script, *counts], capture_output=True, text=True, check=True).stdout
+        for counts in ("11", "23")
     )
     assert len(one) > 1000
     assert one == two

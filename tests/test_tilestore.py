@@ -393,14 +393,14 @@ def test_a_tile_of_another_is_left_to_it_and_taken_when_it_dies(monkeypatch, tmp
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> dict[str, str]:
-    """Return what eight devices write."""
+    """Return what eight threads write."""
     path = tmp_path_factory.mktemp("undisturbed") / "a.zarr"
     survival.finished(survival.worker(path, seeds=1500, devices=8))
     return survival.contents(path)
 
 
 def test_killed_anywhere_it_goes_on(tmp_path, undisturbed):
-    """Three times on two devices, then to the end on one; `python tests/survival.py` does it thirty times."""
+    """Three times in two threads, then to the end in one; `python tests/survival.py` does it thirty times."""
     path = tmp_path / "a.zarr"
     assert survival.kill_and_resume(path, kills=3, seed=2, seeds=1500, devices=(2, 1)) > 10
     assert survival.contents(path) == undisturbed
@@ -408,7 +408,7 @@ def test_killed_anywhere_it_goes_on(tmp_path, undisturbed):
 
 
 def test_two_processes_share_a_sweep(tmp_path, undisturbed):
-    """Two processes of two devices each make the same arrays, every run once."""
+    """Two processes of two threads each make the same arrays, every run once."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -62,10 +62,11 @@ def compare(
         raise problem_with("--unbalanced", given, needed, "leave --tied out")
     terminal.configure(x64)
     from jaxfact.jobs import comparison
-    from jaxfact.reports.report import report
 
     folder = terminal.new_folder("jaxfact-compare", out)
     problem = target.problem(settings.base_seed, as_json)
-    with terminal.progress_bar() as progress:
+    with terminal.drawing_soon(), terminal.progress_bar() as progress:
         found = comparison.compare(problem, settings, progress=progress)
+    from jaxfact.reports.report import report
+
     return terminal.tell(report(found), folder, as_json)

@@ -50,13 +50,14 @@ def complete(
     source = Source(matrix, entries, absent, labels, largest)
     terminal.configure(x64)
     from jaxfact.jobs import recovery
-    from jaxfact.reports.report import report
 
     folder = terminal.new_folder("jaxfact-complete", out)
     known = source.read()
     if not known.isnull().any():
         raise problem_with("matrix", matrix, "has no missing entry", f"run jaxfact compare {matrix}")
     source.say(known, as_json)
-    with terminal.progress_bar() as progress:
+    with terminal.drawing_soon(), terminal.progress_bar() as progress:
         found = recovery.complete(known, settings, centre=centre, splits=splits, progress=progress)
+    from jaxfact.reports.report import report
+
     return terminal.tell(report(found), folder, as_json)

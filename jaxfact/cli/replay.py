@@ -11,7 +11,6 @@ import typer
 
 from jaxfact.cli import terminal
 from jaxfact.cli.register import command
-from jaxfact.engine.devices import WHOLE_LOOPS, use_cores
 from jaxfact.inputs import problem_with
 from jaxfact.store.experiment_file import blaming, check_place, load
 from jaxfact.store.layout import Layout
@@ -100,10 +99,8 @@ def _check_new(out: Path) -> None:
 
 
 def _configure_as(store: Path) -> None:
-    """Choose precision and loops as a sweep had them; before JAX is first used."""
+    """Choose the precision as a sweep had it."""
     attributes = Layout.of(store, "give the path that the sweep was given").attributes()
-    if WHOLE_LOOPS in attributes.get("xla_flags", ()):
-        use_cores()
     import jax
 
     precision = attributes.get("matmul_precision", "None")

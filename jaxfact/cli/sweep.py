@@ -96,7 +96,7 @@ def sweep(
         positive_integer("tile_runs", tile_runs, "leave it out for the usual number")
     accepted_names(accept or ())
     experiment_file.check_place(experiment)
-    terminal.configure(x64, count)
+    terminal.configure(x64)
     from jaxfact.descent import log_steps
     from jaxfact.store.status import outcomes_so_far
     from jaxfact.sweep import sweep as run

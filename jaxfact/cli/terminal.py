@@ -4,12 +4,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never
 
 from jaxfact.cli.output import can_print
-from jaxfact.engine.devices import use_cores
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,9 +24,8 @@ Counts = Callable[[], Mapping[str, int]]
 """Returns how many runs have had each outcome so far."""
 
 
-def configure(x64: bool, cores: int | None = None) -> None:
-    """Let every core work, or as many as given, and choose the precision; before JAX is first used."""
-    use_cores(cores)
+def configure(x64: bool) -> None:
+    """Choose the precision."""
     import jax
 
     # On a GPU the default would round the factors of a product to ten bits.
@@ -60,6 +58,27 @@ def _free(usual: Path) -> Path:
         number += 1
         folder = usual.with_name(f"{usual.name}-{number}")
     return folder
+
+
+@contextmanager
+def drawing_soon() -> Iterator[None]:
+    """Load what reports and figures need while the block computes, which leaves Python idle most of the time."""
+    thread = threading.Thread(target=_load_for_drawing)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+def _load_for_drawing() -> None:
+    with suppress(Exception):  # what fails here fails again where it is needed, and is said there
+        import zarr  # noqa: F401, which results are written with
+
+        from jaxfact.figures.styles import get_ready
+        from jaxfact.reports import report  # noqa: F401
+
+        get_ready()
 
 
 def tell(report: "Report", folder: Path, as_json: bool) -> Path:

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxfact import measures
 from jaxfact.descent import stepper
+from jaxfact.engine.jaxprs import probed
 from jaxfact.measures.records import Records, as_measure, named_measures
 from jaxfact.methods.base import updated
 from jaxfact.numerics.draws import fold, key_of
@@ -41,8 +42,6 @@ KNOWN = (
     measures.ye_du,
 )
 """Records that compress; `test_compression.py` probes each."""
-
-_known: dict[str, float] = {}
 
 
 class Compression(NamedTuple):
@@ -89,10 +88,8 @@ def compression_of(method: optax.GradientTransformation, record: Records | None)
     method, draws, unknown = optax.with_extra_args_support(method), itertools.count(), _unknown(record)
     with jax.enable_x64(True):
         try:
-            pairs = 1 + _count_pairs(jax.eval_shape(method.init, Factors(jnp.ones((3, 1)), jnp.ones((2, 1)))))
-            steps = _generic_steps(pairs)
-            compare = jax.jit(lambda steps: _gap(method, unknown, pairs, steps, draws)).lower(steps)
-            gap = _evaluated(compare, steps)
+            pairs = 1 + _count_pairs(jax.eval_shape(method.init, Factors(np.ones((3, 1)), np.ones((2, 1)))))  # pyright: ignore[reportArgumentType]
+            gap = float(probed(lambda steps: _gap(method, unknown, pairs, steps, draws), _generic_steps(pairs)))
         except (TypeError, ValueError, IndexError):
             # What is made for one shape only cannot be evaluated on another, compressed or not.
             return None
@@ -106,14 +103,6 @@ def compression_of(method: optax.GradientTransformation, record: Records | None)
 def _unknown(record: Records | None) -> Callable:
     """Return the records that are not known to be functions of what compression keeps."""
     return as_measure({name: f for name, f in named_measures(record).items() if f not in KNOWN})
-
-
-def _evaluated(program: jax.stages.Lowered, steps: "_Setting") -> float:
-    """Return the program's one number; a program seen before is not compiled again."""
-    text = program.as_text()
-    if text not in _known:
-        _known[text] = float(program.compile()(steps))
-    return _known[text]
 
 
 class _Setting(NamedTuple):

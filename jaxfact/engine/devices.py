@@ -1,36 +1,44 @@
-"""Letting JAX use the cores of this machine; light enough for the command line to call before JAX is loaded."""
+"""Which devices work, in how many threads, and under which settings of JAX."""
 
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import wraps
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from jaxfact.inputs import positive_integer, problem_with
-
-# XLA runs a loop as a chain of kernels, each started by a scheduler, unless its arrays are small: then the loop is one
-# function. A step is many kernels on small arrays, so the limit is raised from 1024 bytes to ten million.
-WHOLE_LOOPS = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=10000000"
-
+import jax
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_GROUPS, _MINE = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
-def working_devices() -> list[Any]:
-    """Return the devices that sweeps work on: those of JAX's default platform, or the one set by `default_device`."""
-    import jax
 
+def working_devices(count: int | None = None) -> list[Any]:
+    """Return the device of every thread that works.
+
+    They are those of JAX's default platform, or the one set by `default_device`, and at most `count`. CPU devices are
+    all the same cores: there the first one has as many threads as `count` says, by default one for each core.
+    """
     chosen = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
     if chosen is None:
-        return jax.local_devices()
-    return jax.local_devices(backend=chosen) if isinstance(chosen, str) else [chosen]
+        found = jax.local_devices()
+    else:
+        found = jax.local_devices(backend=chosen) if isinstance(chosen, str) else [chosen]
+    return [found[0]] * (count or cores()) if found[0].platform == "cpu" else found[:count]
+
+
+def cores() -> int:
+    """Return how many cores this process may use: those it is bound to, within its container's share of CPU time."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # A share of one and a half keeps two threads busy, each three quarters of the time.
+    return max(1, math.ceil(min([bound, *_shares(_GROUPS, _MINE)])))
 
 
 def in_this_context(function: Callable[P, R]) -> Callable[P, R]:
     """Let a function run in other threads under the settings of JAX that hold for this one, as set by its contexts."""
-    import jax
-
     settings: list[tuple[Any, Any]] = [
         (jax.enable_x64, jax.config.jax_enable_x64),  # pyright: ignore[reportAttributeAccessIssue]
         (jax.default_matmul_precision, jax.config.jax_default_matmul_precision),  # pyright: ignore[reportAttributeAccessIssue]
@@ -49,25 +57,31 @@ def in_this_context(function: Callable[P, R]) -> Callable[P, R]:
     return called
 
 
-def use_cores(count: int | None = None) -> None:
-    """Let sweeps work on this many cores, all of them by default; call it before JAX's first computation.
-
-    It sets one CPU device per core, and the XLA option that compiles a run's loop as one function, which makes methods
-    of several kernels per step up to eight times faster. The last bits may differ from those without it.
-
-    Raises ValueError for a count below 1, and where JAX has already computed something.
-    """
-    if count is None:
-        count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = positive_integer("count", count, "give the number of cores, or nothing for all")
-    flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_backend_extra_options" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {WHOLE_LOOPS}".strip()
-    import jax
-
+def _shares(groups: Path, mine: Path) -> Iterator[float]:
+    """Yield the shares of CPU time, in cores, that bound this process: of its control group and of all above it."""
     try:
-        jax.config.update("jax_num_cpu_devices", count)
-    except RuntimeError:
-        if jax.local_device_count() != count:
-            instead = "call use_cores first, right after the imports"
-            raise problem_with("count", count, "JAX has already chosen its devices", instead) from None
+        lines = mine.read_text().splitlines()
+    except OSError:  # not Linux
+        return
+    for line in lines:
+        _, names, path = line.split(":", 2)
+        if names and "cpu" not in names.split(","):
+            continue
+        top = groups / "cpu" if names else groups
+        # Within a container the path may be that of the host, and only the topmost group is there.
+        group = top / path.strip("/")
+        for folder in (group, *group.parents):
+            if (share := _share(folder, bool(names))) is not None:
+                yield share
+            if folder == top:
+                break
+
+
+def _share(group: Path, first_version: bool) -> float | None:
+    """Return the share of CPU time of a control group, in cores; None where there is no bound."""
+    files = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if first_version else ("cpu.max",)
+    try:
+        quota, period = " ".join((group / file).read_text() for file in files).split()
+    except (OSError, ValueError):
+        return None
+    return None if quota in ("max", "-1") else int(quota) / int(period)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxfact.engine.axes import as_run
 from jaxfact.inputs import nearest, problem_with, shown
 from jaxfact.methods.base import as_method
 from jaxfact.numerics.draws import key_of
@@ -82,18 +83,17 @@ def check_experiment(experiment: Experiment, axes: Mapping[str, np.ndarray]) -> 
     seen in a traced number.
     """
     extra = {"key": key_of(0)} if takes_key(experiment, axes) else {}
-    first = {name: values[0] for name, values in axes.items()}
-    ends = [{**first, name: v} for name, values in axes.items() for v in (values.min(), values.max())]
+    x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+    run_with = {name: as_run(values, x64) for name, values in axes.items()}
+    first = {name: values[0] for name, values in run_with.items()}
+    ends = [{**first, name: v} for name, values in run_with.items() for v in (values.min(), values.max())]
     others = [at for place, at in enumerate(ends) if at != first and at not in ends[:place]]
     sources = _random_sources(experiment)
     before = [source() for source in sources]
     with warnings.catch_warnings():
         if extra:  # warnings about a problem drawn from this one key say nothing about the runs
             warnings.simplefilter("ignore", UserWarning)
-        runs = [
-            checked_run(experiment(**{name: jnp.asarray(value) for name, value in at.items()}, **extra))
-            for at in (first, first, *others)
-        ]
+        runs = [checked_run(experiment(**jax.device_put(at), **extra)) for at in (first, first, *others)]
     drawn = any(not _same(old, source()) for old, source in zip(before, sources, strict=True))
     if drawn or not _same(*(jax.tree.leaves((run.problem, run.start)) for run in runs[:2])):
         warnings.warn(

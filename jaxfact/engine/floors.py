@@ -5,8 +5,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array
 
 from jaxfact.engine.experiment import Run
+from jaxfact.engine.jaxprs import probed
 from jaxfact.inputs import positive, problem_with
 from jaxfact.methods.base import as_method
 from jaxfact.numerics.draws import key_of
@@ -48,7 +50,7 @@ def check_above_floor(tolerance: float, problem: Problem, step_size: float, widt
     Rounding stalls it, and singular values that count as equal and are not: see `Factorization.spread`.
     """
     dtype, truth = problem.dtype, problem.truth
-    floor = _MARGIN * float(rounding_floor(np.finfo(dtype).eps, step_size))
+    floor = _MARGIN * rounding_floor(float(np.finfo(dtype).eps), step_size)
     if tolerance < floor:
         raise problem_with(
             "tolerance",
@@ -73,19 +75,22 @@ def step_size_of(given: Any) -> float:
 
     Two steps are tried at a balanced optimum, where neither a regulariser nor a preconditioner changes the gradient.
     """
-    method, key = as_method(given), key_of(0)
+    method, rng = as_method(given), np.random.default_rng(0)
     problem = Factorization(np.ones(2, np.float32), shape=(3, 3))
-    factors, rng = problem.truncation(2), np.random.default_rng(0)
-    ratios = []
-    try:
+
+    def ratios(slopes: list[Factors]) -> list[Array]:
+        factors, found = problem.truncation(2), []
         state = method.init(factors)
-        for _ in range(2):
-            slope = Factors(*(np.float32(1e-2 * rng.uniform(0.5, 1, (3, 2))) for _ in range(2)))  # pyright: ignore[reportArgumentType]
-            updates, state = method.update(slope, state, factors, problem=problem, key=key)  # pyright: ignore[reportArgumentType]
-            ratios += [-np.asarray(new) / old for new, old in zip(jax.tree.leaves(updates), slope, strict=True)]
+        for slope in slopes:
+            updates, state = method.update(slope, state, factors, problem=problem, key=key_of(0))  # pyright: ignore[reportArgumentType]
+            found += [-new / old for new, old in zip(jax.tree.leaves(updates), slope, strict=True)]
+        return found
+
+    slopes = [Factors(*(1e-2 * rng.uniform(0.5, 1, (2, 3, 2))).astype(np.float32)) for _ in range(2)]
+    try:
+        found = np.ravel(probed(ratios, slopes))
     except (TypeError, ValueError, IndexError, AttributeError, AssertionError):
         # What is made for one shape, or asks for more than a gradient, says nothing here.
         return _UNKNOWN
-    found = np.concatenate([ratio.ravel() for ratio in ratios])
     linear = np.all(np.abs(found - found[0]) <= _LINEAR * abs(found[0])) and found[0] > 0
     return float(np.median(found)) if linear else _UNKNOWN

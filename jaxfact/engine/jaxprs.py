@@ -1,12 +1,27 @@
-"""Surgery on jaxprs: functions whose closed-over arrays become arguments, and what does not depend on the inputs."""
+"""Surgery on jaxprs: functions whose closed-over arrays become arguments, and what does not depend on the inputs.
 
-from collections.abc import Callable, Sequence
+And programs that are told apart by what they do: `jax.jit` compiles anew for every new function.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.extend import core
+from jaxlib.version import __version_info__ as JAXLIB
 from jaxtyping import Array
+
+from jaxfact.engine.devices import working_devices
+
+_SMALL_PROGRAMS = 64  # that are kept
+# What is computed once is not optimised, and goes through XLA's older emitters, five times faster than its newer ones,
+# where jaxlib has them still: from 0.11.1 on it refuses the option.
+_QUICK: dict[str, Any] = {
+    "xla_backend_optimization_level": 0,
+    "xla_cpu_parallel_codegen_split_count": 1,
+    **({"xla_cpu_use_fusion_emitters": False} if JAXLIB < (0, 11, 1) else {}),
+}
 
 
 class Closures:
@@ -29,8 +44,10 @@ class Function:
 
     def __init__(self, function: Callable, arguments: tuple[Any, ...], closures: Closures):
         closed, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
-        self.uses: list[int] = [closures.place(value) for value in closed.consts]
-        self._jaxpr = closed.jaxpr
+        jaxpr = _without_dead(closed.jaxpr)
+        consts = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
+        self.uses: list[int] = [closures.place(consts[var]) for var in jaxpr.constvars]
+        self._jaxpr = jaxpr
         self._tree = jax.tree.structure(shape)
 
     def __call__(self, numbers: list[Array], *arguments: Any) -> Any:
@@ -49,6 +66,18 @@ class Function:
         """The size of the largest array that it computes from its arguments."""
         computed = dependents(self._jaxpr, self._jaxpr.invars)
         return max(var.aval.size for var in computed)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _without_dead(jaxpr: core.Jaxpr) -> core.Jaxpr:
+    """Return a jaxpr without what no result depends on, as the noise key of a quiet method: all of it would be batched,
+    lowered and compiled, only to be dropped by XLA."""
+    wanted, living = {var for var in jaxpr.outvars if isinstance(var, core.Var)}, []
+    for equation in reversed(jaxpr.eqns):
+        if equation.effects or not wanted.isdisjoint(equation.outvars):
+            living.append(equation)
+            wanted.update(var for var in equation.invars if isinstance(var, core.Var))
+    closed_over = [var for var in jaxpr.constvars if var in wanted]
+    return jaxpr.replace(constvars=closed_over, eqns=living[::-1])
 
 
 def dependents(jaxpr: core.Jaxpr, sources: Sequence[core.Var]) -> set[core.Var]:
@@ -83,8 +112,47 @@ def split(traced: core.ClosedJaxpr) -> tuple[Callable[..., Any], Callable[..., A
     def evaluate(consts: Sequence[Array]) -> list[Array]:
         # Arrays are passed on as they are, and to the computation as arguments: as constants they would be copied.
         found = dict(zip(jaxpr.constvars, consts, strict=True))
-        found |= zip(computed, jax.jit(core.jaxpr_as_fun(core.ClosedJaxpr(known, [])))(*consts), strict=True)
-        return [jnp.asarray(found[var]) for var in kept]
+        found |= zip(computed, _evaluated(core.jaxpr_as_fun(core.ClosedJaxpr(known, [])), *consts), strict=True)
+        return jax.device_put([found[var] for var in kept])
 
     unknown = jaxpr.replace(constvars=[], invars=[*kept, *jaxpr.invars], eqns=dependent, debug_info=names)
     return evaluate, core.jaxpr_as_fun(core.ClosedJaxpr(unknown, [])), kept
+
+
+class Lowered:
+    """A program before compilation, equal to every other with the same text and arguments of the same names and types.
+
+    What a program does not use is missing in its text, and still checked when it is called.
+    """
+
+    def __init__(self, lowered: jax.stages.Lowered):
+        self.lowered, self.text = lowered, lowered.as_text()
+        self.arguments = lowered.in_tree, str(lowered.in_avals)
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Lowered) and (self.text, self.arguments) == (other.text, other.arguments)
+
+
+def probed(function: Callable, *arguments: Any) -> Any:
+    """Return what a function makes of arguments, to a few last bits, compiled as quickly as can be.
+
+    What it closes over is data: the next function that does the same with other numbers is not compiled again.
+    """
+    closures = Closures()
+    traced = Function(function, arguments, closures)
+    return _evaluated(traced, closures.values, *arguments, quick=True)
+
+
+def _evaluated(function: Callable, *arguments: Any, quick: bool = False) -> Any:
+    """Return what a function makes of arguments; a program that does the same as one before is not compiled again."""
+    lowered = Lowered(jax.jit(function).lower(*arguments))
+    places = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(arguments)]
+    return _compiled(lowered, (working_devices()[0], *places), quick)(*arguments)
+
+
+@lru_cache(_SMALL_PROGRAMS)
+def _compiled(program: Lowered, places: Hashable, quick: bool) -> Callable:
+    return program.lowered.compile(_QUICK if quick else None)

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import core, lax
 from jax.experimental import checkify
 from jaxtyping import Array, Bool, Float, Int, UInt
 
 from jaxfact.engine.devices import working_devices
+from jaxfact.engine.loops import while_loop
 from jaxfact.engine.outcomes import (
     CYCLE,
     EXPLOSION,
@@ -29,21 +30,16 @@ from jaxfact.engine.outcomes import (
     circle,
     is_due,
     is_fresh,
-    judge,
-    note,
-    remember,
+    seen,
     step_of,
 )
 from jaxfact.engine.reading import Own, Reading
 from jaxfact.engine.recording import Recording, blank, nothing_recorded, scattered, set_aside
-from jaxfact.engine.steps import Steps, way_of
+from jaxfact.engine.steps import Way, way_of
 from jaxfact.numerics.draws import fold, key_from
 from jaxfact.numerics.products import pinned
 from jaxfact.numerics.trees import PyTree
 
-_CPU_ENTRIES = 1600
-# A GPU's multiprocessor holds four times as many numbers in registers.
-_MULTIPROCESSOR_ENTRIES, _MULTIPROCESSORS = 2**14, 132
 _REFILL = 8  # lanes wait until one in eight has ended
 
 
@@ -124,65 +120,79 @@ class Work(NamedTuple):
     limits: Limits
 
 
-def lanes_per_block(reading: Reading, work: Work) -> int:
-    """Return how many lanes advance together; chosen from shapes only, because the last bits may depend on it.
-
-    On a CPU the largest block at which no kernel of a step is split over threads, which would cost more than it gains:
-    about 1600 numbers in the largest array, from 8 to 128 lanes. Elsewhere see `lanes_on_multiprocessors`, and
-    `Way.lanes` for runs in registers.
-    """
-    own = one_run(reading, work)
-    sizes = [leaf.size for leaf in jax.tree.leaves((own.factors, own.state))]
-    if working_devices()[0].platform == "cpu":
-        if reading.findings.lanes is not None:
-            return reading.findings.lanes
-        return int(np.clip(_CPU_ENTRIES // max(sizes) // 16 * 16, 16, 128))
-    count = getattr(working_devices()[0], "core_count", _MULTIPROCESSORS)
-    lanes = lanes_on_multiprocessors(max(sum(sizes), reading.findings.advance.largest), count)
-    return max(lanes, way_of(reading, own).lanes * count)
-
-
-def lanes_on_multiprocessors(numbers: int, multiprocessors: int) -> int:
-    """Return how many lanes fill a GPU: 2¹⁴ numbers per multiprocessor, from 128 to 131,072 lanes.
-
-    `numbers` are those of a run: its factors and its method's state, or the largest array of a step if that is larger.
-    With fewer lanes a step costs its launches; with more, what a step reads and writes leaves the cache.
-    """
-    lanes = _MULTIPROCESSOR_ENTRIES * multiprocessors // numbers
-    return int(np.clip(lanes // 128 * 128, 128, 2**17))
-
-
-def one_run(reading: Reading, work: Work) -> Own:
-    """Return the shapes of what one run of a tile owns."""
-    return jax.eval_shape(partial(_start, reading), reading.shared, work, 0)
-
-
 def _start(reading: Reading, shared: list[Array], work: Work, run: Int[Array, ""] | int) -> Own:
     """Begin one run of a tile; its key is fold_in(base, seed)."""
     key = fold(key_from(work.base), work.seeds[run])
     return reading.start(shared, key, jax.tree.map(lambda x: x[run], work.points))
 
 
+def _begun(reading: Reading, shared: list[Array], work: Work) -> tuple[Lane, PyTree]:
+    """Return a lane and its records, for their shapes."""
+    own = _start(reading, shared, work, 0)
+    glance = reading.glance(shared, own)
+    never = jnp.full((), -1, jnp.int32)
+    lane = Lane(
+        run=never,
+        step=never,
+        due=never,
+        slot=never,
+        outcome=never,
+        own=own,
+        mark=((own.factors, own.state), never),
+        circled=never,
+        still=never > 0,
+        hit=jnp.full(work.limits.levels.shape, -1, jnp.int32),
+        arrived=never,
+        fitted=never,
+        first_energy=glance.energy,
+        loss=glance.loss,
+        distance=glance.distance,
+        misfit=glance.misfit,
+        imbalance=glance.imbalance,
+        best=glance.distance,
+        rose=never > 0,
+    )
+    return lane, reading.record(shared, own)
+
+
 class Engine:
-    """The loop of one experiment under one set of rules, for tiles of any size; without `steps`, XLA takes them.
+    """The loop of one experiment under one set of rules, whose runs advance in some way; `example` is for its shapes.
+
+    On a CPU the loop over looks may be compiled as a `whole`.
 
     Every array of a `Lane` has the lanes along its last axis, which is innermost in memory: one vector instruction
     advances several runs.
     """
 
-    def __init__(self, reading: Reading, rules: Rules, steps: Steps | None = None):
+    def __init__(self, reading: Reading, rules: Rules, example: Work, way: Way | None = None):
         self.reading: Reading = reading
         self.rules: Rules = rules
-        self._taken = steps
+        self._lane, self._records = jax.eval_shape(partial(_begun, reading), reading.shared, example)
+        self._slots = len(example.limits.record_steps)
+        self.way: Way = way or way_of(reading, rules, self._lane, example.limits)
+        self._whole = working_devices(1)[0].platform == "cpu" and not rules.checked
 
-    def empty(self, fresh: Lane, records: PyTree, *, runs: int, slots: int) -> Any:
-        """Return a `Tile` that has not begun, on the host: idle lanes, and room for the results of all runs."""
-        rules = self.rules
-        lanes = jax.tree.map(lambda x: blank((*x.shape, rules.lanes), x.dtype), fresh)
-        lanes = lanes._replace(run=np.full(rules.lanes, -1, np.int32))
+    @property
+    def own(self) -> Own:
+        """The shapes of what one run owns."""
+        return self._lane.own
+
+    @property
+    def bytes_of_one(self) -> int:
+        """The memory that the results of one run take in a tile."""
+        tile = self.empty(1)
+        leaves = jax.tree.leaves((tile.finished, tile.recording.at_steps, tile.recording.last))
+        return sum(np.asarray(leaf).nbytes for leaf in leaves)
+
+    def empty(self, runs: int) -> Any:
+        """Return a `Tile` of some runs that has not begun, on the host: idle lanes, and blank results."""
+        fresh, lanes = self._lane, self.way.lanes
+        idle = jax.tree.map(lambda x: blank((*x.shape, lanes), x.dtype), fresh)._replace(
+            run=np.full(lanes, -1, np.int32)
+        )
         finished = jax.tree.map(lambda x: np.zeros((runs, *x.shape), x.dtype), _result(fresh, fresh.step, fresh.loss))
-        recording = nothing_recorded(_recorded(fresh.own), records, runs, slots, rules.lanes)
-        return Tile(lanes, np.zeros((), np.int32), finished, recording)  # pyright: ignore[reportArgumentType]
+        recording = nothing_recorded(_recorded(fresh.own), self._records, runs, self._slots, lanes)
+        return Tile(idle, np.zeros((), np.int32), finished, recording)  # pyright: ignore[reportArgumentType]
 
     def advance(self, shared: list[Array], work: Work, tile: Tile, blocks: Array) -> Tile:
         """Run at most `blocks` blocks of the tile; call again until it is finished."""
@@ -203,91 +213,60 @@ class Engine:
         self, shared: list[Array], work: Work, lanes: Lane, done: Array, blocks: Array, more: Bool[Array, ""]
     ) -> tuple[Array, Lane]:
         """Advance all lanes until enough of them have ended to be worth a refill, or a record is due."""
-        enough = jnp.where(more, max(1, self.rules.lanes // _REFILL), self.rules.lanes)
+        if (native := self.way.blocks) is not None:
+            few = native.runs if work.limits.record_steps.size else native.runs // _REFILL
+            enough = jnp.where(more, few, native.runs).astype(jnp.int32)
+            lanes, count = native(shared, (work.stride, work.limits), lanes, blocks - done, enough)
+            return done + count, lanes
+        enough = jnp.where(more, max(1, self.way.lanes // _REFILL), self.way.lanes)
 
-        def wanted(lanes):
+        def wanted(lanes, enough):
             ended = jnp.sum(lanes.outcome >= 0, dtype=jnp.int32)
             busy = jnp.any((lanes.run >= 0) & (lanes.outcome < 0))
             return busy & (ended < enough) & ~jnp.any(is_due(lanes))
 
-        def going(carry):
-            done, lanes = carry
-            return (done < blocks) & (wanted(lanes) | jnp.any(lanes.outcome == RETURNED))
+        def going(carry, given):
+            (done, lanes), (*_, enough, blocks) = carry, given
+            return (done < blocks) & (wanted(lanes, enough) | jnp.any(lanes.outcome == RETURNED))
 
-        def block(carry):
-            done, lanes = carry
+        def block(carry, given):
+            (done, lanes), (shared, stride, limits, enough, _) = carry, given
             # Runs that have returned are followed round together, when they would otherwise be stored.
-            return done + 1, self._block(shared, work, lanes, ~wanted(lanes))
+            return done + 1, self._block(shared, stride, limits, lanes, ~wanted(lanes, enough))
 
         # With no lane busy there is nothing to do here: the tile is visited once more for waiting records.
-        return lax.while_loop(going, block, (done, lanes))
+        given = shared, work.stride, work.limits, enough, blocks
+        return while_loop(going, block, (done, lanes), given, whole=self._whole)
 
-    def _block(self, shared: list[Array], work: Work, lanes: Lane, circling: Bool[Array, ""]) -> Lane:
+    def _block(
+        self, shared: list[Array], stride: Int[Array, ""], limits: Limits, lanes: Lane, circling: Bool[Array, ""]
+    ) -> Lane:
         """Take a block of steps and look at all runs; where some are fresh, take no step and look at those alone.
 
         Where runs that have returned are circling, they alone take one step: in the same loop as ever, because another
         one, of the same operations, may be compiled into other last bits.
         """
         look = jnp.any(is_fresh(lanes))
-        own = self._steps(shared, lanes, jnp.where(circling, 1, jnp.where(look, 0, work.stride)))
-        seen = self.seen(shared, work.limits, work.stride, lanes, own, look)
-        return choose(circling, circle(lanes, own), seen) if self._finds_returns else seen
-
-    def seen(
-        self, shared: list[Array], limits: Limits, stride: Int[Array, ""], lanes: Lane, own: Own, look: Bool[Array, ""]
-    ) -> Lane:
-        """Look at the runs after a block of steps, or at the fresh ones alone; what becomes of each is its own affair.
-
-        Nothing here depends on other lanes, or on how many there are along the last axis.
-        """
-        fresh = is_fresh(lanes)
+        own = self._steps(shared, lanes, jnp.where(circling, 1, jnp.where(look, 0, stride)))
         glance = jax.vmap(self.reading.glance, (None, -1), -1)(shared, own)
-        moved = lanes._replace(
-            own=own,
-            step=jnp.where(fresh, 0, lanes.step + stride),
-            first_energy=jnp.where(fresh, glance.energy, lanes.first_energy),
-        )
-        moved = note(self.rules, limits, moved, glance)
-        moved = judge(self.rules, limits, moved._replace(rose=(moved.loss > lanes.loss) & ~fresh), glance)
-        looked = jnp.where(look, fresh, lanes.outcome < 0)
-        return choose(looked, remember(self.rules, limits, stride, moved), lanes)
+        moved, marks = seen(self.rules, limits, stride, lanes._replace(own=own), glance, look)
+        looked = jnp.where(look, is_fresh(lanes), lanes.outcome < 0)
+        mark = choose(marks, (own.factors, own.state), lanes.mark[0])
+        moved = moved._replace(own=choose(looked, own, lanes.own), mark=(mark, moved.mark[1]))
+        return choose(circling, circle(lanes, own), moved) if self._finds_returns else moved
 
     @property
     def _finds_returns(self) -> bool:
         """Whether a run may end because its state was met before."""
         return self.rules.stops and self.rules.periodic
 
-    def one(self, shared: list[Array], work: Work) -> tuple[Lane, PyTree]:
-        """Return a lane and its records, for their shapes."""
-        own = _start(self.reading, shared, work, 0)
-        glance = self.reading.glance(shared, own)
-        never = jnp.full((), -1, jnp.int32)
-        lane = Lane(
-            run=never,
-            step=never,
-            due=never,
-            slot=never,
-            outcome=never,
-            own=own,
-            mark=((own.factors, own.state), never),
-            circled=never,
-            still=never > 0,
-            hit=jnp.full(work.limits.levels.shape, -1, jnp.int32),
-            arrived=never,
-            fitted=never,
-            first_energy=glance.energy,
-            loss=glance.loss,
-            distance=glance.distance,
-            misfit=glance.misfit,
-            imbalance=glance.imbalance,
-            best=glance.distance,
-            rose=never > 0,
-        )
-        return lane, self.reading.record(shared, own)
-
     def _refill(self, shared: list[Array], work: Work, tile: Tile) -> Tile:
         """Give idle lanes the next runs of the queue."""
         idle = tile.lanes.run < 0
+        if self.way.blocks is not None and work.limits.record_steps.size:
+            # Runs of a vector begin together, so that their records are due together.
+            runs = self.way.blocks.runs
+            idle = jnp.repeat(jnp.all(idle.reshape(-1, runs), axis=1), runs, total_repeat_length=len(idle))
         claimed = tile.next_run + jnp.cumsum(idle) - 1
         fed = idle & (claimed < work.count)
 
@@ -316,16 +295,21 @@ class Engine:
 
     def _steps(self, shared: list[Array], lanes: Lane, count: Int[Array, ""]) -> Own:
         """Advance every lane by some steps; idle lanes move too, unobserved."""
-        if self._taken is not None:
-            return self._taken(shared, lanes.own, lanes.step, count)
+        if self.way.steps is not None:
+            return self.way.steps(shared, lanes.own, lanes.step, count)
 
-        def step(index, own):
-            moved = jax.vmap(self.reading.advance, (None, -1, 0), -1)(shared, own, lanes.step + index)
+        def going(carry, given):
+            return carry[0] < given[0]
+
+        def step(carry, given):
+            (index, own), (_, shared, began) = carry, given
+            moved = jax.vmap(self.reading.advance, (None, -1, 0), -1)(shared, own, began + index)
             if self.rules.checked:
-                self._check(shared, own, moved, lanes, lanes.step + index)
-            return pinned(moved)
+                self._check(shared, own, moved, lanes, began + index)
+            return index + 1, pinned(moved)
 
-        return lax.fori_loop(0, count, step, lanes.own)
+        begun, given = (jnp.zeros_like(count), lanes.own), (count, shared, lanes.step)
+        return while_loop(going, step, begun, given, whole=self._whole)[1]
 
     def _check(self, shared: list[Array], before: Own, after: Own, lanes: Lane, steps: Array) -> None:
         """Fail, naming run, step and quantity, where an invariant's defect exceeds its bound."""
@@ -384,10 +368,11 @@ class Engine:
 
 
 def is_finished(tile: Tile, count: Int[Array, ""] | int) -> Bool[Array, ""]:
-    """Tell whether all runs of a tile have ended and all records are measured."""
-    ended = ~jnp.any(tile.lanes.run >= 0) & (tile.next_run >= count)
+    """Tell whether all runs of a tile have ended and all records are measured; between calls without compiling."""
     waiting = tile.recording.waiting
-    return ended if waiting is None else ended & (waiting.count == 0)
+    looked_at = tile.lanes.run, tile.next_run, 0 if waiting is None else waiting.count
+    run, next_run, unmeasured = looked_at if isinstance(tile.next_run, core.Tracer) else jax.device_get(looked_at)
+    return ~(run >= 0).any() & (next_run >= count) & (unmeasured == 0)
 
 
 def _recorded(own: Own) -> Own:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxfact.engine.levels import ladder
@@ -95,7 +96,6 @@ class Rules(NamedTuple):
     misfits: bool
     checked: bool
     stops: bool
-    lanes: int
 
 
 class Lane(NamedTuple):
@@ -126,6 +126,25 @@ class Lane(NamedTuple):
     imbalance: Float[Array, ""]
     best: Float[Array, ""]
     rose: Bool[Array, ""]
+
+
+def seen(
+    rules: Rules, limits: Limits, stride: Int[Array, ""], lanes: Lane, glance: Glance, look: Bool[Array, ""]
+) -> tuple[Lane, Bool[Array, " lane"]]:
+    """Look at the runs after a block of steps, or at the fresh ones alone, and say whose state is to be marked.
+
+    What becomes of a run is its own affair: nothing here depends on other lanes.
+    """
+    fresh = is_fresh(lanes)
+    moved = lanes._replace(
+        step=jnp.where(fresh, 0, lanes.step + stride),
+        first_energy=jnp.where(fresh, glance.energy, lanes.first_energy),
+    )
+    moved = note(rules, limits, moved, glance)
+    moved = judge(rules, limits, moved._replace(rose=(moved.loss > lanes.loss) & ~fresh), glance)
+    moved, marks = remember(rules, limits, stride, moved)
+    looked = jnp.where(look, fresh, lanes.outcome < 0)
+    return choose(looked, moved, lanes), looked & marks
 
 
 def step_of(limits: Limits, slot: Int[Array, " lane"] | int) -> Int[Array, " lane"]:
@@ -172,16 +191,20 @@ def judge(rules: Rules, limits: Limits, lanes: Lane, glance: Glance) -> Lane:
     return lanes._replace(outcome=jnp.where(lanes.run >= 0, outcome, -1).astype(jnp.int32))
 
 
-def remember(rules: Rules, limits: Limits, stride: Int[Array, ""], lanes: Lane) -> Lane:
-    """Take a new snapshot at powers of two of the block count (Brent), and forget an arrival that did not last."""
+def remember(rules: Rules, limits: Limits, stride: Int[Array, ""], lanes: Lane) -> tuple[Lane, Bool[Array, " lane"]]:
+    """Forget an arrival that did not last, and say which runs a snapshot is due of.
+
+    They are taken at powers of two of the block count (Brent), and of a run that has ended, so that it may move on.
+    """
     left = _waited(lanes) & ~_stayed(limits, lanes.distance)
     lanes = lanes._replace(arrived=jnp.where(left, -1, lanes.arrived))
+    ended = (lanes.outcome >= 0) & (lanes.outcome != RETURNED)
     if not (rules.stops and rules.periodic):
-        return lanes
-    block = lanes.step // stride
-    power = ((block & (block - 1)) == 0) & (lanes.outcome < 0)
-    state = (lanes.own.factors, lanes.own.state)
-    return lanes._replace(mark=choose(power, (state, lanes.step), lanes.mark))
+        return lanes, ended
+    # At no step, after one block, and when the steps since the last snapshot are as many as before it.
+    power = (lanes.outcome < 0) & ((lanes.step == 0) | (lanes.step == jnp.maximum(stride, 2 * lanes.mark[1])))
+    mark = lanes.mark[0], jnp.where(power, lanes.step, lanes.mark[1])
+    return lanes._replace(mark=mark), power | ended
 
 
 def _fits(rules: Rules, limits: Limits, misfit: Array) -> Array:
@@ -197,7 +220,9 @@ def _stayed(limits: Limits, distance: Array) -> Array:
 
 def _waited(lanes: Lane) -> Bool[Array, " lane"]:
     """Tell which runs have been near their goal for long enough: max(50, 10 %) further steps."""
-    return (lanes.arrived >= 0) & (lanes.step >= lanes.arrived + jnp.maximum(_STAY, (lanes.arrived + 9) // 10))
+    return (lanes.arrived >= 0) & (
+        lanes.step >= lanes.arrived + jnp.maximum(_STAY, lax.div(lanes.arrived + 9, jnp.full_like(lanes.arrived, 10)))
+    )
 
 
 def is_fresh(lanes: Lane) -> Bool[Array, " lane"]:
@@ -233,8 +258,13 @@ def _same(own: Own, mark: PyTree) -> Bool[Array, " lane"]:
         new, old = _bits(new), _bits(old)
         return jnp.all(new == old, axis=range(new.ndim - 1))
 
-    leaves = jax.tree.leaves(jax.tree.map(equal, (own.factors, own.state), mark))
-    return jnp.all(jnp.stack(leaves), axis=0)
+    def all_equal(new, old):
+        return jnp.all(jnp.stack(jax.tree.leaves(jax.tree.map(equal, new, old))), axis=0)
+
+    # Hardly any run is where it was, and one that is not is nearly always told by its first rows.
+    state = own.factors, own.state
+    first = all_equal(*(jax.tree.map(lambda x: x[:1] if x.ndim > 2 else x, tree) for tree in (state, mark)))
+    return jax.lax.cond(jnp.any(first), lambda: first & all_equal(state, mark), lambda: first)
 
 
 def _bits(x: Array) -> Array:

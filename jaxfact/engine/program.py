@@ -1,7 +1,7 @@
-"""The compiled loop, and one thread per device that works on a queue of tiles.
+"""The compiled loop, and threads that work on a queue of tiles: one per device, or on a CPU one per core.
 
 Every thread calls the same single-device program, on a CPU even the same executable. So no collective can appear, a
-slow tile holds nobody up, and a run's bits are the same on any number of devices.
+slow tile holds nobody up, and a run's bits are the same on any number of devices and threads.
 """
 
 import hashlib
@@ -20,10 +20,10 @@ import numpy as np
 from jax.experimental import checkify
 
 from jaxfact.engine.devices import in_this_context, working_devices
-from jaxfact.engine.lanes import Engine, Found, Tile, Work, is_finished, one_run
-from jaxfact.engine.outcomes import Limits, Rules
-from jaxfact.engine.reading import Reading
-from jaxfact.engine.steps import BY_XLA, Way, way_of
+from jaxfact.engine.jaxprs import Lowered
+from jaxfact.engine.lanes import Engine, Found, Tile, Work, is_finished
+from jaxfact.engine.outcomes import Limits
+from jaxfact.engine.steps import way_by_xla
 from jaxfact.engine.tiles import Progress, Queue, Task, room
 
 _PROGRAMS = 16  # compiled programs that are kept, a few megabytes each
@@ -47,14 +47,9 @@ class Program:
     A smaller task is padded with runs nobody wants, which are never begun.
     """
 
-    def __init__(self, reading: Reading, rules: Rules, example: Work, size: int, way: Way | None = None):
-        if way is None:
-            way = way_of(reading, one_run(reading, example), checked=rules.checked, lanes=rules.lanes)
-        self.way: Way = way
-        self._engine = Engine(reading, rules, self.way.steps)
-        self.shapes: Any = jax.eval_shape(self._engine.one, reading.shared, example)
-        self._example = example
-        self.size: int = room(size, self._bytes_of_one)
+    def __init__(self, engine: Engine, example: Work, size: int):
+        self._engine, self._example = engine, example
+        self.size: int = room(size, engine.bytes_of_one)
         self._traced = self._trace(example)
         self._origin = self
         self._begin()
@@ -66,7 +61,7 @@ class Program:
 
     def fits(self, size: int) -> bool:
         """Tell whether tiles of another size would have this program."""
-        return room(size, self._bytes_of_one) == self.size
+        return room(size, self._engine.bytes_of_one) == self.size
 
     def compile(self) -> None:
         """Compile the program for all devices, before it is run."""
@@ -81,7 +76,7 @@ class Program:
 
     def blank(self, limits: Limits) -> Found:
         """Return the results of one run that has not begun, for their shapes."""
-        return self._empty(1).found(1, limits)
+        return self._engine.empty(1).found(1, limits)
 
     @property
     def fingerprint(self) -> str:
@@ -90,15 +85,16 @@ class Program:
 
     @cached_property
     def _fingerprint(self) -> str:
-        unchecked = self
-        if (rules := self._engine.rules).checked or self.way.steps is not None:
+        engine, plain = self._engine, self
+        if engine.rules.checked or engine.way.is_kernel:
             # JAX below 0.11.2 numbers checks within the process, and the program's text holds these numbers, which no
             # run depends on; nor does one on where the files lie, which the text of a kernel tells.
-            rules = rules._replace(checked=False)
-            unchecked = Program(self._engine.reading, rules, self._example, self.size, BY_XLA)
-        digest = hashlib.sha256(unchecked._lowered.text.encode())
-        if self.way.steps is not None:
-            digest.update(self.way.said.encode())
+            rules = engine.rules._replace(checked=False)
+            way = way_by_xla("its text tells the program", engine.reading, engine.own)
+            plain = Program(Engine(engine.reading, rules, self._example, way), self._example, self.size)
+        digest = hashlib.sha256(plain._lowered.text.encode())
+        if engine.way.is_kernel:
+            digest.update(engine.way.said.encode())
         for array in self._engine.reading.shared:
             digest.update(np.asarray(_words(array)).tobytes())
         return digest.hexdigest()
@@ -107,14 +103,15 @@ class Program:
         """Let every thread finish its tile and take no other."""
         self._drain.set()
 
-    def run(self, queue: Queue, progress: Progress | None = None, count: int | None = None) -> dict[str, float]:
-        """Run what the queue holds, on at most `count` devices; return the seconds it took to compile and to run."""
+    def run(self, queue: Queue, progress: Progress | None = None, devices: int | None = None) -> dict[str, float]:
+        """Run what the queue holds, in at most one thread per tile; return the seconds it took to compile and to run.
+
+        `devices` is how many devices work, all by default; see `working_devices`.
+        """
         self._progress, self._done = progress, {}
-        used = working_devices()[:count]
-        # CPU devices are all the same cores: one program serves them, called from as many threads.
-        homes = [used[0]] * len(used) if used[0].platform == "cpu" else used
+        homes = working_devices(devices)[: max(1, len(queue))]
         began = time.perf_counter()
-        with ThreadPoolExecutor(len(used)) as threads:
+        with ThreadPoolExecutor(len(homes)) as threads:
             distinct = list(dict.fromkeys(homes))
             compiled, serve = in_this_context(self._compile), in_this_context(self._serve)
             programs = dict(zip(distinct, threads.map(compiled, distinct), strict=True))
@@ -125,7 +122,7 @@ class Program:
             except BaseException as error:
                 self._stop.set()
                 if _is_out_of_memory(error):
-                    raise MemoryError(self._what_fits(used[0])) from error
+                    raise MemoryError(self._what_fits(homes[0])) from error
                 raise
         return {"compile_seconds": compiling, "run_seconds": time.perf_counter() - began - compiling}
 
@@ -137,7 +134,7 @@ class Program:
         advance = self._compile(device)
         begun = self._engine.reading.shared, self._padded(task), self._empty()
         shared, work, tile = jax.device_put(begun, device)
-        lane = np.arange(self._engine.rules.lanes, dtype=np.int32)
+        lane = np.arange(self._engine.way.lanes, dtype=np.int32)
         while beyond or not is_finished(tile, task.count):
             tile = advance(shared, work, tile, np.ones((), np.int32))
             yield tile
@@ -163,15 +160,8 @@ class Program:
         """Tell whether no further tile is to be taken."""
         return self._stop.is_set() or self._drain.is_set()
 
-    def _empty(self, runs: int | None = None) -> Any:
-        slots = len(self._example.limits.record_steps)
-        return self._engine.empty(*self.shapes, runs=runs or self.size, slots=slots)
-
-    @cached_property
-    def _bytes_of_one(self) -> int:
-        """The memory that the results of one run take in a tile."""
-        tile = self._empty(1)
-        return _bytes((tile.finished, tile.recording.at_steps, tile.recording.last))
+    def _empty(self) -> Any:
+        return self._engine.empty(self.size)
 
     def _padded(self, work: Work) -> Work:
         """Repeat the last run until the tile is full."""
@@ -181,23 +171,23 @@ class Program:
 
     def _what_fits(self, device: Any) -> str:
         """Say how large a tile may be in the free memory."""
-        tile, a_run = self._empty(1), self._bytes_of_one
+        tile, a_run = self._engine.empty(1), self._engine.bytes_of_one
         lanes = _bytes((tile.lanes, tile.recording.waiting))
         free = _free_bytes(device)
         # What is free now may be taken by the next attempt, and XLA needs scratch space besides.
         fits = min(self.size // 2, int((free / 2 - lanes) / a_run))
         said = f"out of memory: a tile of {self.size} runs needs {(self.size * a_run + lanes) / 1e6:.0f} MB"
         found = f"about {free / 1e6:.0f} MB is free on {device}"
-        instead = f"tile_runs={fits} fits" if fits >= self._engine.rules.lanes else "record less, or less often"
+        instead = f"tile_runs={fits} fits" if fits >= self._engine.way.lanes else "record less, or less often"
         return f"{said}, and {found}; {instead}."
 
     @property
-    def _lowered(self) -> "_Lowered":
+    def _lowered(self) -> Lowered:
         return self._origin._lowered_once
 
     @cached_property
-    def _lowered_once(self) -> "_Lowered":
-        return _Lowered(self._traced.lower())
+    def _lowered_once(self) -> Lowered:
+        return Lowered(self._traced.lower())
 
     def _trace(self, example: Work) -> Any:
         """Trace the engine's loop, once for all devices."""
@@ -257,25 +247,8 @@ def _words(array: Any) -> Any:
     return jax.random.key_data(array) if jnp.issubdtype(array.dtype, jax.dtypes.prng_key) else array
 
 
-class _Lowered:
-    """A program before compilation, equal to every other with the same text and arguments of the same names and types.
-
-    What a program does not use is missing in its text, and still checked when it is called.
-    """
-
-    def __init__(self, lowered: jax.stages.Lowered):
-        self.lowered, self.text = lowered, lowered.as_text()
-        self.arguments = lowered.in_tree, str(lowered.in_avals)
-
-    def __hash__(self) -> int:
-        return hash(self.text)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Lowered) and (self.text, self.arguments) == (other.text, other.arguments)
-
-
 @lru_cache(_PROGRAMS)
-def _compiled(program: _Lowered, device: Any) -> Callable:
+def _compiled(program: Lowered, device: Any) -> Callable:
     """Compile a program unless an earlier sweep has: other seeds, points and targets of one shape need no new one."""
     return program.lowered.compile({"cpu": ON_CPU, "gpu": ON_GPU}.get(device.platform))
 

@@ -12,7 +12,7 @@ from jaxfact.descent import check_factors, initial_state, stepper
 from jaxfact.engine.compressibility import Compression
 from jaxfact.engine.experiment import Experiment, Run, checked_run, takes_key, traceable
 from jaxfact.engine.jaxprs import Closures, Function, split
-from jaxfact.measures import gradient_norm, imbalance, invariants
+from jaxfact.measures import energy, gradient_norm, imbalance, invariants
 from jaxfact.measures.records import Records, as_measure
 from jaxfact.methods import Method
 from jaxfact.methods.base import as_method
@@ -230,7 +230,7 @@ def _glance(problem: Problem, factors: AnyFactors) -> Glance:
         problem.loss(factors),
         problem.distance(factors),
         problem.misfit(factors) if problem.misfits else nothing,
-        factors.energy,
+        energy(problem, factors),
         imbalance(problem, factors) if isinstance(factors, Factors) else nothing,
     )
 

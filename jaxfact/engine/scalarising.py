@@ -13,6 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from jaxfact.engine.devices import working_devices
+from jaxfact.engine.rows import Rows, Values, Wide, by_row, nodes_of, of_argument, of_table, sized
+from jaxfact.engine.rowwise import rowwise
 from jaxfact.engine.scalars import Constant, Graph, Input, Node, Nodes, Unscalarisable
 
 _UNROLLED = 64  # passes of a loop
@@ -25,15 +28,36 @@ def scalarised(closed: core.ClosedJaxpr, most: int, shared: int = 0) -> tuple[li
 
     Raises Unscalarisable, with the reason, for an operation without a rule and for more than `most` nodes.
     """
-    graph, (jaxpr, used) = Graph(most), _alive(closed.jaxpr)
-    inputs = []
+    return scalarised_in_rows(closed, most, shared, None)  # pyright: ignore[reportReturnType]
+
+
+def scalarised_in_rows(
+    closed: core.ClosedJaxpr, most: int, shared: int, longest: int | None
+) -> tuple[list[Nodes | Rows], list[Nodes | Rows]]:
+    """Return the inputs and the outputs, where an array of more than `longest` rows is not written out.
+
+    Raises Unscalarisable also for an array that would be long in two ways.
+    """
+    graph, (jaxpr, used) = Graph(most, longest), _alive(closed.jaxpr)
+    inputs: list[Any] = []
     for place, var in enumerate(jaxpr.invars):
         aval: Any = var.aval
         if _is_key(aval.dtype):
             raise Unscalarisable("its state holds a random key")
         shape = aval.shape if var in used or place >= shared else (0,)
-        inputs.append(_array([graph.leaf(Input(place, k), aval.dtype) for k in range(math.prod(shape))], shape))
-    return inputs, _walk(graph, jaxpr, closed.consts, inputs)
+        inputs.append(_argument(graph, place, shape, aval.dtype))
+    outputs: list[Any] = _walk(graph, jaxpr, closed.consts, inputs)
+    if wide := [x for x in outputs if isinstance(x, Wide)]:
+        raise Unscalarisable(f"its state has an array of {sized(wide[0].shape)}")
+    return inputs, outputs
+
+
+def _argument(graph: Graph, place: int, shape: tuple[int, ...], dtype: Any) -> Values:
+    if len(axes := graph.long_axes(shape)) > 1:
+        return Wide(shape)
+    if axes:
+        return of_argument(graph, place, shape, axes[0], dtype)
+    return nodes_of([graph.leaf(Input(place, k), dtype) for k in range(math.prod(shape))], shape)
 
 
 def _alive(jaxpr: core.Jaxpr) -> tuple[core.Jaxpr, set[core.Var]]:
@@ -47,11 +71,11 @@ def _alive(jaxpr: core.Jaxpr) -> tuple[core.Jaxpr, set[core.Var]]:
     return jaxpr.replace(eqns=equations[::-1]), used
 
 
-def _walk(graph: Graph, jaxpr: core.Jaxpr, consts: Sequence[Any], arguments: Sequence[Nodes]) -> list[Nodes]:
+def _walk(graph: Graph, jaxpr: core.Jaxpr, consts: Sequence[Any], arguments: Sequence[Values]) -> list[Any]:
     env = dict(zip(jaxpr.constvars, (_constants(graph, x, x.dtype) for x in consts), strict=True))
     env |= zip(jaxpr.invars, arguments, strict=True)
 
-    def read(atom: Any) -> Nodes:
+    def read(atom: Any) -> Values:
         if not isinstance(atom, core.Literal):
             return env[atom]
         aval: Any = atom.aval
@@ -63,43 +87,45 @@ def _walk(graph: Graph, jaxpr: core.Jaxpr, consts: Sequence[Any], arguments: Seq
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _equation(graph: Graph, equation: Any, arrays: list[Nodes]) -> list[Nodes]:
-    """Return the outputs of one equation as arrays of nodes."""
+def _equation(graph: Graph, equation: Any, arrays: list[Any]) -> list[Any]:
+    """Return the outputs of one equation."""
     name = equation.primitive.name
-    if name in _ELEMENTWISE:
-        return [_each(graph, equation, arrays)]
     if name in _ALIASES:
         return arrays
-    if name in _RULES:
-        if name not in _OF_KEYS and any(_is_key(atom.aval.dtype) for atom in equation.invars):
-            raise Unscalarisable(f"it has the operation {name} on random keys")
-        return _RULES[name](graph, equation, arrays)
+    rule = _each if name in _ELEMENTWISE else _RULES.get(name)
+    if rule is not None and name not in _OF_KEYS and any(_is_key(atom.aval.dtype) for atom in equation.invars):
+        raise Unscalarisable(f"it has the operation {name} on random keys")
+    shapes = (*(x.shape for x in arrays), *(var.aval.shape for var in equation.outvars))
+    if name not in _OF_PROGRAMS and any(graph.long_axes(shape) for shape in shapes):
+        found = rowwise(graph, equation, arrays, rule)
+        if found is not None:
+            return found
+    elif rule is not None:
+        return rule(graph, equation, arrays)
     for inner in equation.params.values():
         if isinstance(inner, core.ClosedJaxpr) and len(inner.jaxpr.invars) == len(arrays):
             return _walk(graph, inner.jaxpr, inner.consts, arrays)
     raise Unscalarisable(f"it has the operation {name}")
 
 
-def _each(graph: Graph, equation: Any, arrays: list[Nodes]) -> Nodes:
+def _each(graph: Graph, equation: Any, arrays: list[Nodes]) -> list[Nodes]:
     aval = equation.outvars[0].aval
     params = {k: v for k, v in equation.params.items() if k in _PARAMETERS}
     entries = [
         graph.apply(equation.primitive, nodes, aval.dtype, params)
         for nodes in zip(*(np.broadcast_to(x, aval.shape).flat for x in arrays), strict=True)
     ]
-    return _array(entries, aval.shape)
+    return [nodes_of(entries, aval.shape)]
 
 
-def _array(entries: Sequence[Node], shape: Sequence[int]) -> Nodes:
-    array = np.empty(len(entries), object)
-    array[:] = entries
-    return array.reshape(shape)
-
-
-def _constants(graph: Graph, value: Any, dtype: Any) -> Nodes:
+def _constants(graph: Graph, value: Any, dtype: Any) -> Values:
     numbers = np.asarray(jax.random.key_data(value) if _is_key(dtype) else value)
-    dtype = numbers.dtype if _is_key(dtype) else dtype
-    return _array([graph.constant(x, dtype) for x in numbers.flat], numbers.shape)
+    numbers = numbers if _is_key(dtype) else numbers.astype(dtype)
+    if len(axes := graph.long_axes(numbers.shape)) > 1:
+        return Wide(numbers.shape)
+    if axes:
+        return of_table(graph, numbers, axes[0])
+    return nodes_of([graph.constant(x, numbers.dtype) for x in numbers.flat], numbers.shape)
 
 
 def _is_key(dtype: Any) -> bool:
@@ -190,16 +216,20 @@ def _moved(graph, equation, arrays):
 def _reduction(primitive):
     def reduce(graph, equation, arrays):
         [x], axes, dtype = arrays, equation.params["axes"], equation.outvars[0].aval.dtype
-        lines = np.moveaxis(x, axes, range(x.ndim - len(axes), x.ndim)).reshape(*equation.outvars[0].aval.shape, -1)
+        kept = equation.outvars[0].aval.shape
+        lines = np.moveaxis(x, axes, range(x.ndim - len(axes), x.ndim))
+        lines = lines.reshape(*kept, math.prod(x.shape[axis] for axis in axes))
         entries = [_folded(graph, primitive, list(lines[at]), dtype) for at in np.ndindex(lines.shape[:-1])]
-        return [_array(entries, lines.shape[:-1])]
+        return [nodes_of(entries, kept)]
 
     return reduce
 
 
 def _folded(graph: Graph, primitive: Any, terms: list[Node], dtype: Any) -> Node:
     if not terms:
-        raise Unscalarisable("it reduces an empty array")
+        if primitive.name not in _OF_NOTHING:
+            raise Unscalarisable(f"it has the operation {primitive.name} over nothing")
+        return graph.constant(_OF_NOTHING[primitive.name], dtype)
     total, *rest = terms
     for term in rest:
         total = graph.apply(primitive, (total, term), dtype, {})
@@ -230,7 +260,7 @@ def _product(graph, equation, arrays):
         for i in range(a.shape[1])
         for j in range(b.shape[1])
     ]
-    return [_array(entries, shape)]
+    return [nodes_of(entries, shape)]
 
 
 def _scan(graph, equation, arrays):
@@ -238,14 +268,18 @@ def _scan(graph, equation, arrays):
     p, closed = equation.params, equation.params["jaxpr"]
     if p["length"] > _UNROLLED:
         raise Unscalarisable(f"it has a loop of more than {_UNROLLED} passes")
-    fixed, carry = arrays[: p["num_consts"]], arrays[p["num_consts"] : p["num_consts"] + p["num_carry"]]
     along = arrays[p["num_consts"] + p["num_carry"] :]
+    if not all(isinstance(x, np.ndarray) for x in along):
+        raise Unscalarisable("it has a loop over the rows of a long array")
+    fixed, carry = arrays[: p["num_consts"]], arrays[p["num_consts"] : p["num_consts"] + p["num_carry"]]
     passes = []
     for at in range(p["length"])[:: -1 if p["reverse"] else 1]:
         found = _walk(graph, closed.jaxpr, closed.consts, [*fixed, *carry, *(x[at] for x in along)])
         carry = found[: p["num_carry"]]
         passes.append(found[p["num_carry"] :])
     passes = passes[:: -1 if p["reverse"] else 1]
+    if not all(isinstance(x, np.ndarray) for each in passes for x in each):
+        raise Unscalarisable("it has a loop that stacks long arrays")
     return [*carry, *(np.stack(each) for each in zip(*passes, strict=True))]
 
 
@@ -253,12 +287,14 @@ def _while(graph, equation, arrays):
     """Keep a loop that ends when it ends; runs that have ended wait for the others."""
     p = equation.params
     ahead, inner = p["cond_nconsts"], p["cond_nconsts"] + p["body_nconsts"]
+    if not all(isinstance(x, np.ndarray) for x in arrays[inner:]):
+        raise Unscalarisable("it has a loop of unknown length that carries a long array")
     begin = [node for x in arrays[inner:] for node in x.flat]
 
     def shaped(carried):
         entries, at = [], 0
         for x in arrays[inner:]:
-            entries.append(_array(carried[at : at + x.size], x.shape))
+            entries.append(nodes_of(carried[at : at + x.size], x.shape))
             at += x.size
         return entries
 
@@ -277,7 +313,11 @@ def _while(graph, equation, arrays):
 def _cond(graph, equation, arrays):
     """Evaluate all branches and take one, entry by entry."""
     [index], *operands = arrays[0].reshape(1), *arrays[1:]
-    results = [_walk(graph, branch.jaxpr, branch.consts, operands) for branch in equation.params["branches"]]
+    branches = equation.params["branches"]
+    if isinstance(index.detail, Constant):
+        place = int(np.clip(int(index.detail.value), 0, len(branches) - 1))
+        return _walk(graph, branches[place].jaxpr, branches[place].consts, operands)
+    results = [_walk(graph, branch.jaxpr, branch.consts, operands) for branch in branches]
     chosen = results[-1]
     for place, other in reversed(list(enumerate(results[:-1]))):
         at = graph.constant(place, index.dtype)
@@ -287,9 +327,24 @@ def _cond(graph, equation, arrays):
     return chosen
 
 
-def _chosen(graph: Graph, here: Node, otherwise: Nodes, then: Nodes) -> Nodes:
-    pairs = zip(otherwise.flat, then.flat, strict=True)
-    return _array([graph.apply(jax.lax.select_n_p, (here, x, y), x.dtype, {}) for x, y in pairs], then.shape)
+def _platform(graph, equation, arrays):
+    """Return which of some programs is that of the platform that sweeps work on."""
+    platform = working_devices(1)[0].platform
+    places = [k for k, of in enumerate(equation.params["platforms"]) if of is None or platform in of]
+    return [_constants(graph, np.asarray(places[0]), np.int32)]
+
+
+def _chosen(graph: Graph, here: Node, otherwise: Any, then: Any) -> Any:
+    def choose(pair):
+        entries = zip(*(x.flat for x in pair), strict=True)
+        chosen = [graph.apply(jax.lax.select_n_p, (here, x, y), x.dtype, {}) for x, y in entries]
+        return nodes_of(chosen, pair[0].shape)
+
+    if isinstance(then, Wide):
+        raise Unscalarisable(f"it has a choice between arrays of {sized(then.shape)}")
+    if isinstance(then, Rows):
+        return by_row(then.shape, then.axis, [otherwise, then], choose)
+    return choose([otherwise, then])
 
 
 _RULES: dict[str, Callable] = {
@@ -318,10 +373,14 @@ _RULES: dict[str, Callable] = {
     "scan": _scan,
     "while": _while,
     "cond": _cond,
+    "platform_index": _platform,
 }
+
+_OF_NOTHING = {"add": 0, "mul": 1, "and": True, "or": False}
 
 # A key is its words.
 _OF_KEYS = frozenset({"reshape", "squeeze"})
+_OF_PROGRAMS = frozenset({"scan", "while", "cond"})
 _ALIASES = frozenset(
     ["optimization_barrier", "copy", "copy_p", "stop_gradient", "layout_constraint", "random_wrap", "random_unwrap"]
 )

@@ -14,7 +14,7 @@ Nodes = np.ndarray
 """An array of `Node`, of the shape of the array it stands for; a random key has its two words as a last axis."""
 
 _COMMUTATIVE = frozenset(["add", "add_any", "mul", "max", "min", "and", "or", "xor", "eq", "ne"])
-_FOLDED: dict[str, Callable] = {
+FOLDED: dict[str, Callable] = {
     "add": np.add,
     "sub": np.subtract,
     "mul": np.multiply,
@@ -41,10 +41,11 @@ class Unscalarisable(Exception):
 class Node:
     """An operation on other nodes, of one dtype.
 
-    `operation` is JAX's primitive, whose parameters are `params`; or None for a leaf and for a loop.
+    `operation` is JAX's primitive, whose parameters are `params`; or None for a leaf, for a loop and for a fold.
+    `by_row` tells whether its number differs from row to row of long arrays, of which a node is one expression.
     """
 
-    __slots__ = ("arguments", "detail", "dtype", "operation", "params", "serial")
+    __slots__ = ("arguments", "by_row", "detail", "dtype", "operation", "params", "serial")
 
     def __init__(
         self,
@@ -60,6 +61,9 @@ class Node:
         self.params: tuple[Any, ...] = params
         self.detail: Any = detail
         self.serial: int = 0
+        self.by_row: bool = isinstance(detail, Row | Count) or (
+            not isinstance(detail, Fold) and any(argument.by_row for argument in arguments)
+        )
 
 
 class Input(NamedTuple):
@@ -67,6 +71,34 @@ class Input(NamedTuple):
 
     argument: int
     entry: int
+
+
+class Row(NamedTuple):
+    """A leaf of row i of long arrays: entry `start + stride·i` of one of the program's arguments, or of a table."""
+
+    source: "int | Table"
+    start: int
+    stride: int
+
+
+class Count(NamedTuple):
+    """A leaf of row i of long arrays: the number `start + stride·i`."""
+
+    start: int
+    stride: int
+
+
+class Table:
+    """Numbers known beforehand, of which rows take one each."""
+
+    def __init__(self, numbers: np.ndarray):
+        self.numbers: np.ndarray = numbers
+
+    def __hash__(self) -> int:
+        return hash(self.numbers.tobytes())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Table) and self.numbers.tobytes() == other.numbers.tobytes()
 
 
 class Carried(NamedTuple):
@@ -99,16 +131,33 @@ class Result(NamedTuple):
     place: int
 
 
-class Graph:
-    """Nodes, each made once; refuses to hold more than `most`."""
+class Fold(NamedTuple):
+    """What an operation makes of one number a row, for rows begin ≤ i < end; the arguments are what no row changes."""
 
-    def __init__(self, most: int):
+    operation: Any
+    begin: int
+    end: int
+    body: Node
+
+
+class Graph:
+    """Nodes, each made once; refuses to hold more than `most`.
+
+    An array with an axis of more than `longest` entries is not written out, but an expression in its row.
+    """
+
+    def __init__(self, most: int, longest: int | None = None):
         self._most = most
+        self._longest = longest
         self._made: dict[tuple, Node] = {}
         self._loops = 0
 
-    def leaf(self, detail: Input | Carried, dtype: Any) -> Node:
-        """Return the node of an input, or of what a loop carries."""
+    def long_axes(self, shape: Sequence[int]) -> list[int]:
+        """Return the axes of a shape that are not written out."""
+        return [] if self._longest is None else [axis for axis, size in enumerate(shape) if size > self._longest]
+
+    def leaf(self, detail: Input | Carried | Row | Count, dtype: Any) -> Node:
+        """Return the node of an input, of what a loop carries, or of a row's number."""
         return self._node(None, (), np.dtype(dtype), (), detail, (type(detail), detail))
 
     def constant(self, value: Any, dtype: Any) -> Node:
@@ -135,6 +184,22 @@ class Graph:
         loop = Loop(carried, going, moved)
         whole = self._node(None, (*begin, *outside), np.dtype(bool), (), loop, (Loop, self._loops))
         return [self._node(None, (whole,), node.dtype, (), Result(k), (Result, k)) for k, node in enumerate(begin)]
+
+    def fold(self, operation: Any, begin: int, end: int, body: Node) -> Node:
+        """Return what an operation makes of a body's numbers for rows begin ≤ i < end."""
+        outside: dict[Node, None] = {}
+        pending, seen = [body], {body}
+        while pending:
+            node = pending.pop()
+            if not node.by_row:
+                outside[node] = None
+                continue
+            fresh = [argument for argument in node.arguments if argument not in seen]
+            seen.update(fresh)
+            pending.extend(fresh)
+        fold = Fold(operation, begin, end, body)
+        name = (Fold, operation.name, begin, end, id(body))
+        return self._node(None, tuple(outside), body.dtype, (), fold, name)
 
     def _node(self, operation: Any, arguments: tuple[Node, ...], dtype: np.dtype, params, detail, name) -> Node:
         key = (name, dtype, *map(id, arguments))
@@ -184,9 +249,9 @@ def _simpler(graph: Graph, name: str, arguments: tuple[Node, ...], dtype: np.dty
     values = [node.detail.value if isinstance(node.detail, Constant) else None for node in arguments]
     if None not in values and name == "convert_element_type":
         return graph.constant(values[0], dtype)
-    if None not in values and name in _FOLDED:
+    if None not in values and name in FOLDED:
         with np.errstate(all="ignore"):
-            return graph.constant(_FOLDED[name](*values), dtype)
+            return graph.constant(FOLDED[name](*values), dtype)
     if name == "convert_element_type" and arguments[0].dtype == dtype:
         return arguments[0]
     if name == "select_n":

@@ -2,11 +2,17 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int
 
+from jaxfact.engine import native, outcomes
 from jaxfact.engine.devices import working_devices
+from jaxfact.engine.native import Blocks
+from jaxfact.engine.outcomes import Lane, Limits, Rules
 from jaxfact.engine.reading import Own, Reading
 from jaxfact.engine.scalars import Unscalarisable
 
@@ -14,52 +20,146 @@ Steps = Callable[[list[Array], Own, Int[Array, " lane"], Int[Array, ""]], Own]
 """Advances what all lanes own, at their steps, by a number of steps; given the shared arrays first."""
 
 _OLDEST = 8.0  # the compute capability below which Triton makes no kernels
+_CPU_ENTRIES = 1600
+# A GPU's multiprocessor holds four times as many numbers in registers.
+_MULTIPROCESSOR_ENTRIES, _MULTIPROCESSORS = 2**14, 132
+# What is done between two calls of native lanes takes about a tenth of a millisecond, whatever their number.
+_NATIVE_ENTRIES, _MOST_NATIVE = 2**17, 256
 
 
 class Way(NamedTuple):
-    """How steps are taken, None for XLA's kernels, what is said of it beside the results, and how it fills a GPU."""
+    """How runs advance, what is said of it beside the results, and how many of them advance together.
 
-    steps: Steps | None
-    said: str
-    lanes: int = 0
-    """How many lanes a multiprocessor should have at least."""
-
-
-BY_XLA = Way(None, "by XLA's kernels")
-
-
-def way_of(reading: Reading, own: Own, *, checked: bool = False, lanes: int | None = None) -> Way:
-    """Return the way in which the steps of runs that own such arrays are taken, and why it is no other.
-
-    Every step may be checked; without a number of lanes, the number is still to be chosen.
+    That is chosen from shapes only, because the last bits may depend on it. With neither steps nor blocks, XLA's
+    kernels advance them.
     """
-    device = working_devices()[0]
-    interpret = is_interpreted()
-    if not interpret and not (device.platform == "gpu" and "cuda" in device.client.platform_version.lower()):
-        return _by_xla(f"the backend is {device.platform}, not CUDA")
-    if not interpret and float(device.compute_capability) < _OLDEST:
-        return _by_xla(f"the GPU has compute capability {device.compute_capability}, below {_OLDEST}")
-    if checked:
-        return _by_xla("every step is checked")
-    try:  # Half a second that a machine without a GPU need not spend.
-        from jaxfact.engine import pallas
-    except ImportError:  # JAX is about to drop the part of Pallas that speaks to Triton
-        return _by_xla("this JAX makes no kernels by Triton")
 
-    if lanes is not None and lanes % pallas.BLOCK:
-        return _by_xla(f"{lanes} lanes are no multiple of {pallas.BLOCK}")
+    said: str
+    lanes: int
+    steps: Steps | None = None
+    blocks: Blocks | None = None
+
+    @property
+    def is_kernel(self) -> bool:
+        """Whether something else than XLA advances runs."""
+        return self.steps is not None or self.blocks is not None
+
+    @property
+    def least(self) -> int:
+        """How many runs are worth a tile: as many as advance in one vector, or as there are lanes."""
+        return self.lanes if self.blocks is None else self.blocks.runs
+
+
+def way_of(reading: Reading, rules: Rules, lane: Lane, limits: Limits) -> Way:
+    """Return the way in which runs of such lanes advance, and why it is no other."""
+    if rules.checked:
+        return way_by_xla("every step is checked", reading, lane.own)
     try:
-        kernel = pallas.kernel_of(reading.advance, reading.shared, own)
+        if working_devices(1)[0].platform == "cpu" and not is_interpreted():
+            return _in_vectors(reading, rules, lane, limits)
+        return _in_registers(reading, lane.own)
     except Unscalarisable as reason:
-        return _by_xla(str(reason))
-    said = f"in registers, {pallas.BLOCK} runs to a block"
-    return Way(partial(pallas.advanced, kernel, interpret), said, pallas.BLOCKS * pallas.BLOCK)
+        return way_by_xla(str(reason), reading, lane.own)
+
+
+def way_by_xla(reason: str, reading: Reading, own: Own) -> Way:
+    """Return XLA's way, and why it is taken.
+
+    On a CPU it has the largest block at which no kernel of a step is split over threads, which would cost more than it
+    gains: about 1600 numbers in the largest array, from 16 to 128 lanes, unless the problem knows better.
+    """
+    said = f"by XLA's kernels: {reason}"
+    if working_devices(1)[0].platform != "cpu":
+        return Way(said, _on_this_device(reading, own))
+    if reading.findings.lanes is not None:
+        return Way(said, reading.findings.lanes)
+    return Way(said, int(np.clip(_CPU_ENTRIES // max(_sizes(own)) // 16 * 16, 16, 128)))
+
+
+def lanes_on_multiprocessors(numbers: int, multiprocessors: int) -> int:
+    """Return how many lanes fill a GPU: 2¹⁴ numbers per multiprocessor, from 128 to 131,072 lanes.
+
+    `numbers` are those of a run: its factors and its method's state, or the largest array of a step if that is larger.
+    With fewer lanes a step costs its launches; with more, what a step reads and writes leaves the cache.
+    """
+    lanes = _MULTIPROCESSOR_ENTRIES * multiprocessors // numbers
+    return int(np.clip(lanes // 128 * 128, 128, 2**17))
 
 
 def is_interpreted() -> bool:
-    """Tell whether kernels are interpreted, on whatever backend: only tests replace this."""
+    """Tell whether a GPU's kernels are interpreted, on whatever backend: only tests replace this."""
     return False
 
 
-def _by_xla(reason: str) -> Way:
-    return Way(None, f"{BY_XLA.said}: {reason}")
+def _in_vectors(reading: Reading, rules: Rules, lane: Lane, limits: Limits) -> Way:
+    """Return lanes in vectors of a CPU, as many as make what lies between two calls small beside them."""
+    lanes = int(np.clip(_NATIVE_ENTRIES // sum(_sizes(lane.own)) // 16 * 16, 16, _MOST_NATIVE))
+    blocks = Blocks(_of_one_lane(reading, rules), native.Shapes(reading.shared, _uniform(limits), lane), lanes)
+    return Way(f"in vectors of {blocks.runs} runs", lanes, blocks=blocks)
+
+
+def _uniform(limits: Limits) -> Any:
+    return jax.ShapeDtypeStruct((), jnp.int32), limits
+
+
+def _of_one_lane(reading: Reading, rules: Rules) -> native.Functions:
+    """Return what lanes do as functions of one lane, whose arrays have no axis of lanes."""
+
+    def lone(function: Callable) -> Callable:
+        def called(*arguments):
+            return jax.tree.map(lambda x: x[..., 0], function(*jax.tree.map(lambda x: x[..., None], arguments)))
+
+        return called
+
+    def look(shared: list[Array], uniform: tuple[Array, Limits], fresh: Array, lane: Lane):
+        (stride, limits), glance = uniform, reading.glance(shared, lane.own)
+        return lone(lambda lanes, seen: outcomes.seen(rules, limits, stride, lanes, seen, fresh))(lane, glance)
+
+    def circle(lanes: Lane, own: Own):
+        return outcomes.circle(lanes, own), lanes.outcome == outcomes.RETURNED
+
+    def flags(lanes: Lane) -> native.Flags:
+        ended, returned = lanes.outcome >= 0, lanes.outcome == outcomes.RETURNED
+        midway = returned & (lanes.circled > 0)
+        return native.Flags(
+            busy=(lanes.run >= 0) & ~ended,
+            ended=ended,
+            frozen=ended & ~midway,
+            returned=returned,
+            midway=midway,
+            fresh=outcomes.is_fresh(lanes),
+            due=outcomes.is_due(lanes),
+        )
+
+    return native.Functions(reading.advance, look, lone(circle), lone(flags))
+
+
+def _in_registers(reading: Reading, own: Own) -> Way:
+    """Return lanes in registers of a GPU."""
+    device, interpret = working_devices(1)[0], is_interpreted()
+    if not interpret and not (device.platform == "gpu" and "cuda" in device.client.platform_version.lower()):
+        raise Unscalarisable(f"the backend is {device.platform}, not CUDA")
+    if not interpret and float(device.compute_capability) < _OLDEST:
+        raise Unscalarisable(f"the GPU has compute capability {device.compute_capability}, below {_OLDEST}")
+    try:  # Half a second that a machine without a GPU need not spend.
+        from jaxfact.engine import pallas
+    except ImportError:  # JAX is about to drop the part of Pallas that speaks to Triton
+        raise Unscalarisable("this JAX makes no kernels by Triton") from None
+
+    kernel = pallas.kernel_of(reading.advance, reading.shared, own)
+    enough = max(_on_this_device(reading, own), pallas.BLOCKS * pallas.BLOCK * _multiprocessors())
+    lanes = pallas.BLOCK if interpret else enough
+    said = f"in registers, {pallas.BLOCK} runs to a block"
+    return Way(said, lanes, steps=partial(pallas.advanced, kernel, interpret))
+
+
+def _on_this_device(reading: Reading, own: Own) -> int:
+    return lanes_on_multiprocessors(max(sum(_sizes(own)), reading.findings.advance.largest), _multiprocessors())
+
+
+def _multiprocessors() -> int:
+    return getattr(working_devices(1)[0], "core_count", _MULTIPROCESSORS)
+
+
+def _sizes(own: Own) -> list[int]:
+    return [leaf.size for leaf in jax.tree.leaves((own.factors, own.state))]

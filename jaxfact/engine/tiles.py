@@ -1,11 +1,11 @@
-"""Blocks of runs: how large they are, where they come from, and where their results go."""
+"""Blocks of runs: how many advance together, how large a tile is, where tiles come from and where results go."""
 
 from collections.abc import Callable, Hashable
 from typing import NamedTuple, Protocol
 
 from jaxfact.engine.devices import working_devices
 from jaxfact.engine.lanes import Found, Work
-from jaxfact.engine.outcomes import Rules
+from jaxfact.engine.steps import Way
 
 _LARGEST, _LANEFULS = 4096, 8  # with no more runs than lanes a tile waits for its slowest run
 _CHEAP = 2**22  # bytes that are moved in a millisecond
@@ -21,7 +21,7 @@ class Task(NamedTuple):
 
 
 class Queue(Protocol):
-    """Where the tiles of a program come from and where their results go; called from one thread per device.
+    """Where the tiles of a program come from and where their results go; called from several threads.
 
     `total` counts all runs and `done` those that need not be run. `take` returns None where nothing is left to do,
     `keep` is given the results of a task and the seconds they took, and `release` follows whether a task was finished
@@ -30,6 +30,10 @@ class Queue(Protocol):
 
     total: int
     done: int
+
+    def __len__(self) -> int:
+        """Return the number of tiles to be taken."""
+        ...
 
     def take(self) -> Task | None:
         """Return the next task."""
@@ -44,11 +48,10 @@ class Queue(Protocol):
         ...
 
 
-def tile_size(total: int, rules: Rules, devices: int | None, most: int | None) -> int:
-    """Return how many runs a tile has, so that all devices have work."""
-    there = len(working_devices())
-    count = min(devices or there, there)
-    return max(rules.lanes, min(most or max(_LARGEST, _LANEFULS * rules.lanes), -(-total // count)))
+def tile_size(total: int, way: Way, devices: int | None, most: int | None) -> int:
+    """Return how many runs a tile has, so that every thread has work."""
+    a_share = -(-total // len(working_devices(devices)))
+    return max(way.least, min(most or max(_LARGEST, _LANEFULS * way.lanes), a_share))
 
 
 def room(runs: int, bytes_of_one: int) -> int:

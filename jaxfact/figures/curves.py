@@ -15,7 +15,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jaxfact import measures
-from jaxfact.figures.styles import COLOURS, LINES, count_line, name_few_minor_ticks, new_figure, styled, variants_of
+from jaxfact.figures.styles import (
+    COLOURS,
+    LINES,
+    count_line,
+    name_few_minor_ticks,
+    new_figure,
+    put_title,
+    styled,
+    variants_of,
+)
 from jaxfact.inputs import problem_with
 from jaxfact.measures.base import label_of
 from jaxfact.results import stats
@@ -30,7 +39,7 @@ def distance(runs: xr.Dataset) -> Figure:
     figure, (axes,) = new_figure(2.5)
     bands(axes, runs, "distance_path")
     axes.set(xlabel="step $t$", ylabel=_DISTANCE)
-    axes.set_title(count_line(runs, "median, band: 5–95 % of runs"))
+    put_title(axes, count_line(runs, "median, band: 5–95 % of runs"))
     return figure
 
 
@@ -49,7 +58,7 @@ def survival(runs: xr.Dataset) -> Figure:
                 _alive(axes, part, level, name, colour, line)
         axes.set(ylabel=f"fraction not yet at {level:g}", ylim=(-0.02, 1.02))
     panels[-1].set_xlabel("step $t$")
-    panels[0].set_title(count_line(runs, "band: 95 % Wilson interval"))
+    put_title(panels[0], count_line(runs, "band: 95 % Wilson interval"))
     if "variant" in runs.dims:
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
@@ -71,7 +80,7 @@ def imbalance(runs: xr.Dataset) -> Figure:
     bands(axes, runs, "imbalance_path")
     unit = r"\sigma_1" if runs.attrs.get("unit_name", "σ₁") == "σ₁" else r"\mathrm{unit}"
     axes.set(xlabel="step $t$", ylabel=r"$\|U^\top U-V^\top V\|_F\;/\;" + f"{unit}$")
-    axes.set_title(count_line(runs, "median, band: 5–95 % of runs"))
+    put_title(axes, count_line(runs, "median, band: 5–95 % of runs"))
     return figure
 
 
@@ -91,8 +100,9 @@ def singular_values(runs: xr.Dataset, target: Sequence[float] | Float[np.ndarray
             axes.plot(steps, middle, color=colour, linestyle=LINES[place % len(LINES)])
         for value in target[: paths.sizes["singular_values_0"]]:
             axes.axhline(value, color="0.35", linewidth=0.6, zorder=0)
-        axes.set(xscale="log", ylabel=r"$\sigma_k(UV^\top)\,/\,\sigma_1$", ylim=(-0.03, 1.15 * max(target[0], 1)))
-        axes.set_title(name)
+        axes.set(ylabel=r"$\sigma_k(UV^\top)\,/\,\sigma_1$", ylim=(-0.03, 1.15 * max(target[0], 1)))
+        put_title(axes, name)
+    panels[-1].set_xscale("log")  # which all share
     name_few_minor_ticks(panels[-1].xaxis)
     panels[-1].set_xlabel("step $t$")
     figure.suptitle(count_line(runs, "median, band: 5–95 % of runs; grey lines: target"), x=0.01, ha="left")
@@ -106,26 +116,19 @@ def worst(runs: xr.Dataset, count: int = 10) -> Figure:
     With several variants the seeds are ranked by the first, and its rivals from the same start are drawn beside it.
     """
     variants = list(_variants(runs))
-    seeds = worst_seeds(variants[0][1], count)
+    first = variants[0][1]
+    seeds = worst_seeds(first, count)
+    paths = [part.distance_path.sel(step=_shown_steps(part)) for _, part, _, _ in variants]
+    middle = _on_axis(_quantiles(paths[0])[1])
     rows = -(-len(seeds) // 2)
     figure, panels = new_figure(1.4 + 0.95 * rows, rows, 2)
+    panels[0].set_yscale("log")  # which all share
     for axes, seed in zip(panels, seeds, strict=False):
-        for name, part, colour, line in variants:
-            one = part.sel(seed=seed)
-            steps = _shown_steps(part)
-            axes.plot(
-                steps,
-                _on_axis(one.distance_path.sel(step=steps).values),
-                color=colour,
-                linestyle=line,
-                label=name or "run",
-            )
-        first = variants[0][1]
-        steps = _shown_steps(first)
-        middle = _on_axis(_quantiles(first.distance_path.sel(step=steps))[1])
-        axes.plot(steps, middle, color="0.6", linewidth=0.8, zorder=0, label="median of all")
-        axes.set_yscale("log")
-        axes.set_title(f"seed {seed}: {first.outcome.sel(seed=seed).item()}", loc="left")
+        for (name, _, colour, line), path in zip(variants, paths, strict=True):
+            shown = _on_axis(path.sel(seed=seed).values)
+            axes.plot(path.step, shown, color=colour, linestyle=line, label=name or "run")
+        axes.plot(paths[0].step, middle, color="0.6", linewidth=0.8, zorder=0, label="median of all")
+        put_title(axes, f"seed {seed}: {first.outcome.sel(seed=seed).item()}")
     for axes in panels[len(seeds) :]:
         axes.set_visible(False)
     for axes in panels[-2:]:

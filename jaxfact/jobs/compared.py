@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
@@ -30,7 +29,7 @@ class Prediction(NamedTuple):
 def bounded_drift(truth: Factorization, settings: ComparisonSettings, runs: xr.Dataset) -> Prediction:
     """Descent moves D by at most 2η(f₀ − f_T), provided each lowers the loss by half its first-order promise."""
     # From zero to the best approximation the loss falls by half the sum of its squared singular values.
-    fall = float(jnp.sum(truth.singular_values[: settings.columns] ** 2) / 2)
+    fall = float(np.sum(np.asarray(truth.singular_values)[: settings.columns] ** 2) / 2)
     return Prediction(_imbalance_at_start(runs) + 2 * float(settings.step_size) * fall, "≤")
 
 

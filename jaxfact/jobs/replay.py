@@ -155,7 +155,7 @@ class StoredRun:
     @cached_property
     def _program(self) -> Program:
         blocks = 1 if self._layout is None else math.prod(self._layout.blocks())
-        return self.part.program(max(self.part.rules.lanes, blocks))
+        return self.part.program(max(self.part.engine.way.lanes, blocks))
 
     def attribute(self, name: str) -> Any:
         """Return an attribute of the store; where variants differ in it, that of this run's variant."""
@@ -175,7 +175,7 @@ class StoredRun:
     @property
     def width(self) -> int:
         """The number of columns of its factors."""
-        return self._program.shapes[0].own.factors.width
+        return self.part.engine.own.factors.width
 
     def begun(self) -> Run:
         """Return its problem, its first factors and its method."""
@@ -200,7 +200,7 @@ class StoredRun:
         return Replay(self.said, factors, np.arange(last + 1), loss, distance, self.ingredients[0])
 
     def _states(self, work: Work, *, beyond: bool = False) -> Iterator[Tile]:
-        return self._program.steps(work, working_devices()[0], beyond=beyond)
+        return self._program.steps(work, working_devices(1)[0], beyond=beyond)
 
     def _check_environment(self) -> None:
         """Refuse another backend or precision before anything is made of them."""

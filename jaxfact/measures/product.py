@@ -8,7 +8,6 @@ from jaxtyping import Array, Float
 
 from jaxfact.inputs import problem_with
 from jaxfact.measures.base import measure
-from jaxfact.numerics.products import gram
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factorization import Factorization
 from jaxfact.problems.factors import AnyFactors, Factors, TiedFactor
@@ -36,7 +35,10 @@ def excess(problem: Factorization, factors: Factors) -> Float[Array, ""]:
 @measure(text="‖U‖²_F+‖V‖²_F", unit="σ₁", latex=r"$(\|U\|_F^2+\|V\|_F^2) \,/\, \sigma_1$")
 def energy(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
     """Return ‖U‖²_F + ‖V‖²_F, in σ₁; twice the nuclear norm of UVᵀ where the factors are balanced."""
-    return factors.energy
+    if not isinstance(factors, Factors):
+        return factors.energy
+    UU, VV = problem.grams(factors)
+    return jnp.trace(UU) + jnp.trace(VV)
 
 
 @measure(text="‖𝒜(UVᵀ)−y‖/‖y‖", unit="1", latex=r"$\|\mathcal{A}(UV^\top)-y\| \,/\, \|y\|$")
@@ -53,7 +55,8 @@ def imbalance(problem: Problem, factors: Factors) -> Float[Array, ""]:
     """
     if isinstance(factors, TiedFactor):
         raise problem_with("imbalance", "one factor", "needs a pair of factors", "leave it out of the records")
-    return jnp.linalg.norm(gram(factors.U) - gram(factors.V))
+    UU, VV = problem.grams(factors)
+    return jnp.linalg.norm(UU - VV)
 
 
 @measure(text="singular values of UVᵀ", unit="σ₁", latex=r"$\sigma_k(UV^\top) \,/\, \sigma_1$")

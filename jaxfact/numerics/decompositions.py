@@ -6,6 +6,7 @@ program has a constant size, batches like anything else, and lets NaN through.
 """
 
 from collections.abc import Callable
+from itertools import combinations
 from typing import Any
 
 import jax
@@ -14,9 +15,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jaxfact.numerics.products import gram, is_long, keep, times
+from jaxfact.numerics.products import cross, gram, is_long, keep, times
 
 _WRITTEN_OUT = 8  # steps; beyond that, a loop keeps the program small
+_PAIRS = 10  # of columns, whose rotations are written out one after the other
 
 
 @jax.jit
@@ -39,6 +41,40 @@ def qr(matrix: Float[Array, "k d"]) -> tuple[Float[Array, "k p"], Float[Array, "
 def triangle(matrix: Float[Array, "k d"]) -> Float[Array, "p d"]:
     """Return only R of QR = matrix: the same Gram matrix in min(k, d) rows, with no digit lost."""
     return _reflect(matrix)[1]
+
+
+@jax.jit
+def condensed(matrix: Float[Array, "k d"]) -> Float[Array, "p d"]:
+    """Return min(k, d) rows with the same Gram matrix, and singular values of a relative error of about ε·κ.
+
+    For short or wide matrices it is their triangle. Reflections pass over long columns 2d times; these pass twice, by
+    Gram matrices: XᵀX + sI = CᵀC with s = 8dε·‖X‖²_F leaves in Y = XC⁻¹ a condition of max(1, κ·√(8dε)) at most, whose
+    Gram matrix is exact to that times its square, and X = QR with R = chol(YᵀY)·C (shifted Cholesky QR, Fukaya et al.
+    2020). So the relative error grows to ε·κ²·8dε only where κ is above 1/√(8dε), 500 in single precision.
+    """
+    rows, width = matrix.shape
+    if not is_long(rows) or width > _WRITTEN_OUT:
+        return triangle(matrix)
+    gramian, identity = gram(matrix), jnp.eye(width, dtype=matrix.dtype)
+    shift = 8 * width * jnp.finfo(matrix.dtype).eps * jnp.trace(gramian)
+    both = _eliminated(keep(jnp.concatenate([gramian + shift * identity, identity], axis=1)))
+    C, inverted = both[:, :width], both[:, width:].T
+    return keep(times(_eliminated(keep(gram(keep(times(matrix, inverted))))), C))
+
+
+def _eliminated(rows: Float[Array, "d e"]) -> Float[Array, "d e"]:
+    """Return [C, C⁻ᵀB] from [G, B], C upper triangular with CᵀC = G; zero rows where a pivot is not positive."""
+    width = len(rows)
+    index = np.arange(width)
+
+    def eliminate(step, rows):
+        pivot = rows[step, step]
+        row = rows[step] * jnp.where(pivot <= 0, 0, 1 / jnp.sqrt(pivot))
+        rest = rows - jnp.where(index > step, row[:width], 0)[:, None] * row
+        return keep(jnp.where(index[:, None] == step, row, rest))
+
+    rows = lax.fori_loop(0, width, eliminate, rows)
+    return jnp.where(index[:, None] > np.arange(rows.shape[1]), 0, rows)
 
 
 @jax.jit
@@ -156,6 +192,39 @@ def svd(matrix: Float[Array, "m n"]) -> tuple[Float[Array, "m k"], Float[Array, 
     values = values[largest]
     left = X[:, largest] / jnp.where(values > 0, values, 1)
     return left, values, Z[:width, largest]
+
+
+@jax.jit
+def singular_values(matrix: Float[Array, "m n"]) -> Float[Array, " k"]:
+    """Return the singular values alone, largest first, as `svd` does and many times as fast for few columns.
+
+    Every rotation leaves the longer column of a pair in front (de Rijk 1989). Then five sweeps are enough, where badly
+    graded columns would otherwise take as many as there are columns and two, and nothing is left to sort.
+    """
+    if matrix.shape[0] < matrix.shape[1]:
+        return singular_values(matrix.T)
+    width = matrix.shape[1]
+    pairs = list(combinations(range(width), 2))
+    if len(pairs) > _PAIRS:
+        return svd(matrix)[1]
+
+    def sweep(_, columns):
+        columns = list(columns)
+        for i, j in pairs:
+            x, y = columns[i], columns[j]
+            alpha, beta, gamma = keep((_product(x, x), _product(y, y), _product(x, y)))
+            c, s = _angles(alpha, beta, gamma)
+            c, s = jnp.where(alpha < beta, s, c), jnp.where(alpha < beta, -c, s)
+            columns[i], columns[j] = keep((c * x - s * y, s * x + c * y))
+        return tuple(columns)
+
+    columns = lax.fori_loop(0, min(2 * (width - 1), 5), sweep, tuple(matrix[:, k] for k in range(width)))
+    squares = [_product(x, x) for x in columns]
+    return jnp.sqrt(jnp.stack(squares)) if squares else jnp.zeros(0, matrix.dtype)
+
+
+def _product(x: Float[Array, " k"], y: Float[Array, " k"]) -> Float[Array, ""]:
+    return cross(x[:, None], y[:, None])[0, 0]
 
 
 @jax.jit

@@ -59,6 +59,16 @@ def cross(X: Float[Array, "k d"], Y: Float[Array, "k e"]) -> Float[Array, "d e"]
 
 
 @jax.jit
+def inner(X: Float[Array, "k d"], Y: Float[Array, "k d"]) -> Float[Array, ""]:
+    """Return ⟨X, Y⟩ = tr(XᵀY), summed over parts of long columns, which XLA would otherwise sum run by run."""
+    k, part = len(X), len(X) // _SHORT
+    if not is_long(k):
+        return jnp.sum(X * Y)
+    parts = keep(_total(X[i : i + part] * Y[i : i + part] for i in range(0, part * _SHORT, part)))
+    return jnp.sum(parts) + jnp.sum(X[part * _SHORT :] * Y[part * _SHORT :])
+
+
+@jax.jit
 def times(X: Float[Array, "k d"], G: Float[Array, "d e"]) -> Float[Array, "k e"]:
     """Return XG."""
     (k, d), e = X.shape, G.shape[1]

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, ScalarLike
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from jaxfact.inputs import problem_with
 from jaxfact.numerics.draws import fold, normal
+from jaxfact.numerics.products import gram, keep
 from jaxfact.numerics.trees import PyTree
 from jaxfact.problems.factors import AnyFactors, Factors
 
@@ -57,6 +58,10 @@ class Problem(eqx.Module):
     def gradient(self, factors: AnyFactors) -> AnyFactors:
         """Return ∂loss/∂U and ∂loss/∂V, both from the given factors, in unit^{3/2}."""
         return jax.grad(self.loss)(factors)
+
+    def grams(self, factors: Factors) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
+        """Return UᵀU and VᵀV, of which imbalance and energy are made."""
+        return keep((gram(factors.U), gram(factors.V)))
 
     @property
     def misfits(self) -> bool:
@@ -109,7 +114,7 @@ def truth_of(problem: Problem) -> "Factorization":
     return problem.truth
 
 
-def rounding_floor(epsilon: ScalarLike, step_size: ScalarLike) -> Float[Array, ""]:
+def rounding_floor(epsilon: float, step_size: float) -> float:
     """Return the distance below which rounding stalls a run: about ⅓·ε/min(η, 1 − η), 4e-8/η in float32.
 
     `epsilon` is the machine epsilon of the factors' dtype, `step_size` is relative to 1/unit. Each step adds a
@@ -118,5 +123,4 @@ def rounding_floor(epsilon: ScalarLike, step_size: ScalarLike) -> Float[Array, "
     measured, at κ from 1 to 100 and widths from 1 to 8. From the edge on no minimiser is stable, which is not a matter
     of rounding, and the first branch is returned.
     """
-    eta = jax.numpy.asarray(step_size)
-    return jax.numpy.asarray(epsilon) / 3 / jax.numpy.where(eta < 1, jax.numpy.minimum(eta, 1 - eta), eta)
+    return epsilon / 3 / (min(step_size, 1 - step_size) if step_size < 1 else step_size)

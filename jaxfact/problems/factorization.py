@@ -11,11 +11,11 @@ from jaxtyping import Array, Bool, Float, ScalarLike
 
 from jaxfact.data.numbers import centred_exponent, times_power
 from jaxfact.inputs import problem_with, sizes
-from jaxfact.numerics.decompositions import triangle
-from jaxfact.numerics.products import gram, keep, times
+from jaxfact.numerics.decompositions import condensed
+from jaxfact.numerics.products import gram, inner, is_long, keep, times
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factors import Factors
-from jaxfact.problems.targets import Unit, as_target, check_parts, decompose, without_zeros
+from jaxfact.problems.targets import Unit, as_target, cast, check_parts, decompose, without_zeros
 from jaxfact.problems.ties import Block, equal_values, spread_of, squared_distance, tied_block
 
 
@@ -101,15 +101,15 @@ class Factorization(Problem):
         library = jnp if is_traced else np
         largest = library.max(values, initial=0)
         unit = library.where(largest > 0, largest, 1)
-        self.singular_values = jnp.asarray(values / unit, dtype)
+        self.singular_values = cast(values / unit, dtype)
         self.scale = Unit.of(unit, exponent, dtype, self.unit_name)
         # Singular values that are computed along the way may be zero from some index on.
         self.padded_rank = np.ndim(target) == 1 and is_traced
         # Known before tracing, so that a spectrum of distinct values costs what its own formula does.
         self.ties = None if is_traced else equal_values(np.asarray(values, float), float(jnp.finfo(dtype).eps))
         self.used = None
-        self.left = None if left is None else jnp.asarray(left, dtype)
-        self.right = None if right is None else jnp.asarray(right, dtype)
+        self.left = None if left is None else cast(left, dtype)
+        self.right = None if right is None else cast(right, dtype)
 
     @property
     def unit(self) -> Float[Array, ""]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -197,7 +197,10 @@ class Factorization(Problem):
         """Return the factors in singular coordinates (Ye & Du 2021, §2), split after min(r, d) rows."""
         head = min(self.rank, factors.width)
         U, V = self._rotated(factors.U, self.left), self._rotated(factors.V, self.right)
-        tail = jnp.sum(self._beyond(factors.width)[:, None] * U[: self.rank] * V[: self.rank])
+        # The values that Σ_d keeps are known to be the first ones, unless the width is an axis.
+        first = head if self.used is None else 0
+        weighted = self._beyond(factors.width)[first:, None] * U[first : self.rank]
+        tail = inner(weighted, V[first : self.rank])
         return SingularCoordinates(U[:head], V[:head], U[head:], V[head:], tail)
 
     def distance(self, factors: Factors) -> Float[Array, ""]:
@@ -226,6 +229,14 @@ class Factorization(Problem):
             times(U, VV) - self._scaled(V, self.right, self.left, self.rows[0]),
             times(V, UU) - self._scaled(U, self.left, self.right, self.rows[1]),
         )
+
+    def grams(self, factors: Factors) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
+        """Return UᵀU and VᵀV; in singular coordinates from the blocks whose Gram matrices the distance needs too."""
+        if self.left is not None or self.right is not None:
+            return super().grams(factors)
+        U, V, J, K, _ = self.coordinates(factors)
+        UU, VV, JJ, KK = _grams(U, V, J, K)
+        return UU + JJ, VV + KK
 
     def is_truncation_unique(self, width: int) -> Array:
         """Tell whether σ_d − σ_{d+1} > 1e-6·σ_d, so that one best approximation of rank `width` exists."""
@@ -277,11 +288,13 @@ class Factorization(Problem):
         core = jnp.sum((times(U, V.T) - jnp.diag(self._best(factors.width)[: len(U)])) ** 2)
         if factors.width <= self.rank and self.used is None and not self.padded_rank:
             # At the optimum U and V have full rank, so J and K are small themselves: Gram products lose nothing.
-            UU, VV, JJ, KK = keep(tuple(gram(X) for X in (U, V, J, K)))
+            UU, VV, JJ, KK = _grams(U, V, J, K)
             return core + jnp.sum(UU * KK) + jnp.sum(JJ * VV) + jnp.sum(JJ * KK), tail
         # Beyond the rank large J and K may be orthogonal to V, U and each other; there Gram products cancel.
-        outer = times(triangle(J), triangle(K).T)
-        return core + jnp.sum(times(U, K.T) ** 2) + jnp.sum(times(J, V.T) ** 2) + jnp.sum(outer**2), tail
+        short_J, short_K = (condensed(X) if is_long(len(X)) else X for X in (J, K))
+        outer = times(short_J, short_K.T)
+        crossed = times(K, U.T), times(J, V.T), outer
+        return core + sum(inner(X, X) for X in crossed), tail
 
     def _rotated(self, factor: Float[Array, "k d"], basis: Float[Array, "k r"] | None) -> Float[Array, "_ d"]:
         """Return the coordinates along the basis, and beneath them what is orthogonal to it."""
@@ -296,6 +309,10 @@ class Factorization(Problem):
             scaled = self.singular_values[:, None] * factor[: self.rank]
             return jnp.pad(scaled, ((0, rows - self.rank), (0, 0)))
         return into @ (self.singular_values[:, None] * (basis.T @ factor))
+
+
+def _grams(*blocks: Array) -> tuple[Array, ...]:
+    return keep(tuple(gram(X) for X in blocks))
 
 
 def _sizes(shape: tuple[Any, Any]) -> tuple[tuple[int, int] | None, tuple[Any, Any] | None]:

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxfact.data.numbers import as_array
-from jaxfact.numerics.decompositions import svd, triangle
+from jaxfact.numerics import decompositions
+from jaxfact.numerics.decompositions import condensed
+from jaxfact.numerics.products import times
 
 
 class Factors(NamedTuple):
@@ -89,9 +91,9 @@ def as_arrays(factors: AnyFactors, dtype: Any) -> AnyFactors:
 def singular_values(factors: AnyFactors) -> Float[Array, " k"]:
     """Return the singular values of U Vᵀ, largest first, without forming the product.
 
-    They are those of R_U R_Vᵀ, the triangles of U = Q_U R_U and V = Q_V R_V: small ones keep the precision that the
-    eigenvalues of a Gram product would lose. There are min(m, n, d) of them, in the problem's unit, NaN for factors
-    that are not finite.
+    They are those of R_U R_Vᵀ, where R_U and R_V have few rows and the Gram matrices of U and V (see `condensed`): the
+    relative error of each is about ε·(κ(U) + κ(V)), where roots of the eigenvalues of UᵀU VᵀV would have its square.
+    There are min(m, n, d) of them, in the problem's unit, NaN for factors that are not finite.
     """
     U, V = as_pair(factors)
-    return svd(triangle(U) @ triangle(V).T)[1]
+    return decompositions.singular_values(times(condensed(U), condensed(V).T))

@@ -40,9 +40,9 @@ class Unit(eqx.Module):
             needed = f"lies beyond double precision, which ends at {np.finfo(float).max:.3g}"
             raise problem_with("target", given, needed, "divide them by a number of their size")
         if float(limits.tiny) <= whole <= float(limits.max):
-            return cls(jnp.asarray(whole, dtype))
+            return cls(cast(whole, dtype))
         fraction, power = np.frexp(value)
-        return cls(jnp.asarray(fraction, dtype), int(power) + exponent)
+        return cls(cast(fraction, dtype), int(power) + exponent)
 
     def in_dtype(self, dtype: Any, name: str) -> "Unit":
         """Return the unit as another dtype holds it."""
@@ -56,6 +56,11 @@ class Unit(eqx.Module):
         if isinstance(self.fraction, Tracer):
             return jnp.ldexp(self.fraction, self.exponent)
         return np.ldexp(np.float64(self.fraction), self.exponent)
+
+
+def cast(numbers: Any, dtype: Any) -> Array:
+    """Return numbers in a dtype; NumPy casts its own, for which JAX would compile a program for every shape."""
+    return jnp.asarray(numbers if isinstance(numbers, Array) else np.asarray(numbers, dtype), dtype)
 
 
 def as_target(target: Any) -> np.ndarray | Array:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxfact.numerics.decompositions import orthonormal, qr
-from jaxfact.numerics.products import cross, gram, keep, times
+from jaxfact.numerics.products import cross, gram, inner, keep, times
 
 _RELATIVE = 1e-6
 _ROUNDING = 8
@@ -81,7 +81,8 @@ def squared_distance(U: Array, V: Array, values: Float[Array, " r"], block: Bloc
     rest = keep(jnp.concatenate([head - times(Q, W), U[size:]]))
     best = jnp.pad(values[:size, None] * Q, ((0, len(V) - size), (0, 0)))
     RR, VV = keep((gram(rest), gram(V)))
-    return jnp.sum((times(V, W.T) - best) ** 2) + jnp.sum(RR * VV) + lacking
+    off = times(V, W.T) - best
+    return inner(off, off) + jnp.sum(RR * VV) + lacking
 
 
 def spread_of(values: Float[Array, " r"], block: Block) -> float:

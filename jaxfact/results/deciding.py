@@ -1,7 +1,7 @@
 """How far an interval of few numbers reaches, and how many numbers make it decide."""
 
 import numpy as np
-import scipy.stats
+import scipy.special
 
 CONFIDENCE = 0.95
 _CAUTION = 6
@@ -16,7 +16,7 @@ def standard_errors(count: int) -> float:
 
 def _standard_errors(counts: np.ndarray) -> np.ndarray:
     alpha = (1 - CONFIDENCE) * counts / (counts + _CAUTION)
-    return scipy.stats.t.ppf(1 - alpha / 2, counts - 1)
+    return scipy.special.stdtrit(counts - 1, 1 - alpha / 2)
 
 
 def numbers_that_decide(found: tuple[float, float, float], count: int, room: float) -> float:
@@ -38,7 +38,7 @@ def numbers_that_decide(found: tuple[float, float, float], count: int, room: flo
 def seeds_for_share(share: float, margin: float) -> float:
     """Return how many seeds put Wilson's interval of a share on one side of a margin; inf for a share that is on it."""
     # The interval holds what the score test does not reject: (p̂ − p)² ≤ z²·p(1 − p)/n.
-    z = float(scipy.stats.norm.ppf((1 + CONFIDENCE) / 2))
+    z = float(scipy.special.ndtri((1 + CONFIDENCE) / 2))
     gap = abs(share - margin)
     return float(np.ceil(z**2 * margin * (1 - margin) / gap**2)) if gap else float("inf")
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
-import zarr
 
 from jaxfact.engine.outcomes import OUTCOMES
 from jaxfact.inputs import problem_with
@@ -50,6 +49,8 @@ def open_results(path: str | Path) -> xr.Dataset:
 
 def consolidate(path: Path) -> None:
     """Put the metadata of all arrays into the root, so that a store opens with one read and changes at one moment."""
+    import zarr  # a tenth of a second that results in memory need not cost
+
     with warnings.catch_warnings():
         # It says that readers without consolidated metadata ignore it, which is intended.
         warnings.filterwarnings("ignore", message="Consolidated metadata")

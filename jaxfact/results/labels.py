@@ -14,7 +14,6 @@ from jaxfact.engine.lanes import Finished, Found
 from jaxfact.engine.levels import as_number
 from jaxfact.engine.outcomes import BUDGET, DIVERGED, OUTCOMES, Plan
 from jaxfact.measures.base import Label, Measure, label_of, labels_of
-from jaxfact.results.stats import NAMES
 
 _DISTANCE = label_of(measures.distance).latex
 
@@ -56,6 +55,9 @@ _PARAMETERS = {
     "fraction": Label("fraction observed", "1", r"$|\Omega| \,/\, (mn)$"),
 }
 
+# What `jaxfact.stats` may give its results beside the dimensions of the runs.
+_OF_STATISTICS = ("quantile", "time", "outcome_name")
+
 TIMES: tuple[str, ...] = ("compile_seconds", "run_seconds")
 """What a sweep adds to the results of each variant."""
 
@@ -68,7 +70,7 @@ def taken_names() -> frozenset[str]:
     ends = ends._replace(hit=np.zeros((1, len(plan.levels))))  # pyright: ignore[reportArgumentType]
     alone = label(Found(ends, {}, {}), plan, {}, {}, np.zeros(1, int))
     both = join([alone], ["variant"])
-    return frozenset(map(str, (*both.variables, *both.dims, *TIMES, *NAMES)))
+    return frozenset(map(str, (*both.variables, *both.dims, *TIMES, *_OF_STATISTICS)))
 
 
 def plain(attributes: Mapping[Any, Any]) -> dict[Any, Any]:

@@ -1,10 +1,10 @@
 """What the runs say, with intervals: survival, fractions, and paired comparisons."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
+import scipy.special
 import xarray as xr
 from jaxtyping import Float
 
@@ -12,9 +12,6 @@ from jaxfact.choices import listed
 from jaxfact.engine.levels import is_below, place_of
 from jaxfact.inputs import problem_with
 from jaxfact.results.deciding import CONFIDENCE, numbers_that_decide, rounded_up, seeds_for_share, standard_errors
-
-NAMES = ("quantile", "time", "outcome_name")
-"""Dimensions that what is found here may have beside those of the runs."""
 
 _TELLING = 5  # from fewer numbers their scatter is hardly known, and with it how many would decide
 
@@ -41,7 +38,6 @@ class Times:
             self.steps,
             input_core_dims=[["seed"], ["seed"]],
             output_core_dims=[["quantile"]],
-            vectorize=True,
         )
         return found.assign_coords(quantile=quantiles)
 
@@ -110,13 +106,18 @@ def best_over_time(runs: xr.Dataset, record: str) -> xr.Dataset:
 
 
 def wilson(successes: xr.DataArray | np.ndarray | int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return Wilson's 95 % interval of a fraction (Wilson 1927)."""
-    intervals = [
-        scipy.stats.binomtest(int(k), count).proportion_ci(CONFIDENCE, method="wilson")
-        for k in np.ravel(np.asarray(successes))
-    ]
-    shape = np.shape(successes)
-    return tuple(np.reshape([side[i] for side in intervals], shape) for i in range(2))  # pyright: ignore[reportReturnType]
+    """Return Wilson's 95 % interval of a fraction (Wilson 1927).
+
+    (p̂ + z²/2n ± z√(p̂(1−p̂)/n + z²/4n²))/(1 + z²/n); its end is 0 or 1 where none or all succeeded. Raises ValueError
+    for numbers below 0 or above the count.
+    """
+    if count < 1 or np.any((np.asarray(successes) < 0) | (np.asarray(successes) > count)):
+        raise problem_with("successes", f"{successes} of {count}", "needs numbers from 0 to the count", "give such")
+    number, z = np.asarray(successes), scipy.special.ndtri((1 + CONFIDENCE) / 2)
+    share, whole = number / count, 2 * (count + z**2)
+    middle = (2 * count * share + z**2) / whole
+    reach = z / whole * np.sqrt(4 * count * share * (1 - share) + z**2)
+    return np.where(number == 0, 0.0, middle - reach), np.where(number == count, 1.0, middle + reach)
 
 
 def fraction_reached(runs: xr.Dataset) -> xr.Dataset:
@@ -158,7 +159,8 @@ def paired_times(runs: xr.Dataset, first: str, second: str, level: float, margin
     one, two = times.sel({"variant": first}).values, times.sel({"variant": second}).values
     arrived = np.isfinite(one) & np.isfinite(two)
     only = [int(np.sum(np.isfinite(a) & ~np.isfinite(b))) for a, b in ((one, two), (two, one))]
-    p_success = scipy.stats.binomtest(only[0], sum(only)).pvalue if sum(only) else 1.0
+    # Twice the probability of no more heads than these, of a fair coin.
+    p_success = min(1.0, 2 * float(scipy.special.betainc(max(only), min(only) + 1, 0.5))) if sum(only) else 1.0
     ratios = _ratios(one[arrived], two[arrived], float(_resolution(runs)))
     alone = _Alone(sum(only), len(one), margin)
     by_times, by_shares = _side(ratios.interval, margin), alone.verdict
@@ -170,7 +172,7 @@ def paired_times(runs: xr.Dataset, first: str, second: str, level: float, margin
         why = "; ".join(filter(None, reasons))
     both, (first_only, second_only) = int(arrived.sum()), only
     neither = len(one) - both - first_only - second_only
-    return PairedTimes(*ratios.interval, both, first_only, second_only, neither, float(p_success), verdict, why)
+    return PairedTimes(*ratios.interval, both, first_only, second_only, neither, p_success, verdict, why)
 
 
 class PairedErrors(NamedTuple):
@@ -344,33 +346,35 @@ def _fractions(successes: xr.DataArray) -> xr.Dataset:
     return xr.Dataset({"fraction": number / count, "low": (number.dims, low), "high": (number.dims, high)})
 
 
-def _arrivals(hit: np.ndarray, steps: np.ndarray) -> Any:
-    """Return the Kaplan-Meier survival function; runs that never arrive stay at risk for ever."""
-    censored = np.isnan(hit)
-    finite = np.isfinite(hit)
-    # SciPy wants finite numbers: a run that failed is known never to arrive, so it is cut off after all others.
-    beyond = 2 * max(1.0, float(np.max(steps)), float(np.max(hit[finite], initial=0)))
-    sample = scipy.stats.CensoredData(
-        uncensored=hit[finite],
-        right=np.concatenate([steps[censored], np.full(np.sum(np.isinf(hit)), beyond)]),
-    )
-    return scipy.stats.ecdf(sample).sf
+def _arrivals(hit: np.ndarray, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the steps at which runs arrived, and the fraction not yet arrived then (Kaplan & Meier 1958).
+
+    Both have one entry per run in the order of time, along the last axis; the step is inf where a run did not arrive.
+    One that failed stays at risk for ever. One that the budget cut off was at risk until that step, and hands its share
+    on to all later ones (Efron 1967): (n − i)/n after the i-th of n runs, times n − j + 1 over n − j for every j ≤ i
+    that was cut off. That is the product-limit estimate, exact in floating point where nothing was cut off; SciPy's
+    takes one sample at a time, and to import it takes longer than all statistics of a comparison.
+    """
+    times = np.where(np.isnan(hit), steps, hit)
+    order = np.lexsort((np.isnan(hit), times), axis=-1)
+    hit = np.take_along_axis(hit, order, axis=-1)
+    later = np.arange(hit.shape[-1] - 1, -1, -1)
+    handed_on = np.where(np.isnan(hit), (later + 1) / np.maximum(later, 1), 1.0)
+    left = later / hit.shape[-1] * np.cumprod(handed_on, axis=-1)
+    return np.where(np.isnan(hit), np.inf, hit), left
 
 
 def _first_above(hit: np.ndarray, steps: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
-    survival = _arrivals(hit, steps)
-    arrived = 1 - survival.probabilities
-    times = survival.quantiles
-    # Probabilities are products of fractions: compare beyond their rounding.
-    reached = arrived[None, :] >= quantiles[:, None] * (1 - 1e-12)
-    happened = np.isin(times, hit)[None, :]
-    reached &= happened
-    found = times[np.argmax(reached, axis=1)]
-    return np.where(reached.any(axis=1), found, np.inf)
+    times, left = _arrivals(*np.broadcast_arrays(hit, steps))
+    # Fractions are products of fractions: compare beyond their rounding.
+    reached = 1 - left[..., None, :] >= quantiles[:, None] * (1 - 1e-12)
+    return np.min(np.where(reached, times[..., None, :], np.inf), axis=-1)
 
 
 def _survival_at(hit: np.ndarray, steps: np.ndarray, times: np.ndarray) -> np.ndarray:
-    return _arrivals(hit, steps).evaluate(times)
+    found, left = _arrivals(hit, steps)
+    arrived = np.isfinite(found)
+    return np.append(1.0, left[arrived])[np.searchsorted(found[arrived], times, side="right")]
 
 
 def __dir__() -> list[str]:

@@ -31,8 +31,8 @@ def environment() -> dict[str, Any]:
         "jaxfact": __version__,
         "jax": jax.__version__,
         "jaxlib": _version("jaxlib"),
-        "backend": working_devices()[0].platform,
-        "device": working_devices()[0].device_kind,
+        "backend": working_devices(1)[0].platform,
+        "device": working_devices(1)[0].device_kind,
         "cpu_features": list(_cpu_features()),
         "x64": bool(jax.config.jax_enable_x64),  # pyright: ignore[reportAttributeAccessIssue]
         "matmul_precision": str(jax.config.jax_default_matmul_precision),  # pyright: ignore[reportAttributeAccessIssue]

@@ -13,10 +13,9 @@ import jax
 import numpy as np
 import xarray as xr
 
-from jaxfact.engine.lanes import Found, Work
-from jaxfact.engine.outcomes import Limits, Plan, Rules
+from jaxfact.engine.lanes import Engine, Found, Work
+from jaxfact.engine.outcomes import Limits, Plan
 from jaxfact.engine.program import Program
-from jaxfact.engine.reading import Reading
 from jaxfact.engine.tiles import Task
 from jaxfact.results.labels import along_runs
 from jaxfact.store import marks
@@ -38,10 +37,9 @@ class StoreError(OSError):
 class Part(Protocol):
     """One experiment of a sweep: how it is read, how its runs end, and what is written beside its results."""
 
-    reading: Reading
+    engine: Engine
     plan: Plan
     limits: Limits
-    rules: Rules
 
     def attributes(self, axes: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """Return what is written beside the results of runs along these axes."""
@@ -203,7 +201,7 @@ def _results_in(part: Part, grid: Grid, boxes: Sequence[Box], found: Found) -> l
         rows = found.rows(slice(begin, begin + size(box)))
         begin += size(box)
         lengths = dict(zip(grid.axes, map(len, box), strict=False))
-        findings = part.reading.findings
+        findings = part.engine.reading.findings
         variables = along_runs(rows, part.plan, lengths, findings.is_pair, findings.misfits)
         parts.append((box, Results(np.asarray(part.plan.levels), variables)))
     return parts

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import zarr
 
 from jaxfact.engine.outcomes import OUTCOMES
 from jaxfact.results.whole import remains, whole_file
@@ -39,6 +38,8 @@ class TileStore:
     """
 
     def __init__(self, path: Path):
+        import zarr  # a tenth of a second that sweeps without a store need not spend
+
         self.layout: Layout = Layout.of(path, "give the path that the sweep was given")
         attributes = self.layout.attributes()
         with zarr.config.set({"array.write_empty_chunks": True}):

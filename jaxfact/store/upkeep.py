@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-import zarr
-from zarr.codecs import Crc32cCodec
 
 from jaxfact.engine.axes import places_of
 from jaxfact.inputs import problem_with
@@ -44,6 +42,8 @@ def create(path: Path, grid: Grid, template: xr.Dataset) -> None:
 
 
 def _fill(path: Path, grid: Grid, template: xr.Dataset) -> None:
+    import zarr  # only now, as in `TileStore`
+
     attributes = as_json(template.attrs) | {BLOCKS: list(grid.blocks), "created": now()}
     group = zarr.create_group(path, zarr_format=3, attributes=attributes)
     lengths = dict(zip(grid.names, grid.shape, strict=True))
@@ -59,6 +59,8 @@ def _fill(path: Path, grid: Grid, template: xr.Dataset) -> None:
 
 def _create_array(group: Any, name: str, variable: Any, lengths: Mapping[str, int], blocks: Mapping[str, int]) -> None:
     """Create one variable or coordinate; what runs do not change is written at once."""
+    from zarr.codecs import Crc32cCodec
+
     shape = tuple(lengths.get(d, n) for d, n in variable.sizes.items())
     if "seed" in variable.dims and name != "seed":
         shards = tuple(blocks.get(d, n) for d, n in zip(variable.dims, shape, strict=True))
@@ -123,6 +125,8 @@ def _lengthened(path: Path, name: str, length: int, wanted: np.ndarray, x64: boo
     What runs compute the same with, in 64 bits or in 32, is not new. There may be more than readers see yet, from an
     extension that was cut short.
     """
+    import zarr
+
     array = zarr.open_array(path / name, mode="r+")
     there = np.asarray(array)[:length]
     new = wanted[places_of(wanted, there, x64) < 0]

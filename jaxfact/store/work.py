@@ -50,7 +50,7 @@ def run_into(path: Path, parts: Sequence[Part], request: Request) -> xr.Dataset:
     """
     blocks = _blocks(path, parts, request)
     first = Grid({name: values[:1] for name, values in request.axes.items()}, request.seeds[:1], blocks)
-    programs = [part.program(max(part.rules.lanes, math.prod(blocks))) for part in parts]
+    programs = [part.program(max(part.engine.way.lanes, math.prod(blocks))) for part in parts]
     form = _template(parts, programs, request.variants, first)
     if not path.exists():
         with suppress(FileExistsError):  # another process was faster
@@ -86,7 +86,7 @@ def _template(
 def _blocks(path: Path, parts: Sequence[Part], request: Request) -> tuple[int, ...]:
     """Return the lengths of a tile: those that the store has, where there is one."""
     if not path.exists():
-        most = request.tile_runs or max(_TILE, *(part.rules.lanes for part in parts))
+        most = request.tile_runs or max(_TILE, *(part.engine.way.lanes for part in parts))
         return blocks_of([len(values) for values in request.axes.values()], len(request.seeds), most)
     blocks = Layout.of(path, "choose a path where nothing is yet").blocks()
     if request.tile_runs is not None and math.prod(blocks) > request.tile_runs:
@@ -107,7 +107,7 @@ def _run(
                 continue
             progress = progress_of(request.progress, place, len(parts))
             with drained_by_signals(program, store.path):
-                timing = program.run(queue, progress, min(len(queue), request.devices or len(queue)))
+                timing = program.run(queue, progress, request.devices)
             seconds[place] = {name: seconds[place][name] + timing.get(name, 0.0) for name in TIMES}
     return seconds
 

@@ -131,9 +131,9 @@ def without_single(runs: xr.Dataset, given: Mapping[str, Values]) -> xr.Dataset:
 def _in_memory(part: Part, request: Request, place: int, count: int) -> xr.Dataset:
     """Run one of several experiments and keep everything in memory."""
     runs = part.runs(request.axes, request.seeds)
-    queue = MemoryQueue(runs, tile_size(int(runs.count), part.rules, request.devices, request.tile_runs))
+    queue = MemoryQueue(runs, tile_size(int(runs.count), part.engine.way, request.devices, request.tile_runs))
     progress = progress_of(request.progress, place, count)
-    timing = part.program(queue.size).run(queue, progress, min(len(queue), request.devices or len(queue)))
+    timing = part.program(queue.size).run(queue, progress, request.devices)
     runs = part.labelled(queue.found, request.axes, request.seeds)
     return runs.assign(timing).assign_attrs(part.attributes(request.axes))
 

@@ -8,7 +8,6 @@ from types import MethodType
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
@@ -17,11 +16,10 @@ from jaxfact.engine.compressibility import compression_of
 from jaxfact.engine.devices import working_devices
 from jaxfact.engine.experiment import Experiment, Run, check_experiment
 from jaxfact.engine.floors import check_tolerance
-from jaxfact.engine.lanes import Found, Work, lanes_per_block, one_run
+from jaxfact.engine.lanes import Engine, Found, Work
 from jaxfact.engine.outcomes import Limits, Plan, Rules
 from jaxfact.engine.program import Program
 from jaxfact.engine.reading import Reading
-from jaxfact.engine.steps import way_of
 from jaxfact.engine.unchanged import Same, footprint
 from jaxfact.inputs import problem_with
 from jaxfact.measures import invariants
@@ -72,7 +70,7 @@ class Part:
         checks = invariants.applying_to(method) if options.checked else ()
         can = options.compress and type(first.problem) is Factorization
         compression = compression_of(method, options.record) if can else None
-        point = {name: jnp.asarray(as_run(values[:1], self._x64))[0] for name, values in axes.items()}
+        point = {name: as_run(values, self._x64)[0] for name, values in axes.items()}
         self.reading: Reading = Reading(experiment, point, options.record, checks, compression, options.compensated)
         if options.compensated and self.reading.uses_noise:
             raise problem_with("compensated", True, "noise hides what rounding does", "leave it out for noisy methods")
@@ -82,17 +80,16 @@ class Part:
             misfits=self.reading.findings.misfits,
             checked=options.checked,
             stops=tolerance is not None,
-            lanes=lanes_per_block(self.reading, self._example),
         )
-        own = one_run(self.reading, self._example)
+        self.engine: Engine = Engine(self.reading, self.rules, self._example)
         self._attributes: dict[str, Any] = {
             **provenance.of_experiment(experiment),
             "base_seed": options.base_seed,
             "max_steps": options.max_steps,
             "check_every": options.check_every,
-            "lanes_per_block": self.rules.lanes,
+            "lanes_per_block": self.engine.way.lanes,
             "compression": "none" if compression is None else "in law" if compression.noisy else "exact",
-            "lanes": way_of(self.reading, own, checked=options.checked, lanes=self.rules.lanes).said,
+            "lanes": self.engine.way.said,
             "tolerance": tolerance,
             "levels": list(options.levels),
             "record_names": list(self._record),
@@ -142,7 +139,7 @@ class Part:
         """Return the program for tiles of a size, traced once; to be stopped and drained on its own."""
         made = next((program for program in self._programs if program.fits(size)), None)
         if made is None:
-            made = Program(self.reading, self.rules, self._example, size)
+            made = Program(self.engine, self._example, size)
             self._programs = [*self._programs[1 - _SIZES :], made]
         return made.anew()
 
@@ -220,4 +217,4 @@ def _identity(experiment: Experiment) -> tuple[Same, ...]:
 def _settings() -> tuple[Hashable, ...]:
     """Return the settings of JAX by which experiments are read."""
     names = ("jax_enable_x64", "jax_default_matmul_precision", "jax_numpy_dtype_promotion", "jax_default_prng_impl")
-    return (working_devices()[0], *(getattr(jax.config, name) for name in names))
+    return (working_devices(1)[0], *(getattr(jax.config, name) for name in names))

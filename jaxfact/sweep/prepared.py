@@ -32,9 +32,9 @@ class Prepared:
         self._precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
         self._parts = list(declared.parts(declared.axes))
         for part in self._parts:
-            program = part.program(part.rules.lanes)
+            program = part.program(part.engine.way.lanes)
             # Where records take so much room that it depends on the number of runs, the first call compiles.
-            if program.fits(max(part.rules.lanes, _USUAL)):
+            if program.fits(max(part.engine.way.lanes, _USUAL)):
                 program.compile()
 
     @property
@@ -71,7 +71,7 @@ class Prepared:
             store: The path of a store.
             accept: Names of harmless differences from what made the store.
             tile_runs: The largest number of runs in a tile; another may need another program.
-            devices: How many local devices work.
+            devices: How many local devices work, or threads on a CPU.
             axes: The values of axes, for names that collide with options.
             **more_axes: The values of axes by keyword; one number gives a coordinate, and no dimension.
 

@@ -76,8 +76,8 @@ def sweep(
         accept: Names of harmless differences from what made the store, to go on despite them: jaxfact, jax, jaxlib,
             device, cpu_features, xla_flags, program; the last bits of new runs may differ.
         tile_runs: The largest number of runs in a tile, which is run and written as one.
-        devices: How many local devices work, all of them by default; on a CPU there is one unless `use_cores` or
-            `jax_num_cpu_devices` asks for more.
+        devices: How many local devices work, all of them by default; on a CPU how many threads, by default as many as
+            cores that this process may use.
         axes: The values of each axis, for names that collide with options; others may be given by keyword.
         **more_axes: The values of each axis by keyword; one number gives a coordinate, and no dimension.
 

@@ -1,0 +1,412 @@
+"""Lanes in vector registers: blocks of steps and looks at runs, compiled by LLVM from the program of one run.
+
+XLA's kernels write a run's few hundred numbers to memory several times per step, and start some forty kernels per look.
+Here 16 runs are one vector: each of a run's numbers is a register, or a place in the first level of cache, and a vector
+goes on from look to look until some of its runs have ended. XLA calls the result as a custom call inside its own loop,
+which draws runs and stores results.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxfact.engine import machine
+from jaxfact.engine.llvm import SLOT, Text
+from jaxfact.engine.rows import Rows, stored
+from jaxfact.engine.scalarising import scalarised_in_rows
+from jaxfact.engine.scalars import Input, Node, Nodes, Unscalarisable
+from jaxfact.engine.writing import Leaf, Output, RowOutputs, write
+from jaxfact.numerics.trees import PyTree
+
+_OPERATIONS = 60_000
+"""Of a step, or of a look; LLVM takes a second for some 15,000."""
+_WRITTEN_OUT, _NARROW = 32, 8
+"""Rows that are written out, which is faster below some columns; beyond them it takes LLVM longest, and is slower."""
+
+
+class Flags(NamedTuple):
+    """What a vector's loop asks of its lanes, a truth value each.
+
+    `busy` lanes have a run that goes on and `ended` ones a run that does not; `frozen` are those of them whose state is
+    that of the mark. `returned` ones are to be followed round their orbits, and `midway` ones have begun to be. `fresh`
+    ones have not been looked at, and of `due` ones a record is to be taken.
+    """
+
+    busy: Any
+    ended: Any
+    frozen: Any
+    returned: Any
+    midway: Any
+    fresh: Any
+    due: Any
+
+
+class Functions(NamedTuple):
+    """What lanes do, for one lane whose arrays have no axis of lanes.
+
+    `step(shared, own, number)` returns what the run owns after a step; `look(shared, uniform, fresh, lane)` the lane as
+    it is after a look, and whether its state becomes its mark; `circle(lane, own)` the lane after a step round its
+    orbit to `own`, and whether it took it; `flags(lane)` its flags. What look and circle make of `own` and of the
+    mark's state is not used.
+    """
+
+    step: Callable
+    look: Callable
+    circle: Callable
+    flags: Callable
+
+
+class Shapes(NamedTuple):
+    """The shapes of what the functions take: shared arrays, what is the same for all runs, and a lane.
+
+    The first leaf of what is the same for all runs is the number of steps between two looks.
+    """
+
+    shared: list[Any]
+    uniform: Any
+    lane: Any
+
+
+class Blocks:
+    """Blocks of steps of many lanes, compiled; raises Unscalarisable, with the reason, where that cannot be.
+
+    Called with shared and uniform arrays, lanes, a number of blocks, and `enough`: a vector stops when `enough` of its
+    runs have ended, where a record is due, and after as many blocks. Returns the lanes, and the number of blocks that
+    the longest took.
+    """
+
+    def __init__(self, functions: Functions, shapes: Shapes, lanes: int):
+        machine.check()
+        assembly = _Assembly(functions, shapes, lanes)
+        self.runs: int = assembly.runs
+        self._changed, self._scratch = assembly.changed, assembly.scratch
+        self.name: str = machine.registered(machine.module(assembly.text))
+
+    def __call__(self, shared: list[Any], uniform: PyTree, lanes: PyTree, blocks: Any, enough: Any) -> tuple[Any, Any]:
+        """Advance lanes; return them and the number of blocks."""
+        leaves, tree = jax.tree.flatten(lanes)
+        arguments = [*shared, *jax.tree.leaves(uniform), blocks, enough, *leaves]
+        first = len(arguments) - len(leaves)
+        shaped = [jax.ShapeDtypeStruct(leaves[k].shape, leaves[k].dtype) for k in self._changed]
+        extra = [jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((self._scratch,), jnp.uint8)]
+        aliases = {first + k: place for place, k in enumerate(self._changed)}
+        *moved, done, _ = jax.ffi.ffi_call(self.name, [*shaped, *extra], input_output_aliases=aliases)(*arguments)
+        for k, leaf in zip(self._changed, moved, strict=True):
+            leaves[k] = leaf
+        return jax.tree.unflatten(tree, leaves), done
+
+
+class _Part(NamedTuple):
+    """A function of one run as a graph: its inputs and outputs as arrays of nodes, or of their rows."""
+
+    inputs: list[Nodes | Rows]
+    outputs: list[Nodes | Rows]
+
+    @classmethod
+    def of(cls, function: Callable, longest: int, shared: int, *arguments: Any) -> "_Part":
+        """Trace a function, of whose leaves the first are shared by all runs and may be large."""
+        return cls(*scalarised_in_rows(jax.make_jaxpr(function)(*arguments), _OPERATIONS, shared, longest))
+
+
+class _Leaf(NamedTuple):
+    """A leaf of a lane: where its vectors lie in scratch memory, how many there are, and of what."""
+
+    offset: int
+    entries: int
+    dtype: np.dtype
+
+
+_Load = Callable[[int, str | None], str]
+"""Writes what loads one entry of an array, or the one that is so many beyond it."""
+
+
+class _Assembly:
+    """Writes the function that XLA calls."""
+
+    def __init__(self, functions: Functions, shapes: Shapes, lanes: int):
+        self._shapes, self._lanes = shapes, lanes
+        self._avals = jax.tree.leaves(shapes.lane)
+        places = jax.tree.unflatten(jax.tree.structure(shapes.lane), range(len(self._avals)))
+        self._places = places
+        self._own, self._mark = jax.tree.leaves(places.own), jax.tree.leaves(places.mark[0])
+        self._state_of = dict(zip(self._mark, jax.tree.leaves((places.own.factors, places.own.state)), strict=True))
+        self.runs: int = 8 if any(np.dtype(x.dtype) == np.float64 for x in self._avals) else 16
+        if lanes % self.runs:
+            raise Unscalarisable(f"{lanes} lanes are no multiple of {self.runs}")
+        flag, number = (jax.ShapeDtypeStruct((), dtype) for dtype in (jnp.bool_, jnp.int32))
+        count, longest = len(shapes.shared), _longest(jax.tree.leaves(shapes.lane.own))
+        self._step = _Part.of(functions.step, longest, count, shapes.shared, shapes.lane.own, number)
+        self._look = _Part.of(functions.look, longest, count, shapes.shared, shapes.uniform, flag, shapes.lane)
+        self._circle = _Part.of(functions.circle, longest, 0, shapes.lane, shapes.lane.own)
+        self._flags = _Part.of(functions.flags, longest, 0, shapes.lane)
+        self._lay_out()
+        self.text: Text = Text(self.runs)
+        self._write()
+
+    def _lay_out(self) -> None:
+        """Give every leaf a place in scratch memory; what a step changes has two, for before and after."""
+        before = self._step.inputs[len(self._shapes.shared) :]
+        after = zip(self._own, before, self._step.outputs, strict=False)
+        self._moving = [k for k, old, new in after if _differ(old, new)]
+        if not self._moving:
+            raise Unscalarisable("it changes nothing")
+        held = {*self._own, *self._mark}
+        small = [k for k in range(len(self._avals)) if k not in held]
+        fixed = [k for k in self._own if k not in self._moving]
+        sizes = {k: int(np.prod(x.shape)) for k, x in enumerate(self._avals)}
+        self._state = SLOT * sum(sizes[k] for k in self._moving)
+        self._leaves: dict[int, _Leaf] = {}
+        at = 0
+        for k in (*self._moving, *self._mark, *fixed, *small):
+            if k == self._mark[0]:
+                at += self._state
+            self._leaves[k] = _Leaf(at, sizes[k], np.dtype(self._avals[k].dtype))
+            at += sizes[k] * SLOT
+        self.scratch: int = at + SLOT  # it may begin anywhere
+        seen = [(self._look, len(self._look.inputs) - len(self._avals)), (self._circle, 0)]
+        self._small = [k for k in small if any(_differ(p.inputs[first + k], p.outputs[k]) for p, first in seen)]
+        self.changed: list[int] = sorted([*self._moving, *self._mark, *self._small])
+
+    def _write(self) -> None:
+        """Write the loop over vectors, and within it that over blocks of steps."""
+        text, shapes = self.text, self._shapes
+        uniform = jax.tree.leaves(shapes.uniform)
+        count = len(shapes.shared) + len(uniform) + 2
+        given = [machine.buffer(text, "%arguments", k) for k in range(count + len(self._avals))]
+        found = [machine.buffer(text, "%results", k) for k in range(len(self.changed) + 2)]
+        avals = [*shapes.shared, *uniform]
+        everyone = [self._of_all(pointer, aval) for pointer, aval in zip(given, avals, strict=False)]
+        self._shared, self._uniform = everyone[: len(shapes.shared)], everyone[len(shapes.shared) :]
+        limits = [text.set(f"load i32, ptr {given[k]}") for k in (len(shapes.shared), count - 2, count - 1)]
+        address = text.set(f"ptrtoint ptr {found[-1]} to i64")
+        aligned = text.set(f"and i64 {text.set(f'add i64 {address}, {SLOT - 1}')}, -{SLOT}")
+        self._base = text.set(f"inttoptr i64 {aligned} to ptr")
+
+        def vector(state: list[str]) -> list[str]:
+            at, most = state
+            offset = text.set(f"mul i64 {at}, {self.runs}")
+            self._fetch(given[count:], offset)
+            taken, now = self._rounds(*limits)
+            self._put(dict(zip(self.changed, found, strict=False)), offset, now)
+            longer = text.set(f"icmp sgt i32 {taken}, {most}")
+            return [text.set(f"add i64 {at}, 1"), text.set(f"select i1 {longer}, i32 {taken}, i32 {most}")]
+
+        vectors = self._lanes // self.runs
+        _, most = text.loop(
+            [("i64", "0"), ("i32", "0")], lambda state: text.set(f"icmp slt i64 {state[0]}, {vectors}"), vector
+        )
+        text.do(f"store i32 {most}, ptr {found[-2]}")
+        text.do("br label %leave")
+
+    def _rounds(self, stride: str, blocks: str, enough: str) -> list[str]:
+        """Write the blocks of one vector; return how many there were, and where in scratch memory the state lies."""
+        text, flags = self.text, Flags(*[""] * 7)
+        holds, wanted = text.any, ""
+
+        def going(state: list[str]) -> str:
+            nonlocal flags, wanted
+            flags = Flags(*self._evaluated(self._flags, self._lane(state[1])))
+            ended = text.call(f"llvm.ctpop.i{self.runs}", f"i{self.runs}", [(f"i{self.runs}", text.bits(flags.ended))])
+            few = text.set(f"icmp slt i32 {text.set(f'zext i{self.runs} {ended} to i32')}, {enough}")
+            first = text.set(f"icmp eq i32 {state[0]}, 0")
+            undisturbed = text.set(f"or i1 {first}, {text.set(f'xor i1 {holds(flags.due)}, true')}")
+            wanted = text.set(f"and i1 {text.set(f'and i1 {holds(flags.busy)}, {few}')}, {undisturbed}")
+            something = text.set(f"or i1 {wanted}, {holds(flags.returned)}")
+            return text.set(f"and i1 {something}, {text.set(f'icmp slt i32 {state[0]}, {blocks}')}")
+
+        def block(state: list[str]) -> list[str]:
+            # Runs that have returned are followed round together, when the vector would otherwise stop.
+            circling = text.set(f"or i1 {text.set(f'xor i1 {wanted}, true')}, {holds(flags.midway)}")
+            text.when(circling, lambda: self._thawed(flags.frozen, state[1]))
+            fresh = holds(flags.fresh)
+            some = text.set(f"select i1 {fresh}, i32 0, i32 {stride}")
+            now = self._steps(text.set(f"select i1 {circling}, i32 1, i32 {some}"), state[1])
+            text.when(circling, lambda: self._circled(state[1], now), lambda: self._looked(fresh, now))
+            return [text.set(f"add i32 {state[0]}, 1"), now]
+
+        return text.loop([("i32", "0"), ("i64", "0")], going, block)
+
+    def _steps(self, count: str, now: str) -> str:
+        """Write the loop over steps; return where the state lies after them."""
+        text, number = self.text, self._places.step
+        begun = text.load(np.int32, self._slot(number, now))
+
+        def step(state: list[str]) -> list[str]:
+            done, at = state
+            to = text.set(f"sub i64 {self._state}, {at}")
+            taken = text.set(f"add {text.type(np.int32)} {begun}, {text.spread('i32', done)}")
+            sources = [*self._shared, *(self._loads(k, at) for k in self._own), lambda entry, beyond: taken]
+            moved = {k: x for k, x in zip(self._own, self._step.outputs, strict=False) if k in self._moving}
+            self._run(moved, sources, to)
+            return [text.set(f"add i32 {done}, 1"), to]
+
+        return text.loop(
+            [("i32", "0"), ("i64", now)], lambda state: text.set(f"icmp slt i32 {state[0]}, {count}"), step
+        )[1]
+
+    def _looked(self, fresh: str, now: str) -> None:
+        """Write a look at the runs of a vector."""
+        text, flag = self.text, self.text.spread("i1", fresh)
+        sources = [*self._shared, *self._uniform, lambda entry, beyond: flag, *self._lane(now)]
+        marks = self._remembered(self._look, sources)
+        text.when(text.any(marks), lambda: self._replaced(marks, self._state_of.values(), self._mark, now, now))
+
+    def _circled(self, before: str, now: str) -> None:
+        """Write what is made of a step round the orbits of the runs that have returned; the others keep their state."""
+        text = self.text
+        taken = self._remembered(self._circle, [*self._lane(before), *(self._loads(k, now) for k in self._own)])
+        kept = text.set(f"xor {text.type(bool)} {taken}, {text.constant(True, bool)}")
+        self._replaced(kept, self._moving, self._moving, before, now)
+
+    def _remembered(self, part: _Part, sources: list[_Load]) -> str:
+        """Write a part, store the lane's small leaves when all is computed, and return its last output, a mask."""
+        small = [(node, k, e) for k in self._small for e, node in enumerate(_entries(part.outputs[k]))]
+        [mask] = _entries(part.outputs[-1])
+        *values, marks = self._evaluated(part, sources, [*(node for node, _, _ in small), mask])
+        for value, (node, k, entry) in zip(values, small, strict=True):
+            self.text.store(node.dtype, value, self.text.address(self._slot(k, "0"), entry * SLOT))
+        return marks
+
+    def _evaluated(self, part: _Part, sources: list[_Load], nodes: list[Node] | None = None) -> list[str]:
+        """Write what computes nodes of a part, all its outputs by default; return their values."""
+        nodes = [node for array in part.outputs for node in _entries(array)] if nodes is None else nodes
+        values: dict[int, str] = {}
+        outputs = [Output(node, lambda value, k=k: values.__setitem__(k, value)) for k, node in enumerate(nodes)]
+        write(self.text, outputs, _leaves(sources))
+        return [values[k] for k in range(len(nodes))]
+
+    def _run(self, moved: dict[int, Nodes | Rows], sources: list[_Load], to: str) -> None:
+        """Write what computes leaves, each entry stored at once."""
+        text, keys = self.text, list(moved)
+        single, loops = stored(list(moved.values()))
+        bases = [self._slot(k, to) for k in keys]
+
+        def storing(place: int, entry: int, stride: int, node: Node) -> Callable[..., None]:
+            def store(value: str, row: str | None = None) -> None:
+                beyond = 0 if row is None else text.set(f"mul i64 {row}, {stride * SLOT}")
+                text.store(node.dtype, value, text.address(text.address(bases[place], beyond), entry * SLOT))
+
+            return store
+
+        outputs = [Output(node, storing(place, entry, 0, node)) for place, entry, node in single]
+        rows = [RowOutputs(x.begin, x.end, [(store[-1], storing(*store)) for store in x.stores]) for x in loops]
+        write(text, outputs, _leaves(sources), rows)
+
+    def _replaced(self, mask: str, sources: Iterable[int], targets: Iterable[int], before: str, now: str) -> None:
+        """Write a loop that replaces leaves by others where a mask holds."""
+        text = self.text
+        for source, target in zip(sources, targets, strict=True):
+            dtype, begin, end = self._leaves[target].dtype, self._slot(source, before), self._slot(target, now)
+
+            def replace(entry: str, dtype=dtype, begin=begin, end=end) -> None:
+                kind, place = text.type(dtype), text.address(end, entry)
+                new, old = text.load(dtype, text.address(begin, entry)), text.load(dtype, place)
+                text.store(dtype, text.set(f"select {text.type(bool)} {mask}, {kind} {new}, {kind} {old}"), place)
+
+            self._each(self._leaves[target].entries, replace)
+
+    def _thawed(self, frozen: str, now: str) -> None:
+        """Write what makes the mark the state of frozen lanes again, which have moved on unobserved."""
+        marks = {mark: k for mark, k in self._state_of.items() if k in self._moving}
+        self._replaced(frozen, marks.keys(), marks.values(), now, now)
+
+    def _fetch(self, pointers: list[str], offset: str) -> None:
+        """Write a loop that copies a vector's lanes into scratch memory."""
+        text = self.text
+        for k, pointer in enumerate(pointers):
+            dtype, slot = self._leaves[k].dtype, self._slot(k, "0")
+            at = text.address(pointer, text.set(f"mul i64 {offset}, {dtype.itemsize}"))
+
+            def copy(entry: str, dtype=dtype, slot=slot, at=at) -> None:
+                there = text.address(at, self._row(entry, dtype))
+                text.store(dtype, text.load(dtype, there, 1), text.address(slot, entry))
+
+            self._each(self._leaves[k].entries, copy)
+
+    def _put(self, pointers: dict[int, str], offset: str, now: str) -> None:
+        """Write a loop that copies what has changed back; of lanes that are frozen, the mark is the state."""
+        text = self.text
+        flags = Flags(*self._evaluated(self._flags, self._lane(now)))
+        self._thawed(flags.frozen, now)
+        for k, pointer in pointers.items():
+            dtype, slot = self._leaves[k].dtype, self._slot(k, now)
+            at = text.address(pointer, text.set(f"mul i64 {offset}, {dtype.itemsize}"))
+
+            def copy(entry: str, dtype=dtype, slot=slot, at=at) -> None:
+                there = text.address(at, self._row(entry, dtype))
+                text.store(dtype, text.load(dtype, text.address(slot, entry)), there, 1)
+
+            self._each(self._leaves[k].entries, copy)
+
+    def _row(self, entry: str, dtype: np.dtype) -> str:
+        """Return how far from an array's first lanes those of an entry lie, given its offset in scratch memory."""
+        return self.text.set(
+            f"mul i64 {self.text.set(f'lshr i64 {entry}, {SLOT.bit_length() - 1}')}, {self._lanes * dtype.itemsize}"
+        )
+
+    def _each(self, entries: int, body: Callable[[str], None]) -> None:
+        """Write a loop over the entries of a leaf, by their offsets in scratch memory."""
+        text = self.text
+
+        def passed(state: list[str]) -> list[str]:
+            body(state[0])
+            return [text.set(f"add i64 {state[0]}, {SLOT}")]
+
+        text.loop([("i64", "0")], lambda state: text.set(f"icmp slt i64 {state[0]}, {entries * SLOT}"), passed)
+
+    def _lane(self, now: str) -> list[_Load]:
+        """Return what loads the leaves of a lane."""
+        return [self._loads(k, now) for k in range(len(self._avals))]
+
+    def _loads(self, k: int, now: str) -> _Load:
+        leaf, text = self._leaves[k], self.text
+
+        def load(entry: int, beyond: str | None) -> str:
+            base = self._slot(k, now)
+            base = base if beyond is None else text.address(base, text.set(f"mul i64 {beyond}, {SLOT}"))
+            return text.load(leaf.dtype, text.address(base, entry * SLOT))
+
+        return load
+
+    def _of_all(self, pointer: str, aval: Any) -> _Load:
+        """Return what loads a number that all runs share."""
+        dtype, text = np.dtype(aval.dtype), self.text
+
+        def load(entry: int, beyond: str | None) -> str:
+            base = pointer if beyond is None else text.address(pointer, text.set(f"mul i64 {beyond}, {dtype.itemsize}"))
+            return text.splat(dtype, text.address(base, entry * dtype.itemsize))
+
+        return load
+
+    def _slot(self, k: int, now: str) -> str:
+        """Return the address of a leaf in scratch memory: what moves lies in the half that is current."""
+        base = self.text.address(self._base, now) if k in self._moving else self._base
+        return self.text.address(base, self._leaves[k].offset)
+
+
+def _longest(own: list[Any]) -> int:
+    """Return how many rows are written out: where there are many columns, only what has no more rows than columns."""
+    columns = max((min(x.shape) for x in own if x.ndim > 1), default=0)
+    return _WRITTEN_OUT if columns < _NARROW else columns
+
+
+def _entries(array: Nodes | Rows) -> list[Node]:
+    return list((array.written_out() if isinstance(array, Rows) else array).flat)
+
+
+def _leaves(sources: list[_Load]) -> Leaf:
+    def load(node: Node, beyond: str | None) -> str:
+        if isinstance(node.detail, Input):
+            return sources[node.detail.argument](node.detail.entry, None)
+        return sources[node.detail.source](node.detail.start, beyond)
+
+    return load
+
+
+def _differ(old: Nodes | Rows, new: Nodes | Rows) -> bool:
+    if isinstance(old, Rows) or isinstance(new, Rows):
+        return old is not new
+    return any(a is not b for a, b in zip(old.flat, new.flat, strict=True))
