@@ -84,7 +84,8 @@ class Gaussian(Start):
         for name, value in (("scale", scale), ("norm", norm), ("ratio", ratio)):
             if value is not None:
                 positive(name, value, "try 1e-3 for a small start" if name != "ratio" else "1 is balanced")
-        self.width, self.used = (width, None) if padded_to is None else (padded_to, width)
+        # An array is data of a compiled program, a number of Python a part of it.
+        self.width, self.used = (width, None) if padded_to is None else (padded_to, jnp.asarray(width))
         self.scale, self.norm, self.ratio = scale, norm, ratio
 
     @property

@@ -49,7 +49,7 @@ class Declared:
         axes: Mapping[str, Values],
         options: Iterable[str],
     ):
-        self.experiment, self._record = experiment, told.record
+        self._given, self._record = experiment, told.record
         self.lone: bool = not isinstance(experiment, Mapping)
         self.named: dict[str, Experiment] = {"": experiment} if self.lone else dict(experiment)  # pyright: ignore
         self._tolerances = _tolerances(self.named, told.tolerance, self.lone)
@@ -108,7 +108,7 @@ class Declared:
             return run_into(Path(store), list(parts), request)
         found = [_in_memory(part, request, place, len(self.named)) for place, part in enumerate(parts)]
         runs = found[0] if self.lone else join(found, list(self.named))
-        runs.attrs = plain(runs.attrs) | {"base_seed": Origin.of(self.experiment, self._record, runs.attrs)}
+        runs.attrs = plain(runs.attrs) | {"base_seed": Origin.of(self._given, self._record, runs.attrs)}
         return runs
 
 

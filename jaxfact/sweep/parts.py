@@ -58,7 +58,7 @@ class Part:
     def __init__(
         self, experiment: Experiment, tolerance: float | None, options: Options, axes: Mapping[str, np.ndarray]
     ):
-        self.experiment, self.options, self.record = experiment, options, named_measures(options.record)
+        self._experiment, self._options, self._record = experiment, options, named_measures(options.record)
         self._x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
         self._words = np.asarray(jax.random.key_data(key_of(options.base_seed)))
         self.plan: Plan = Plan(options.max_steps, options.check_every, tolerance, options.record_steps, options.levels)
@@ -92,9 +92,9 @@ class Part:
             "lanes": self.engine.way.said,
             "tolerance": tolerance,
             "levels": list(options.levels),
-            "record_names": list(self.record),
+            "record_names": list(self._record),
             "record_steps": list(options.record_steps),
-            "record_functions": [provenance.place(measure) for measure in self.record.values()],
+            "record_functions": [provenance.place(measure) for measure in self._record.values()],
             "checked": options.checked,
             "compensated": options.compensated,
         }
@@ -117,8 +117,8 @@ class Part:
 
     def _checked(self, axes: Mapping[str, np.ndarray]) -> Run:
         """Return the run at the first point; refuse points that are out of range."""
-        corners = check_experiment(self.experiment, axes)
-        check_tolerance(self.plan.tolerance, corners, self.options.compensated)
+        corners = check_experiment(self._experiment, axes)
+        check_tolerance(self.plan.tolerance, corners, self._options.compensated)
         return corners[0]
 
     def attributes(self, axes: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -130,7 +130,7 @@ class Part:
         known = self._said_of
         if not known.varies or known.point == _point(axes):
             return known
-        problem = check_experiment(self.experiment, _first(axes))[0].problem
+        problem = check_experiment(self._experiment, _first(axes))[0].problem
         said = _Said(_point(axes), problem, provenance.of_problem(problem), problem is not known.problem)
         self._said_of = said
         return said
@@ -151,13 +151,13 @@ class Part:
             for name, values in zip(axes, grid, strict=True)
         }
         count = math.prod(map(len, axes.values()))
-        numbers = np.asarray(count * len(seeds), np.int32), np.asarray(self.options.check_every, np.int32)
+        numbers = np.asarray(count * len(seeds), np.int32), np.asarray(self._options.check_every, np.int32)
         return Work(self._words, np.repeat(seeds.astype(np.uint32), count), flat, *numbers, self.limits)  # pyright: ignore[reportArgumentType]
 
     def labelled(self, found: Found, axes: Mapping[str, np.ndarray], seeds: np.ndarray) -> xr.Dataset:
         """Return the results of such runs as a dataset."""
         findings = self.reading.findings
-        return label(found, self.plan, self.record, axes, seeds, findings.is_pair, findings.misfits)
+        return label(found, self.plan, self._record, axes, seeds, findings.is_pair, findings.misfits)
 
 
 class _Said(NamedTuple):
