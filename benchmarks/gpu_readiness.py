@@ -39,7 +39,7 @@ import jaxfact as jf
 from jaxfact.engine import pallas
 from jaxfact.engine.compressibility import compression_of
 from jaxfact.engine.lanes import Engine, Work, one_run
-from jaxfact.engine.outcomes import Rules
+from jaxfact.engine.outcomes import Plan, Rules
 from jaxfact.engine.reading import Reading
 
 WHEELS = ("jax-cuda13-plugin", "jax-cuda13-pjrt")
@@ -122,17 +122,10 @@ def engine(method: Callable, problem: jf.Factorization, lanes: int) -> tuple[Cal
     """Return the whole compiled loop of a sweep, for one tile of as many runs as lanes, and its arguments' shapes."""
     program, work = _program(method, problem), _work(lanes)
     rules = Rules(
-        max_steps=10_000,
-        check_every=CHECK_EVERY,
-        tolerance=1e-5,
-        record_steps=(),
-        periodic=not program.uses_noise,
-        misfits=program.findings.misfits,
-        checked=False,
-        lanes=lanes,
+        periodic=not program.uses_noise, misfits=program.findings.misfits, checked=False, stops=True, lanes=lanes
     )
-    made = Engine(program, rules, lanes)
-    tile = made.empty(*jax.eval_shape(made.one, program.shared, work))
+    made = Engine(program, rules)
+    tile = made.empty(*jax.eval_shape(made.one, program.shared, work), runs=lanes, slots=0)
     return made.advance, _shapes((program.shared, work, tile, jnp.ones((), jnp.int32)))
 
 
@@ -252,8 +245,9 @@ def _program(method: Callable, problem: jf.Factorization, width: int = 5) -> Rea
 
 def _work(lanes: int) -> Work:
     points = {"step_size": jnp.full(lanes, 0.1, jnp.float32)}
-    numbers = jnp.asarray(lanes, jnp.int32), jnp.asarray(10, jnp.int32)
-    return Work(jnp.zeros(2, jnp.uint32), jnp.arange(lanes, dtype=jnp.uint32), points, *numbers)
+    numbers = jnp.asarray(lanes, jnp.int32), jnp.asarray(CHECK_EVERY, jnp.int32)
+    limits = Plan(max_steps=10_000, check_every=CHECK_EVERY, tolerance=1e-5, record_steps=()).limits(jnp.float32)
+    return Work(jnp.zeros(2, jnp.uint32), jnp.arange(lanes, dtype=jnp.uint32), points, *numbers, limits)
 
 
 def _shapes(tree: tuple) -> tuple:

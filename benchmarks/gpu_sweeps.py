@@ -53,8 +53,6 @@ class Read:
 
     def __init__(self, make: Callable[[], jf.Run]):
         options = Options(
-            seeds=np.arange(1),
-            axes={},
             max_steps=_FOREVER,
             record=None,
             record_steps=(),
@@ -64,7 +62,7 @@ class Read:
             compress=True,
             compensated=False,
         )
-        self.part = Part(make, None, options)
+        self.part = Part(make, None, options, {})
         own = one_run(self.part.reading, self.part.runs({}, np.arange(1)))
         chosen = way_of(self.part.reading, own)
         self.ways: list[Way] = [BY_XLA] if chosen.steps is None else [BY_XLA, chosen]

@@ -42,4 +42,6 @@ from .results.files import write_results as write_results
 from .store.queues import StoreError as StoreError
 from .store.status import Status as Status
 from .store.status import status as status
+from .sweep import Prepared as Prepared
+from .sweep import prepare as prepare
 from .sweep import sweep as sweep

@@ -76,7 +76,7 @@ def test_lanes_on_a_gpu():
 
 def test_tiles_hold_several_times_the_lanes():
     """With as many runs as lanes a tile would wait for its slowest run; few runs still make one tile."""
-    rules = Rules(100, 10, None, (), True, False, False, 21504)
+    rules = Rules(periodic=True, misfits=False, checked=False, stops=True, lanes=21504)
     assert tile_size(10**6, rules, 1, None) == 8 * 21504
     assert tile_size(30_000, rules, 1, None) == 30_000
     assert tile_size(10, rules, 1, None) == 21504

@@ -171,7 +171,7 @@ def test_a_checked_program_is_known_again(monkeypatch):
         problem = jf.Factorization(np.array([1.0]), shape=(2, 2))
         return jf.Run(problem, jf.starts.Gaussian(1, scale=0.1), jf.methods.gradient_descent(step_size))
 
-    part = Part(narrow, TOLERANCE, Options(np.array([SEED]), axes, 400, None, (), CHECK_EVERY, 0, True, True, False))
+    part = Part(narrow, TOLERANCE, Options(400, None, (), CHECK_EVERY, 0, True, True, False), axes)
     example = part.runs(axes, np.array([SEED]))
     programs = [Program(part.reading, part.rules, example, part.rules.lanes) for _ in range(2)]
     assert programs[0].fingerprint == programs[1].fingerprint

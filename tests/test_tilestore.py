@@ -225,6 +225,7 @@ def test_any_reader_finds_a_flipped_bit(store):
 REFUSED = {
     "tolerance was 0.0001 and is 0.001": {"tolerance": 1e-3},
     "max_steps was 400 and is 500": {"max_steps": 500},
+    r"levels was \[\] and is \[0.05\]": {"levels": [5e-2]},
     "record_names was": {"record": [measures.distance]},
     "base_seed was 0 and is 1": {"base_seed": 1},
     "compression was exact and is none": {"compress": False},
@@ -259,8 +260,8 @@ ELSEWHERE = {
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_another_machine_is_refused_unless_accepted(monkeypatch, store, name):
     value, said = ELSEWHERE[name]
-    here = provenance.environment() | {name: value}
-    monkeypatch.setattr(provenance, "environment", lambda: here)
+    here = provenance.environment
+    monkeypatch.setattr(provenance, "environment", lambda: here() | {name: value})
     with pytest.raises(ValueError, match=said):
         swept(store)
     if name not in differences.HARMLESS:

@@ -23,12 +23,16 @@ from jaxfact.engine.outcomes import (
     RETURNED,
     STATIONARY,
     Lane,
+    Limits,
     Rules,
     choose,
     circle,
+    is_due,
+    is_fresh,
     judge,
     note,
     remember,
+    step_of,
 )
 from jaxfact.engine.reading import Own, Reading
 from jaxfact.engine.recording import Recording, blank, nothing_recorded, scattered, set_aside
@@ -92,10 +96,14 @@ class Tile(NamedTuple):
     finished: Finished
     recording: Recording
 
-    def found(self, count: int) -> Found:
-        """Return the results of the first `count` runs, on the host."""
-        results = Found(self.finished, self.recording.at_steps, self.recording.last)
-        return jax.tree.map(lambda x: np.asarray(x)[:count], results)
+    def found(self, count: int, limits: Limits) -> Found:
+        """Return the results of the first `count` runs at the wanted levels and steps, on the host."""
+        levels, steps = limits.counts
+        held = Found(self.finished, self.recording.at_steps, self.recording.last)
+        finished, at_steps, last = jax.tree.map(lambda x: np.asarray(x)[:count], held)
+        return Found(
+            finished._replace(hit=finished.hit[:, :levels]), jax.tree.map(lambda x: x[:, :steps], at_steps), last
+        )
 
 
 class Work(NamedTuple):
@@ -110,6 +118,7 @@ class Work(NamedTuple):
     points: Mapping[str, Array]
     count: Int[Array, ""]
     stride: Int[Array, ""]
+    limits: Limits
 
 
 def one_run(reading: Reading, work: Work) -> Own:
@@ -124,7 +133,7 @@ def _start(reading: Reading, shared: list[Array], work: Work, run: Int[Array, ""
 
 
 class Engine:
-    """The loop of one experiment under one set of rules, for tiles of a fixed size; without `steps`, XLA takes them.
+    """The loop of one experiment under one set of rules, for tiles of any size; without `steps`, XLA takes them.
 
     On a CPU the loop over looks may be compiled as a `whole`.
 
@@ -132,22 +141,19 @@ class Engine:
     advances several runs.
     """
 
-    def __init__(self, reading: Reading, rules: Rules, tile: int, steps: Steps | None = None, *, whole: bool = False):
+    def __init__(self, reading: Reading, rules: Rules, steps: Steps | None = None, *, whole: bool = False):
         self.reading: Reading = reading
         self.rules: Rules = rules
-        self.tile: int = tile
         self._taken = steps
         self._whole = whole and not rules.checked
-        self._levels = np.asarray(rules.levels)
-        self._record_steps = np.asarray(rules.record_steps, np.int32)
 
-    def empty(self, fresh: Lane, records: PyTree) -> Any:
-        """Return a `Tile` that has not begun, on the host: idle lanes and blank results."""
-        rules, tile = self.rules, self.tile
+    def empty(self, fresh: Lane, records: PyTree, *, runs: int, slots: int) -> Any:
+        """Return a `Tile` that has not begun, on the host: idle lanes, and room for the results of all runs."""
+        rules = self.rules
         lanes = jax.tree.map(lambda x: blank((*x.shape, rules.lanes), x.dtype), fresh)
         lanes = lanes._replace(run=np.full(rules.lanes, -1, np.int32))
-        finished = jax.tree.map(lambda x: np.zeros((tile, *x.shape), x.dtype), _result(fresh, fresh.step, fresh.loss))
-        recording = nothing_recorded(_recorded(fresh.own), records, tile, len(rules.record_steps), rules.lanes)
+        finished = jax.tree.map(lambda x: np.zeros((runs, *x.shape), x.dtype), _result(fresh, fresh.step, fresh.loss))
+        recording = nothing_recorded(_recorded(fresh.own), records, runs, slots, rules.lanes)
         return Tile(lanes, np.zeros((), np.int32), finished, recording)  # pyright: ignore[reportArgumentType]
 
     def advance(self, shared: list[Array], work: Work, tile: Tile, blocks: Array) -> Tile:
@@ -161,7 +167,7 @@ class Engine:
             done, tile = carry
             tile = self._refill(shared, work, tile)
             done, lanes = self._blocks(shared, work, tile.lanes, done, blocks, tile.next_run < work.count)
-            return done, self._store(shared, tile._replace(lanes=lanes))
+            return done, self._store(shared, work.limits, tile._replace(lanes=lanes))
 
         return lax.while_loop(going, stretch, (jnp.zeros((), jnp.int32), tile))[1]
 
@@ -171,47 +177,52 @@ class Engine:
         """Advance all lanes until enough of them have ended to be worth a refill, or a record is due."""
         enough = jnp.where(more, max(1, self.rules.lanes // _REFILL), self.rules.lanes)
 
-        def wanted(first, lanes, enough):
+        def wanted(lanes, enough):
             ended = jnp.sum(lanes.outcome >= 0, dtype=jnp.int32)
             busy = jnp.any((lanes.run >= 0) & (lanes.outcome < 0))
-            # The records of lanes that were due at the beginning have been stored.
-            return busy & (ended < enough) & (first | ~jnp.any(self._due(lanes)[0]))
+            return busy & (ended < enough) & ~jnp.any(is_due(lanes))
 
         def going(carry, given):
-            (done, first, lanes), (_, _, enough, blocks) = carry, given
-            return (done < blocks) & (wanted(first, lanes, enough) | jnp.any(lanes.outcome == RETURNED))
+            (done, lanes), (_, _, enough, blocks) = carry, given
+            return (done < blocks) & (wanted(lanes, enough) | jnp.any(lanes.outcome == RETURNED))
 
         def block(carry, given):
-            (done, first, lanes), (shared, stride, enough, _) = carry, given
+            (done, lanes), (shared, work, enough, _) = carry, given
             # Runs that have returned are followed round together, when they would otherwise be stored.
-            circling = ~wanted(first, lanes, enough)
-            return done + 1, jnp.zeros((), bool), self._block(shared, stride, lanes, circling)
+            return done + 1, self._block(shared, work, lanes, ~wanted(lanes, enough))
 
         # With no lane busy there is nothing to do here: the tile is visited once more for waiting records.
-        begun, given = (done, jnp.ones((), bool), lanes), (shared, work.stride, enough, blocks)
-        done, _, lanes = while_loop(going, block, begun, given, whole=self._whole)
-        return done, lanes
+        return while_loop(going, block, (done, lanes), (shared, work, enough, blocks), whole=self._whole)
 
-    def _block(self, shared: list[Array], stride: Int[Array, ""], lanes: Lane, circling: Bool[Array, ""]) -> Lane:
+    def _block(self, shared: list[Array], work: Work, lanes: Lane, circling: Bool[Array, ""]) -> Lane:
         """Take a block of steps and look at all runs; where some are fresh, take no step and look at those alone.
 
         Where runs that have returned are circling, they alone take one step: in the same loop as ever, because another
         one, of the same operations, may be compiled into other last bits.
         """
-        fresh = (lanes.run >= 0) & (lanes.step < 0)
-        look = jnp.any(fresh)
-        own = self._steps(shared, lanes, jnp.where(circling, 1, jnp.where(look, 0, stride)))
+        look = jnp.any(is_fresh(lanes))
+        own = self._steps(shared, lanes, jnp.where(circling, 1, jnp.where(look, 0, work.stride)))
+        seen = self.seen(shared, work.limits, work.stride, lanes, own, look)
+        return choose(circling, circle(lanes, own), seen) if self._finds_returns else seen
+
+    def seen(
+        self, shared: list[Array], limits: Limits, stride: Int[Array, ""], lanes: Lane, own: Own, look: Bool[Array, ""]
+    ) -> Lane:
+        """Look at the runs after a block of steps, or at the fresh ones alone; what becomes of each is its own affair.
+
+        Nothing here depends on other lanes, or on how many there are along the last axis.
+        """
+        fresh = is_fresh(lanes)
         glance = jax.vmap(self.reading.glance, (None, -1), -1)(shared, own)
         moved = lanes._replace(
             own=own,
             step=jnp.where(fresh, 0, lanes.step + stride),
             first_energy=jnp.where(fresh, glance.energy, lanes.first_energy),
         )
-        moved = note(self.rules, moved, glance)
-        moved = judge(self.rules, moved._replace(rose=(moved.loss > lanes.loss) & ~fresh), glance)
-        looked = ~circling & jnp.where(look, fresh, lanes.outcome < 0)
-        seen = choose(looked, remember(self.rules, stride, moved), lanes)
-        return choose(circling, circle(lanes, own), seen) if self._finds_returns else seen
+        moved = note(self.rules, limits, moved, glance)
+        moved = judge(self.rules, limits, moved._replace(rose=(moved.loss > lanes.loss) & ~fresh), glance)
+        looked = jnp.where(look, fresh, lanes.outcome < 0)
+        return choose(looked, remember(self.rules, limits, stride, moved), lanes)
 
     @property
     def _finds_returns(self) -> bool:
@@ -226,12 +237,14 @@ class Engine:
         lane = Lane(
             run=never,
             step=never,
+            due=never,
+            slot=never,
             outcome=never,
             own=own,
             mark=((own.factors, own.state), never),
             circled=never,
             still=never > 0,
-            hit=jnp.full(len(self._levels), -1, jnp.int32),
+            hit=jnp.full(work.limits.levels.shape, -1, jnp.int32),
             arrived=never,
             fitted=never,
             first_energy=glance.energy,
@@ -250,13 +263,15 @@ class Engine:
         claimed = tile.next_run + jnp.cumsum(idle) - 1
         fed = idle & (claimed < work.count)
 
-        run = jnp.minimum(claimed, self.tile - 1).astype(jnp.int32)
+        run = jnp.minimum(claimed, len(work.seeds) - 1).astype(jnp.int32)
 
         def draw(lanes):
             own = jax.vmap(partial(_start, self.reading), (None, None, 0), -1)(shared, work, run)
             fresh = lanes._replace(
                 run=run,
                 step=jnp.full_like(run, -1),
+                due=jnp.full_like(run, step_of(work.limits, 0)),
+                slot=jnp.zeros_like(run),
                 outcome=jnp.full_like(run, -1),
                 own=own,
                 hit=jnp.full_like(lanes.hit, -1),
@@ -320,28 +335,25 @@ class Engine:
         found = lax.cond(jnp.any(settled), lambda own: slopes(shared, own), lambda own: unknown, lanes.own)
         return jnp.where(settled, found, jnp.nan)
 
-    def _due(self, lanes: Lane) -> tuple[Bool[Array, " lane"], Int[Array, " lane"]]:
-        """Tell which lanes are at a step to be recorded, and its place among those steps; none that is circling is."""
-        if not self.rules.record_steps:
-            return jnp.zeros(self.rules.lanes, bool), jnp.zeros(self.rules.lanes, jnp.int32)
-        steps = jnp.asarray(self._record_steps)
-        earlier = jnp.sum(steps[:, None] < lanes.step, axis=0, dtype=jnp.int32)
-        slot = jnp.minimum(earlier, len(steps) - 1)
-        return (lanes.run >= 0) & (lanes.outcome != RETURNED) & (steps[slot] == lanes.step), slot
-
-    def _store(self, shared: list[Array], tile: Tile) -> Tile:
+    def _store(self, shared: list[Array], limits: Limits, tile: Tile) -> Tile:
         """Write the records that are due and the results of finished runs, and free their lanes."""
         lanes, ended = tile.lanes, (tile.lanes.outcome >= 0) & (tile.lanes.outcome != RETURNED)
-        rows = jnp.where(ended, lanes.run, self.tile)
+        rows = jnp.where(ended, lanes.run, len(tile.finished.outcome))
         period = jnp.where(lanes.outcome == CYCLE, lanes.circled, 0)
         result = _result(lanes, period, self._slopes(shared, lanes))
-        free = lanes._replace(run=jnp.where(ended, -1, lanes.run), outcome=jnp.where(ended, -1, lanes.outcome))
-        due, slot = self._due(lanes)
+        due = is_due(lanes)
+        slot = jnp.where(due, lanes.slot + 1, lanes.slot)
+        free = lanes._replace(
+            run=jnp.where(ended, -1, lanes.run),
+            outcome=jnp.where(ended, -1, lanes.outcome),
+            due=jnp.where(due, step_of(limits, slot), lanes.due),
+            slot=slot,
+        )
         measure, own = partial(self._measure, shared), _recorded(lanes.own)
         return tile._replace(
             finished=scattered(tile.finished, result, rows),
             lanes=free,
-            recording=set_aside(measure, tile.recording, own, due, ended, lanes.run, slot),
+            recording=set_aside(measure, tile.recording, own, due, ended, lanes.run, lanes.slot),
         )
 
     def _measure(self, shared: list[Array], own: Own) -> PyTree:

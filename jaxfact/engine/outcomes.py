@@ -1,9 +1,10 @@
 """How runs end: what is remembered of each, and the rules by which it has converged, fitted, settled or diverged."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxfact.engine.levels import ladder
@@ -20,24 +21,44 @@ _POINT = 64
 """In machine epsilons of a factor's norm: how far apart the states of an orbit may lie that counts as one point."""
 _STAY = 50
 
+NEVER = 2**31 - 1
+"""A step that no run is at, unless it is the last that can be counted."""
 
-class Rules(NamedTuple):
-    """When to look at a run, and when it ends; the engine's constants, recorded with the results.
+_LEVELS, _SLOTS = 16, 512
+
+
+class Limits(NamedTuple):
+    """When runs end, are timed and recorded, as data of the program: with other numbers, nothing is compiled again.
+
+    `most` is the budget of steps, `goal` the distance at which a run may end and `near` the one below which it must
+    stay. Beyond the last of the levels there are some that no distance meets, beyond the last step to be recorded some
+    that no run reaches: their numbers shape arrays, and are rounded up.
+    """
+
+    most: Int[Array, ""]
+    levels: Float[Array, " level"]
+    goal: Float[Array, ""]
+    near: Float[Array, ""]
+    record_steps: Int[Array, " slot"]
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many levels and recorded steps are wanted; on the host."""
+        return int(np.sum(self.levels >= 0)), int(np.sum(self.record_steps < NEVER))
+
+
+class Plan(NamedTuple):
+    """What is wanted of a sweep's runs: when to look at one, and when it ends; recorded with the results.
 
     With `tolerance`, a distance, a run may end before `max_steps` other than by divergence; None runs every run to its
-    end. `record_steps` are multiples of `check_every`; `periodic` says that a state met twice repeats for ever,
-    `misfits` that the data may be fitted where the truth is not found. `chosen` are the levels that the user wants,
-    none for the usual ones.
+    end. `record_steps` are multiples of `check_every`. `chosen` are the levels that the user wants, none for the usual
+    ones.
     """
 
     max_steps: int
     check_every: int
     tolerance: float | None
     record_steps: tuple[int, ...]
-    periodic: bool
-    misfits: bool
-    checked: bool
-    lanes: int
     chosen: tuple[float, ...] = ()
 
     @property
@@ -45,22 +66,51 @@ class Rules(NamedTuple):
         """The distances that runs are timed to, the last being the tolerance where there is one."""
         return ladder(self.tolerance, self.chosen)
 
-    @property
-    def stops(self) -> bool:
-        """Whether a run may end before its budget other than by divergence."""
-        return self.tolerance is not None
+    def limits(self, dtype: Any) -> Limits:
+        """Return the limits, on the host; distances have this dtype."""
+        levels, steps = np.asarray(self.levels), np.asarray(self.record_steps, np.int32)
+        unmet = np.full(-len(levels) % _LEVELS, -1.0)
+        never = np.full(_slots(len(steps)) - len(steps), NEVER, np.int32)
+        whole = np.asarray(self.max_steps, np.int32), np.concatenate([steps, never])
+        numbers = np.concatenate([levels, unmet]), levels[-1], 10 * levels[-1]
+        distances = [np.asarray(number, dtype) for number in numbers]
+        return Limits(whole[0], *distances, whole[1])  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def _slots(count: int) -> int:
+    """Return room for so many recorded steps: a power of two from 16 to 512, then multiples of 512; none for none."""
+    if count > _SLOTS:
+        return -(-count // _SLOTS) * _SLOTS
+    return max(16, 1 << (count - 1).bit_length()) if count else 0
+
+
+class Rules(NamedTuple):
+    """What decides how runs end, and shapes the program: the engine's constants.
+
+    `periodic` says that a state met twice repeats for ever, `misfits` that the data may be fitted where the truth is
+    not found, `stops` that a run may end before its budget other than by divergence, `checked` that every step is.
+    """
+
+    periodic: bool
+    misfits: bool
+    checked: bool
+    stops: bool
+    lanes: int
 
 
 class Lane(NamedTuple):
     """One run in flight: what it owns, and what is remembered of it.
 
-    `run` is −1 where the lane is idle, `outcome` −1 while the run goes on, `step` −1 before its first look. Of a run
-    that has returned to its mark, `circled` counts the steps taken round the orbit since, and `still` tells whether it
-    has stayed within rounding of one point.
+    `run` is −1 where the lane is idle, `outcome` −1 while the run goes on, `step` −1 before its first look. The run is
+    next recorded at step `due`, which is number `slot` of those to be recorded. Of a run that has returned to its mark,
+    `circled` counts the steps taken round the orbit since, and `still` tells whether it has stayed within rounding of
+    one point.
     """
 
     run: Int[Array, ""]
     step: Int[Array, ""]
+    due: Int[Array, ""]
+    slot: Int[Array, ""]
     outcome: Int[Array, ""]
     own: Own
     mark: tuple[PyTree, Int[Array, ""]]
@@ -78,12 +128,19 @@ class Lane(NamedTuple):
     rose: Bool[Array, ""]
 
 
-def note(rules: Rules, lanes: Lane, glance: Glance) -> Lane:
+def step_of(limits: Limits, slot: Int[Array, " lane"] | int) -> Int[Array, " lane"]:
+    """Return the step that is recorded as number `slot`, or `NEVER` where there is none."""
+    if not limits.record_steps.size:
+        return jnp.full_like(slot, NEVER)
+    return jnp.take(limits.record_steps, slot, mode="fill", fill_value=NEVER)
+
+
+def note(rules: Rules, limits: Limits, lanes: Lane, glance: Glance) -> Lane:
     """Remember what the runs have reached; works for one lane and for all."""
-    levels = jnp.asarray(rules.levels, glance.distance.dtype)
+    levels = limits.levels.astype(glance.distance.dtype)
     met = glance.distance <= jnp.reshape(levels, (-1, *[1] * glance.distance.ndim))
-    at_goal = met[-1] & (lanes.arrived < 0)
-    fits = _fits(rules, glance.misfit)
+    at_goal = (glance.distance <= limits.goal.astype(glance.distance.dtype)) & (lanes.arrived < 0)
+    fits = _fits(rules, limits, glance.misfit)
     return lanes._replace(
         hit=jnp.where((lanes.hit < 0) & met, lanes.step, lanes.hit),
         arrived=jnp.where(at_goal, lanes.step, lanes.arrived),
@@ -96,11 +153,11 @@ def note(rules: Rules, lanes: Lane, glance: Glance) -> Lane:
     )
 
 
-def judge(rules: Rules, lanes: Lane, glance: Glance) -> Lane:
+def judge(rules: Rules, limits: Limits, lanes: Lane, glance: Glance) -> Lane:
     """Say how the runs that end here have ended; no rule looks at how flat the loss is."""
     finite = jnp.isfinite(glance.energy) & jnp.isfinite(glance.loss)
     diverged = ~finite | (glance.energy > EXPLOSION * jnp.maximum(1, lanes.first_energy))
-    last = lanes.step >= rules.max_steps
+    last = lanes.step >= limits.most
     outcome = jnp.where(last, BUDGET, -1)
     if rules.stops and rules.periodic:
         moving = (lanes.arrived < 0) & (lanes.fitted < 0) & (lanes.step > 0)
@@ -110,14 +167,14 @@ def judge(rules: Rules, lanes: Lane, glance: Glance) -> Lane:
         waited = lanes.step >= 2 * lanes.fitted + _STAY
         outcome = jnp.where((lanes.fitted >= 0) & (lanes.arrived < 0) & (waited | last), FITTED, outcome)
     if rules.stops:
-        outcome = jnp.where(_due(lanes) & _stayed(rules, glance.distance), CONVERGED, outcome)
+        outcome = jnp.where(_waited(lanes) & _stayed(limits, glance.distance), CONVERGED, outcome)
     outcome = jnp.where(diverged, DIVERGED, outcome)
     return lanes._replace(outcome=jnp.where(lanes.run >= 0, outcome, -1).astype(jnp.int32))
 
 
-def remember(rules: Rules, stride: Int[Array, ""], lanes: Lane) -> Lane:
+def remember(rules: Rules, limits: Limits, stride: Int[Array, ""], lanes: Lane) -> Lane:
     """Take a new snapshot at powers of two of the block count (Brent), and forget an arrival that did not last."""
-    left = _due(lanes) & ~_stayed(rules, lanes.distance)
+    left = _waited(lanes) & ~_stayed(limits, lanes.distance)
     lanes = lanes._replace(arrived=jnp.where(left, -1, lanes.arrived))
     if not (rules.stops and rules.periodic):
         return lanes
@@ -127,20 +184,30 @@ def remember(rules: Rules, stride: Int[Array, ""], lanes: Lane) -> Lane:
     return lanes._replace(mark=choose(power, (state, lanes.step), lanes.mark))
 
 
-def _fits(rules: Rules, misfit: Array) -> Array:
+def _fits(rules: Rules, limits: Limits, misfit: Array) -> Array:
     """Tell whether the data are fitted to the tolerance."""
     if not (rules.stops and rules.misfits):
         return jnp.zeros(misfit.shape, bool)
-    return misfit <= jnp.asarray(rules.levels[-1], misfit.dtype)
+    return misfit <= limits.goal.astype(misfit.dtype)
 
 
-def _stayed(rules: Rules, distance: Array) -> Array:
-    return distance <= jnp.asarray(10 * rules.levels[-1], distance.dtype)
+def _stayed(limits: Limits, distance: Array) -> Array:
+    return distance <= limits.near.astype(distance.dtype)
 
 
-def _due(lanes: Lane) -> Bool[Array, " lane"]:
+def _waited(lanes: Lane) -> Bool[Array, " lane"]:
     """Tell which runs have been near their goal for long enough: max(50, 10 %) further steps."""
     return (lanes.arrived >= 0) & (lanes.step >= lanes.arrived + jnp.maximum(_STAY, (lanes.arrived + 9) // 10))
+
+
+def is_fresh(lanes: Lane) -> Bool[Array, " lane"]:
+    """Tell which runs have not been looked at yet."""
+    return (lanes.run >= 0) & (lanes.step < 0)
+
+
+def is_due(lanes: Lane) -> Bool[Array, " lane"]:
+    """Tell which runs are at a step to be recorded; none that is circling is."""
+    return (lanes.run >= 0) & (lanes.outcome != RETURNED) & (lanes.step == lanes.due)
 
 
 def circle(lanes: Lane, own: Own) -> Lane:

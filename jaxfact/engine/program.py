@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from functools import cached_property, lru_cache, partial
 from typing import Any
 
@@ -21,10 +22,10 @@ from jax.experimental import checkify
 from jaxfact.engine.compiling import compiled
 from jaxfact.engine.devices import in_this_context, working_devices
 from jaxfact.engine.lanes import Engine, Found, Tile, Work, is_finished, one_run
-from jaxfact.engine.outcomes import Rules
+from jaxfact.engine.outcomes import Limits, Rules
 from jaxfact.engine.reading import Reading
 from jaxfact.engine.steps import BY_XLA, Way, way_of
-from jaxfact.engine.tiles import Progress, Queue, Task
+from jaxfact.engine.tiles import Progress, Queue, Task, room
 
 _PROGRAMS = 16  # compiled programs that are kept, a few megabytes each
 _CALL_SECONDS = 0.1
@@ -42,34 +43,55 @@ ON_GPU: dict[str, Any] = {
 
 
 class Program:
-    """The compiled loop of one experiment, for tiles of one size; a smaller task is padded with runs nobody wants."""
+    """The compiled loop of one experiment, for tiles of at least one size: see `room`.
+
+    A smaller task is padded with runs nobody wants, which are never begun.
+    """
 
     def __init__(self, reading: Reading, rules: Rules, example: Work, size: int, way: Way | None = None):
         if way is None:
             way = way_of(reading, one_run(reading, example), checked=rules.checked, lanes=rules.lanes)
         self.way: Way = way
         on_cpu = working_devices(1)[0].platform == "cpu"
-        self._engine = Engine(reading, rules, size, self.way.steps, whole=on_cpu)
+        self._engine = Engine(reading, rules, self.way.steps, whole=on_cpu)
         self.shapes: Any = jax.eval_shape(self._engine.one, reading.shared, example)
         self._example = example
+        self.size: int = room(size, self._bytes_of_one)
         self._traced = self._trace(example)
+        self._origin = self
+        self._begin()
+
+    def _begin(self) -> None:
         self._progress: Progress | None = None
         self._done: dict[Hashable, int] = {}
         self._stop, self._drain = threading.Event(), threading.Event()
 
-    @property
-    def size(self) -> int:
-        """The number of runs of a whole tile."""
-        return self._engine.tile
+    def fits(self, size: int) -> bool:
+        """Tell whether tiles of another size would have this program."""
+        return room(size, self._bytes_of_one) == self.size
+
+    def compile(self) -> None:
+        """Compile the program for all devices, before it is run."""
+        for device in dict.fromkeys(working_devices()):
+            self._compile(device)
+
+    def anew(self) -> "Program":
+        """Return the same program for another call, to be stopped and drained on its own."""
+        made = copy(self)
+        made._begin()
+        return made
+
+    def blank(self, limits: Limits) -> Found:
+        """Return the results of one run that has not begun, for their shapes."""
+        return self._empty(1).found(1, limits)
 
     @property
-    def blank(self) -> Found:
-        """The results of one run that has not begun, for their shapes."""
-        return self._engine.empty(*self.shapes).found(1)
-
-    @cached_property
     def fingerprint(self) -> str:
         """A hash of the program and of the arrays all runs share: two sweeps with the same one make the same runs."""
+        return self._origin._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         unchecked = self
         if (rules := self._engine.rules).checked or self.way.steps is not None:
             # JAX below 0.11.2 numbers checks within the process, and the program's text holds these numbers, which no
@@ -116,7 +138,7 @@ class Program:
         It ends when all runs have ended; with `beyond` they go on for ever, and there may be at most one run per lane.
         """
         advance = self._compile(device)
-        begun = self._engine.reading.shared, self._padded(task), self._engine.empty(*self.shapes)
+        begun = self._engine.reading.shared, self._padded(task), self._empty()
         shared, work, tile = jax.device_put(begun, device)
         lane = np.arange(self._engine.rules.lanes, dtype=np.int32)
         while beyond or not is_finished(tile, task.count):
@@ -144,6 +166,16 @@ class Program:
         """Tell whether no further tile is to be taken."""
         return self._stop.is_set() or self._drain.is_set()
 
+    def _empty(self, runs: int | None = None) -> Any:
+        slots = len(self._example.limits.record_steps)
+        return self._engine.empty(*self.shapes, runs=runs or self.size, slots=slots)
+
+    @cached_property
+    def _bytes_of_one(self) -> int:
+        """The memory that the results of one run take in a tile."""
+        tile = self._empty(1)
+        return _bytes((tile.finished, tile.recording.at_steps, tile.recording.last))
+
     def _padded(self, work: Work) -> Work:
         """Repeat the last run until the tile is full."""
         index = np.minimum(np.arange(self.size), int(work.count) - 1)
@@ -152,8 +184,7 @@ class Program:
 
     def _what_fits(self, device: Any) -> str:
         """Say how large a tile may be in the free memory."""
-        tile = self._engine.empty(*self.shapes)
-        a_run = _bytes(tile.found(self.size)) / self.size
+        tile, a_run = self._empty(1), self._bytes_of_one
         lanes = _bytes((tile.lanes, tile.recording.waiting))
         free = _free_bytes(device)
         # What is free now may be taken by the next attempt, and XLA needs scratch space besides.
@@ -163,8 +194,12 @@ class Program:
         instead = f"tile_runs={fits} fits" if fits >= self._engine.rules.lanes else "record less, or less often"
         return f"{said}, and {found}; {instead}."
 
-    @cached_property
+    @property
     def _lowered(self) -> "_Lowered":
+        return self._origin._lowered_once
+
+    @cached_property
+    def _lowered_once(self) -> "_Lowered":
         return _Lowered(self._traced.lower())
 
     def _trace(self, example: Work) -> Any:
@@ -174,7 +209,7 @@ class Program:
         arguments = (
             self._engine.reading.shared,
             self._padded(example),
-            self._engine.empty(*self.shapes),
+            self._empty(),
             np.ones((), np.int32),
         )
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
@@ -189,7 +224,7 @@ class Program:
     def _finish(self, task: Task, advance: Callable, device: Any, queue: Queue) -> None:
         """Run one tile to its end, a few blocks per call."""
         began, blocks, count = time.perf_counter(), 16, int(task.work.count)
-        work, tile = jax.device_put((self._padded(task.work), self._engine.empty(*self.shapes)), device)
+        work, tile = jax.device_put((self._padded(task.work), self._empty()), device)
         while not self._stop.is_set():
             started = time.perf_counter()
             tile = advance(work, tile, np.asarray(blocks, np.int32))
@@ -198,7 +233,7 @@ class Program:
             if self._progress:
                 self._progress(queue.done + sum(self._done.values()), queue.total)
             if is_finished(tile, count):
-                queue.keep(task, tile.found(count), time.perf_counter() - began)
+                queue.keep(task, tile.found(count, task.work.limits), time.perf_counter() - began)
                 return
             # Long calls hide progress and delay an interrupt; short ones cost their overhead.
             if time.perf_counter() - started < _CALL_SECONDS:

@@ -16,6 +16,7 @@ _CPU_ENTRIES = 1600
 # A GPU's multiprocessor holds four times as many numbers in registers.
 _MULTIPROCESSOR_ENTRIES, _MULTIPROCESSORS = 2**14, 132
 _LARGEST, _LANEFULS = 4096, 8  # with no more runs than lanes a tile waits for its slowest run
+_CHEAP = 2**22  # bytes that are moved in a millisecond
 Progress = Callable[[int, int], None]
 """Called with the number of runs finished so far and the number of all runs."""
 
@@ -59,6 +60,17 @@ def tile_size(total: int, rules: Rules, devices: int | None, most: int | None) -
     """Return how many runs a tile has, so that every thread has work."""
     a_share = -(-total // len(working_devices(devices)))
     return max(rules.lanes, min(most or max(_LARGEST, _LANEFULS * rules.lanes), a_share))
+
+
+def room(runs: int, bytes_of_one: int) -> int:
+    """Return for how many runs a tile has room, so that another number of runs seldom needs another program.
+
+    It is the usual largest number while that is cheap; beyond, it is rounded up by an eighth at most.
+    """
+    if runs <= _LARGEST <= _CHEAP // bytes_of_one:
+        return _LARGEST
+    unit = max(1, (1 << (runs.bit_length() - 1)) // 8)
+    return -(-runs // unit) * unit
 
 
 def lanes_per_block(reading: Reading, work: Work) -> int:

@@ -155,7 +155,7 @@ class StoredRun:
     @cached_property
     def _program(self) -> Program:
         blocks = 1 if self._layout is None else math.prod(self._layout.blocks())
-        return Program(self.part.reading, self.part.rules, self.work, max(self.part.rules.lanes, blocks))
+        return self.part.program(max(self.part.rules.lanes, blocks))
 
     def attribute(self, name: str) -> Any:
         """Return an attribute of the store; where variants differ in it, that of this run's variant."""
@@ -187,7 +187,7 @@ class StoredRun:
         looks, found = {}, None
         for tile in self._states(self.work):
             looks[int(np.asarray(tile.lanes.step)[0])] = _seen(tile)
-            found = tile.found(1)
+            found = tile.found(1, self.work.limits)
         assert found is not None, "a run is looked at before it begins"
         self._compare(found)
         last = max(looks)
@@ -220,8 +220,6 @@ class StoredRun:
                 raise problem_with("experiment", sorted(given), f"lacks {variant}", "name it as the sweep did")
             given = given[variant]
         options = Options(
-            seeds=self.said.seed.values[None],
-            axes=self._axes,
             max_steps=stored["max_steps"],
             record=self._records(getattr(given, "__globals__", {})) if record is None else record,
             record_steps=tuple(stored["record_steps"]),
@@ -232,7 +230,7 @@ class StoredRun:
             compensated=stored["compensated"],
             levels=tuple(stored["levels"]),
         )
-        return Part(given, as_tolerance(self.said.tolerance.item()), options)
+        return Part(given, as_tolerance(self.said.tolerance.item()), options, self._axes)
 
     def _recorded(self) -> Experiment:
         """Return the experiment whose file the store holds."""
@@ -260,7 +258,7 @@ class StoredRun:
 
     def _check_program(self) -> dict[str, str]:
         """Refuse another experiment; return what else has changed."""
-        wanted = self.part.attributes | {"variants": self._all["variants"]}
+        wanted = self.part.attributes(self._axes) | {"variants": self._all["variants"]}
         if self._layout is not None:
             wanted["program"] = self._program.fingerprint
         wanted, stored = json.loads(json.dumps(wanted)), json.loads(json.dumps(dict(self._all)))

@@ -12,7 +12,7 @@ import xarray as xr
 from jaxfact import measures
 from jaxfact.engine.lanes import Finished, Found
 from jaxfact.engine.levels import as_number
-from jaxfact.engine.outcomes import BUDGET, DIVERGED, OUTCOMES, Rules
+from jaxfact.engine.outcomes import BUDGET, DIVERGED, OUTCOMES, Plan
 from jaxfact.measures.base import Label, Measure, label_of, labels_of
 from jaxfact.results.stats import NAMES
 
@@ -63,19 +63,10 @@ TIMES: tuple[str, ...] = ("compile_seconds", "run_seconds")
 @lru_cache
 def taken_names() -> frozenset[str]:
     """Return what results, or what statistics make of them, may have beside axes and records: no axis is called so."""
-    rules = Rules(
-        max_steps=1,
-        check_every=1,
-        tolerance=0.1,
-        record_steps=(1,),
-        periodic=True,
-        misfits=True,
-        checked=False,
-        lanes=1,
-    )
+    plan = Plan(max_steps=1, check_every=1, tolerance=0.1, record_steps=(1,))
     ends = Finished(**dict.fromkeys(Finished._fields, np.zeros(1, int)))  # pyright: ignore[reportArgumentType]
-    ends = ends._replace(hit=np.zeros((1, len(rules.levels))))  # pyright: ignore[reportArgumentType]
-    alone = label(Found(ends, {}, {}), rules, {}, {}, np.zeros(1, int))
+    ends = ends._replace(hit=np.zeros((1, len(plan.levels))))  # pyright: ignore[reportArgumentType]
+    alone = label(Found(ends, {}, {}), plan, {}, {}, np.zeros(1, int))
     both = join([alone], ["variant"])
     return frozenset(map(str, (*both.variables, *both.dims, *TIMES, *NAMES)))
 
@@ -95,29 +86,32 @@ def _is_plain(value: Any) -> bool:
 
 def label(
     found: Found,
-    rules: Rules,
+    plan: Plan,
     record: Mapping[str, Measure],
     axes: Mapping[str, np.ndarray],
     seeds: np.ndarray,
     is_pair: bool = True,
+    misfits: bool = True,
 ) -> xr.Dataset:
     """Return the results of all runs along the axes and `seed`."""
-    variables: dict[str, Any] = along_runs(found, rules, {name: len(values) for name, values in axes.items()}, is_pair)
+    variables: dict[str, Any] = along_runs(
+        found, plan, {name: len(values) for name, values in axes.items()}, is_pair, misfits
+    )
     dims, codes = variables["outcome"]
     variables["outcome"] = (dims, np.asarray(OUTCOMES)[codes])
-    variables["tolerance"] = as_number(rules.tolerance)
-    coordinates: dict[str, Any] = {**axes, "seed": seeds, "level": list(rules.levels)}
-    if rules.record_steps:
-        coordinates["step"] = list(rules.record_steps)
+    variables["tolerance"] = as_number(plan.tolerance)
+    coordinates: dict[str, Any] = {**axes, "seed": seeds, "level": list(plan.levels)}
+    if plan.record_steps:
+        coordinates["step"] = list(plan.record_steps)
     return _describe_paths(describe(xr.Dataset(variables, coordinates)), record)
 
 
 def along_runs(
-    found: Found, rules: Rules, lengths: Mapping[str, int], is_pair: bool
+    found: Found, plan: Plan, lengths: Mapping[str, int], is_pair: bool, misfits: bool
 ) -> dict[str, tuple[list[str], np.ndarray]]:
     """Return the dims and the values of every variable; `lengths` are those of the axes, outcomes are their numbers.
 
-    Tied factors, which are no pair, have no imbalance.
+    Tied factors, which are no pair, have no imbalance; `misfits` says that data may be fitted without the truth.
     """
     finished = found.finished
     grid = [*lengths, "seed"]
@@ -135,7 +129,7 @@ def along_runs(
         "hit": spread(np.where(finished.hit >= 0, finished.hit, never[:, None]), "level"),
         "loss": spread(finished.loss),
         "distance": spread(finished.distance),
-        **({"misfit": spread(finished.misfit)} if rules.misfits else {}),
+        **({"misfit": spread(finished.misfit)} if misfits else {}),
         **({"imbalance": spread(finished.imbalance)} if is_pair else {}),
         "best_distance": spread(finished.best),
         "loss_rose": spread(finished.rose),
@@ -145,8 +139,8 @@ def along_runs(
     for name, values, final in _named_leaves(found.at_steps, found.last):
         last = np.where(diverged.reshape(-1, *[1] * (final.ndim - 1)), np.inf, final)
         extra = [f"{name}_{place}" for place in range(values.ndim - 2)]
-        if rules.record_steps:
-            filled = _fill(values, last, rules.record_steps, np.asarray(finished.steps))
+        if plan.record_steps:
+            filled = _fill(values, last, plan.record_steps, np.asarray(finished.steps))
             variables[f"{name}_path"] = spread(filled, "step", *extra)
         else:  # what the engine looks at anyway keeps the number it found
             variables.setdefault(name, spread(last, *extra))

@@ -11,7 +11,7 @@ HARMLESS = ("jaxfact", "jax", "jaxlib", "device", "cpu_features", "xla_flags", "
 
 _BOUND = (*HARMLESS, "backend", "dtype", "x64", "matmul_precision", "compression", "base_seed", "axes", "variants")
 _RUNS = ("max_steps", "tolerance", "check_every", "lanes_per_block", "lanes", "checked", "compensated")
-_RULES = (*_RUNS, "record_names", "record_steps")
+_RULES = (*_RUNS, "levels", "record_names", "record_steps")
 
 
 def accepted_names(accept: str | Iterable[str]) -> tuple[str, ...]:

@@ -4,16 +4,16 @@ import inspect
 import os
 import platform
 from collections.abc import Callable
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from jaxfact.engine.compressibility import Compression
 from jaxfact.engine.devices import working_devices
-from jaxfact.engine.experiment import Experiment, Run
-from jaxfact.engine.outcomes import Rules
+from jaxfact.engine.experiment import Experiment
+from jaxfact.problems.base import Problem
 from jaxfact.store.experiment_file import Name
 from jaxfact.store.marks import now
 from jaxfact.version import __version__
@@ -30,37 +30,35 @@ def environment() -> dict[str, Any]:
     return {
         "jaxfact": __version__,
         "jax": jax.__version__,
-        "jaxlib": version("jaxlib"),
+        "jaxlib": _version("jaxlib"),
         "backend": working_devices(1)[0].platform,
         "device": working_devices(1)[0].device_kind,
-        "cpu_features": _cpu_features(),
+        "cpu_features": list(_cpu_features()),
         "x64": bool(jax.config.jax_enable_x64),  # pyright: ignore[reportAttributeAccessIssue]
         "matmul_precision": str(jax.config.jax_default_matmul_precision),  # pyright: ignore[reportAttributeAccessIssue]
         "xla_flags": sorted(flags),
     }
 
 
-def of_sweep(
-    experiment: Experiment, rules: Rules, base_seed: int, first: Run, compression: Compression | None
-) -> dict[str, Any]:
-    """Return what is needed to run a sweep again."""
+def of_experiment(experiment: Experiment) -> dict[str, Any]:
+    """Return the text of an experiment, and where it is found."""
+    return {"experiment": source(experiment), **home(experiment)}
+
+
+def of_problem(problem: Problem) -> dict[str, Any]:
+    """Return what problem is solved, in which unit."""
     return {
-        **environment(),
-        "date": now(),
-        "devices": len(working_devices()),
-        "dtype": str(first.problem.dtype),
-        "experiment": source(experiment),
-        **home(experiment),
-        "problem": type(first.problem).__name__,
-        "shape": list(first.problem.shape),
-        "unit": float(first.problem.unit),
-        "unit_name": first.problem.unit_name,
-        "base_seed": base_seed,
-        "max_steps": rules.max_steps,
-        "check_every": rules.check_every,
-        "lanes_per_block": rules.lanes,
-        "compression": "none" if compression is None else "in law" if compression.noisy else "exact",
+        "dtype": str(problem.dtype),
+        "problem": type(problem).__name__,
+        "shape": list(problem.shape),
+        "unit": float(problem.unit),
+        "unit_name": problem.unit_name,
     }
+
+
+def of_today() -> dict[str, Any]:
+    """Return what a run depends on beside the experiment, and when and on how many devices it is made."""
+    return {**environment(), "date": now(), "devices": len(working_devices())}
 
 
 def source(experiment: Experiment) -> str:
@@ -85,6 +83,12 @@ def place(function: Callable) -> str:
     return f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', '')}"
 
 
+@cache
+def _version(package: str) -> str:
+    return version(package)
+
+
+@cache
 def _cpu_features() -> list[str]:
     """Return the vector instructions of this machine."""
     try:

@@ -14,7 +14,8 @@ import numpy as np
 import xarray as xr
 
 from jaxfact.engine.lanes import Found, Work
-from jaxfact.engine.outcomes import Rules
+from jaxfact.engine.outcomes import Limits, Plan, Rules
+from jaxfact.engine.program import Program
 from jaxfact.engine.reading import Reading
 from jaxfact.engine.tiles import Task
 from jaxfact.results.labels import along_runs
@@ -38,8 +39,17 @@ class Part(Protocol):
     """One experiment of a sweep: how it is read, how its runs end, and what is written beside its results."""
 
     reading: Reading
+    plan: Plan
+    limits: Limits
     rules: Rules
-    attributes: dict[str, Any]
+
+    def attributes(self, axes: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Return what is written beside the results of runs along these axes."""
+        ...
+
+    def program(self, size: int) -> Program:
+        """Return the program for tiles of a size."""
+        ...
 
     def runs(self, axes: Mapping[str, np.ndarray], seeds: np.ndarray) -> Work:
         """Return seeds and points of runs, of which the points run fastest."""
@@ -193,6 +203,7 @@ def _results_in(part: Part, grid: Grid, boxes: Sequence[Box], found: Found) -> l
         rows = found.rows(slice(begin, begin + size(box)))
         begin += size(box)
         lengths = dict(zip(grid.axes, map(len, box), strict=False))
-        variables = along_runs(rows, part.rules, lengths, part.reading.findings.is_pair)
-        parts.append((box, Results(np.asarray(part.rules.levels), variables)))
+        findings = part.reading.findings
+        variables = along_runs(rows, part.plan, lengths, findings.is_pair, findings.misfits)
+        parts.append((box, Results(np.asarray(part.plan.levels), variables)))
     return parts

@@ -50,10 +50,7 @@ def run_into(path: Path, parts: Sequence[Part], request: Request) -> xr.Dataset:
     """
     blocks = _blocks(path, parts, request)
     first = Grid({name: values[:1] for name, values in request.axes.items()}, request.seeds[:1], blocks)
-    programs = [
-        Program(part.reading, part.rules, part.runs(first.axes, first.seeds), max(part.rules.lanes, math.prod(blocks)))
-        for part in parts
-    ]
+    programs = [part.program(max(part.rules.lanes, math.prod(blocks))) for part in parts]
     form = _template(parts, programs, request.variants, first)
     if not path.exists():
         with suppress(FileExistsError):  # another process was faster
@@ -77,8 +74,8 @@ def _template(
 ) -> xr.Dataset:
     """Return the dataset of the one run of a grid in each variant, for its form and its attributes."""
     blank = [
-        part.labelled(program.blank, first.axes, first.seeds).assign_attrs(
-            {**part.attributes, "program": program.fingerprint}
+        part.labelled(program.blank(part.limits), first.axes, first.seeds).assign_attrs(
+            {**part.attributes(first.axes), "program": program.fingerprint}
         )
         for part, program in zip(parts, programs, strict=True)
     ]
