@@ -4,12 +4,14 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 
 import jax
 import pytest
 
 from jaxfact.engine import devices
-from jaxfact.engine.devices import cores, working_devices
+from jaxfact.engine.devices import cores, one_ahead, working_devices
 
 # What /proc/self/cgroup says, the quotas of groups, and how many of eight cores a process in them may use.
 GROUPS = {
@@ -64,6 +66,38 @@ def test_threads_of_the_first_cpu_device():
         assert working_devices(2) == [last] * 2
     with jax.default_device("cpu"):
         assert working_devices(1) == [first]
+
+
+def test_one_is_made_ahead():
+    """Each while the one before is in use, in this thread's settings; an error comes when its turn comes."""
+    made, threads = [], set()
+
+    def items():
+        for number in range(4):
+            if number == 3:
+                raise ValueError("the fourth")
+            threads.add((threading.current_thread() is threading.main_thread(), jax.config.jax_enable_x64))
+            made.append(number)
+            yield number
+
+    def used(light: bool) -> list[int]:
+        seen = []
+        made.clear()
+
+        def use():
+            for number in one_ahead(items(), while_light=lambda _: light):
+                deadline = time.monotonic() + 5
+                while light and len(made) < min(number + 2, 3) and time.monotonic() < deadline:
+                    time.sleep(0.001)
+                seen.append((number, made[-1]))
+
+        with jax.enable_x64(False), pytest.raises(ValueError, match="the fourth"):
+            use()
+        return seen
+
+    assert used(light=True) == [(0, 1), (1, 2), (2, 2)]
+    assert threads == {(True, False), (False, False)}
+    assert used(light=False) == [(0, 0), (1, 1), (2, 2)]
 
 
 UNCHANGED = """

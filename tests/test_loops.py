@@ -9,7 +9,7 @@ import pytest
 import jaxfact as jf
 from jaxfact.engine.loops import while_loop
 from jaxfact.engine.program import ON_CPU, Program
-from jaxfact.sweep import Options, Part
+from jaxfact.sweep.parts import Options, Part
 
 MARKED = "xla_cpu_small_call"
 
@@ -87,10 +87,10 @@ def program(problem, method, **options) -> Program:
     def experiment():
         return jf.Run(problem, jf.starts.Gaussian(2, scale=0.1), method)
 
-    usual = {"record": None, "record_steps": (), "check_every": 10, "base_seed": 0, "checked": False}
-    options = usual | {"compress": True, "compensated": False, "levels": (1e-3,)} | options
-    part = Part(experiment, 1e-3, Options(seeds=np.arange(4), axes={}, max_steps=100, **options))
-    return Program(part.reading, part.rules, part.runs({}, np.arange(4)), part.rules.lanes)
+    usual = {"record": {}, "record_steps": (), "check_every": 10, "base_seed": 0, "checked": False}
+    usual |= {"compress": True, "compensated": False, "levels": (1e-3,)}
+    part = Part(experiment, 1e-3, Options(max_steps=100, **usual | options), {})
+    return part.program(part.rules.lanes)
 
 
 SMALL = jf.Factorization([1.0, 0.5], shape=(5, 4))

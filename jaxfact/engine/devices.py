@@ -2,7 +2,8 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import wraps
 from pathlib import Path
@@ -12,6 +13,7 @@ import jax
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 _GROUPS, _MINE = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
@@ -35,6 +37,21 @@ def cores() -> int:
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # A share of one and a half keeps two threads busy, each three quarters of the time.
     return max(1, math.ceil(min([bound, *_shares(_GROUPS, _MINE)])))
+
+
+def one_ahead(items: Iterable[T], *, while_light: Callable[[T], bool]) -> Iterator[T]:
+    """Yield items of which the next is made in another thread while one is in use, if that one is light on memory.
+
+    What making the next one raises is raised where it would have been: when it is asked for.
+    """
+    iterator, over = iter(items), object()
+    make: Callable[[], Any] = in_this_context(lambda: next(iterator, over))
+    item = make()
+    with ThreadPoolExecutor(1) as thread:
+        while item is not over:
+            coming = thread.submit(make) if while_light(item) else None
+            yield item
+            item = make() if coming is None else coming.result()
 
 
 def in_this_context(function: Callable[P, R]) -> Callable[P, R]:

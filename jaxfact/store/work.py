@@ -4,7 +4,7 @@ import math
 import signal
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from jaxfact.engine.axes import places_of
+from jaxfact.engine.devices import one_ahead
 from jaxfact.engine.program import Program
 from jaxfact.engine.tiles import Progress
 from jaxfact.inputs import problem_with
@@ -101,15 +102,31 @@ def _run(
     """Run what is missing, first without waiting for others; return each part's seconds, by what took them."""
     seconds = [dict.fromkeys(TIMES, 0.0) for _ in parts]
     for patient in (False, True):
-        for place, (part, program) in enumerate(zip(parts, programs, strict=True)):
-            queue = StoreQueue(store, place, part, patient=patient, halted=program.halted)
-            if not len(queue):
-                continue
+        queues = (
+            StoreQueue(store, place, part, patient=patient, halted=program.halted)
+            for place, (part, program) in enumerate(zip(parts, programs, strict=True))
+        )
+        for place, queue, compiling in one_ahead(_ready(queues, programs, request), while_light=lambda _: True):
             progress = progress_of(request.progress, place, len(parts))
-            with drained_by_signals(program, store.path):
-                timing = program.run(queue, progress, request.devices)
+            with drained_by_signals(programs[place], store.path):
+                timing = programs[place].run(queue, progress, request.devices)
+            timing["compile_seconds"] += compiling
             seconds[place] = {name: seconds[place][name] + timing.get(name, 0.0) for name in TIMES}
     return seconds
+
+
+def _ready(
+    queues: Iterable[StoreQueue], programs: Sequence[Program], request: Request
+) -> Iterator[tuple[int, StoreQueue, float]]:
+    """Yield the queues that are not empty, with their places, and the seconds it has taken to compile their programs.
+
+    The first is compiled where it is run, each other one before that.
+    """
+    first = True
+    for place, queue in enumerate(queues):
+        if len(queue):
+            yield place, queue, 0.0 if first else programs[place].compile(request.devices)
+            first = False
 
 
 def as_in_store(path: Path, axes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -10,9 +10,11 @@ import xarray as xr
 
 from jaxfact import measures
 from jaxfact.engine.axes import MOST_RUNS, Steps, Values, axis, check_names, check_size, seed_numbers
+from jaxfact.engine.devices import one_ahead
 from jaxfact.engine.experiment import Experiment, check_signature
 from jaxfact.engine.floors import checked_tolerance
 from jaxfact.engine.levels import chosen_levels
+from jaxfact.engine.program import Program
 from jaxfact.engine.tiles import Progress, tile_size
 from jaxfact.inputs import positive_integer, problem_with, seed_number, shown
 from jaxfact.measures.records import Records, named_measures
@@ -73,7 +75,7 @@ class Declared:
     def parts(self, axes: Mapping[str, np.ndarray]) -> Iterator[Part]:
         """Read the experiments, by these values of the axes, one after the other.
 
-        So what the runs of one variant share need not be in memory with that of the next.
+        So what the runs of one variant share need not be in memory with that of the next, where it is much.
         """
         return (part_of(single, self._tolerances[name], self._options, axes) for name, single in self.named.items())
 
@@ -106,7 +108,10 @@ class Declared:
         """Make what is asked for, in memory or in a store."""
         if store is not None:
             return run_into(Path(store), list(parts), request)
-        found = [_in_memory(part, request, place, len(self.named)) for place, part in enumerate(parts)]
+        # The first is compiled where it is run, each other one while the one before it runs.
+        made = (_ready(part, request, compiled=place > 0) for place, part in enumerate(parts))
+        ready = one_ahead(made, while_light=lambda ready: ready.part.is_light)
+        found = [_in_memory(made, request, place, len(self.named)) for place, made in enumerate(ready)]
         runs = found[0] if self.lone else join(found, list(self.named))
         runs.attrs = plain(runs.attrs) | {"base_seed": Origin.of(self._given, self._record, runs.attrs)}
         return runs
@@ -128,14 +133,29 @@ def without_single(runs: xr.Dataset, given: Mapping[str, Values]) -> xr.Dataset:
     return runs.isel({name: 0 for name, values in given.items() if is_single(values)})
 
 
-def _in_memory(part: Part, request: Request, place: int, count: int) -> xr.Dataset:
-    """Run one of several experiments and keep everything in memory."""
+class _Ready(NamedTuple):
+    """One experiment, its tiles, its program, and the seconds it has taken to compile."""
+
+    part: Part
+    queue: MemoryQueue
+    program: Program
+    seconds: float
+
+
+def _ready(part: Part, request: Request, *, compiled: bool) -> _Ready:
+    """Cut the runs of one experiment into tiles, and trace its program, or compile it."""
     runs = part.runs(request.axes, request.seeds)
     queue = MemoryQueue(runs, tile_size(int(runs.count), part.engine.way, request.devices, request.tile_runs))
-    progress = progress_of(request.progress, place, count)
-    timing = part.program(queue.size).run(queue, progress, request.devices)
-    runs = part.labelled(queue.found, request.axes, request.seeds)
-    return runs.assign(timing).assign_attrs(part.attributes(request.axes))
+    program = part.program(queue.size)
+    return _Ready(part, queue, program, program.compile(request.devices) if compiled else 0.0)
+
+
+def _in_memory(made: _Ready, request: Request, place: int, count: int) -> xr.Dataset:
+    """Run one of several experiments and keep everything in memory."""
+    timing = made.program.run(made.queue, progress_of(request.progress, place, count), request.devices)
+    timing["compile_seconds"] += made.seconds
+    runs = made.part.labelled(made.queue.found, request.axes, request.seeds)
+    return runs.assign(timing).assign_attrs(made.part.attributes(request.axes))
 
 
 def _tolerances(

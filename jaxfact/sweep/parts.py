@@ -105,6 +105,11 @@ class Part:
         """How many bytes the arrays have that its runs share."""
         return sum(array.nbytes for array in self.reading.shared)
 
+    @property
+    def is_light(self) -> bool:
+        """Whether these arrays may be in memory together with those of another part."""
+        return self.size <= _BYTES
+
     def admit(self, axes: Mapping[str, np.ndarray]) -> None:
         """Refuse values out of range, as when it was read; between two that were in range all are."""
         wider = {

@@ -71,7 +71,7 @@ class Prepared:
             store: The path of a store.
             accept: Names of harmless differences from what made the store.
             tile_runs: The largest number of runs in a tile; another may need another program.
-            devices: How many local devices work, or threads on a CPU.
+            devices: How many local devices work, or threads of a CPU.
             axes: The values of axes, for names that collide with options.
             **more_axes: The values of axes by keyword; one number gives a coordinate, and no dimension.
 
