@@ -6,6 +6,7 @@ constants, never on its neighbours; so it has the same bits among ten runs or a 
 """
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -158,8 +159,6 @@ def _begun(reading: Reading, shared: list[Array], work: Work) -> tuple[Lane, PyT
 class Engine:
     """The loop of one experiment under one set of rules, whose runs advance in some way; `example` is for its shapes.
 
-    On a CPU the loop over looks may be compiled as a `whole`.
-
     Every array of a `Lane` has the lanes along its last axis, which is innermost in memory: one vector instruction
     advances several runs.
     """
@@ -170,7 +169,13 @@ class Engine:
         self._lane, self._records = jax.eval_shape(partial(_begun, reading), reading.shared, example)
         self._slots = len(example.limits.record_steps)
         self.way: Way = way or way_of(reading, rules, self._lane, example.limits)
-        self._whole = working_devices(1)[0].platform == "cpu" and not rules.checked
+        self.is_whole: bool = working_devices(1)[0].platform == "cpu" and not rules.checked
+
+    def in_pieces(self) -> "Engine":
+        """Return the same engine, whose loops XLA need not compile as one function."""
+        made = copy(self)
+        made.is_whole = False
+        return made
 
     @property
     def own(self) -> Own:
@@ -181,15 +186,13 @@ class Engine:
     def bytes_of_one(self) -> int:
         """The memory that the results of one run take in a tile."""
         tile = self.empty(1)
-        leaves = jax.tree.leaves((tile.finished, tile.recording.at_steps, tile.recording.last))
-        return sum(np.asarray(leaf).nbytes for leaf in leaves)
+        return sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves((tile.finished, tile.recording[:2])))
 
     def empty(self, runs: int) -> Any:
         """Return a `Tile` of some runs that has not begun, on the host: idle lanes, and blank results."""
         fresh, lanes = self._lane, self.way.lanes
-        idle = jax.tree.map(lambda x: blank((*x.shape, lanes), x.dtype), fresh)._replace(
-            run=np.full(lanes, -1, np.int32)
-        )
+        none = np.full(lanes, -1, np.int32)
+        idle = jax.tree.map(lambda x: blank((*x.shape, lanes), x.dtype), fresh)._replace(run=none)
         finished = jax.tree.map(lambda x: np.zeros((runs, *x.shape), x.dtype), _result(fresh, fresh.step, fresh.loss))
         recording = nothing_recorded(_recorded(fresh.own), self._records, runs, self._slots, lanes)
         return Tile(idle, np.zeros((), np.int32), finished, recording)  # pyright: ignore[reportArgumentType]
@@ -236,7 +239,7 @@ class Engine:
 
         # With no lane busy there is nothing to do here: the tile is visited once more for waiting records.
         given = shared, work.stride, work.limits, enough, blocks
-        return while_loop(going, block, (done, lanes), given, whole=self._whole)
+        return while_loop(going, block, (done, lanes), given, whole=self.is_whole)
 
     def _block(
         self, shared: list[Array], stride: Int[Array, ""], limits: Limits, lanes: Lane, circling: Bool[Array, ""]
@@ -309,7 +312,7 @@ class Engine:
             return index + 1, pinned(moved)
 
         begun, given = (jnp.zeros_like(count), lanes.own), (count, shared, lanes.step)
-        return while_loop(going, step, begun, given, whole=self._whole)[1]
+        return while_loop(going, step, begun, given, whole=self.is_whole)[1]
 
     def _check(self, shared: list[Array], before: Own, after: Own, lanes: Lane, steps: Array) -> None:
         """Fail, naming run, step and quantity, where an invariant's defect exceeds its bound."""

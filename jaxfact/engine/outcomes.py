@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxfact.engine.levels import ladder
 from jaxfact.engine.reading import Glance, Own
+from jaxfact.numerics.products import inner
 from jaxfact.numerics.trees import PyTree
 
 OUTCOMES = ("budget", "converged", "fitted", "diverged", "cycle", "stationary")
@@ -279,10 +280,11 @@ def _bits(x: Array) -> Array:
 def _is_near(factors: PyTree, mark: PyTree) -> Bool[Array, " lane"]:
     """Tell whether every factor is within rounding of the mark's."""
 
+    def size(x):
+        return jnp.sqrt(jax.vmap(lambda factor: inner(factor, factor), -1)(x))
+
     def near(new, old):
-        axes = tuple(range(new.ndim - 1))
-        bound = _POINT * jnp.finfo(new.dtype).eps * jnp.linalg.norm(old, axis=axes)
-        return jnp.linalg.norm(new - old, axis=axes) <= bound
+        return size(new - old) <= _POINT * jnp.finfo(new.dtype).eps * size(old)
 
     return jnp.all(jnp.stack(jax.tree.leaves(jax.tree.map(near, factors, mark))), axis=0)
 

@@ -192,6 +192,15 @@ class Program:
     def _lowered_once(self) -> Lowered:
         return Lowered(self._traced.lower())
 
+    def _take_apart(self) -> bool:
+        """Trace the loop to be compiled in pieces; tell whether that is another program."""
+        if not self._engine.is_whole:
+            return False
+        self._engine = self._engine.in_pieces()
+        self._traced = self._trace(self._example)
+        del self._lowered_once
+        return True
+
     def _trace(self, example: Work) -> Any:
         """Trace the engine's loop, once for all devices."""
         checks = checkify.checkify(self._engine.advance, errors=checkify.user_checks)
@@ -208,7 +217,13 @@ class Program:
     def _compile(self, device: Any) -> Callable:
         """Compile the loop for a device."""
         with jax.default_device(device):
-            compiled = _compiled(self._lowered, device)
+            try:
+                compiled = _compiled(self._lowered, device)
+            except jax.errors.JaxRuntimeError as error:
+                # XLA cannot make one function of every loop, and only says so when it tries.
+                if "UNIMPLEMENTED" not in str(error) or not self._origin._take_apart():
+                    raise
+                compiled = _compiled(self._lowered, device)
         return partial(_throwing, compiled) if self._engine.rules.checked else compiled
 
     def _finish(self, task: Task, advance: Callable, device: Any, queue: Queue) -> None:
