@@ -413,7 +413,8 @@ def test_two_processes_share_a_sweep(tmp_path, undisturbed):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     path = tmp_path / "a.zarr"
-    joins = "import jax; jax.distributed.initialize('127.0.0.1:{}', 2, {})"
+    # Both wait for each other once they have imported everything.
+    joins = "import jax, survival; jax.distributed.initialize('127.0.0.1:{}', 2, {})"
     both = [survival.worker(path, seeds=1500, prelude=joins.format(port, place)) for place in range(2)]
     for process in both:
         survival.finished(process)
