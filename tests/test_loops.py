@@ -35,6 +35,11 @@ def repeated(once, x, *, whole=True):
 TABLE = jnp.linspace(0, 1, 4)
 
 
+def mean_square(x, rows):
+    """Return a sum over a number of rows of four."""
+    return jnp.sum((jnp.linspace(0, 1, rows)[:, None] * x[0]) ** 2) / rows
+
+
 def inverse(x):
     return jnp.linalg.inv(x @ x.T + jnp.eye(len(x)))
 
@@ -42,6 +47,7 @@ def inverse(x):
 ALLOWED = {
     "elementwise": jnp.sin,
     "a reduction": lambda x: x / (1 + jnp.sum(x**2)),
+    "the largest reduction": lambda x: x / (1 + mean_square(x, 1023)),
     "a choice and a loop": lambda x: jax.lax.cond(
         x[0, 0] > 1, jnp.cos, lambda x: jax.lax.fori_loop(0, 3, lambda _, x: x / 2, x), x
     ),
@@ -54,6 +60,7 @@ ALLOWED = {
 LEFT_OUT = {
     "a matrix product": lambda x: jnp.tanh(x @ x),
     "LAPACK": inverse,
+    "a larger reduction": lambda x: x / (1 + mean_square(x, 1024)),
     "sorting": lambda x: jnp.sin(jnp.sort(x)),
     "scattering": lambda x: jnp.sin(x).at[jnp.argmax(x[:, 0])].add(1.0),
     "within a choice": lambda x: jax.lax.cond(x[0, 0] > 1, jnp.tanh, lambda x: jnp.tanh(x @ x), x),
@@ -81,11 +88,11 @@ def test_a_loop_may_read_only_what_it_is_given():
         jax.jit(function)(1.0)
 
 
-def program(problem, method, **options) -> Program:
+def program(problem, method, width=2, **options) -> Program:
     """Return the program of one experiment."""
 
     def experiment():
-        return jf.Run(problem, jf.starts.Gaussian(2, scale=0.1), method)
+        return jf.Run(problem, jf.starts.Gaussian(width, scale=0.1), method)
 
     usual = {"record": {}, "record_steps": (), "check_every": 10, "base_seed": 0, "checked": False}
     usual |= {"compress": True, "compensated": False, "levels": (1e-3,)}
@@ -105,3 +112,10 @@ def test_a_run_is_one_function(method):
     """Of the loop over looks, with the loop over steps within it; the control checks every step."""
     assert program(SMALL, method)._lowered.text.count(MARKED) == 2
     assert MARKED not in program(SMALL, method, checked=True)._lowered.text
+
+
+def test_looks_at_wide_runs_are_not():
+    """Sixteen lanes of 24×12 factors are more than the largest reduction of such a function; steps have none."""
+    wide = program(jf.Factorization(np.linspace(1, 0.5, 12), shape=(30, 30)), jf.methods.gradient_descent(0.1), 12)
+    assert wide._lowered.text.count(MARKED) == 1
+    wide.compile()

@@ -19,14 +19,17 @@ from jaxfact.numerics.trees import PyTree
 
 T = TypeVar("T")
 
+_LARGE = 4096  # entries from which XLA leaves a reduction to a library, as it does every matrix product
 # fmt: off
-_AS_ONE_FUNCTION = frozenset({
-    # what moves entries about, and reductions
-    "argmax", "argmin", "broadcast_in_dim", "concatenate", "copy", "copy_p", "cummax", "cummin", "cumprod", "cumsum",
-    "dynamic_slice", "dynamic_update_slice", "expand_dims", "gather", "iota", "layout_constraint",
-    "optimization_barrier", "pad", "reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_prod", "reduce_sum",
-    "reduce_xor", "reshape", "rev", "select_n", "slice", "split", "squeeze", "stack", "stop_gradient", "transpose",
-    "unstack",
+_REDUCTIONS = frozenset({
+    "argmax", "argmin", "cummax", "cummin", "cumprod", "cumsum", "reduce_and", "reduce_max", "reduce_min", "reduce_or",
+    "reduce_prod", "reduce_sum", "reduce_xor",
+})
+_OTHERS = frozenset({
+    # what moves entries about
+    "broadcast_in_dim", "concatenate", "copy", "copy_p", "dynamic_slice", "dynamic_update_slice", "expand_dims",
+    "gather", "iota", "layout_constraint", "optimization_barrier", "pad", "reshape", "rev", "select_n", "slice",
+    "split", "squeeze", "stack", "stop_gradient", "transpose", "unstack",
     # elementwise
     "abs", "acos", "acosh", "add", "add_any", "and", "asin", "asinh", "atan", "atan2", "atanh", "bitcast_convert_type",
     "cbrt", "ceil", "clamp", "clz", "convert_element_type", "cos", "cosh", "div", "eq", "erf", "erf_inv", "erfc", "exp",
@@ -66,18 +69,26 @@ def while_loop(
     if any(isinstance(value, Tracer) for value in traced.consts):
         raise TypeError("a loop reads an array that it is not given")
     looped: Any = core.jaxpr_as_fun(traced)
-    if set(_primitives(traced.jaxpr)) <= _AS_ONE_FUNCTION:
+    if all(map(_has_code, _equations(traced.jaxpr))):
         looped = xla_metadata_call(looped, xla_cpu_small_call="true", inlineable="false")
     return jax.tree.unflatten(tree, looped(*leaves))[0]
 
 
-def _primitives(jaxpr: core.Jaxpr) -> Iterator[str]:
-    """Yield the name of every operation, those of programs within it included."""
+def _has_code(equation: core.JaxprEqn) -> bool:
+    """Tell whether such a function may contain an operation."""
+    name = equation.primitive.name
+    if name in _REDUCTIONS:
+        return all(operand.aval.size < _LARGE for operand in equation.invars)  # pyright: ignore[reportAttributeAccessIssue]
+    return name in _OTHERS
+
+
+def _equations(jaxpr: core.Jaxpr) -> Iterator[core.JaxprEqn]:
+    """Yield every operation, those of programs within it included."""
     for equation in jaxpr.eqns:
-        yield equation.primitive.name
+        yield equation
         for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program):
             if _is_program(inner):
-                yield from _primitives(getattr(inner, "jaxpr", inner))
+                yield from _equations(getattr(inner, "jaxpr", inner))
 
 
 def _is_program(value: Any) -> bool:
