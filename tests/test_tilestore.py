@@ -431,8 +431,8 @@ def test_out_of_memory_says_what_fits(monkeypatch, tmp_path):
 
     with monkeypatch.context() as patch:
         patch.setattr(program, "_compiled", lambda *_: exhausted)
-        patch.setattr(program, "_free_bytes", lambda _: 300_000)
-        with pytest.raises(MemoryError, match=r"a tile of 360 runs needs .* MB, and about 0 MB is free") as caught:
+        patch.setattr(program, "_free_bytes", lambda _: 2_000_000)
+        with pytest.raises(MemoryError, match=r"a tile of 360 runs needs .* MB, and about 2 MB is free") as caught:
             swept(tmp_path / "a.zarr", tile_runs=360)
     fits = int(re.search(r"tile_runs=(\d+) fits", str(caught.value))[1])  # pyright: ignore[reportOptionalSubscript]
     assert 72 <= fits <= 180

@@ -57,6 +57,7 @@ class Program:
 
     def _begin(self) -> None:
         self._progress: Progress | None = None
+        self._most = 0
         self._done: dict[Hashable, int] = {}
         self._stop, self._drain = threading.Event(), threading.Event()
 
@@ -178,10 +179,11 @@ class Program:
         lanes = _bytes((tile.lanes, tile.recording.waiting))
         free = _free_bytes(device)
         # What is free now may be taken by the next attempt, and XLA needs scratch space besides.
-        fits = min(self.size // 2, int((free / 2 - lanes) / a_run))
-        said = f"out of memory: a tile of {self.size} runs needs {(self.size * a_run + lanes) / 1e6:.0f} MB"
+        runs = self._most
+        fits = min(runs // 2, int((free / 2 - lanes) / a_run))
+        said = f"out of memory: a tile of {runs} runs needs {(runs * a_run + lanes) / 1e6:.0f} MB"
         found = f"about {free / 1e6:.0f} MB is free on {device}"
-        instead = f"tile_runs={fits} fits" if fits >= self._engine.way.lanes else "record less, or less often"
+        instead = f"tile_runs={fits} fits" if fits >= self._engine.way.least else "record less, or less often"
         return f"{said}, and {found}; {instead}."
 
     @property
@@ -229,6 +231,7 @@ class Program:
     def _finish(self, task: Task, advance: Callable, device: Any, queue: Queue) -> None:
         """Run one tile to its end, a few blocks per call."""
         began, blocks, count = time.perf_counter(), 16, int(task.work.count)
+        self._most = max(self._most, count)
         work, tile = jax.device_put((self._padded(task.work), self._empty()), device)
         while not self._stop.is_set():
             started = time.perf_counter()
