@@ -65,7 +65,7 @@ class Read:
         self.part = Part(make, None, options, {})
         engine, own = self.part.engine, self.part.engine.own
         by_xla = way_by_xla("it is compared", engine.reading, own)
-        self.ways: list[Way] = [by_xla, engine.way] if engine.way.is_kernel else [by_xla]
+        self.ways: list[Way] = [by_xla] if engine.way.steps is None else [by_xla, engine.way]
         self.numbers: int = sum(leaf.size for leaf in jax.tree.leaves((own.factors, own.state)))
         self.chosen: int = engine.way.lanes
 

@@ -138,5 +138,5 @@ def test_a_store_goes_on_in_the_library_and_at_the_command_line(experiments, tmp
     """Each accepts what the other made: they run the same program, and neither sets a flag."""
     shutil.copy(experiments, tmp_path / "experiments.py")
     command = "from jaxfact.cli.main import main; main()"
-    for words in ([LIBRARY, "4"], [command, *COMMAND.split(), "a.zarr"], [LIBRARY, "6"]):
+    for words in ([LIBRARY, "4"], [command, *COMMAND.split()], [LIBRARY, "6"]):
         subprocess.run([sys.executable, "-c", *words], check=True, cwd=tmp_path, capture_output=True)

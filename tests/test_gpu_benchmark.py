@@ -12,8 +12,7 @@ import pytest
 from compilation import QUICK
 
 from jaxfact.engine import program
-from jaxfact.engine.outcomes import Rules
-from jaxfact.engine.steps import lanes_on_multiprocessors
+from jaxfact.engine.steps import Way, lanes_on_multiprocessors
 from jaxfact.engine.tiles import tile_size
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
@@ -77,11 +76,11 @@ def test_lanes_on_a_gpu():
 
 def test_tiles_hold_several_times_the_lanes():
     """With as many runs as lanes a tile would wait for its slowest run; few runs still make one tile."""
-    rules = Rules(periodic=True, misfits=False, checked=False, stops=True, lanes=21504)
-    assert tile_size(10**6, rules, 1, None) == 8 * 21504
-    assert tile_size(30_000, rules, 1, None) == 30_000
-    assert tile_size(10, rules, 1, None) == 21504
-    assert tile_size(10**6, rules._replace(lanes=32), 1, None) == 4096
+    way = Way("on a GPU", 21504)
+    assert tile_size(10**6, way, 1, None) == 8 * 21504
+    assert tile_size(30_000, way, 1, None) == 30_000
+    assert tile_size(10, way, 1, None) == 21504
+    assert tile_size(10**6, way._replace(lanes=32), 1, None) == 4096
 
 
 def test_options_for_a_gpu_are_known_to_the_compiler():

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import jaxfact as jf
+from jaxfact.engine import machine
 from jaxfact.engine.loops import while_loop
 from jaxfact.engine.program import ON_CPU, Program
 from jaxfact.sweep.parts import Options, Part
@@ -97,7 +98,7 @@ def program(problem, method, width=2, **options) -> Program:
     usual = {"record": {}, "record_steps": (), "check_every": 10, "base_seed": 0, "checked": False}
     usual |= {"compress": True, "compensated": False, "levels": (1e-3,)}
     part = Part(experiment, 1e-3, Options(max_steps=100, **usual | options), {})
-    return part.program(part.rules.lanes)
+    return part.program(part.engine.way.lanes)
 
 
 SMALL = jf.Factorization([1.0, 0.5], shape=(5, 4))
@@ -108,14 +109,16 @@ SMALL = jf.Factorization([1.0, 0.5], shape=(5, 4))
     [jf.methods.gradient_descent(0.1), jf.methods.balanced(0.1, 0.1), jf.methods.scaled_gd(0.1), optax.adam(0.1)],
     ids=["plain", "balanced", "ScaledGD", "Adam"],
 )
-def test_a_run_is_one_function(method):
+def test_a_run_is_one_function(method, monkeypatch):
     """Of the loop over looks, with the loop over steps within it; the control checks every step."""
+    monkeypatch.setattr(machine.platform, "machine", lambda: "aarch64")
     assert program(SMALL, method)._lowered.text.count(MARKED) == 2
     assert MARKED not in program(SMALL, method, checked=True)._lowered.text
 
 
-def test_looks_at_wide_runs_are_not():
+def test_looks_at_wide_runs_are_not(monkeypatch):
     """Sixteen lanes of 24×12 factors are more than the largest reduction of such a function; steps have none."""
+    monkeypatch.setattr(machine.platform, "machine", lambda: "aarch64")
     wide = program(jf.Factorization(np.linspace(1, 0.5, 12), shape=(30, 30)), jf.methods.gradient_descent(0.1), 12)
     assert wide._lowered.text.count(MARKED) == 1
     wide.compile()

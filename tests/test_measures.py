@@ -187,7 +187,7 @@ def test_a_measure_is_recorded_by_name_and_carries_its_label(size_of_U):
     # The label is that of the measure, whatever name it is recorded under; a plain function has none.
     assert runs.off_path.attrs == {**runs.distance.attrs, "long_name": "‖UVᵀ−Σ_d‖_F/‖Σ_d‖_F"}
     assert runs.own_path.attrs == {}
-    np.testing.assert_array_equal(runs.off_path.isel(step=-1), runs.distance)
+    np.testing.assert_allclose(runs.off_path.isel(step=-1), runs.distance, rtol=1e-14)
     both = run({"a": lambda: plain, "b": lambda: plain}, record="energy")
     assert both.energy_path.attrs["units"] == "σ₁"
 

@@ -26,7 +26,7 @@ def test_notebook_runs(path, tmp_path):
 
 def test_readme_snippets_run(as_users_compile):
     """The first is what a reader tries first; it ends in quantiles that are finite at every point."""
-    first, completion, sizes = re.findall(
+    first, prepared, completion, sizes = re.findall(
         r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
     )
     *lines, last = first.strip().splitlines()
@@ -35,6 +35,9 @@ def test_readme_snippets_run(as_users_compile):
     assert names["result"].sizes == {"step_size": 4, "scale": 2, "quantile": 3}
     assert (names["result"] > 0).all()
     assert names["result"].sel(quantile=0.5).min() < 2_000
+    *lines, last = prepared.strip().splitlines()
+    exec("\n".join(lines) + f"\nonce = {last.split('  #')[0]}", names)
+    assert names["once"].outcome.sizes == {"seed": 100}
     exec(completion, names)
     assert names["diagram"].converged.sizes == {"fraction": 5, "rank": 3}
     assert names["diagram"].threshold.sel(rank=1) < names["diagram"].threshold.sel(rank=3)

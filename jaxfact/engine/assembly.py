@@ -34,12 +34,15 @@ class Blocks:
         machine.check()
         assembly = _Assembly(functions, shapes, lanes)
         self.runs: int = assembly.runs
+        self._lanes = lanes
         self._changed, self._scratch = assembly.changed, assembly.scratch
         self.name: str = machine.registered(machine.module(assembly.text))
 
     def __call__(self, shared: list[Any], uniform: PyTree, lanes: PyTree, blocks: Any, enough: Any) -> tuple[Any, Any]:
         """Advance lanes; return them and the number of blocks."""
         leaves, tree = jax.tree.flatten(lanes)
+        if leaves[0].shape[-1] != self._lanes:
+            raise ValueError(f"code for {self._lanes} lanes was called with {leaves[0].shape[-1]}")
         arguments = [*shared, *jax.tree.leaves(uniform), blocks, enough, *leaves]
         first = len(arguments) - len(leaves)
         shaped = [jax.ShapeDtypeStruct(leaves[k].shape, leaves[k].dtype) for k in self._changed]

@@ -97,6 +97,8 @@ class Rows:
 
     def written_out(self) -> Nodes:
         """Return all entries, each a node."""
+        if not self.count:
+            return np.empty(self.shape, object)
         return np.concatenate([self.at(row(k)) for k in range(self.count)], axis=self.axis)
 
     def stretches(self) -> list[Stretch]:
