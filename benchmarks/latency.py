@@ -99,7 +99,7 @@ def in_this_process(began: float, calls: int) -> dict[str, Any]:
     found = {"import": [dict.fromkeys(COLUMNS, 0.0) | {"wall": imported, "beyond": imported}], "first": [first]}
     found["repeated"] = [timed(again, time.time()) for _ in range(calls)]
     if calls and hasattr(jf, "prepare"):
-        prepared = jf.prepare(experiment, **options)
+        prepared = jf.prepare(experiment, **options, step_size=0.3)
         steps = 0.3 + 0.01 * np.arange(calls + 1)
         prepared(seeds=STARTS, step_size=steps[0])
         found["prepared"] = [

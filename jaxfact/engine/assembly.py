@@ -64,6 +64,8 @@ class _Assembly:
         self._places = places
         self._own, self._mark = jax.tree.leaves(places.own), jax.tree.leaves(places.mark[0])
         self._state_of = dict(zip(self._mark, jax.tree.leaves((places.own.factors, places.own.state)), strict=True))
+        if any(jnp.issubdtype(x.dtype, jax.dtypes.prng_key) for x in self._avals):
+            raise Unscalarisable("its state holds a random key")
         self.runs: int = 8 if any(np.dtype(x.dtype) == np.float64 for x in self._avals) else 16
         if lanes % self.runs:
             raise Unscalarisable(f"{lanes} lanes are no multiple of {self.runs}")

@@ -44,6 +44,8 @@ def applied(text: Text, node: Node, values: list[str]) -> str:
     ):
         return text.set(f"{'s' if dtype.kind == 'i' else 'u'}{name} {kind} {values[0]}, {values[1]}")
     if name in _SHIFTS and isinstance(node.arguments[1].detail, Constant):
+        if not 0 <= node.arguments[1].detail.value < 8 * dtype.itemsize:
+            raise Unscalarisable(f"it has the operation {name} by {node.arguments[1].detail.value} bits")
         return text.set(f"{_SHIFTS[name]} {kind} {values[0]}, {values[1]}")
     if name == "not":
         ones = text.constant(True if dtype.kind == "b" else -1, dtype)

@@ -18,6 +18,7 @@ from collections.abc import Hashable, Iterable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 _TRUSTED = (
@@ -30,11 +31,20 @@ _UNTRUSTED = ("numpy.random", "jaxfact.store", *(f"jaxfact.data.{name}" for name
 _OPAQUE = (
     *(builtins.open, builtins.input, builtins.eval, builtins.exec, builtins.__import__, builtins.globals),
     *(builtins.vars, builtins.locals, np.load, np.loadtxt, np.genfromtxt, np.fromfile, np.fromregex, np.memmap),
+    *(np.lib.format.open_memmap, jnp.load),
 )
 _PLAIN = (type(None), bool, int, str, bytes, range, type(...), type(NotImplemented), types.CodeType)
 _UNCHANGING = (
-    *(jax.Array, np.dtype, np.ufunc, enum.Enum, types.BuiltinFunctionType, types.WrapperDescriptorType),
+    *(jax.Array, np.dtype, enum.Enum, types.BuiltinFunctionType, types.WrapperDescriptorType),
     *(types.MethodDescriptorType, types.GetSetDescriptorType, types.MemberDescriptorType),
+)
+# What makes an object tell another state than it has.
+_STATES = ("__reduce_ex__", "__reduce__", "__getstate__", "__getnewargs__", "__getnewargs_ex__")
+_OF_EVERY_CLASS = frozenset(
+    ["__dict__", "__weakref__", "__doc__", "__module__", "__qualname__", "__slots__", "__annotations__"]
+    + ["__orig_bases__", "__parameters__", "__dataclass_params__", "__dataclass_fields__", "__match_args__", "__hash__"]
+    + ["__abstractmethods__", "_abc_impl", "__firstlineno__", "__static_attributes__", "__annotate__"]
+    + ["__annotate_func__", "__annotations_cache__", "__classcell__", "__type_params__"]
 )
 _MOST = 3000  # objects that are followed
 
@@ -163,7 +173,9 @@ class _Walk:
         kind = type(value)
         if any(value is one for one in _OPAQUE):
             raise Unknown
-        if isinstance(value, _UNCHANGING):
+        if kind is np.ufunc and getattr(np, value.__name__, None) is not value:
+            raise Unknown
+        if isinstance(value, (*_UNCHANGING, np.ufunc)):
             self._identity(value)
         elif kind is np.ndarray:
             self._array(value)
@@ -262,17 +274,19 @@ class _Walk:
         self.parts.append(Same(value))
         if _is_trusted(value.__module__):
             return
+        if type(value) is not type and not _is_trusted(type(value).__module__):
+            raise Unknown
         _check_users(value.__module__)
         self._all(type, value.__bases__)
         for name, held in vars(value).items():
-            if isinstance(held, types.FunctionType) or not (name.startswith("__") or name == "_abc_impl"):
+            if isinstance(held, types.FunctionType) or name not in _OF_EVERY_CLASS:
                 self.parts.append(name)
                 self.follow(held)
 
     def _object(self, value: Any) -> None:
         """Add an object whose whole state Python can tell."""
         kind = type(value)
-        if kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__:
+        if any(getattr(kind, name, None) is not getattr(object, name, None) for name in _STATES):
             raise Unknown
         try:
             made = value.__reduce_ex__(2)
