@@ -216,6 +216,19 @@ def test_what_cannot_go_this_way_says_which_operation_it_was():
     assert runs.attrs["lanes"] == "by XLA's kernels: it has the operation sort"
 
 
+def test_shifts_beyond_the_width_are_refused():
+    """They are nothing to LLVM, and zero to XLA."""
+    with pytest.raises(Unscalarisable, match="shift_left by 33 bits"):
+        compiled(lambda n: lax.shift_left(n, np.int32(33)), WHOLE)
+
+
+def test_keys_in_a_state_are_left_to_xla():
+    method = optax.chain(optax.add_noise(0.01, 0.5, 3), optax.sgd(0.1))
+    run = jf.Run(TRUTH.build(), jf.starts.Gaussian(2, scale=0.1), method)
+    runs = jf.sweep(lambda: run, seeds=1, max_steps=10, tolerance=None)
+    assert runs.attrs["lanes"] == "by XLA's kernels: its state holds a random key"
+
+
 def test_a_processor_of_another_kind_is_left_to_xla(monkeypatch):
     monkeypatch.setattr(machine.platform, "machine", lambda: "aarch64")
     with pytest.raises(Unscalarisable, match="the processor is aarch64, not x86-64"):

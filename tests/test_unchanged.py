@@ -147,7 +147,28 @@ def writing(x):
     return x
 
 
+class Secretive(Sized):
+    def __getstate__(self):
+        return {}
+
+
+class Meta(type):
+    rate = 0.1
+
+
+class OfMeta(metaclass=Meta):
+    pass
+
+
+SECRETIVE = Secretive(1.0)
+UFUNC = np.frompyfunc(lambda x: SCALE * x, 1, 1)
+
 UNKNOWN = {
+    "an object that hides its state": lambda x: SECRETIVE.size * x,
+    "a class of a user's metaclass": lambda x: OfMeta.rate * x,
+    "a user's ufunc": lambda x: UFUNC(x),
+    "a file that is mapped": lambda x: np.lib.format.open_memmap("a.npy") * x,
+    "a file by JAX": lambda x: jnp.load("a.npy") * x,
     "a generator": lambda x: RNG.normal() * x,
     "random numbers of NumPy": lambda x: np.random.normal() * x,  # noqa: NPY002
     "NumPy handed on": lambda x: getattr(np, "random").normal() * x,  # noqa: B009

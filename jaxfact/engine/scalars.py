@@ -189,19 +189,9 @@ class Graph:
 
     def fold(self, operation: Any, begin: int, end: int, body: Node) -> Node:
         """Return what an operation makes of a body's numbers for rows begin ≤ i < end."""
-        outside: dict[Node, None] = {}
-        pending, seen = [body], {body}
-        while pending:
-            node = pending.pop()
-            if not node.by_row:
-                outside[node] = None
-                continue
-            fresh = [argument for argument in node.arguments if argument not in seen]
-            seen.update(fresh)
-            pending.extend(fresh)
         fold = Fold(operation, begin, end, body)
         name = (Fold, operation.name, begin, end, id(body))
-        return self._node(None, tuple(outside), body.dtype, (), fold, name)
+        return self._node(None, tuple(beyond_rows([body])), body.dtype, (), fold, name)
 
     def _node(self, operation: Any, arguments: tuple[Node, ...], dtype: np.dtype, params, detail, name) -> Node:
         key = (name, dtype, *map(id, arguments))
@@ -211,6 +201,21 @@ class Graph:
             node = self._made[key] = Node(operation, arguments, dtype, params, detail)
             node.serial = len(self._made)
         return self._made[key]
+
+
+def beyond_rows(bodies: Sequence[Node]) -> list[Node]:
+    """Return what expressions of a row read that is the same for every row, in the order in which it was made."""
+    outside: dict[Node, None] = {}
+    pending, seen = list(bodies), set(bodies)
+    while pending:
+        node = pending.pop()
+        if not node.by_row:
+            outside[node] = None
+            continue
+        fresh = [argument for argument in node.arguments if argument not in seen]
+        seen.update(fresh)
+        pending += fresh
+    return sorted(outside, key=lambda node: node.serial)
 
 
 def dependents(outputs: Iterable[Node], sources: set[Node]) -> set[Node]:

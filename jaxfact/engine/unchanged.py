@@ -39,7 +39,7 @@ _UNCHANGING = (
     *(types.MethodDescriptorType, types.GetSetDescriptorType, types.MemberDescriptorType),
 )
 # What makes an object tell another state than it has.
-_STATES = ("__reduce_ex__", "__reduce__", "__getstate__", "__getnewargs__", "__getnewargs_ex__")
+_STATES = ("__reduce_ex__", "__reduce__", "__getstate__", "__getnewargs_ex__")
 _OF_EVERY_CLASS = frozenset(
     ["__dict__", "__weakref__", "__doc__", "__module__", "__qualname__", "__slots__", "__annotations__"]
     + ["__orig_bases__", "__parameters__", "__dataclass_params__", "__dataclass_fields__", "__match_args__", "__hash__"]

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxfact.engine.llvm import Text, scalar
 from jaxfact.engine.operations import applied
-from jaxfact.engine.scalars import Constant, Fold, Loop, Node, Result, Row, Table, ordered
+from jaxfact.engine.scalars import Constant, Fold, Loop, Node, Result, Row, Table, beyond_rows, ordered
 
 Leaf = Callable[[Node, str | None], str]
 """Loads an input; that of a row is so many entries, the name of a number, beyond where it starts."""
@@ -41,7 +41,7 @@ def write(text: Text, outputs: Iterable[Output], leaf: Leaf, rows: Sequence[RowO
     """Write what computes some nodes, each handed on as soon as it is there, and then the loops over rows."""
     singles = list(outputs)
     nodes = [output.node for output in singles]
-    outside = _beyond_rows([node for loop in rows for node, _ in loop.outputs])
+    outside = beyond_rows([node for loop in rows for node, _ in loop.outputs])
     writer, often = _Writer(text, leaf), _used_often([*nodes, *outside])
     writer.group(order := ordered([*often, *outside, *nodes], set()))
     storing: dict[Node, list[Callable[[str], None]]] = {}
@@ -63,21 +63,6 @@ def _used_often(outputs: Sequence[Node]) -> list[Node]:
             uses[argument] = uses.get(argument, 0) + 1
     often = [node for node in order if uses.get(node, 0) > _OFTEN and node.arguments]
     return sorted(often, key=lambda node: node.serial)
-
-
-def _beyond_rows(bodies: Iterable[Node]) -> list[Node]:
-    """Return what expressions of a row read that is the same for every row."""
-    outside: dict[Node, None] = {}
-    pending, seen = list(bodies), set(bodies)
-    while pending:
-        node = pending.pop()
-        if not node.by_row:
-            outside[node] = None
-            continue
-        fresh = [argument for argument in node.arguments if argument not in seen]
-        seen.update(fresh)
-        pending += fresh
-    return sorted(outside, key=lambda node: node.serial)
 
 
 class _Writer:
@@ -148,7 +133,7 @@ class _Writer:
 
     def _outside(self, bodies: list[Node]) -> dict[Node, Any]:
         """Write what bodies read beyond their rows; return the values."""
-        nodes = _beyond_rows(bodies)
+        nodes = beyond_rows(bodies)
         self.all(nodes)
         return self.values(nodes)
 
@@ -269,7 +254,7 @@ def _shared_out(folds: list[Node]) -> list[list[Node]]:
 
     Those whose bodies cost more stay together, because bodies share what they are made of.
     """
-    inside = [ordered([fold.detail.body], set(_beyond_rows([fold.detail.body]))) for fold in folds]
+    inside = [ordered([fold.detail.body], set(beyond_rows([fold.detail.body]))) for fold in folds]
     if len({node for nodes in inside for node in nodes if node.arguments}) > 3 * len(folds):
         return [folds]
     groups: list[list[Node]] = []
