@@ -126,8 +126,9 @@ class Lowered:
     """
 
     def __init__(self, lowered: jax.stages.Lowered):
-        self.lowered, self.text = lowered, lowered.as_text()
-        self.arguments = lowered.in_tree, str(lowered.in_avals)
+        self.lowered: jax.stages.Lowered = lowered
+        self.text: str = lowered.as_text()
+        self.arguments: tuple[Any, str] = lowered.in_tree, str(lowered.in_avals)
 
     def __hash__(self) -> int:
         return hash(self.text)

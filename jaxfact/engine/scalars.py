@@ -14,7 +14,7 @@ Nodes = np.ndarray
 """An array of `Node`, of the shape of the array it stands for; a random key has its two words as a last axis."""
 
 _COMMUTATIVE = frozenset(["add", "add_any", "mul", "max", "min", "and", "or", "xor", "eq", "ne"])
-FOLDED: dict[str, Callable] = {
+FOLDED: dict[str, Callable[..., Any]] = {
     "add": np.add,
     "sub": np.subtract,
     "mul": np.multiply,
