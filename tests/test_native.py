@@ -40,9 +40,8 @@ def compiled(function, *arrays):
     ]
     write(text, stores, lambda node, _: text.load(*leaf[node], 1))
     text.do("br label %leave")
-    name = machine.registered(machine.module(text))
-    call = jax.ffi.ffi_call(name, [jax.ShapeDtypeStruct((LANES,), node.dtype) for node in nodes])
-    return jax.jit(call)(*map(jnp.asarray, arrays))
+    call = machine.called([jax.ShapeDtypeStruct((LANES,), node.dtype) for node in nodes])
+    return jax.jit(call)(machine.code_of(machine.module(text)), *map(jnp.asarray, arrays))
 
 
 SIZES = np.array([0.0, -0.0, 1.0, -1.0, 0.5, -0.3, 2.5, -7.25, 1e-8, 3e4, -1e5, 1e-30, np.inf, -np.inf, np.nan, 0.7])
@@ -157,7 +156,7 @@ def assert_native_is_xla(problem, method, width, monkeypatch, count=200, rtol=1e
     own = jax.jit(jax.vmap(partial(_start, reading), (None, None, 0), -1))(
         reading.shared, jax.tree.map(jnp.asarray, work), jnp.arange(LANES)
     )
-    lanes = engine.empty(LANES).lanes
+    lanes, _, _, recording = engine.empty(LANES)
     begun = lanes._replace(
         own=own,
         run=np.arange(LANES, dtype=np.int32),
@@ -166,7 +165,10 @@ def assert_native_is_xla(problem, method, width, monkeypatch, count=200, rtol=1e
         first_energy=np.ones_like(lanes.first_energy),
     )
     blocks = jax.jit(engine.way.blocks)
-    ended, looks = blocks(reading.shared, (work.stride, work.limits), begun, jnp.int32(1), jnp.int32(LANES))
+    uniform = work.stride, work.limits
+    ended, _, looks = blocks(
+        engine.code, reading.shared, uniform, begun, recording.last, jnp.int32(1), jnp.int32(LANES)
+    )
     assert int(looks) == 1
 
     def step(index, own):

@@ -51,7 +51,7 @@ def compiled(closed, arguments, shared=0, longest=LONGEST):
     write(text, singles, leaf, rows)
     text.do("br label %leave")
     shapes = [jax.ShapeDtypeStruct((*aval.shape, LANES), aval.dtype) for aval in avals]
-    return jax.jit(jax.ffi.ffi_call(machine.registered(machine.module(text)), shapes))(*arguments)
+    return jax.jit(machine.called(shapes))(machine.code_of(machine.module(text)), *arguments)
 
 
 def read(problem, method, width=2, compressed=True) -> Reading:

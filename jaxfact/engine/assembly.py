@@ -16,6 +16,7 @@ import numpy as np
 from jaxfact.engine import machine
 from jaxfact.engine.llvm import SLOT, Text
 from jaxfact.engine.native import Flags, Functions, Load, Part, Place, Shapes, differ, entries, leaves, longest
+from jaxfact.engine.noting import Records
 from jaxfact.engine.rows import Rows, stored
 from jaxfact.engine.scalars import Node, Nodes, Unscalarisable
 from jaxfact.engine.writing import Output, RowOutputs, write
@@ -25,33 +26,40 @@ from jaxfact.numerics.trees import PyTree
 class Blocks:
     """Blocks of steps of many lanes, compiled; raises Unscalarisable, with the reason, where that cannot be.
 
-    Called with shared and uniform arrays, lanes, a number of blocks, and `enough`: a vector stops when `enough` of its
-    runs have ended, where a record is due, and after as many blocks. Returns the lanes, and the number of blocks that
-    the longest took.
+    Called with its code, shared and uniform arrays, lanes, records at steps and at the end, a number of blocks, and
+    `enough`: a vector stops when `enough` of its runs have ended, and after as many blocks. Where it does not write the
+    records, for the reason `unrecorded`, it is given none, and stops where one is due. Returns the lanes, the records,
+    and the number of blocks that the longest took.
     """
 
     def __init__(self, functions: Functions, shapes: Shapes, lanes: int):
         machine.check()
         assembly = _Assembly(functions, shapes, lanes)
         self.runs: int = assembly.runs
+        self.unrecorded: str = assembly.unrecorded
         self._lanes = lanes
-        self._changed, self._scratch = assembly.changed, assembly.scratch
-        self.name: str = machine.registered(machine.module(assembly.text))
+        self._changed, self._scratch, self._arrays = assembly.changed, assembly.scratch, assembly.arrays
+        self.code: np.ndarray = machine.code_of(machine.module(assembly.text))
 
-    def __call__(self, shared: list[Any], uniform: PyTree, lanes: PyTree, blocks: Any, enough: Any) -> tuple[Any, Any]:
-        """Advance lanes; return them and the number of blocks."""
-        leaves, tree = jax.tree.flatten(lanes)
+    def __call__(
+        self, code: Any, shared: list[Any], uniform: PyTree, lanes: PyTree, records: PyTree, blocks: Any, enough: Any
+    ) -> tuple[Any, Any, Any]:
+        """Advance lanes; return them, the records and the number of blocks."""
+        (leaves, tree), (rows, of_rows) = jax.tree.flatten(lanes), jax.tree.flatten(records)
         if leaves[0].shape[-1] != self._lanes:
             raise ValueError(f"code for {self._lanes} lanes was called with {leaves[0].shape[-1]}")
-        arguments = [*shared, *jax.tree.leaves(uniform), blocks, enough, *leaves]
-        first = len(arguments) - len(leaves)
-        shaped = [jax.ShapeDtypeStruct(leaves[k].shape, leaves[k].dtype) for k in self._changed]
+        if len(rows) != self._arrays:
+            raise ValueError(f"code that writes {self._arrays} arrays of records was called with {len(rows)}")
+        arguments = [*shared, *jax.tree.leaves(uniform), blocks, enough, *leaves, *rows]
+        first = len(arguments) - len(leaves) - len(rows)
+        places = [*self._changed, *range(len(leaves), len(leaves) + len(rows))]
+        shaped = [jax.ShapeDtypeStruct(arguments[first + k].shape, arguments[first + k].dtype) for k in places]
         extra = [jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((self._scratch,), jnp.uint8)]
-        aliases = {first + k: place for place, k in enumerate(self._changed)}
-        *moved, done, _ = jax.ffi.ffi_call(self.name, [*shaped, *extra], input_output_aliases=aliases)(*arguments)
-        for k, leaf in zip(self._changed, moved, strict=True):
+        call = machine.called([*shaped, *extra], {first + k: place for place, k in enumerate(places)})
+        *moved, done, _ = call(code, *arguments)
+        for k, leaf in zip(self._changed, moved, strict=False):
             leaves[k] = leaf
-        return jax.tree.unflatten(tree, leaves), done
+        return jax.tree.unflatten(tree, leaves), jax.tree.unflatten(of_rows, moved[len(self._changed) :]), done
 
 
 class _Assembly:
@@ -75,9 +83,19 @@ class _Assembly:
         self._look = Part.of(functions.look, most, count, shapes.shared, shapes.uniform, flag, shapes.lane)
         self._circle = Part.of(functions.circle, most, 0, shapes.lane, shapes.lane.own)
         self._flags = Part.of(functions.flags, most, 0, shapes.lane)
+        self._records, self.unrecorded = self._recording(functions, most)
+        self.arrays: int = self._records.arrays if self._records else 0
         self._lay_out()
         self.text: Text = Text(self.runs)
         self._write()
+
+    def _recording(self, functions: Functions, longest: int) -> tuple[Records | None, str]:
+        """Return what is recorded of runs; None where nothing is or it cannot be done here, and why it cannot."""
+        try:
+            records = Records.of(functions, longest, self._shapes, self.runs)
+        except Unscalarisable as reason:
+            return None, str(reason)
+        return (records if records.record.outputs else None), ""
 
     def _lay_out(self) -> None:
         """Give every leaf a place in scratch memory; what a step changes has two, for before and after."""
@@ -98,10 +116,13 @@ class _Assembly:
                 at += self._state
             self._leaves[k] = Place(at, sizes[k], np.dtype(self._avals[k].dtype))
             at += sizes[k] * SLOT
+        self._recorded = at
+        at += SLOT * len(self._records.nodes) if self._records else 0
         self.scratch: int = at + SLOT  # it may begin anywhere
         seen = [(self._look, len(self._look.inputs) - len(self._avals)), (self._circle, 0)]
         self._small = [k for k in small if any(differ(p.inputs[first + k], p.outputs[k]) for p, first in seen)]
-        self.changed: list[int] = sorted([*self._moving, *self._mark, *self._small])
+        schedule = [self._places.slot, self._places.due] if self._records else []
+        self.changed: list[int] = sorted([*self._moving, *self._mark, *self._small, *schedule])
 
     def _write(self) -> None:
         """Write the loop over vectors, and within it that over blocks of steps."""
@@ -109,7 +130,8 @@ class _Assembly:
         uniform = jax.tree.leaves(shapes.uniform)
         count = len(shapes.shared) + len(uniform) + 2
         given = [machine.buffer(text, "%arguments", k) for k in range(count + len(self._avals))]
-        found = [machine.buffer(text, "%results", k) for k in range(len(self.changed) + 2)]
+        found = [machine.buffer(text, "%results", k) for k in range(len(self.changed) + self.arrays + 2)]
+        self._rows = found[len(self.changed) : -2]
         avals = [*shapes.shared, *uniform]
         everyone = [self._of_all(pointer, aval) for pointer, aval in zip(given, avals, strict=False)]
         self._shared, self._uniform = everyone[: len(shapes.shared)], everyone[len(shapes.shared) :]
@@ -145,8 +167,10 @@ class _Assembly:
             ended = text.call(f"llvm.ctpop.i{self.runs}", f"i{self.runs}", [(f"i{self.runs}", text.bits(flags.ended))])
             few = text.set(f"icmp slt i32 {text.set(f'zext i{self.runs} {ended} to i32')}, {enough}")
             first = text.set(f"icmp eq i32 {state[0]}, 0")
-            undisturbed = text.set(f"or i1 {first}, {text.set(f'xor i1 {holds(flags.due)}, true')}")
-            wanted = text.set(f"and i1 {text.set(f'and i1 {holds(flags.busy)}, {few}')}, {undisturbed}")
+            wanted = text.set(f"and i1 {holds(flags.busy)}, {few}")
+            if self._records is None:
+                undisturbed = text.set(f"or i1 {first}, {text.set(f'xor i1 {holds(flags.due)}, true')}")
+                wanted = text.set(f"and i1 {wanted}, {undisturbed}")
             something = text.set(f"or i1 {wanted}, {holds(flags.returned)}")
             return text.set(f"and i1 {something}, {text.set(f'icmp slt i32 {state[0]}, {blocks}')}")
 
@@ -158,6 +182,8 @@ class _Assembly:
             some = text.set(f"select i1 {fresh}, i32 0, i32 {stride}")
             now = self._steps(text.set(f"select i1 {circling}, i32 1, i32 {some}"), state[1])
             text.when(circling, lambda: self._circled(state[1], now), lambda: self._looked(fresh, now))
+            if self._records:
+                self._noted(self._records, flags, now)
             return [text.set(f"add i32 {state[0]}, 1"), now]
 
         return text.loop([("i32", "0"), ("i64", "0")], going, block)
@@ -193,6 +219,34 @@ class _Assembly:
         taken = self._remembered(self._circle, [*self._lane(before), *(self._loads(k, now) for k in self._own)])
         kept = text.set(f"xor {text.type(bool)} {taken}, {text.constant(True, bool)}")
         self._replaced(kept, self._moving, self._moving, before, now)
+
+    def _noted(self, records: Records, before: Flags, now: str) -> None:
+        """Write what records the runs of a vector that are at a step for that, and those that have just ended."""
+        text, after = self.text, Flags(*self._evaluated(self._flags, self._lane(now)))
+        over, ends = (self._masked("xor", flags.ended, flags.returned) for flags in (before, after))
+        ends = self._masked("and", ends, self._masked("xor", over, text.constant(True, bool)))
+
+        def record() -> None:
+            run, slot = (self._slot(k, "0") for k in (self._places.run, self._places.slot))
+            rows = records.rows(self._rows, text.address(self._base, self._recorded), run, slot)
+            own = leaves([*self._shared, *(self._loads(k, now) for k in self._own)])
+            records.write(text, own, rows, after.due, ends)
+            if records.following is not None:
+                self._scheduled(records.following, after.due, now)
+
+        text.when(text.any(self._masked("or", after.due, ends)), record)
+
+    def _scheduled(self, following: Part, due: str, now: str) -> None:
+        """Write what gives runs that were due their next slot, and when it is due."""
+        text, number = self.text, self.text.type(np.int32)
+        found = self._evaluated(following, [*self._uniform, *self._lane(now)])
+        for k, new in zip((self._places.slot, self._places.due), found, strict=True):
+            place = self._slot(k, "0")
+            old = text.load(np.int32, place)
+            text.store(np.int32, text.set(f"select {text.type(bool)} {due}, {number} {new}, {number} {old}"), place)
+
+    def _masked(self, operation: str, a: str, b: str) -> str:
+        return self.text.set(f"{operation} {self.text.type(bool)} {a}, {b}")
 
     def _remembered(self, part: Part, sources: list[Load]) -> str:
         """Write a part, store the lane's small leaves when all is computed, and return its last output, a mask."""

@@ -5,7 +5,7 @@ compiled loop, so that no run waits for another. What happens to a run depends o
 constants, never on its neighbours; so it has the same bits among ten runs or a million.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import copy
 from functools import partial
 from typing import Any, NamedTuple
@@ -35,57 +35,22 @@ from jaxfact.engine.outcomes import (
     step_of,
 )
 from jaxfact.engine.reading import Own, Reading
-from jaxfact.engine.recording import Recording, blank, nothing_recorded, scattered, set_aside
+from jaxfact.engine.recording import (
+    Finished,
+    Found,
+    Recording,
+    blank,
+    nothing_recorded,
+    result_of,
+    scattered,
+    set_aside,
+)
 from jaxfact.engine.steps import Way, way_of
 from jaxfact.numerics.draws import fold, key_from
 from jaxfact.numerics.products import pinned
 from jaxfact.numerics.trees import PyTree
 
 _REFILL = 8  # lanes wait until one in eight has ended
-
-
-class Finished(NamedTuple):
-    """What is kept of every run of a tile; times are −1 where the level was not met.
-
-    The period is that of a cycle, the gradient norm that of a stationary run; 0 and NaN elsewhere.
-    """
-
-    outcome: Int[Array, " run"]
-    steps: Int[Array, " run"]
-    period: Int[Array, " run"]
-    hit: Int[Array, "run level"]
-    loss: Float[Array, " run"]
-    distance: Float[Array, " run"]
-    misfit: Float[Array, " run"]
-    imbalance: Float[Array, " run"]
-    best: Float[Array, " run"]
-    rose: Bool[Array, " run"]
-    gradient: Float[Array, " run"]
-
-
-class Found(NamedTuple):
-    """The results of some runs, on the host: what is kept of each, its records at their steps, and those at its end.
-
-    All arrays have the runs along their first axis; the records at steps have the steps along their second.
-    """
-
-    finished: Finished
-    at_steps: dict[str, PyTree]
-    last: dict[str, PyTree]
-
-    def rows(self, rows: slice) -> "Found":
-        """Return the results of some of the runs."""
-        return jax.tree.map(lambda x: x[rows], self)
-
-    @property
-    def run_steps(self) -> int:
-        """How many steps all the runs took together."""
-        return int(np.sum(self.finished.steps, dtype=np.int64))
-
-    @classmethod
-    def joined(cls, parts: "Sequence[Found]") -> "Found":
-        """Return the results of several blocks of runs, one after the other."""
-        return jax.tree.map(lambda *each: np.concatenate(each), *parts)
 
 
 class Tile(NamedTuple):
@@ -193,12 +158,22 @@ class Engine:
         fresh, lanes = self._lane, self.way.lanes
         none = np.full(lanes, -1, np.int32)
         idle = jax.tree.map(lambda x: blank((*x.shape, lanes), x.dtype), fresh)._replace(run=none)
-        finished = jax.tree.map(lambda x: np.zeros((runs, *x.shape), x.dtype), _result(fresh, fresh.step, fresh.loss))
-        recording = nothing_recorded(_recorded(fresh.own), self._records, runs, self._slots, lanes)
+        finished = jax.tree.map(lambda x: np.zeros((runs, *x.shape), x.dtype), result_of(fresh, fresh.step, fresh.loss))
+        waiting = 0 if self._records_natively else lanes
+        recording = nothing_recorded(_recorded(fresh.own), self._records, runs, self._slots, waiting)
         return Tile(idle, np.zeros((), np.int32), finished, recording)  # pyright: ignore[reportArgumentType]
 
-    def advance(self, shared: list[Array], work: Work, tile: Tile, blocks: Array) -> Tile:
-        """Run at most `blocks` blocks of the tile; call again until it is finished."""
+    @property
+    def code(self) -> UInt[np.ndarray, "2"]:
+        """The address of what advances lanes in vectors: data, so that methods share a program; 0 elsewhere."""
+        return np.zeros(2, np.uint32) if self.way.blocks is None else self.way.blocks.code
+
+    @property
+    def _records_natively(self) -> bool:
+        return self.way.blocks is not None and not self.way.blocks.unrecorded
+
+    def advance(self, code: Array, shared: list[Array], work: Work, tile: Tile, blocks: Array) -> Tile:
+        """Run at most `blocks` blocks of the tile by the engine's `code`; call again until it is finished."""
 
         def going(carry):
             done, tile = carry
@@ -207,20 +182,26 @@ class Engine:
         def stretch(carry):
             done, tile = carry
             tile = self._refill(shared, work, tile)
-            done, lanes = self._blocks(shared, work, tile.lanes, done, blocks, tile.next_run < work.count)
-            return done, self._store(shared, work.limits, tile._replace(lanes=lanes))
+            done, tile = self._blocks(code, shared, work, tile, done, blocks)
+            return done, self._store(shared, work.limits, tile)
 
         return lax.while_loop(going, stretch, (jnp.zeros((), jnp.int32), tile))[1]
 
     def _blocks(
-        self, shared: list[Array], work: Work, lanes: Lane, done: Array, blocks: Array, more: Bool[Array, ""]
-    ) -> tuple[Array, Lane]:
-        """Advance all lanes until enough of them have ended to be worth a refill, or a record is due."""
+        self, code: Array, shared: list[Array], work: Work, tile: Tile, done: Array, blocks: Array
+    ) -> tuple[Array, Tile]:
+        """Advance all lanes until enough of them have ended to be worth a refill, or a record is due here."""
+        lanes, more = tile.lanes, tile.next_run < work.count
         if (native := self.way.blocks) is not None:
             few = native.runs if work.limits.record_steps.size else native.runs // _REFILL
             enough = jnp.where(more, few, native.runs).astype(jnp.int32)
-            lanes, count = native(shared, (work.stride, work.limits), lanes, blocks - done, enough)
-            return done + count, lanes
+            recording, uniform = tile.recording, (work.stride, work.limits)
+            records = (recording.at_steps if self._slots else (), recording.last) if self._records_natively else ()
+            lanes, records, count = native(code, shared, uniform, lanes, records, blocks - done, enough)
+            if self._records_natively:
+                at_steps, last = records
+                recording = Recording(at_steps if self._slots else recording.at_steps, last, None)
+            return done + count, tile._replace(lanes=lanes, recording=recording)
         enough = jnp.where(more, max(1, self.way.lanes // _REFILL), self.way.lanes)
 
         def wanted(lanes, enough):
@@ -239,7 +220,8 @@ class Engine:
 
         # With no lane busy there is nothing to do here: the tile is visited once more for waiting records.
         given = shared, work.stride, work.limits, enough, blocks
-        return while_loop(going, block, (done, lanes), given, whole=self.is_whole)
+        done, lanes = while_loop(going, block, (done, lanes), given, whole=self.is_whole)
+        return done, tile._replace(lanes=lanes)
 
     def _block(
         self, shared: list[Array], stride: Int[Array, ""], limits: Limits, lanes: Lane, circling: Bool[Array, ""]
@@ -350,7 +332,7 @@ class Engine:
         lanes, ended = tile.lanes, (tile.lanes.outcome >= 0) & (tile.lanes.outcome != RETURNED)
         rows = jnp.where(ended, lanes.run, len(tile.finished.outcome))
         period = jnp.where(lanes.outcome == CYCLE, lanes.circled, 0)
-        result = _result(lanes, period, self._slopes(shared, lanes))
+        result = result_of(lanes, period, self._slopes(shared, lanes))
         due = is_due(lanes)
         slot = jnp.where(due, lanes.slot + 1, lanes.slot)
         free = lanes._replace(
@@ -381,20 +363,3 @@ def is_finished(tile: Tile, count: Int[Array, ""] | int) -> Bool[Array, ""]:
 def _recorded(own: Own) -> Own:
     """Return what records depend on."""
     return own._replace(state=None, noise_key=None)
-
-
-def _result(lanes: Lane, period: Array, gradient: Array) -> Finished:
-    """Return what is kept of runs."""
-    return Finished(
-        outcome=lanes.outcome,
-        steps=lanes.step,
-        period=period,
-        hit=lanes.hit,
-        loss=lanes.loss,
-        distance=lanes.distance,
-        misfit=lanes.misfit,
-        imbalance=lanes.imbalance,
-        best=lanes.best,
-        rose=lanes.rose,
-        gradient=gradient,
-    )

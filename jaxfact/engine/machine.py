@@ -3,12 +3,14 @@
 import ctypes
 import hashlib
 import platform
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from threading import Lock
 from typing import Any
 
 import jax
 import llvmlite.binding as llvm
+import numpy as np
 
 from jaxfact.engine import cache
 from jaxfact.engine.llvm import Text
@@ -24,28 +26,12 @@ _FLUSH = 0x8040
 _ATTRIBUTES = 'attributes #0 = { nounwind "min-legal-vector-width"="512" "prefer-vector-width"="512" }'
 _PROCESSORS = ("x86_64", "amd64")
 
-_kept: dict[str, Any] = {}
-_lock = Lock()
-
-
-def check() -> None:
-    """Raise Unscalarisable where this processor's code is not written."""
-    if (machine := platform.machine().lower()) not in _PROCESSORS:
-        raise Unscalarisable(f"the processor is {machine}, not x86-64")
-
-
-def module(body: Text) -> str:
-    """Return the text of a module whose function `lanes` serves XLA; the body begins in the block `work`.
-
-    It reads the buffers of `%arguments` and `%results`, and ends by a branch to the block `leave`.
-    """
-    declared = "\n".join(sorted(body.declared))
-    return f"""target triple = "{llvm.get_default_triple()}"
-declare void @llvm.x86.sse.stmxcsr(ptr)
+# What XLA calls, whatever is to be done: the address of that is data. So an executable serves every code that takes
+# the same arrays, in every process.
+TARGET = "jaxfact_lanes"
+_ENTRANCE = f"""declare void @llvm.x86.sse.stmxcsr(ptr)
 declare void @llvm.x86.sse.ldmxcsr(ptr)
-{declared}
-define ptr @lanes(ptr %frame) #0 {{
-entry:
+define ptr @enter(ptr %frame) {{
   %control = alloca i32
   %flushing = alloca i32
   %at.extension = getelementptr i8, ptr %frame, i64 {EXTENSION}
@@ -65,15 +51,44 @@ work:
   %arguments = load ptr, ptr %at.arguments
   %at.results = getelementptr i8, ptr %frame, i64 {RESULTS}
   %results = load ptr, ptr %at.results
+  %first = load ptr, ptr %arguments
+  %at.data = getelementptr i8, ptr %first, i64 {DATA}
+  %data = load ptr, ptr %at.data
+  %code = load ptr, ptr %data, align 4
+  %others = getelementptr i8, ptr %arguments, i64 8
   call void @llvm.x86.sse.stmxcsr(ptr %control)
   %kept = load i32, ptr %control
   %flush = or i32 %kept, {_FLUSH}
   store i32 %flush, ptr %flushing
   call void @llvm.x86.sse.ldmxcsr(ptr %flushing)
-{chr(10).join(body.lines)}
-leave:
+  call void %code(ptr %others, ptr %results)
   call void @llvm.x86.sse.ldmxcsr(ptr %control)
   ret ptr null
+}}
+"""
+
+_kept: dict[str, Any] = {}
+_lock = Lock()
+
+
+def check() -> None:
+    """Raise Unscalarisable where this processor's code is not written."""
+    if (machine := platform.machine().lower()) not in _PROCESSORS:
+        raise Unscalarisable(f"the processor is {machine}, not x86-64")
+
+
+def module(body: Text) -> str:
+    """Return the text of a module with a function `lanes` of two arrays of buffers; the body begins in `work`.
+
+    It reads the buffers of `%arguments` and `%results`, and ends by a branch to the block `leave`.
+    """
+    declared = "\n".join(sorted(body.declared))
+    return f"""{declared}
+define void @lanes(ptr %arguments, ptr %results) #0 {{
+work:
+{chr(10).join(body.lines)}
+leave:
+  ret void
 }}
 {_ATTRIBUTES}
 """
@@ -85,22 +100,38 @@ def buffer(text: Text, base: str, place: int) -> str:
     return text.set(f"load ptr, ptr {text.address(held, DATA)}")
 
 
-def registered(module: str) -> str:
-    """Compile a module unless it was; return the name by which XLA calls its function."""
-    name = f"jaxfact_{hashlib.sha256('/'.join((module, *_processor())).encode()).hexdigest()[:32]}"
+def code_of(module: str) -> np.ndarray:
+    """Compile a module unless it was; return the address of its function, as two words."""
     with _lock:
-        if name not in _kept:
-            loaded = _compiled(name, module)
-            prototype = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
-            function = prototype(loaded.get_function_address("lanes"))
-            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(function), platform="cpu")
-            _kept[name] = loaded, function
-    return name
+        if TARGET not in _kept:
+            entrance, address = _function(_ENTRANCE, "enter")
+            enter = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(address)
+            jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(enter), platform="cpu")
+            _kept[TARGET] = entrance, enter
+        if module not in _kept:
+            _kept[module] = _function(module, "lanes")
+        return np.array([_kept[module][1]], np.uint64).view(np.uint32)
 
 
-def _compiled(name: str, module: str) -> Any:
+def called(results: Sequence[Any], aliases: dict[int, int] | None = None) -> Callable[..., Any]:
+    """Return a function of code and arrays that calls the code; `aliases` are results that begin as an array, by place.
+
+    The code comes first, and is not counted.
+    """
+    places = {place + 1: result for place, result in (aliases or {}).items()}
+    return jax.ffi.ffi_call(TARGET, results, input_output_aliases=places)
+
+
+def _function(module: str, name: str) -> tuple[Any, int]:
+    """Return what holds a module's code, and the address of a function in it."""
+    loaded = _compiled(f'target triple = "{llvm.get_default_triple()}"\n{module}')
+    return loaded, loaded.get_function_address(name)
+
+
+def _compiled(module: str) -> Any:
     """Load a module's code, compiled here or by an earlier process."""
-    key = f"{name} by LLVM {'.'.join(map(str, llvm.llvm_version_info))}"
+    digest = hashlib.sha256("/".join((module, *_processor())).encode()).hexdigest()
+    key = f"{digest} by LLVM {'.'.join(map(str, llvm.llvm_version_info))}"
     if (kept := cache.get(key)) is not None:
         return _loaded(kept)
     code = _object(module)

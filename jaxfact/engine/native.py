@@ -40,24 +40,29 @@ class Functions(NamedTuple):
     `step(shared, own, number)` returns what the run owns after a step; `look(shared, uniform, fresh, lane)` the lane as
     it is after a look, and whether its state becomes its mark; `circle(lane, own)` the lane after a step round its
     orbit to `own`, and whether it took it; `flags(lane)` its flags. What look and circle make of `own` and of the
-    mark's state is not used.
+    mark's state is not used. `record(shared, own)` returns what is to be recorded of a run, and `following(uniform,
+    lane)` its next slot after one of its steps was, and when that is due.
     """
 
     step: Callable
     look: Callable
     circle: Callable
     flags: Callable
+    record: Callable
+    following: Callable
 
 
 class Shapes(NamedTuple):
     """The shapes of what the functions take: shared arrays, what is the same for all runs, and a lane.
 
-    The first leaf of what is the same for all runs is the number of steps between two looks.
+    The first leaf of what is the same for all runs is the number of steps between two looks. A run has so many records
+    at its steps, which are `slots`.
     """
 
     shared: list[Any]
     uniform: Any
     lane: Any
+    slots: int
 
 
 class Part(NamedTuple):

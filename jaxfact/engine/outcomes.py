@@ -154,6 +154,11 @@ def step_of(limits: Limits, slot: Int[Array, " lane"] | int) -> Int[Array, " lan
     return jnp.take(limits.record_steps, slot, mode="fill", fill_value=NEVER)
 
 
+def following(limits: Limits, step: Int[Array, ""]) -> Int[Array, ""]:
+    """Return the first step to be recorded after another, or `NEVER`: `step_of` without a look-up, for one lane."""
+    return jnp.min(jnp.where(limits.record_steps > step, limits.record_steps, NEVER), initial=NEVER)
+
+
 def note(rules: Rules, limits: Limits, lanes: Lane, glance: Glance) -> Lane:
     """Remember what the runs have reached; works for one lane and for all."""
     levels = limits.levels.astype(glance.distance.dtype)

@@ -22,8 +22,9 @@ from jax.experimental import checkify
 from jaxfact.engine.compiling import compiled
 from jaxfact.engine.devices import in_this_context, working_devices
 from jaxfact.engine.jaxprs import Lowered
-from jaxfact.engine.lanes import Engine, Found, Tile, Work, is_finished
+from jaxfact.engine.lanes import Engine, Tile, Work, is_finished
 from jaxfact.engine.outcomes import Limits
+from jaxfact.engine.recording import Found
 from jaxfact.engine.steps import way_by_xla
 from jaxfact.engine.tiles import Progress, Queue, Task, room
 
@@ -51,7 +52,7 @@ class Program:
     def __init__(self, engine: Engine, example: Work, size: int):
         self._engine, self._example = engine, example
         self.size: int = room(size, engine.bytes_of_one)
-        self._traced = self._trace(example)
+        self._traced, self._results = self._trace(example)
         self._origin = self
         self._begin()
 
@@ -136,11 +137,11 @@ class Program:
         It ends when all runs have ended; with `beyond` they go on for ever, and there may be at most one run per lane.
         """
         advance = self._compile(device)
-        begun = self._engine.reading.shared, self._padded(task), self._empty()
-        shared, work, tile = jax.device_put(begun, device)
+        begun = self._engine.code, self._engine.reading.shared, self._padded(task), self._empty()
+        code, shared, work, tile = jax.device_put(begun, device)
         lane = np.arange(self._engine.way.lanes, dtype=np.int32)
         while beyond or not is_finished(tile, task.count):
-            tile = advance(shared, work, tile, np.ones((), np.int32))
+            tile = advance(code, shared, work, tile, np.ones((), np.int32))
             yield tile
             if beyond:  # a lane whose run has ended keeps its numbers, and only forgets whose they are
                 run, outcome = np.where(lane < task.count, lane, -1), np.full_like(lane, -1)
@@ -150,10 +151,10 @@ class Program:
         """Take tiles from the queue until it is empty, or until another thread has failed."""
         try:
             with jax.default_device(device):
-                shared = jax.device_put(self._engine.reading.shared, device)
+                code, shared = jax.device_put((self._engine.code, self._engine.reading.shared), device)
                 while not self.halted() and (task := queue.take()) is not None:
                     try:
-                        self._finish(task, partial(advance, shared), device, queue)
+                        self._finish(task, partial(advance, code, shared), device, queue)
                     finally:
                         queue.release(task)
         except BaseException:
@@ -199,22 +200,36 @@ class Program:
         if not self._engine.is_whole:
             return False
         self._engine = self._engine.in_pieces()
-        self._traced = self._trace(self._example)
+        self._traced, self._results = self._trace(self._example)
         del self._lowered_once
         return True
 
-    def _trace(self, example: Work) -> Any:
-        """Trace the engine's loop, once for all devices."""
+    def _trace(self, example: Work) -> tuple[Any, Any]:
+        """Trace the engine's loop, once for all devices; return that and the tree of its results.
+
+        It is a function of arrays alone: so methods whose states are empty in different ways have one program.
+        """
         checks = checkify.checkify(self._engine.advance, errors=checkify.user_checks)
         function = checks if self._engine.rules.checked else self._engine.advance
         arguments = (
+            self._engine.code,
             self._engine.reading.shared,
             self._padded(example),
             self._empty(),
             np.ones((), np.int32),
         )
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
-        return jax.jit(function, donate_argnums=2).trace(*shapes)
+        leaves, tree = jax.tree.flatten(shapes)
+        before, tile = (jax.tree.structure(part).num_leaves for part in (arguments[:3], arguments[3]))
+
+        found: list[Any] = []
+
+        def flat(*leaves):
+            results, of_results = jax.tree.flatten(function(*jax.tree.unflatten(tree, leaves)))
+            found.append(of_results)
+            return results
+
+        return jax.jit(flat, donate_argnums=range(before, before + tile)).trace(*leaves), found[-1]
 
     def _compile(self, device: Any) -> Callable:
         """Compile the loop for a device."""
@@ -226,7 +241,12 @@ class Program:
                 if "UNIMPLEMENTED" not in str(error) or not self._origin._take_apart():
                     raise
                 compiled = _compiled(self._lowered, device)
-        return partial(_throwing, compiled) if self._engine.rules.checked else compiled
+        tree = self._origin._results
+
+        def advance(*arguments) -> Any:
+            return jax.tree.unflatten(tree, compiled(*jax.tree.leaves(arguments)))
+
+        return partial(_throwing, advance) if self._engine.rules.checked else advance
 
     def _finish(self, task: Task, advance: Callable, device: Any, queue: Queue) -> None:
         """Run one tile to its end, a few blocks per call."""

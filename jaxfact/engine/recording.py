@@ -11,10 +11,55 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from jaxfact.engine.outcomes import Lane
 from jaxfact.numerics.draws import key_from
 from jaxfact.numerics.trees import PyTree
+
+
+class Finished(NamedTuple):
+    """What is kept of every run of a tile; times are −1 where the level was not met.
+
+    The period is that of a cycle, the gradient norm that of a stationary run; 0 and NaN elsewhere.
+    """
+
+    outcome: Int[Array, " run"]
+    steps: Int[Array, " run"]
+    period: Int[Array, " run"]
+    hit: Int[Array, "run level"]
+    loss: Float[Array, " run"]
+    distance: Float[Array, " run"]
+    misfit: Float[Array, " run"]
+    imbalance: Float[Array, " run"]
+    best: Float[Array, " run"]
+    rose: Bool[Array, " run"]
+    gradient: Float[Array, " run"]
+
+
+class Found(NamedTuple):
+    """The results of some runs, on the host: what is kept of each, its records at their steps, and those at its end.
+
+    All arrays have the runs along their first axis; the records at steps have the steps along their second.
+    """
+
+    finished: Finished
+    at_steps: dict[str, PyTree]
+    last: dict[str, PyTree]
+
+    def rows(self, rows: slice) -> "Found":
+        """Return the results of some of the runs."""
+        return jax.tree.map(lambda x: x[rows], self)
+
+    @property
+    def run_steps(self) -> int:
+        """How many steps all the runs took together."""
+        return int(np.sum(self.finished.steps, dtype=np.int64))
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Found]") -> "Found":
+        """Return the results of several blocks of runs, one after the other."""
+        return jax.tree.map(lambda *each: np.concatenate(each), *parts)
 
 
 class Waiting(NamedTuple):
@@ -36,10 +81,10 @@ class Recording(NamedTuple):
 
 
 def nothing_recorded(own: PyTree, record: PyTree, runs: int, slots: int, lanes: int) -> Recording:
-    """Return zeros on the host, from the shapes of what one run owns and of its record; no record, nothing waiting."""
+    """Return zeros on the host, from the shapes of what one run owns and of its record; no lanes, nothing waiting."""
     at_steps = jax.tree.map(lambda x: np.zeros((runs, slots, *x.shape), x.dtype), record)
     last = jax.tree.map(lambda x: np.zeros((runs, *x.shape), x.dtype), record)
-    if not record:
+    if not record or not lanes:
         return Recording(at_steps, last, None)
     empty = jax.tree.map(lambda x: blank((*x.shape, lanes), x.dtype), own)
     nowhere = np.full(lanes, runs, np.int32)
@@ -106,3 +151,20 @@ def blank(shape: Sequence[int], dtype: jnp.dtype) -> Array | np.ndarray:
     if jnp.issubdtype(dtype, jax.dtypes.prng_key):
         return key_from(jnp.zeros((*shape, 2), jnp.uint32))
     return np.zeros(shape, dtype)
+
+
+def result_of(lanes: Lane, period: Array, gradient: Array) -> Finished:
+    """Return what is kept of runs."""
+    return Finished(
+        outcome=lanes.outcome,
+        steps=lanes.step,
+        period=period,
+        hit=lanes.hit,
+        loss=lanes.loss,
+        distance=lanes.distance,
+        misfit=lanes.misfit,
+        imbalance=lanes.imbalance,
+        best=lanes.best,
+        rose=lanes.rose,
+        gradient=gradient,
+    )

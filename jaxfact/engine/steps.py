@@ -94,8 +94,10 @@ def is_interpreted() -> bool:
 def _in_vectors(reading: Reading, rules: Rules, lane: Lane, limits: Limits) -> Way:
     """Return lanes in vectors of a CPU, as many as make what lies between two calls small beside them."""
     lanes = int(np.clip(_NATIVE_ENTRIES // sum(_sizes(lane.own)) // 16 * 16, 16, _MOST_NATIVE))
-    blocks = Blocks(_of_one_lane(reading, rules), native.Shapes(reading.shared, _uniform(limits), lane), lanes)
-    return Way(f"in vectors of {blocks.runs} runs", lanes, blocks=blocks)
+    shapes = native.Shapes(reading.shared, _uniform(limits), lane, len(limits.record_steps))
+    blocks = Blocks(_of_one_lane(reading, rules), shapes, lanes)
+    records = f", records by XLA's kernels: {blocks.unrecorded}" if blocks.unrecorded else ""
+    return Way(f"in vectors of {blocks.runs} runs{records}", lanes, blocks=blocks)
 
 
 def _uniform(limits: Limits) -> Any:
@@ -131,7 +133,13 @@ def _of_one_lane(reading: Reading, rules: Rules) -> native.Functions:
             due=outcomes.is_due(lanes),
         )
 
-    return native.Functions(reading.advance, look, lone(circle), lone(flags))
+    def record(shared: list[Array], own: Own):
+        return jax.tree.leaves(reading.record(shared, own))
+
+    def following(uniform: tuple[Array, Limits], lane: Lane):
+        return lane.slot + 1, outcomes.following(uniform[1], lane.due)
+
+    return native.Functions(reading.advance, look, lone(circle), lone(flags), record, following)
 
 
 def _in_registers(reading: Reading, own: Own) -> Way:

@@ -4,7 +4,8 @@ from collections.abc import Callable, Hashable
 from typing import NamedTuple, Protocol
 
 from jaxfact.engine.devices import working_devices
-from jaxfact.engine.lanes import Found, Work
+from jaxfact.engine.lanes import Work
+from jaxfact.engine.recording import Found
 from jaxfact.engine.steps import Way
 
 _LARGEST, _LANEFULS = 4096, 8  # with no more runs than lanes a tile waits for its slowest run

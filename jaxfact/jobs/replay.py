@@ -25,9 +25,10 @@ import xarray as xr
 from jaxfact.engine.axes import both_given, places_of
 from jaxfact.engine.devices import working_devices
 from jaxfact.engine.experiment import Experiment, Run
-from jaxfact.engine.lanes import Found, Tile, Work
+from jaxfact.engine.lanes import Tile, Work
 from jaxfact.engine.levels import as_tolerance
 from jaxfact.engine.program import Program
+from jaxfact.engine.recording import Found
 from jaxfact.inputs import explained, problem_with, shown
 from jaxfact.measures.records import Records, named_measures
 from jaxfact.numerics.draws import fold, key_from

@@ -10,9 +10,9 @@ import numpy as np
 import xarray as xr
 
 from jaxfact import measures
-from jaxfact.engine.lanes import Finished, Found
 from jaxfact.engine.levels import as_number
 from jaxfact.engine.outcomes import BUDGET, DIVERGED, OUTCOMES, Plan
+from jaxfact.engine.recording import Finished, Found
 from jaxfact.measures.base import Label, Measure, label_of, labels_of
 
 _DISTANCE = label_of(measures.distance).latex

@@ -13,9 +13,10 @@ import jax
 import numpy as np
 import xarray as xr
 
-from jaxfact.engine.lanes import Engine, Found, Work
+from jaxfact.engine.lanes import Engine, Work
 from jaxfact.engine.outcomes import Limits, Plan
 from jaxfact.engine.program import Program
+from jaxfact.engine.recording import Found
 from jaxfact.engine.tiles import Task
 from jaxfact.results.labels import along_runs
 from jaxfact.store import marks

@@ -16,10 +16,11 @@ from jaxfact.engine.compressibility import compression_of
 from jaxfact.engine.devices import working_devices
 from jaxfact.engine.experiment import Experiment, Run, check_experiment
 from jaxfact.engine.floors import check_tolerance
-from jaxfact.engine.lanes import Engine, Found, Work
+from jaxfact.engine.lanes import Engine, Work
 from jaxfact.engine.outcomes import Limits, Plan, Rules
 from jaxfact.engine.program import Program
 from jaxfact.engine.reading import Reading
+from jaxfact.engine.recording import Found
 from jaxfact.engine.unchanged import Same, footprint
 from jaxfact.inputs import problem_with
 from jaxfact.measures import invariants
