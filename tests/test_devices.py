@@ -11,7 +11,7 @@ import jax
 import pytest
 
 from jaxfact.engine import devices
-from jaxfact.engine.devices import cores, one_ahead, working_devices
+from jaxfact.engine.devices import cores, made_ahead, working_devices
 
 # What /proc/self/cgroup says, the quotas of groups, and how many of eight cores a process in them may use.
 GROUPS = {
@@ -68,8 +68,8 @@ def test_threads_of_the_first_cpu_device():
         assert working_devices(1) == [first]
 
 
-def test_one_is_made_ahead():
-    """Each while the one before is in use, in this thread's settings; an error comes when its turn comes."""
+def test_some_are_made_ahead():
+    """While those before are in use, in this thread's settings; an error comes when its turn comes."""
     made, threads = [], set()
 
     def items():
@@ -80,14 +80,14 @@ def test_one_is_made_ahead():
             made.append(number)
             yield number
 
-    def used(light: bool) -> list[int]:
+    def used(light: bool, most: int) -> list[int]:
         seen = []
         made.clear()
 
         def use():
-            for number in one_ahead(items(), while_light=lambda _: light):
+            for number in made_ahead(items(), most, while_light=lambda _: light):
                 deadline = time.monotonic() + 5
-                while light and len(made) < min(number + 2, 3) and time.monotonic() < deadline:
+                while light and len(made) < min(number + 1 + most, 3) and time.monotonic() < deadline:
                     time.sleep(0.001)
                 seen.append((number, made[-1]))
 
@@ -95,9 +95,10 @@ def test_one_is_made_ahead():
             use()
         return seen
 
-    assert used(light=True) == [(0, 1), (1, 2), (2, 2)]
+    assert used(light=True, most=1) == [(0, 1), (1, 2), (2, 2)]
+    assert used(light=True, most=2) == [(0, 2), (1, 2), (2, 2)]
     assert threads == {(True, False), (False, False)}
-    assert used(light=False) == [(0, 0), (1, 1), (2, 2)]
+    assert used(light=False, most=2) == [(0, 0), (1, 1), (2, 2)]
 
 
 UNCHANGED = """

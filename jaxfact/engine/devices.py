@@ -2,8 +2,9 @@
 
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import wraps
 from pathlib import Path
@@ -39,19 +40,20 @@ def cores() -> int:
     return max(1, math.ceil(min([bound, *_shares(_GROUPS, _MINE)])))
 
 
-def one_ahead(items: Iterable[T], *, while_light: Callable[[T], bool]) -> Iterator[T]:
-    """Yield items of which the next is made in another thread while one is in use, if that one is light on memory.
+def made_ahead(items: Iterable[T], most: int, *, while_light: Callable[[T], bool]) -> Iterator[T]:
+    """Yield items of which the next few are made in another thread while one is in use that is light on memory.
 
-    What making the next one raises is raised where it would have been: when it is asked for.
+    What making one raises is raised where it would have been: when it is asked for.
     """
     iterator, over = iter(items), object()
     make: Callable[[], Any] = in_this_context(lambda: next(iterator, over))
-    item = make()
+    item, coming = make(), deque[Future[Any]]()
     with ThreadPoolExecutor(1) as thread:
         while item is not over:
-            coming = thread.submit(make) if while_light(item) else None
+            while while_light(item) and len(coming) < most:
+                coming.append(thread.submit(make))
             yield item
-            item = make() if coming is None else coming.result()
+            item = coming.popleft().result() if coming else make()
 
 
 def in_this_context(function: Callable[P, R]) -> Callable[P, R]:

@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from jaxfact.engine.axes import places_of
-from jaxfact.engine.devices import one_ahead
+from jaxfact.engine.devices import made_ahead
 from jaxfact.engine.program import Program
 from jaxfact.engine.tiles import Progress
 from jaxfact.inputs import problem_with
@@ -106,7 +106,7 @@ def _run(
             StoreQueue(store, place, part, patient=patient, halted=program.halted)
             for place, (part, program) in enumerate(zip(parts, programs, strict=True))
         )
-        for place, queue, compiling in one_ahead(_ready(queues, programs, request), while_light=lambda _: True):
+        for place, queue, compiling in made_ahead(_ready(queues, programs, request), 1, while_light=lambda _: True):
             progress = progress_of(request.progress, place, len(parts))
             with drained_by_signals(programs[place], store.path):
                 timing = programs[place].run(queue, progress, request.devices)

@@ -10,7 +10,7 @@ import xarray as xr
 
 from jaxfact import measures
 from jaxfact.engine.axes import MOST_RUNS, Steps, Values, axis, check_names, check_size, seed_numbers
-from jaxfact.engine.devices import one_ahead
+from jaxfact.engine.devices import made_ahead
 from jaxfact.engine.experiment import Experiment, check_signature
 from jaxfact.engine.floors import checked_tolerance
 from jaxfact.engine.levels import chosen_levels
@@ -24,6 +24,8 @@ from jaxfact.store.layout import TILES
 from jaxfact.store.queues import MemoryQueue
 from jaxfact.store.work import Request, as_in_store, progress_of, run_into
 from jaxfact.sweep.parts import Options, Part, part_of
+
+_AHEAD = 2  # variants that are read and compiled while one runs
 
 
 class Told(NamedTuple):
@@ -108,9 +110,9 @@ class Declared:
         """Make what is asked for, in memory or in a store."""
         if store is not None:
             return run_into(Path(store), list(parts), request)
-        # The first is compiled where it is run, each other one while the one before it runs.
+        # The first is compiled where it is run, each other one while those before it run.
         made = (_ready(part, request, compiled=place > 0) for place, part in enumerate(parts))
-        ready = one_ahead(made, while_light=lambda ready: ready.part.is_light)
+        ready = made_ahead(made, _AHEAD, while_light=lambda ready: ready.part.is_light)
         found = [_in_memory(made, request, place, len(self.named)) for place, made in enumerate(ready)]
         runs = found[0] if self.lone else join(found, list(self.named))
         runs.attrs = plain(runs.attrs) | {"base_seed": Origin.of(self._given, self._record, runs.attrs)}
