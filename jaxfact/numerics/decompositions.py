@@ -65,7 +65,7 @@ def condensed(matrix: Float[Array, "k d"]) -> Float[Array, "p d"]:
 def _eliminated(rows: Float[Array, "d e"]) -> Float[Array, "d e"]:
     """Return [C, C⁻ᵀB] from [G, B], C upper triangular with CᵀC = G; zero rows where a pivot is not positive."""
     width = len(rows)
-    index = np.arange(width)
+    index = jnp.arange(width)
 
     def eliminate(step, rows):
         pivot = rows[step, step]
@@ -74,7 +74,7 @@ def _eliminated(rows: Float[Array, "d e"]) -> Float[Array, "d e"]:
         return keep(jnp.where(index[:, None] == step, row, rest))
 
     rows = lax.fori_loop(0, width, eliminate, rows)
-    return jnp.where(index[:, None] > np.arange(rows.shape[1]), 0, rows)
+    return jnp.where(index[:, None] > jnp.arange(rows.shape[1]), 0, rows)
 
 
 @jax.jit
@@ -94,7 +94,7 @@ def orthonormal(matrix: Float[Array, "k d"]) -> tuple[Float[Array, "k d"], Bool[
 def _whitening(gramian: Float[Array, "d d"]) -> tuple[Float[Array, "d d"], Bool[Array, " d"]]:
     """Return T with TᵀGT = I, but for zero columns where G is not definite, and which are none; by elimination."""
     width = len(gramian)
-    index, diagonal = np.arange(width), jnp.diagonal(gramian)
+    index, diagonal = jnp.arange(width), jnp.diagonal(gramian)
     least = 100 * width * jnp.finfo(gramian.dtype).eps * diagonal
 
     def eliminate(step, rows):
@@ -129,7 +129,7 @@ def _reflect(matrix: Float[Array, "k d"]) -> tuple[Float[Array, "k p"], Float[Ar
     count = min(rows, columns)
     if count == 0:
         return jnp.zeros((rows, 0), matrix.dtype), matrix[:0]
-    index = np.arange(rows)
+    index = jnp.arange(rows)
 
     def reflect(step, carry):
         vectors, X = carry
@@ -141,7 +141,7 @@ def _reflect(matrix: Float[Array, "k d"]) -> tuple[Float[Array, "k p"], Float[Ar
         length = _root(rest + head**2)
         v = keep(jnp.where(index == step, head, below) / jnp.where(length > 0, length, 1))
         X = keep(X - 2 * v[:, None] * times(v[None, :], X))
-        return jnp.where(np.arange(count) == step, v[:, None], vectors), X
+        return jnp.where(jnp.arange(count) == step, v[:, None], vectors), X
 
     vectors, X = _loop(count, reflect, (jnp.zeros((rows, count), matrix.dtype), matrix), rows=rows)
     return vectors, jnp.triu(X[:count])
@@ -269,7 +269,7 @@ def largest_eigenvalue(gram: Float[Array, "d d"]) -> Float[Array, ""]:
 
 def inverse(gram: Float[Array, "d d"]) -> Float[Array, "d d"]:
     """Return the inverse of a symmetric positive definite matrix, by Gauss-Jordan; NaN where it is not definite."""
-    index = np.arange(len(gram))
+    index = jnp.arange(len(gram))
 
     def eliminate(step, A):
         row, column = index[:, None] == step, index == step
