@@ -210,18 +210,22 @@ LATE = """
 import sys
 from jaxfact.cli import terminal
 from jaxfact.jobs import comparison, recovery
+told = []
+with terminal.drawing_soon(lambda *counts: told.append(counts)) as progress:
+    progress(2, 3)
 heavy = {"scipy.stats", "matplotlib.figure", "rich.table"} & set(sys.modules)
-with terminal.drawing_soon():
-    pass
+with terminal.drawing_soon(lambda *counts: told.append(counts)) as progress:
+    progress(7, 9)
+    progress(8, 9)
 ready = {"zarr", "matplotlib.backends.backend_svg", "jaxfact.reports.report"} - set(sys.modules)
-print(heavy, ready, "scipy.stats" in sys.modules)
+print(heavy, ready, "scipy.stats" in sys.modules, told)
 """
 
 
-def test_what_draws_is_loaded_while_the_runs_go_on():
+def test_what_draws_is_loaded_while_the_last_runs_go_on():
     """Nothing of it is there before; all of it is after, and SciPy's distributions are never needed."""
     ended = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True)
-    assert (ended.stdout, ended.stderr) == ("set() set() False\n", "")
+    assert (ended.stdout, ended.stderr) == ("set() set() False [(2, 3), (7, 9), (8, 9)]\n", "")
 
 
 def test_info(call):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _LOG_SECONDS = 60.0
 _SHOWN_SECONDS = 0.5
 _COUNTED_SECONDS = 5.0
+_LATE = 2 / 3  # of all runs: the last of three methods is on
 
 Counts = Callable[[], Mapping[str, int]]
 """Returns how many runs have had each outcome so far."""
@@ -61,14 +62,23 @@ def _free(usual: Path) -> Path:
 
 
 @contextmanager
-def drawing_soon() -> Iterator[None]:
-    """Load what reports and figures need while the block computes, which leaves Python idle most of the time."""
-    thread = threading.Thread(target=_load_for_drawing)
-    thread.start()
+def drawing_soon(progress: "Progress") -> "Iterator[Progress]":
+    """Load what reports and figures need while the block's last runs go on, which it tells as it tells its progress.
+
+    Before, Python has the programs of these runs to make; then it is idle most of the time.
+    """
+    thread, begun = threading.Thread(target=_load_for_drawing), threading.Lock()
+
+    def told(done: int, total: int) -> None:
+        if done > _LATE * total and begun.acquire(blocking=False):
+            thread.start()
+        progress(done, total)
+
     try:
-        yield
+        yield told
     finally:
-        thread.join()
+        if begun.locked():
+            thread.join()
 
 
 def _load_for_drawing() -> None:
