@@ -83,6 +83,7 @@ def drawing_soon(progress: "Progress") -> "Iterator[Progress]":
 
 def _load_for_drawing() -> None:
     with suppress(Exception):  # what fails here fails again where it is needed, and is said there
+        import scipy.special  # noqa: F401, which intervals are computed with
         import zarr  # noqa: F401, which results are written with
 
         from jaxfact.figures.styles import get_ready
