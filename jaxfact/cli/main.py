@@ -1,11 +1,7 @@
 """The command line: reads arguments, calls the library, prints. Nothing heavy is imported before a command runs."""
 
-import atexit
-import gc
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +20,7 @@ def main() -> None:
     where the command leaves no results that hold what was to be told.
     """
     warnings.showwarning = lambda message, *_: print(f"jaxfact: note: {message}", file=sys.stderr)
-    with _uncollected(), forgiving_streams() as told:
+    with forgiving_streams() as told:
         results = _called()
         told.flush()
         if told.failure is not None and not isinstance(told.failure, BrokenPipeError):
@@ -33,22 +29,6 @@ def main() -> None:
                 terminal.fail(said, 1)
             print(f"jaxfact: note: {said}; the results are in {results}", file=sys.stderr)
         sys.exit(0)
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Let no garbage be looked for: what a command makes, it needs to its end, and no tile leaves a cycle behind.
-
-    It is looked for once more as Python exits, which takes longest; not among what is frozen.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    atexit.register(gc.freeze)
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _called() -> Path | None:
