@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _LOG_SECONDS = 60.0
 _SHOWN_SECONDS = 0.5
 _COUNTED_SECONDS = 5.0
-_LATE = 2 / 3  # of all runs: the last of three methods is on
+_LATE = 1 / 3  # of all runs: the first of three methods has ended, and the others were read meanwhile
 
 Counts = Callable[[], Mapping[str, int]]
 """Returns how many runs have had each outcome so far."""
@@ -71,7 +71,7 @@ def _free(usual: Path) -> Path:
 
 @contextmanager
 def drawing_soon(progress: "Progress") -> "Iterator[Progress]":
-    """Load what reports and figures need while the block's last runs go on, which it tells as it tells its progress.
+    """Load what reports and figures need while the block's later runs go on, which it tells as it tells its progress.
 
     Before, Python has the programs of these runs to make; then it is idle most of the time.
     """
