@@ -269,7 +269,7 @@ def test_two_processes_at_once_and_one_after(tmp_path):
 
     bits = [process.communicate()[0] for process in [begun(), begun()]]
     kept = {file: file.stat().st_ino for file in files(tmp_path / "cache")}
-    assert len(kept) == 2, "the program, and the code of its lanes"
+    assert len(kept) == 5, "two programs of the reading, the loop, and the code of its lanes in two pieces"
     bits.append(begun().communicate()[0])
     assert len(bits[0]) == 2 * 2 * 4 * 40
     assert len(set(bits)) == 1

@@ -1,5 +1,7 @@
 """What all commands share: how JAX is set up, bars and log lines, and how a command ends in one line."""
 
+import atexit
+import gc
 import sys
 import threading
 import time
@@ -19,13 +21,20 @@ if TYPE_CHECKING:
 _LOG_SECONDS = 60.0
 _SHOWN_SECONDS = 0.5
 _COUNTED_SECONDS = 5.0
+_LATE = 1 / 3  # of all runs: the first of three methods has ended, and the others were read meanwhile
 
 Counts = Callable[[], Mapping[str, int]]
 """Returns how many runs have had each outcome so far."""
 
 
 def configure(x64: bool) -> None:
-    """Choose the precision."""
+    """Choose the precision, and look for no garbage.
+
+    What a command makes it needs to its end, and no tile leaves a cycle behind. As Python exits, garbage is looked for
+    once more, which would take longest; not among what is frozen.
+    """
+    gc.disable()
+    atexit.register(gc.freeze)
     import jax
 
     # On a GPU the default would round the factors of a product to ten bits.
@@ -61,18 +70,28 @@ def _free(usual: Path) -> Path:
 
 
 @contextmanager
-def drawing_soon() -> Iterator[None]:
-    """Load what reports and figures need while the block computes, which leaves Python idle most of the time."""
-    thread = threading.Thread(target=_load_for_drawing)
-    thread.start()
+def drawing_soon(progress: "Progress") -> "Iterator[Progress]":
+    """Load what reports and figures need while the block's later runs go on, which it tells as it tells its progress.
+
+    Before, Python has the programs of these runs to make; then it is idle most of the time.
+    """
+    thread, begun = threading.Thread(target=_load_for_drawing), threading.Lock()
+
+    def told(done: int, total: int) -> None:
+        if done > _LATE * total and begun.acquire(blocking=False):
+            thread.start()
+        progress(done, total)
+
     try:
-        yield
+        yield told
     finally:
-        thread.join()
+        if begun.locked():
+            thread.join()
 
 
 def _load_for_drawing() -> None:
     with suppress(Exception):  # what fails here fails again where it is needed, and is said there
+        import scipy.special  # noqa: F401, which intervals are computed with
         import zarr  # noqa: F401, which results are written with
 
         from jaxfact.figures.styles import get_ready

@@ -3,7 +3,7 @@
 And programs that are told apart by what they do: `jax.jit` compiles anew for every new function.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -12,6 +12,7 @@ from jax.extend import core
 from jaxlib.version import __version_info__ as JAXLIB
 from jaxtyping import Array
 
+from jaxfact.engine.compiling import compiled
 from jaxfact.engine.devices import working_devices
 
 _SMALL_PROGRAMS = 64  # that are kept
@@ -151,9 +152,12 @@ def _evaluated(function: Callable, *arguments: Any, quick: bool = False) -> Any:
     """Return what a function makes of arguments; a program that does the same as one before is not compiled again."""
     lowered = Lowered(jax.jit(function).lower(*arguments))
     places = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(arguments)]
-    return _compiled(lowered, (working_devices()[0], *places), quick)(*arguments)
+    return _compiled(lowered, working_devices()[0], tuple(places), quick)(*arguments)
 
 
 @lru_cache(_SMALL_PROGRAMS)
-def _compiled(program: Lowered, places: Hashable, quick: bool) -> Callable:
-    return program.lowered.compile(_QUICK if quick else None)
+def _compiled(program: Lowered, device: Any, places: tuple[Any, ...], quick: bool) -> Callable:
+    options = _QUICK if quick else None
+    if any(place is not None and place.device_set != {device} for place in places):
+        return program.lowered.compile(options)
+    return compiled(program.lowered, program.text, device, options)

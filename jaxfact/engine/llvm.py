@@ -17,16 +17,17 @@ from jaxfact.engine.scalars import Unscalarisable
 SLOT = 64
 """Bytes of a vector in memory: 16 runs in single precision, 8 in double."""
 
+# By the type itself: NumPy puts its name together anew each time.
 _TYPES = {
-    "float32": "float",
-    "float64": "double",
-    "int32": "i32",
-    "uint32": "i32",
-    "int64": "i64",
-    "uint64": "i64",
-    "bool": "i1",
-    "int8": "i8",
-    "uint8": "i8",
+    np.dtype("float32"): "float",
+    np.dtype("float64"): "double",
+    np.dtype("int32"): "i32",
+    np.dtype("uint32"): "i32",
+    np.dtype("int64"): "i64",
+    np.dtype("uint64"): "i64",
+    np.dtype("bool"): "i1",
+    np.dtype("int8"): "i8",
+    np.dtype("uint8"): "i8",
 }
 
 
@@ -196,10 +197,10 @@ class Text:
 
 def scalar(dtype: Any) -> str:
     """Return the type of one number; raise Unscalarisable where there is none."""
-    name = np.dtype(dtype).name
-    if name not in _TYPES:
-        raise Unscalarisable(f"it computes in {name}")
-    return _TYPES[name]
+    of = np.dtype(dtype)
+    if of not in _TYPES:
+        raise Unscalarisable(f"it computes in {of.name}")
+    return _TYPES[of]
 
 
 def _literal(value: Any, dtype: np.dtype) -> str:

@@ -4,7 +4,7 @@ What does not concern the long axis is done by the rule for short arrays, on an 
 """
 
 from collections.abc import Callable
-from functools import cache, reduce
+from functools import lru_cache, reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +28,8 @@ from jaxfact.engine.rows import (
 )
 from jaxfact.engine.scalars import FOLDED, Graph, Unscalarisable
 from jaxfact.numerics.products import cross, inner
+
+_CALLS = 256  # that are remembered
 
 Rule = Callable[[Graph, Any, list], list]
 
@@ -260,16 +262,17 @@ def _product_called(equation: Any, arrays: list[Values]) -> Callable | None:
     function, rule = _PRODUCTS[name]
     avals = [(var.aval.shape, np.dtype(var.aval.dtype)) for var in equation.invars]
     is_ours = len(avals) == 2 and avals[0][0][0] == avals[1][0][0]
-    return rule if is_ours and str(equation.params.get("jaxpr")) == _text_of(function, *avals) else None
+    return rule if is_ours and _is_traced(function, equation.params.get("jaxpr"), *avals) else None
 
 
-@cache
-def _text_of(function: Callable, *avals: Any) -> str:
+@lru_cache(_CALLS)
+def _is_traced(function: Callable, jaxpr: Any, *avals: Any) -> bool:
+    """Tell whether a program is what a compiled function is traced to, which is one object as long as JAX keeps it."""
     try:
-        traced = jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(*aval) for aval in avals))
+        ours = jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(*aval) for aval in avals)).eqns[0].params["jaxpr"]
     except (TypeError, ValueError):  # arrays that ours does not take
-        return ""
-    return str(traced.eqns[0].params["jaxpr"])
+        return False
+    return jaxpr is ours or str(jaxpr) == str(ours)
 
 
 _PRODUCTS: dict[str, tuple[Callable, Callable]] = {"cross": (cross, _crossed), "inner": (inner, _inner)}

@@ -113,9 +113,13 @@ def _each(graph: Graph, equation: Any, arrays: list[Nodes]) -> list[Nodes]:
     params = {k: v for k, v in equation.params.items() if k in _PARAMETERS}
     entries = [
         graph.apply(equation.primitive, nodes, aval.dtype, params)
-        for nodes in zip(*(np.broadcast_to(x, aval.shape).flat for x in arrays), strict=True)
+        for nodes in zip(*(_spread(x, aval.shape).flat for x in arrays), strict=True)
     ]
     return [nodes_of(entries, aval.shape)]
+
+
+def _spread(x: Nodes, shape: tuple[int, ...]) -> Nodes:
+    return x if x.shape == shape else np.broadcast_to(x, shape)
 
 
 def _constants(graph: Graph, value: Any, dtype: Any) -> Values:

@@ -1,7 +1,7 @@
 """How far an interval of few numbers reaches, and how many numbers make it decide."""
 
 import numpy as np
-import scipy.special
+import scipy  # whose `special` is loaded when an interval is asked for
 
 CONFIDENCE = 0.95
 _CAUTION = 6

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.special
+import scipy  # as in `deciding`
 import xarray as xr
 from jaxtyping import Float
 
