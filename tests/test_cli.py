@@ -1,7 +1,6 @@
 """The installed command: what it prints and writes, and that a mistake is one line and leaves nothing behind."""
 
 import dataclasses
-import gc
 import importlib
 import importlib.metadata
 import inspect
@@ -12,10 +11,9 @@ import shutil
 import subprocess
 import sys
 import typing
-from collections.abc import Callable
 from itertools import cycle
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -228,31 +226,6 @@ def test_what_draws_is_loaded_while_later_runs_go_on():
     """Nothing of it is there before; all of it is after, and SciPy's distributions are never needed."""
     ended = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True)
     assert (ended.stdout, ended.stderr) == ("set() set() False [(1, 3), (4, 9), (5, 9)]\n", "")
-
-
-def test_tiles_leave_no_cycles():
-    """So commands need not look for garbage, however long they run; where every tile leaves one, that is seen."""
-    problem, start = jf.Factorization(np.ones(1, np.float32), shape=(3, 3)), jf.starts.Gaussian(1, scale=0.1)
-    method = jf.methods.gradient_descent(0.3)
-
-    def left(tiles: int, progress: Callable[[int, int], None]) -> int:
-        settings = {"max_steps": 20, "tolerance": None, "every": 10, "tile_runs": 16}
-        gc.collect()
-        gc.disable()
-        try:
-            jf.sweep(lambda: jf.Run(problem, start, method), seeds=16 * tiles, progress=progress, **settings)
-        finally:
-            gc.enable()
-        return gc.collect()
-
-    def knot(*_: int) -> None:
-        itself: list[Any] = []
-        itself.append(itself)
-
-    none = lambda *_: None  # noqa: E731
-    left(1, none)
-    assert left(16, none) == left(4, none)
-    assert left(16, knot) >= left(4, knot) + 12
 
 
 def test_info(call):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jaxfact.engine.tiles import Progress
     from jaxfact.reports.pages import Report
 
+_FEW = 500_000  # objects; by default Python looks through all of them a thousand times as a comparison gets ready
 _LOG_SECONDS = 60.0
 _SHOWN_SECONDS = 0.5
 _COUNTED_SECONDS = 5.0
@@ -28,12 +29,12 @@ Counts = Callable[[], Mapping[str, int]]
 
 
 def configure(x64: bool) -> None:
-    """Choose the precision, and look for no garbage.
+    """Choose the precision, and look for garbage seldom.
 
-    What a command makes it needs to its end, and no tile leaves a cycle behind. As Python exits, garbage is looked for
-    once more, which would take longest; not among what is frozen.
+    Nearly all that a command makes it needs to its end. As Python exits, garbage is looked for once more, which would
+    take longest; not among what is frozen.
     """
-    gc.disable()
+    gc.set_threshold(_FEW, 10, 10)
     atexit.register(gc.freeze)
     import jax
 
