@@ -84,8 +84,10 @@ def _converted(text: Text, name: str, old: np.dtype, new: np.dtype, value: str) 
     kind, into = text.type(old), text.type(new)
     if kind == into:
         return value
-    if name == "bitcast_convert_type":
+    if name == "bitcast_convert_type" and old.itemsize == new.itemsize:
         return text.set(f"bitcast {kind} {value} to {into}")
+    if name == "bitcast_convert_type":
+        raise Unscalarisable(f"it has the operation {name} from {old} to {new}")
     if new.kind == "b":
         compared = "fcmp une" if old.kind == "f" else "icmp ne"
         return text.set(f"{compared} {kind} {value}, zeroinitializer")

@@ -16,7 +16,7 @@ from jax.extend import core
 from jaxfact.engine.devices import working_devices
 from jaxfact.engine.rows import Rows, Values, Wide, by_row, nodes_of, of_argument, of_table, sized
 from jaxfact.engine.rowwise import rowwise
-from jaxfact.engine.scalars import Constant, Graph, Input, Node, Nodes, Unscalarisable
+from jaxfact.engine.scalars import Constant, Graph, Input, Node, Nodes, Unscalarisable, kinds
 
 _UNROLLED = 64  # passes of a loop
 
@@ -103,7 +103,8 @@ def _equation(graph: Graph, equation: Any, arrays: list[Any]) -> list[Any]:
     elif rule is not None:
         return rule(graph, equation, arrays)
     for inner in equation.params.values():
-        if isinstance(inner, core.ClosedJaxpr) and len(inner.jaxpr.invars) == len(arrays):
+        # A call takes and returns what its program does; a reduction by a program does not.
+        if isinstance(inner, core.ClosedJaxpr) and kinds(inner.jaxpr) == kinds(equation):
             return _walk(graph, inner.jaxpr, inner.consts, arrays)
     raise Unscalarisable(f"it has the operation {name}")
 
@@ -180,7 +181,8 @@ def _stacked(graph, equation, arrays):
 
 
 def _unstacked(graph, equation, arrays):
-    return list(np.moveaxis(arrays[0], equation.params["axis"], 0))
+    parts = np.moveaxis(arrays[0], equation.params["axis"], 0)
+    return [parts[at, ...] for at in range(len(parts))]
 
 
 def _split(graph, equation, arrays):
@@ -211,7 +213,8 @@ def _moved(graph, equation, arrays):
     indices = [np.array([n.detail.value for n in p.flat], p.flat[0].dtype).reshape(p.shape) for p in at]
     with jax.ensure_compile_time_eval():
         numbered = jnp.arange(x.size, dtype=jnp.int32).reshape(x.shape)
-        places = np.asarray(equation.primitive.bind(numbered, *map(jnp.asarray, indices), **equation.params))
+        params = equation.params | ({"fill_value": -1} if "fill_value" in equation.params else {})
+        places = np.asarray(equation.primitive.bind(numbered, *map(jnp.asarray, indices), **params))
     if np.any((places < 0) | (places >= x.size)):
         raise Unscalarisable(f"it has the operation {equation.primitive.name} beyond the array")
     return [x.reshape(-1)[places]]
@@ -243,14 +246,15 @@ def _folded(graph: Graph, primitive: Any, terms: list[Node], dtype: Any) -> Node
 def _product(graph, equation, arrays):
     """Contract over the paired axes, term by term."""
     [left, right], dtype = arrays, equation.outvars[0].aval.dtype
+    dtypes = [var.aval.dtype for var in (*equation.invars, *equation.outvars)]
+    if dtype.kind == "b" or len(set(dtypes)) > 1:
+        raise Unscalarisable("it has a matrix product of {} by {} as {}".format(*dtypes))
     (left_over, right_over), (left_batch, right_batch) = equation.params["dimension_numbers"]
-    shape = equation.outvars[0].aval.shape
-    batch = int(np.prod([left.shape[axis] for axis in left_batch]))
-    terms = int(np.prod([left.shape[axis] for axis in left_over]))
+    batch, terms = (math.prod(left.shape[axis] for axis in axes) for axes in (left_batch, left_over))
 
     def grouped(x, batched, over):
         free = [axis for axis in range(x.ndim) if axis not in (*batched, *over)]
-        return x.transpose(*batched, *free, *over).reshape(batch, -1, terms)
+        return x.transpose(*batched, *free, *over).reshape(batch, math.prod(x.shape[axis] for axis in free), terms)
 
     a, b = grouped(left, left_batch, left_over), grouped(right, right_batch, right_over)
     entries = [
@@ -264,7 +268,7 @@ def _product(graph, equation, arrays):
         for i in range(a.shape[1])
         for j in range(b.shape[1])
     ]
-    return [nodes_of(entries, shape)]
+    return [nodes_of(entries, equation.outvars[0].aval.shape)]
 
 
 def _scan(graph, equation, arrays):
@@ -278,13 +282,14 @@ def _scan(graph, equation, arrays):
     fixed, carry = arrays[: p["num_consts"]], arrays[p["num_consts"] : p["num_consts"] + p["num_carry"]]
     passes = []
     for at in range(p["length"])[:: -1 if p["reverse"] else 1]:
-        found = _walk(graph, closed.jaxpr, closed.consts, [*fixed, *carry, *(x[at] for x in along)])
+        found = _walk(graph, closed.jaxpr, closed.consts, [*fixed, *carry, *(x[at, ...] for x in along)])
         carry = found[: p["num_carry"]]
         passes.append(found[p["num_carry"] :])
     passes = passes[:: -1 if p["reverse"] else 1]
     if not all(isinstance(x, np.ndarray) for each in passes for x in each):
         raise Unscalarisable("it has a loop that stacks long arrays")
-    return [*carry, *(np.stack(each) for each in zip(*passes, strict=True))]
+    stacked = [np.stack(each) for each in zip(*passes, strict=True)]
+    return [*carry, *(stacked or (nodes_of([], var.aval.shape) for var in equation.outvars[p["num_carry"] :]))]
 
 
 def _while(graph, equation, arrays):

@@ -38,6 +38,11 @@ class Unscalarisable(Exception):
     """Says what keeps a program from becoming a graph of scalars."""
 
 
+def kinds(program: Any) -> list[list[Any]]:
+    """Return the shapes and dtypes that a program, or an equation, takes and returns."""
+    return [[(var.aval.shape, var.aval.dtype) for var in ends] for ends in (program.invars, program.outvars)]
+
+
 class Node:
     """An operation on other nodes, of one dtype.
 
