@@ -112,15 +112,9 @@ def _equation(graph: Graph, equation: Any, arrays: list[Any]) -> list[Any]:
 def _each(graph: Graph, equation: Any, arrays: list[Nodes]) -> list[Nodes]:
     aval = equation.outvars[0].aval
     params = {k: v for k, v in equation.params.items() if k in _PARAMETERS}
-    entries = [
-        graph.apply(equation.primitive, nodes, aval.dtype, params)
-        for nodes in zip(*(_spread(x, aval.shape).flat for x in arrays), strict=True)
-    ]
-    return [nodes_of(entries, aval.shape)]
-
-
-def _spread(x: Nodes, shape: tuple[int, ...]) -> Nodes:
-    return x if x.shape == shape else np.broadcast_to(x, shape)
+    spread = [x if x.shape == aval.shape else np.broadcast_to(x, aval.shape) for x in arrays]
+    together = zip(*(x.flat for x in spread), strict=True)
+    return [nodes_of([graph.apply(equation.primitive, nodes, aval.dtype, params) for nodes in together], aval.shape)]
 
 
 def _constants(graph: Graph, value: Any, dtype: Any) -> Values:
