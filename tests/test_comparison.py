@@ -60,6 +60,19 @@ def with_noise():
     return compared(EXACT, noise=1e-3, scale=1e-4)
 
 
+def test_methods_are_known_by_name(with_noise):
+    """In whatever order they were run: noise alone is compressed in law, and each can be followed again."""
+    assert with_noise.runs.variant.values.tolist() == ["plain", "balanced", "noisy"]
+    kinds = "plain exactly, balanced exactly, noisy exactly in law"
+    assert f"runs compressed to the rows that move: {kinds}" in with_noise.notes
+    backwards = with_noise.runs.sortby("variant", ascending=False)
+    alone = backwards.sel(variant="balanced")
+    for runs, name in ((with_noise.runs, "noisy"), (backwards, "plain"), (alone, "balanced")):
+        followed = jf.replay(runs, seed=3, variant=name)
+        assert followed.run.outcome == with_noise.runs.sel(variant=name, seed=3).outcome
+        assert followed.steps[-1] == with_noise.runs.sel(variant=name, seed=3).steps
+
+
 def test_predicted_imbalance(with_noise):
     """The noisy runs' final imbalance is the predicted random walk and drift; plain ones stay within their bound."""
     rows = {row.method: row for row in with_noise.methods}

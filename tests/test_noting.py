@@ -87,7 +87,7 @@ def test_long_records_are_left_to_xla(monkeypatch):
 
 
 def test_records_in_another_precision(monkeypatch):
-    """Double precision beside single precision is left to XLA; whole numbers and truth values are written."""
+    """Double precision beside single precision is left to XLA; whole numbers, truth values and nothing are written."""
 
     def kinds(problem, factors):
         first = factors.U[0, 0]
@@ -95,7 +95,7 @@ def test_records_in_another_precision(monkeypatch):
 
     def only(problem, factors):
         found = kinds(problem, factors)
-        return {name: found[name] for name in ("whole", "truth")}
+        return {name: found[name] for name in ("whole", "truth")} | {"nothing": factors.U[:0, 0]}
 
     problem = jf.Factorization(np.array([1.0, 0.6], np.float32), shape=(9, 7))
     run = jf.Run(problem, jf.starts.Gaussian(2, scale=0.1), METHODS["gradient descent"](0.3))
@@ -104,6 +104,7 @@ def test_records_in_another_precision(monkeypatch):
     reason = "a record is in float64, of which no vector holds 16"
     assert wide.attrs["lanes"] == f"in vectors of 16 runs, records by XLA's kernels: {reason}"
     assert narrow.attrs["lanes"] == "in vectors of 16 runs"
+    assert narrow.only_nothing_path.shape == (20, 3, 0)
     assert np.all(wide.kinds_double_path == 1 / 3)
     for name in ("whole", "truth"):
         np.testing.assert_array_equal(wide[f"kinds_{name}_path"], narrow[f"only_{name}_path"])

@@ -138,7 +138,7 @@ class StoredRun:
                 )
             self._layout = Layout.of(Path(store), "give the path that sweep(store=) was given, or what it returned")
             self.name, runs, self._all = str(store), open_results(store), self._layout.attributes()
-        self._variants = _check_variant(runs, variant)
+        _check_variant(runs, variant)
         self._axes = {name: runs[name].values for name in self._all["axes"]}
         place = _check_point(self._axes, axes, self._all["x64"])
         place["seed"] = _nearest("seed", runs.seed.values, seed, x64=True)
@@ -161,7 +161,7 @@ class StoredRun:
     def attribute(self, name: str) -> Any:
         """Return an attribute of the store; where variants differ in it, that of this run's variant."""
         value = self._all[name]
-        return value[self._variants.index(str(self.said.variant.item()))] if self._differs(name) else value
+        return value[self._all["variants"].index(str(self.said.variant.item()))] if self._differs(name) else value
 
     def _differs(self, name: str) -> bool:
         """Tell whether an attribute has one value per variant."""
@@ -216,7 +216,7 @@ class StoredRun:
         if given is None:
             given = self._recorded()
         elif isinstance(given, Mapping):
-            variant = str(self.said.variant.item()) if self._variants else "a function"
+            variant = str(self.said.variant.item()) if self._all["variants"] else "a function"
             if variant not in given:
                 raise problem_with("experiment", sorted(given), f"lacks {variant}", "name it as the sweep did")
             given = given[variant]
@@ -305,7 +305,7 @@ def _in_memory(runs: xr.Dataset) -> tuple[xr.Dataset, dict[str, Any]]:
     attributes = origin.attributes if isinstance(origin, Origin) else _decoded(runs.attrs)
     variants = np.atleast_1d(runs.variant.values).tolist() if "variant" in runs.coords else None
     lost = [name for name in (*attributes["axes"], "seed", "variant") if name in runs.coords and name not in runs.dims]
-    return runs.expand_dims(lost), {**attributes, "variants": variants}
+    return runs.expand_dims(lost), {"variants": variants, **attributes}
 
 
 def _decoded(attributes: Mapping[Any, Any]) -> dict[str, Any]:
@@ -322,15 +322,14 @@ def _decoded(attributes: Mapping[Any, Any]) -> dict[str, Any]:
     return found
 
 
-def _check_variant(runs: xr.Dataset, variant: str | None) -> list[str]:
-    """Return the variants of a store, none where it has one without a name; refuse one that is not among them."""
+def _check_variant(runs: xr.Dataset, variant: str | None) -> None:
+    """Refuse a variant that is not among those of the runs, or none where there are some."""
     variants = runs.variant.values.tolist() if "variant" in runs.coords else []
     if variant is None and variants:
         raise problem_with("variant", None, f"the runs are of {', '.join(variants)}", "name one of them")
     if variant is not None and variant not in variants:
         there = f"the runs are of {', '.join(variants) or 'one without a name'}"
         raise problem_with("variant", variant, there, "name one of them" if variants else "leave it out")
-    return variants
 
 
 def _check_point(there: Mapping[str, np.ndarray], given: Mapping[str, float], x64: bool) -> dict[str, int]:

@@ -2,6 +2,10 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from jaxfact.inputs import problem_with
 from jaxfact.measures.base import Measure, named
 from jaxfact.measures.product import distance, imbalance, loss
@@ -22,9 +26,24 @@ def as_measure(record: Records | None) -> Callable[[Problem, AnyFactors], dict[s
 
     def measure(problem: Problem, factors: AnyFactors) -> dict[str, PyTree]:
         absent = imbalance if record is None and isinstance(factors, TiedFactor) else None
-        return {name: function(problem, factors) for name, function in functions.items() if function is not absent}
+        return {
+            name: _numbers(name, function(problem, factors))
+            for name, function in functions.items()
+            if function is not absent
+        }
 
     return measure
+
+
+def _numbers(name: str, found: PyTree) -> PyTree:
+    """Return what a measure found, once that is known to be numbers."""
+    leaves = jax.tree.leaves(found)
+    numbers = jax.Array | np.ndarray | np.generic | int | float | complex
+    strange = [leaf for leaf in leaves if not isinstance(leaf, numbers)]
+    if strange or not leaves or any(jnp.issubdtype(getattr(x, "dtype", float), jax.dtypes.prng_key) for x in leaves):
+        given = type(strange[0]).__name__ if strange else "a random key" if leaves else "nothing"
+        raise problem_with(f"record {name}", given, "needs a number, an array, or a dict of them", "return one")
+    return found
 
 
 def named_measures(record: Records | None) -> dict[str, Measure]:

@@ -1,6 +1,7 @@
 """What the engine found, as a labelled dataset."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -116,11 +117,11 @@ def along_runs(
     Tied factors, which are no pair, have no imbalance; `misfits` says that data may be fitted without the truth.
     """
     finished = found.finished
-    grid = [*lengths, "seed"]
+    grid, seeds = [*lengths, "seed"], len(finished.outcome) // math.prod(lengths.values())
 
     def spread(values, *extra):
         # The engine runs through the points of one seed before it takes the next.
-        by_seed = np.reshape(values, (-1, *lengths.values(), *np.shape(values)[1:]))
+        by_seed = np.reshape(values, (seeds, *lengths.values(), *np.shape(values)[1:]))
         return ([*grid, *extra], np.moveaxis(by_seed, 0, len(lengths)))
 
     never = np.where(finished.outcome == BUDGET, np.nan, np.inf)
@@ -211,7 +212,8 @@ def join(parts: Sequence[xr.Dataset], variants: Sequence[str]) -> xr.Dataset:
     order = [*axes, "variant", "seed", "level", "step"]
     joined = joined.transpose(*(name for name in order if name in joined.dims), ...)
     joined.attrs = shared | {name: [str(part.attrs[name]) for part in parts] for name in differing}
-    joined.attrs["differing"] = differing
+    # Those who choose variants, or put them in another order, keep what is said of each.
+    joined.attrs |= {"differing": differing, "variants": list(variants)}
     return describe(joined)
 
 
