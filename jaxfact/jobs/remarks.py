@@ -82,10 +82,9 @@ def sharpness_lines(problem: Problem, truth: Factorization, settings: Comparison
 
 def compression_lines(runs: xr.Dataset) -> list[str]:
     """Return a line that says how the runs were compressed, one for all methods."""
-    kinds = runs.attrs["compression"]
-    names = json.loads(runs.attrs["variants"])
-    by_name = dict(zip(names, json.loads(kinds), strict=True)) if kinds.startswith("[") else dict.fromkeys(names, kinds)
-    kinds = {name: by_name[name] for name in map(str, runs.variant.values)}
+    names, kinds = json.loads(runs.attrs["variants"]), runs.attrs["compression"]
+    each: list[str] = json.loads(kinds) if kinds.startswith("[") else [kinds] * len(names)
+    kinds = {name: each[names.index(name)] for name in runs.variant.values.tolist()}
     said = {"exact": "exactly", "in law": "exactly in law", "none": "not at all"}
     text = ", ".join(f"{name} {said[kind]}" for name, kind in kinds.items())
     return [f"runs compressed to the rows that move: {text}"] if set(kinds.values()) != {"none"} else []
