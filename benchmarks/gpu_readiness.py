@@ -127,7 +127,7 @@ def engine(method: Callable, problem: jf.Factorization, lanes: int) -> tuple[Cal
     way = Way("by XLA's kernels", lanes)
     made = Engine(program, rules, work, way)
     tile = made.empty(lanes)
-    return made.advance, _shapes((program.shared, work, tile, jnp.ones((), jnp.int32)))
+    return made.advance, _shapes((made.code, program.shared, work, tile, jnp.ones((), jnp.int32)))
 
 
 def registers(method: Callable, problem: jf.Factorization, lanes: int, width: int) -> tuple[Callable, tuple]:

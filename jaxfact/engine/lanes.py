@@ -151,14 +151,19 @@ class Engine:
     def bytes_of_one(self) -> int:
         """The memory that the results of one run take in a tile."""
         tile = self.empty(1)
-        return sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves((tile.finished, tile.recording[:2])))
+        return sum(np.asarray(leaf[:1]).nbytes for leaf in jax.tree.leaves((tile.finished, tile.recording[:2])))
 
     def empty(self, runs: int) -> Any:
-        """Return a `Tile` of some runs that has not begun, on the host: idle lanes, and blank results."""
+        """Return a `Tile` of some runs that has not begun, on the host: idle lanes, and blank results.
+
+        These have a row more, to which goes what is of no run: where such rows lay beyond the end, XLA's kernels on a
+        CPU lost the last one of a full tile.
+        """
         fresh, lanes = self._lane, self.way.lanes
         none = np.full(lanes, -1, np.int32)
         idle = jax.tree.map(lambda x: blank((*x.shape, lanes), x.dtype), fresh)._replace(run=none)
-        finished = jax.tree.map(lambda x: np.zeros((runs, *x.shape), x.dtype), result_of(fresh, fresh.step, fresh.loss))
+        kept = result_of(fresh, fresh.step, fresh.loss)
+        finished = jax.tree.map(lambda x: np.zeros((runs + 1, *x.shape), x.dtype), kept)
         waiting = 0 if self._records_natively else lanes
         recording = nothing_recorded(_recorded(fresh.own), self._records, runs, self._slots, waiting)
         return Tile(idle, np.zeros((), np.int32), finished, recording)  # pyright: ignore[reportArgumentType]
@@ -330,7 +335,7 @@ class Engine:
     def _store(self, shared: list[Array], limits: Limits, tile: Tile) -> Tile:
         """Write the records that are due and the results of finished runs, and free their lanes."""
         lanes, ended = tile.lanes, (tile.lanes.outcome >= 0) & (tile.lanes.outcome != RETURNED)
-        rows = jnp.where(ended, lanes.run, len(tile.finished.outcome))
+        rows = jnp.where(ended, lanes.run, len(tile.finished.outcome) - 1)
         period = jnp.where(lanes.outcome == CYCLE, lanes.circled, 0)
         result = result_of(lanes, period, self._slopes(shared, lanes))
         due = is_due(lanes)

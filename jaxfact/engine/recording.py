@@ -63,7 +63,7 @@ class Found(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """Runs set aside, along the last axis, and where their records go: a row beyond the end means nowhere."""
+    """Runs set aside, along the last axis, and where their records go: the last row means nowhere."""
 
     own: PyTree
     row: Int[Array, " lane"]
@@ -81,9 +81,12 @@ class Recording(NamedTuple):
 
 
 def nothing_recorded(own: PyTree, record: PyTree, runs: int, slots: int, lanes: int) -> Recording:
-    """Return zeros on the host, from the shapes of what one run owns and of its record; no lanes, nothing waiting."""
-    at_steps = jax.tree.map(lambda x: np.zeros((runs, slots, *x.shape), x.dtype), record)
-    last = jax.tree.map(lambda x: np.zeros((runs, *x.shape), x.dtype), record)
+    """Return zeros on the host, a row more than runs, from the shapes of what one run owns and of its record.
+
+    With no lanes, nothing waits.
+    """
+    at_steps = jax.tree.map(lambda x: np.zeros((runs + 1, slots, *x.shape), x.dtype), record)
+    last = jax.tree.map(lambda x: np.zeros((runs + 1, *x.shape), x.dtype), record)
     if not record or not lanes:
         return Recording(at_steps, last, None)
     empty = jax.tree.map(lambda x: blank((*x.shape, lanes), x.dtype), own)
@@ -113,7 +116,7 @@ def set_aside(
         waiting: Waiting = recording.waiting  # pyright: ignore[reportAssignmentType]
         lanes = len(waiting.row)
         place = jnp.where(wanted, waiting.count + jnp.cumsum(wanted) - 1, lanes)
-        nowhere = len(jax.tree.leaves(recording.last)[0])
+        nowhere = len(jax.tree.leaves(recording.last)[0]) - 1
         rows = jnp.where(due, run, nowhere), slot, jnp.where(ended, run, nowhere)
         inserted = jax.tree.map(
             lambda old, new: old.at[..., place].set(new, mode="drop"),
@@ -133,7 +136,7 @@ def _measured(measure: Callable[[PyTree], PyTree], recording: Recording) -> Reco
     if waiting is None:
         return recording
     found = measure(waiting.own)
-    nowhere = jnp.full_like(waiting.row, len(jax.tree.leaves(recording.last)[0]))
+    nowhere = jnp.full_like(waiting.row, len(jax.tree.leaves(recording.last)[0]) - 1)
     return Recording(
         scattered(recording.at_steps, found, waiting.row, waiting.slot),
         scattered(recording.last, found, waiting.last_row),
@@ -142,7 +145,7 @@ def _measured(measure: Callable[[PyTree], PyTree], recording: Recording) -> Reco
 
 
 def scattered(into: PyTree, values: PyTree, *at: Array) -> PyTree:
-    """Write values, whose last axis is that of the lanes, at rows of the results; rows beyond the end are dropped."""
+    """Write values, whose last axis is that of the lanes, at rows of the results."""
     return jax.tree.map(lambda all_, new: all_.at[at].set(jnp.moveaxis(new, -1, 0), mode="drop"), into, values)
 
 
