@@ -130,7 +130,7 @@ def _child(tree: Path, cache: str, calls: int) -> dict[str, Any]:
 def _compare(tree: Path, cache: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as out:
         began = time.time()
-        command = [sys.executable, "-m", "jaxfact", "compare", "--out", str(Path(out, "found")), "--json"]
+        command = [sys.executable, "-P", "-m", "jaxfact", "compare", "--out", str(Path(out, "found")), "--json"]
         methods = json.loads(_output(command, tree, cache))["methods"]
         wall = time.time() - began
     run, compile_ = (sum(method[name] for method in methods) for name in ("run_seconds", "compile_seconds"))
