@@ -45,16 +45,14 @@ class Function:
 
     def __init__(self, function: Callable, arguments: tuple[Any, ...], closures: Closures):
         closed, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
-        jaxpr = _without_dead(closed.jaxpr)
-        consts = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
-        self.uses: list[int] = [closures.place(consts[var]) for var in jaxpr.constvars]
-        self._jaxpr = jaxpr
+        self._jaxpr, consts = _without_dead(closed)
+        self.uses: list[int] = [closures.place(value) for value in consts]
         self._tree = jax.tree.structure(shape)
 
     def __call__(self, numbers: list[Array], *arguments: Any) -> Any:
         """Return what the function makes of the arguments, given the numbers it closes over."""
-        closed = core.ClosedJaxpr(self._jaxpr, numbers)
-        return jax.tree.unflatten(self._tree, core.jaxpr_as_fun(closed)(*jax.tree.leaves(arguments)))
+        evaluate = core.jaxpr_as_fun(core.ClosedJaxpr(self._jaxpr, []))
+        return jax.tree.unflatten(self._tree, evaluate(*numbers, *jax.tree.leaves(arguments)))
 
     @property
     def uses_last_argument(self) -> bool:
@@ -65,20 +63,25 @@ class Function:
     @property
     def largest(self) -> int:
         """The size of the largest array that it computes from its arguments."""
-        computed = dependents(self._jaxpr, self._jaxpr.invars)
+        computed = dependents(self._jaxpr, self._jaxpr.invars[len(self.uses) :])
         return max(var.aval.size for var in computed)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _without_dead(jaxpr: core.Jaxpr) -> core.Jaxpr:
-    """Return a jaxpr without what no result depends on, as the noise key of a quiet method: all of it would be batched,
-    lowered and compiled, only to be dropped by XLA."""
+def _without_dead(closed: core.ClosedJaxpr) -> tuple[core.Jaxpr, list[Array]]:
+    """Return a jaxpr, and what it closes over as its first arguments, without what no result depends on.
+
+    As the noise key of a quiet method: all of it would be batched, lowered and compiled, only to be dropped by XLA.
+    """
+    jaxpr = closed.jaxpr
     wanted, living = {var for var in jaxpr.outvars if isinstance(var, core.Var)}, []
     for equation in reversed(jaxpr.eqns):
         if equation.effects or not wanted.isdisjoint(equation.outvars):
             living.append(equation)
             wanted.update(var for var in equation.invars if isinstance(var, core.Var))
-    closed_over = [var for var in jaxpr.constvars if var in wanted]
-    return jaxpr.replace(constvars=closed_over, eqns=living[::-1])
+    closed_over = {var: value for var, value in zip(jaxpr.constvars, closed.consts, strict=True) if var in wanted}
+    names = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
+    invars = [*closed_over, *jaxpr.invars]
+    return jaxpr.replace(constvars=[], invars=invars, eqns=living[::-1], debug_info=names), list(closed_over.values())
 
 
 def dependents(jaxpr: core.Jaxpr, sources: Sequence[core.Var]) -> set[core.Var]:

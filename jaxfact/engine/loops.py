@@ -71,6 +71,8 @@ def while_loop(
     looped: Any = core.jaxpr_as_fun(traced)
     if all(map(_has_code, _equations(traced.jaxpr))):
         looped = xla_metadata_call(looped, xla_cpu_small_call="true", inlineable="false")
+        # From JAX 0.12 on, a result that nothing uses would be dropped, and XLA would abort the process.
+        return jax.tree.unflatten(tree, lax.optimization_barrier(looped(*leaves)))[0]
     return jax.tree.unflatten(tree, looped(*leaves))[0]
 
 

@@ -270,20 +270,22 @@ def _scan(graph, equation, arrays):
     p, closed = equation.params, equation.params["jaxpr"]
     if p["length"] > _UNROLLED:
         raise Unscalarisable(f"it has a loop of more than {_UNROLLED} passes")
-    along = arrays[p["num_consts"] + p["num_carry"] :]
+    # How many are carried is told by shapes: JAX 0.12 gives the numbers other names.
+    carried = sum(x.aval.ndim == y.aval.ndim for x, y in zip(equation.outvars, closed.jaxpr.outvars, strict=True))
+    ahead = sum(x.aval.ndim == y.aval.ndim for x, y in zip(equation.invars, closed.jaxpr.invars, strict=True))
+    fixed, carry, along = arrays[: ahead - carried], arrays[ahead - carried : ahead], arrays[ahead:]
     if not all(isinstance(x, np.ndarray) for x in along):
         raise Unscalarisable("it has a loop over the rows of a long array")
-    fixed, carry = arrays[: p["num_consts"]], arrays[p["num_consts"] : p["num_consts"] + p["num_carry"]]
     passes = []
     for at in range(p["length"])[:: -1 if p["reverse"] else 1]:
         found = _walk(graph, closed.jaxpr, closed.consts, [*fixed, *carry, *(x[at, ...] for x in along)])
-        carry = found[: p["num_carry"]]
-        passes.append(found[p["num_carry"] :])
+        carry = found[:carried]
+        passes.append(found[carried:])
     passes = passes[:: -1 if p["reverse"] else 1]
     if not all(isinstance(x, np.ndarray) for each in passes for x in each):
         raise Unscalarisable("it has a loop that stacks long arrays")
     stacked = [np.stack(each) for each in zip(*passes, strict=True)]
-    return [*carry, *(stacked or (nodes_of([], var.aval.shape) for var in equation.outvars[p["num_carry"] :]))]
+    return [*carry, *(stacked or (nodes_of([], var.aval.shape) for var in equation.outvars[carried:]))]
 
 
 def _while(graph, equation, arrays):
