@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxfact.engine.outcomes import Lane
+from jaxfact.engine.outcomes import Lane, choose
 from jaxfact.numerics.draws import key_from
 from jaxfact.numerics.trees import PyTree
 
@@ -114,15 +114,13 @@ def set_aside(
 
     def insert(recording: Recording) -> Recording:
         waiting: Waiting = recording.waiting  # pyright: ignore[reportAssignmentType]
-        lanes = len(waiting.row)
-        place = jnp.where(wanted, waiting.count + jnp.cumsum(wanted) - 1, lanes)
         nowhere = len(jax.tree.leaves(recording.last)[0]) - 1
-        rows = jnp.where(due, run, nowhere), slot, jnp.where(ended, run, nowhere)
-        inserted = jax.tree.map(
-            lambda old, new: old.at[..., place].set(new, mode="drop"),
-            waiting._replace(count=()),  # pyright: ignore[reportArgumentType]
-            Waiting(own, *rows, count=()),  # pyright: ignore[reportArgumentType]
-        )
+        rows = jnp.where(due, run, nowhere), jnp.where(due, slot, 0), jnp.where(ended, run, nowhere)
+        # Each place says from which lane it is filled, so that none is written beyond the end.
+        after = jnp.arange(len(run)) - waiting.count
+        lane = jnp.argsort(~wanted, stable=True)[jnp.clip(after, 0)]
+        new = jax.tree.map(lambda x: x[..., lane], Waiting(own, *rows, count=()))  # pyright: ignore[reportArgumentType]
+        inserted = choose((after >= 0) & (after < more), new, waiting._replace(count=()))  # pyright: ignore[reportArgumentType]
         return recording._replace(waiting=inserted._replace(count=waiting.count + more))
 
     full = (recording.waiting.count + more > len(recording.waiting.row)) | ~jnp.any(run >= 0)
