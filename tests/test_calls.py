@@ -18,6 +18,7 @@ import jaxfact as jf
 from jaxfact.engine.axes import axis, places_of, seed_numbers
 from jaxfact.methods import base
 from jaxfact.results.labels import taken_names
+from jaxfact.store.differences import check_same
 
 TARGET = jf.Factorization([1.0, 0.5], shape=(5, 4))
 START = jf.starts.Gaussian(2, scale=0.1)
@@ -339,6 +340,14 @@ def test_nothing_is_made_before_a_mistake_is_found(tmp_path):
         with pytest.raises(ValueError, match="; "):
             run(**{"store": tmp_path / "a.zarr", **wrong})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "after"), [("device", "last bits that may"), ("program", "new runs of the experiment")]
+)
+def test_what_may_be_accepted_is_told_with_what_it_changes(name, after):
+    with pytest.raises(ValueError, match=rf"accept=\['{name}'\] goes on, with {after}"):
+        check_same(Path("a.zarr"), {name: "old"}, {name: "new"}, ())
 
 
 def test_records_without_steps_are_those_of_the_end():

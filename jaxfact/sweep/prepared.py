@@ -69,7 +69,7 @@ class Prepared:
             seeds: A count, or an array of distinct seed numbers from 0 to 2³²−1.
             progress: See `sweep`, as for all that follow.
             store: The path of a store.
-            accept: Names of harmless differences from what made the store.
+            accept: Names of differences from what made the store, to go on despite them.
             tile_runs: The largest number of runs in a tile; another may need another program.
             devices: How many local devices work, or threads of a CPU.
             axes: The values of axes, for names that collide with options.
