@@ -68,18 +68,41 @@ def sizes(shape: Any) -> tuple[int, int]:
     return m, n
 
 
-def recorded_steps(every: Any, num_steps: int) -> list[int]:
-    """Return the steps that a stride or a list stands for, in order; none for None."""
+def recorded_steps(every: Any, num_steps: int, unit: int = 1) -> list[int]:
+    """Return the steps that a stride or a list stands for, in order; none for None.
+
+    They need to be multiples of `unit`, the steps between two looks.
+    """
     if every is None:
         return []
-    if not isinstance(every, Iterable) or isinstance(every, str) or getattr(every, "ndim", 1) == 0:
-        return list(range(0, num_steps + 1, positive_integer("every", every, "give the steps between two records")))
+    spread = f"jf.log_steps({num_steps}, unit={unit})" if unit > 1 else f"jf.log_steps({num_steps})"
+    if isinstance(every, str):
+        raise problem_with("every", repr(every), "needs a whole number or a list of steps", f"give every={spread}")
+    if isinstance(every, Iterable) and getattr(every, "ndim", 1) > 0:
+        steps = _listed_steps(every, num_steps, spread)
+        given: object = [step for step in steps if step % unit][:3]
+        instead = spread
+    else:
+        given = stride = positive_integer("every", every, "give the steps between two records")
+        if stride > num_steps:
+            needed = f"is beyond the last step, {num_steps}, so that only the start would be recorded"
+            raise problem_with("every", stride, needed, "lower it, or leave it out to record the end")
+        steps = list(range(0, num_steps + 1, stride))
+        instead = str(max(round(stride / unit), 1) * unit)
+    if any(step % unit for step in steps):
+        also = f"give every={instead}, or check_every={math.gcd(num_steps, *steps)}"
+        raise problem_with("every", given, f"needs multiples of check_every={unit}", also)
+    return steps
+
+
+def _listed_steps(every: Iterable[Any], num_steps: int, spread: str) -> list[int]:
+    """Return the steps of a list in order, each once; refuse what is no step of a run."""
     steps = [as_whole(step) for step in every]
     kept = sorted({step for step in steps if step is not None and 0 <= step <= num_steps})
     if not steps or not set(steps) <= set(kept):
         given = [shown(step) for step in every if as_whole(step) not in kept][:3]
         needed = f"needs whole numbers of steps from 0 to {num_steps}"
-        raise problem_with("every", f"[{', '.join(given)}]", needed, "see log_steps(num_steps)")
+        raise problem_with("every", f"[{', '.join(given)}]", needed, f"give every={spread}")
     return kept
 
 

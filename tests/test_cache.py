@@ -75,7 +75,7 @@ def test_another_users_files_are_left_alone(monkeypatch, top):
     assert cache.get("a") is None
 
 
-@pytest.mark.parametrize("word", ["off", "OFF"])
+@pytest.mark.parametrize("word", ["off", "OFF", "0", "false"])
 def test_switched_off(word, top, monkeypatch):
     cache.put("a", b"before")
     monkeypatch.setenv("JAXFACT_CACHE", word)
@@ -84,6 +84,16 @@ def test_switched_off(word, top, monkeypatch):
     cache.put("b", b"nowhere")
     assert len(files(top)) == 1
     assert not Path(word).exists()
+
+
+@pytest.mark.parametrize("word", ["on", "True", "1", "2"])
+def test_a_switch_is_no_folder(word, monkeypatch):
+    monkeypatch.delenv("JAXFACT_CACHE", raising=False)
+    usual = cache.folder()
+    monkeypatch.setenv("JAXFACT_CACHE", word)
+    assert cache.folder() == usual
+    monkeypatch.setenv("JAXFACT_CACHE", f"./{word}")
+    assert cache.folder() == Path.cwd() / word
 
 
 def test_no_place_to_write(top, monkeypatch, recwarn):

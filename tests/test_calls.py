@@ -18,6 +18,7 @@ import jaxfact as jf
 from jaxfact.engine.axes import axis, places_of, seed_numbers
 from jaxfact.methods import base
 from jaxfact.results.labels import taken_names
+from jaxfact.store.differences import check_same
 
 TARGET = jf.Factorization([1.0, 0.5], shape=(5, 4))
 START = jf.starts.Gaussian(2, scale=0.1)
@@ -50,11 +51,17 @@ CALLS = {
     "base seed word": ({"base_seed": "1"}, "base_seed='1': needs a whole number"),
     "steps beyond": ({"max_steps": 10 * 2**31}, "steps are counted up to 2³¹−1"),
     "stride of a half": ({"every": 2.5}, "every=2.5: needs a whole number"),
-    "stride in words": ({"every": "10"}, "every='10': needs a whole number"),
+    "stride in words": ({"every": "10"}, "every='10': needs a whole number or a list of steps"),
+    "stride log": ({"every": "log"}, r"every='log': .*; give every=jf.log_steps\(40, unit=10\)"),
+    "stride between looks": ({"every": 15}, "every=15: needs multiples of check_every=10; give every=20, or .*=5"),
+    "short stride": ({"every": 3}, "every=3: needs multiples of check_every=10; give every=10, or check_every=1"),
+    "steps between looks": ({"every": [0, 5, 20]}, r"every=\[5\]: .*; give every=jf.log_steps.40, unit=10., or .*=5"),
+    "stride beyond": ({"every": 50}, "every=50: is beyond the last step, 40, .*; lower it, or leave it out"),
     "progress": ({"progress": True}, "progress=True: needs a function of two counts"),
     "no measure": ({"record": ""}, "record='': no measure has this name"),
     "record of nothing": ({"record": {"x": lambda *_: None}}, "record x=nothing: needs a number, an array, or a dict"),
     "record of words": ({"record": {"x": lambda *_: "high"}}, "record x=str: needs a number, an array, or a dict"),
+    "record of one": ({"record": {"x": lambda f: f.energy}}, r"record x=a function of \(f\): needs a function of .p"),
     "record of a key": ({"record": {"x": lambda *_: jax.random.key(0)}}, "record x=a random key: needs a number"),
     "no record": ({"record": 3}, "record=3: needs names of measures"),
     "record like a result": ({"record": {"steps": jf.measures.energy}}, "record=steps: results have something else"),
@@ -335,6 +342,14 @@ def test_nothing_is_made_before_a_mistake_is_found(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "after"), [("device", "last bits that may"), ("program", "new runs of the experiment")]
+)
+def test_what_may_be_accepted_is_told_with_what_it_changes(name, after):
+    with pytest.raises(ValueError, match=rf"accept=\['{name}'\] goes on, with {after}"):
+        check_same(Path("a.zarr"), {name: "old"}, {name: "new"}, ())
+
+
 def test_records_without_steps_are_those_of_the_end():
     """Under the measure's own name, with no dimension of steps; the number that a path would end in."""
     ends = run(record=["energy", "ye_du", "loss"])
@@ -369,6 +384,27 @@ UNTRACEABLE = {
     "size": (lambda step_size: plain(jnp.sum(jnp.ones(step_size)) / 9), "makes an array whose size is an axis"),
     "list": (lambda step_size: plain([0.1, 0.2, 0.3][step_size]), "counts or looks up with an axis"),
 }
+
+
+UNTRACEABLE_MEASURES = {
+    "numpy": (lambda _, factors: np.linalg.norm(factors.U), "hands the factors to NumPy"),
+    "numpy's decompositions": (lambda _, factors: np.linalg.svd(factors.U)[1], "hands the factors to NumPy"),
+    "if": (lambda _, factors: 1.0 if factors.U[0, 0] > 0 else 0.0, "decides by the value of the factors"),
+}
+
+
+@pytest.mark.parametrize("case", UNTRACEABLE_MEASURES)
+def test_a_measure_that_cannot_be_traced_is_named(case):
+    """In a sweep and in one run; what JAX has to say of it is the cause."""
+    measure, message = UNTRACEABLE_MEASURES[case]
+    method = jf.methods.gradient_descent(0.1)
+    for call in (
+        lambda: run(record={"mine": measure}),
+        lambda: jf.descend(TARGET, method, FACTORS, num_steps=1, record={"mine": measure}),
+    ):
+        with pytest.raises(ValueError, match=rf"^record mine=<lambda>, line \d+: {message}.*; use ") as refusal:
+            call()
+        assert isinstance(refusal.value.__cause__, TypeError)
 
 
 @pytest.mark.parametrize("case", UNTRACEABLE)

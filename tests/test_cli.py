@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import typing
 from itertools import cycle
 from pathlib import Path
@@ -24,6 +25,7 @@ from PIL import Image
 
 import jaxfact as jf
 import jaxfact.cli
+from jaxfact.cli import waiting
 from jaxfact.engine.devices import working_devices
 from jaxfact.jobs import comparison
 from jaxfact.results import stats
@@ -35,6 +37,7 @@ EXTRA = {"table": [], "json": ["--json", "--unbalanced", "25", "--x64"]}
 FIGURES = ("distance", "survival", "imbalance", "singular_values", "worst")
 
 
+COMPILING = "jaxfact: reading and compiling"
 COMMANDS = ["compare", "complete", "paper", "sweep", "status", "report", "export", "replay", "info"]
 GREET = """
 import typer
@@ -99,7 +102,8 @@ def test_everything_is_written(ended, name):
     out, err, code, folder = ended[name]
     place = f"results: {folder / 'results.zarr'}   page: {folder / 'report.html'}"
     assert code == 0
-    assert err == {"table": "", "json": f"{place}\n"}[name]
+    # On a slow machine a line more says what is waited for.
+    assert err.removeprefix(f"{COMPILING}\n") == {"table": "", "json": f"{place}\n"}[name]
     assert name == "json" or out.splitlines()[-1] == place
     assert {path.name for path in folder.iterdir()} == {"results.zarr", "report.html", "summary.json", "figures"}
     assert list(folder.parent.iterdir()) == [folder]
@@ -228,6 +232,18 @@ def test_what_draws_is_loaded_while_later_runs_go_on():
     assert (ended.stdout, ended.stderr) == ("set() set() False [(1, 3), (4, 9), (5, 9)]\n", "")
 
 
+@pytest.mark.parametrize(("seconds", "said"), [(0, COMPILING), (9, "")])
+def test_what_is_waited_for_is_said_where_nothing_else_is(seconds, said, capsys, monkeypatch):
+    """Once JAX has taken long, and not where a run ends before."""
+    monkeypatch.setattr(waiting, "_SILENT_SECONDS", seconds)
+    monkeypatch.setattr(waiting, "_CHECKING_SECONDS", 0)
+    silence = waiting.Waiting()
+    silence.begin()
+    silence.say_if_long()
+    silence.end() if seconds else time.sleep(0.1)
+    assert capsys.readouterr().err.strip() == said
+
+
 def test_info(call):
     code, out, err = call("info")
     assert (code, err) == (0, "")
@@ -253,6 +269,7 @@ BAD_MATRIX = {
     "text.csv": "'wide' on line 2, field 2, is neither a number nor",
     "ragged.csv": "rows with equally many fields",
     "moon": "matrix=moon: is neither a file nor a data set; give a file, or one of elevation, movielens",
+    ".": r"matrix=\.: is a folder; name a file",
     "nan.npy": "nan.npy: has missing entries; run jaxfact complete .*nan.npy",
     "flat.npy": "m×n matrix",
     "deep.npy": "m×n matrix",
@@ -294,13 +311,13 @@ BAD_OPTIONS = {
     "--nonsense 1": "No such option: --nonsense",
     "--preset wind_small": "No such option: --preset",
     "--centre mean": "No such option: --centre",
-    "--sense gaussian": "--sense alone: needs both",
-    "--measurements 9": "--measurements alone: needs both",
+    "--sense gaussian": "--sense=gaussian: needs --measurements too; add --measurements 1500",
+    "--measurements 9": "--measurements=9: needs --sense too; add --sense gaussian",
     "--tied --unbalanced 3": "--unbalanced=3.0: one factor cannot be unbalanced",
     "one.npy two.npy": "unexpected extra argument",
     "short.csv": "--shape=12x9: a matrix is given too",
     "--out text.csv/below": "text.csv/below: cannot be written",
-    "--out text.csv": "text.csv: exists and holds something else",
+    "--out text.csv": "out=text.csv: is a file; name a new folder",
 }
 
 
@@ -329,7 +346,8 @@ def test_bad_options(call, tmp_path, files, options):
 
 
 def test_made_up_targets_need_a_shape(call, tmp_path):
-    assert_one_line(call("compare", "--rank", "3"), "they need --shape")
+    assert_one_line(call("compare", "--rank", "3"), "--rank=3: is for a made-up target.*; .*add --shape 100x80")
+    assert_one_line(call("compare", "camera", "--spectrum", "step"), "--spectrum=step: .*camera has its own")
     assert_one_line(call("nonsense"), "No such command 'nonsense'")
     assert list(tmp_path.iterdir()) == []
 
@@ -337,7 +355,7 @@ def test_made_up_targets_need_a_shape(call, tmp_path):
 def test_a_full_folder_is_refused_and_kept(call, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("mine")
-    assert_one_line(call(*QUICK, "--out", "full"), "out=full: exists and holds something else")
+    assert_one_line(call(*QUICK, "--out", "full"), "out=full: is a folder that holds mine; name a new folder")
     assert [path.name for path in tmp_path.rglob("*")] == ["full", "mine"]
 
 

@@ -49,7 +49,7 @@ def test_descend_is_the_loop(problem, start, noise):
 
 @pytest.mark.parametrize(
     ("every", "steps"),
-    [(1, range(11)), (4, [0, 4, 8]), (20, [0]), ([7, 3, 3], [3, 7]), ([10], [10]), (jf.log_steps(10, 2), None)],
+    [(1, range(11)), (4, [0, 4, 8]), ([0], [0]), ([7, 3, 3], [3, 7]), ([10], [10]), (jf.log_steps(10, 2), None)],
 )
 def test_records_are_taken_at_their_steps(problem, start, every, steps):
     run = jf.descend(problem, jf.methods.gradient_descent(ETA), start, num_steps=10, every=every)
@@ -160,11 +160,12 @@ REFUSED = [
     ({"num_steps": 0}, r"^num_steps=0: needs a whole number, 1 or above; .+\.$"),
     ({"num_steps": 2.5}, r"^num_steps=2.5: needs a whole number, 1 or above; .+\.$"),
     ({"every": 0}, r"^every=0: needs a whole number, 1 or above; .+\.$"),
-    ({"every": [0, 11]}, r"^every=\[11\]: needs whole numbers of steps from 0 to 10; see log_steps\(num_steps\)\.$"),
+    ({"every": [0, 11]}, r"^every=\[11\]: needs whole numbers of steps from 0 to 10; give every=jf.log_steps\(10\)\.$"),
     ({"every": [-1]}, r"^every=\[-1\]: needs whole numbers of steps from 0 to 10; .+\.$"),
     ({"every": []}, r"^every=\[\]: needs whole numbers of steps from 0 to 10; .+\.$"),
+    ({"every": 11}, r"^every=11: is beyond the last step, 10, .+; lower it, or leave it out to record the end\.$"),
     ({"every": 2.5}, r"^every=2.5: needs a whole number, 1 or above; .+\.$"),
-    ({"every": "10"}, r"^every='10': needs a whole number, 1 or above; .+\.$"),
+    ({"every": "10"}, r"^every='10': needs a whole number or a list of steps; .+\.$"),
     ({"every": [0, 2.5]}, r"^every=\[2.5\]: needs whole numbers of steps from 0 to 10; .+\.$"),
     ({"step": 3}, r"^descend\(…, num_steps=10, step=3\): has no argument step; .+\.$"),
     ({"key": 0}, r"^key=int\d+ of shape \(\): needs one threefry key; use jax.random.key\(.*\)\."),

@@ -171,6 +171,30 @@ def test_a_diverged_run_counts_as_infinite(runs, count, median, upper):
     assert (points(edge) <= band(figure, 0)) == upper
 
 
+ABSENT = {"0 throughout": 0.0, "infinite or unknown": np.nan}
+
+
+@pytest.mark.parametrize("said", ABSENT)
+def test_what_a_logarithmic_axis_cannot_show_is_said(runs, said):
+    """Of one method in the legend, of all in the empty panel; nothing where there are numbers."""
+    value = ABSENT[said]
+    one = runs.assign(imbalance_path=runs.imbalance_path.where(runs["variant"] != "plain", value))
+    assert set(curves(figures.imbalance(one))) == {f"plain: {said}", "balanced"}
+    (text,) = figures.imbalance(runs.assign(imbalance_path=value * runs.imbalance_path)).axes[0].texts
+    assert text.get_text() == said
+    assert not figures.imbalance(runs).axes[0].texts
+
+
+def test_a_heat_map_is_grey_where_there_is_no_number():
+    """Which a legend says, that others do not have."""
+    fraction = xr.DataArray(np.ones((3, 2, 4)), {"a": [1, 2, 3], "b": [1, 2]}, ("a", "b", "seed"))
+    holed = figures.heat_map(fraction.where(fraction.a < 3, np.inf), "a", "b", "fraction")
+    np.testing.assert_array_equal(holed.axes[0].collections[0].get_array().mask, [[False, False, True]] * 2)
+    (legend,) = holed.legends
+    assert legend.legend_handles[0].get_facecolor() == holed.axes[0].get_facecolor()
+    assert not figures.heat_map(fraction, "a", "b", "fraction").legends
+
+
 def test_survival_is_the_fraction_not_yet_arrived(runs):
     figure = figures.survival(runs)
     for method, line in curves(figure).items():
@@ -192,6 +216,9 @@ def test_target_lines_and_singular_values(runs):
             expected = quantile(path.isel(singular_values_0=place), 0.5)
             np.testing.assert_array_equal(line.get_ydata(), expected)
             assert line.get_ydata()[-1] == pytest.approx(TARGET[place], abs=1e-3)
+            assert line.get_label() == rf"$\sigma_{{{place + 1}}}$"
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [r"$\sigma_{1}$", r"$\sigma_{2}$"]
 
 
 def test_figures_along_steps_say_that_there_are_no_records(runs):

@@ -143,7 +143,7 @@ REFUSED = {
     "twice": ({"axes": {"scale": 1}, "scale": 1}, "axes=scale: is given by keyword too"),
     "words": ({"scale": "0.1"}, "an axis needs plain numbers"),
     "no seeds": ({"seeds": 0}, "seeds=0: needs a whole number, 1 or above"),
-    "no argument": ({"seeds": None, "max_steps": 3}, "max_steps=3: is no axis"),
+    "no argument": ({"seeds": None, "max_steps": 3}, "max_steps=3: was settled by jf.prepare; prepare again"),
 }
 
 

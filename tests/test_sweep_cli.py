@@ -468,7 +468,7 @@ def test_reports_need_results(call, tmp_path, name):
 def test_a_full_folder_is_kept(call, stored, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("mine")
-    assert_one_line(call("report", stored, "--out", "full"), "out=full: exists and holds something else")
+    assert_one_line(call("report", stored, "--out", "full"), "out=full: is a folder that holds ")
 
 
 def test_an_interrupted_process_says_how_to_go_on(experiments, tmp_path):
@@ -482,7 +482,8 @@ def test_an_interrupted_process_says_how_to_go_on(experiments, tmp_path):
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
-    notes = err.splitlines()
+    # On a slow machine a line more says what is waited for.
+    notes = [line for line in err.splitlines() if line != "jaxfact: reading and compiling"]
     assert notes[0] == "jaxfact: note: finishing the tiles in flight; interrupt again to stop at once"
     assert notes[1:] == [
         f"jaxfact: stopped; what is in {store} is safe: repeat the call, which makes only the other runs"

@@ -63,7 +63,7 @@ def sweep(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help=f"Go on despite this difference from what made the store: {', '.join(HARMLESS)}.",
+            help=f"Go on despite this difference from the store: {', '.join(HARMLESS)} (a changed experiment).",
         ),
     ] = None,
     checked: Annotated[bool, typer.Option("--checked", help="Check the invariants after every step.")] = False,

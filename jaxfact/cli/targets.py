@@ -66,6 +66,8 @@ class Source:
             raise problem_with("matrix", given, needed, "leave them out, or name a file")
         if self.name is None or self._is_file or self.name in tuple(DataSet):
             return
+        if Path(self.name).is_dir():
+            raise problem_with("matrix", self.name, "is a folder", "name a file of a matrix in it")
         if Path(self.name).suffix or len(Path(self.name).parts) > 1:
             raise problem_with("file", self.name, "does not exist or is not a file", "check the path")
         needed = "is neither a file nor a data set"
@@ -118,12 +120,18 @@ class Target:
             positive_integer("--rank", self.rank, "5 is the default")
         if self.source.name is not None and self.shape is not None:
             raise problem_with("--shape", self.shape, "a matrix is given too", "give one of the two")
-        if self.shape is None and (self.rank, self.condition, self.spectrum) != (None, None, None):
-            raise problem_with("--rank, --condition, --spectrum", "given", "they need --shape", "add --shape 100x80")
-        if (self.sense is None) != (self.measurements is None):
-            given = "--measurements alone" if self.sense is None else "--sense alone"
-            instead = "give --sense gaussian --measurements 1500"
-            raise problem_with("--sense, --measurements", given, "needs both", instead)
+        of_made_up = {"--rank": self.rank, "--condition": self.condition, "--spectrum": self.spectrum}
+        given = {name: value for name, value in of_made_up.items() if value is not None}
+        if self.shape is None and given:
+            name, value = next(iter(given.items()))
+            whole = "the built-in matrix" if self.source.name is None else self.source.name
+            needed = f"is for a made-up target, and {whole} has its own"
+            instead = f"leave it out, or add --shape 100x80{' in place of the matrix' * (self.source.name is not None)}"
+            raise problem_with(name, value, needed, instead)
+        if self.sense is None and self.measurements is not None:
+            raise problem_with("--measurements", self.measurements, "needs --sense too", "add --sense gaussian")
+        if self.sense is not None and self.measurements is None:
+            raise problem_with("--sense", self.sense, "needs --measurements too", "add --measurements 1500")
 
     @property
     def made_up_rank(self) -> int | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never
 
 from jaxfact.cli.output import can_print
+from jaxfact.cli.waiting import Waiting
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,12 +29,16 @@ Counts = Callable[[], Mapping[str, int]]
 """Returns how many runs have had each outcome so far."""
 
 
+_waiting = Waiting()
+
+
 def configure(x64: bool) -> None:
     """Choose the precision, and look for garbage seldom.
 
     Nearly all that a command makes it needs to its end. As Python exits, garbage is looked for once more, which would
     take longest; not among what is frozen.
     """
+    _waiting.begin()
     gc.set_threshold(_FEW, 10, 10)
     atexit.register(gc.freeze)
     import jax
@@ -46,6 +51,7 @@ def configure(x64: bool) -> None:
 
 def fail(message: str, code: int = 2) -> Never:
     """End the command with one line."""
+    _waiting.end()
     print("jaxfact: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(code)
 
@@ -145,7 +151,7 @@ def written_first(write: Callable[[], object]) -> Iterator[None]:
 
 @contextmanager
 def progress_bar() -> "Iterator[Progress]":
-    """Show one bar over all runs on the terminal's error stream, and nothing where there is no terminal."""
+    """Show one bar over all runs on the error stream; where there is no terminal, what is waited for in one line."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -159,7 +165,15 @@ def progress_bar() -> "Iterator[Progress]":
     )
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task("compiling and running", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+        def report(done: int, total: int) -> None:
+            _waiting.end()
+            bar.update(task, completed=done, total=total)
+
+        if not console.is_terminal:
+            _waiting.say_if_long()
+        yield report
+        _waiting.end()
 
 
 @contextmanager
@@ -169,7 +183,9 @@ def sweep_progress(counts: Counts) -> "Iterator[Progress]":
 
     console = Console(stderr=True)
     if not console.is_terminal:
+        _waiting.say_if_long()
         yield _Log(counts)
+        _waiting.end()
         return
     with _bar(console, counts) as report:
         yield report
@@ -202,6 +218,7 @@ class _Log:
         self._pace = Pace(counts)
 
     def __call__(self, done: int, total: int) -> None:
+        _waiting.end()
         if said := self._pace.said_every(_LOG_SECONDS, done, total):
             print(f"jaxfact: {done} of {total} runs, {said}", file=sys.stderr, flush=True)
 

@@ -12,7 +12,7 @@ from jaxfact.data import entries
 from jaxfact.data.arrays import ReadOptions, check_size, labelled
 from jaxfact.data.layout import MISSING, Layout, Sample, as_labels, is_missing, layout_of, number, sampled, separated
 from jaxfact.data.lines import NOTHING, SPACES, Lines, check_widths, fields_of, lines_of
-from jaxfact.inputs import problem_with
+from jaxfact.inputs import problem_with, shown
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".dat", ".data", ".tab", ".asc")
 _BLOCK = 2**20  # bytes read at a time
@@ -52,7 +52,19 @@ def opened(path: object, raw: bytes, options: ReadOptions) -> tuple[Lines, Sampl
         instead = "save it as UTF-8, or give it the suffix of its format"
         raise problem_with("file", path, f"is no text ({error})", instead) from None
     lines, separator = separated(path, lines)
-    return lines, sampled(path, lines, separator)
+    sample = sampled(path, lines, separator)
+    _check_numbers(path, lines, sample)
+    return lines, sample
+
+
+def _check_numbers(path: object, lines: Lines, sample: Sample) -> None:
+    """Refuse prose, and whatever else has no field that could be an entry; a line of names alone is another mistake."""
+    is_header = len(sample.records) == 1 and sample.width > 1
+    if not is_header and all(sample.is_text(field) for record in sample.records for field in record):
+        first, last = lines.number(0), lines.number(len(sample.records) - 1)
+        where = f"lines {first} to {last}, which begin" if last > first else f"line {first},"
+        needed = f"needs numbers, and has none on {where} {shown(lines.line(0, 40).strip())}"
+        raise problem_with("file", path, needed, "give a table, with names in the first line or column alone")
 
 
 def _values(

@@ -1,8 +1,9 @@
 """Compiled code, kept from one process to the next in a folder of the user's cache.
 
 JAX has such a cache too, but it is a setting of the whole process, which is the user's to make. `JAXFACT_CACHE=off`
-switches this one off and `JAXFACT_CACHE=/a/folder` moves it. Nothing here fails or warns: what cannot be read is made
-again, and what cannot be written is not kept. Code is of one kind of processor, so each has a folder of its own.
+switches this one off and `JAXFACT_CACHE=/a/folder` moves it; other switches and numbers mean what they mean elsewhere,
+and no folder. Nothing here fails or warns: what cannot be read is made again, and what cannot be written is not kept.
+Code is of one kind of processor, so each has a folder of its own.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 
 _LARGEST = 500_000_000  # bytes in all; a program has a few hundred thousand
+_OFF, _ON = ("off", "0", "no", "false"), ("", "on", "yes", "true")
 _FOLDERS, _SUFFIX, _UNFINISHED = "code-*", ".bin", ".part"
 _ABANDONED = 3600.0  # seconds after which what a killed process was writing is removed
 _DIGEST = hashlib.sha256().digest_size
@@ -57,9 +59,9 @@ def put(key: str, content: bytes) -> None:
 def folder() -> Path | None:
     """Return the folder of this cache, which need not exist; None where it is switched off or there is no place."""
     chosen = os.environ.get("JAXFACT_CACHE", "")
-    if chosen.lower() == "off":
+    if chosen.lower() in _OFF:
         return None
-    if chosen:
+    if chosen.lower() not in _ON and not chosen.isdecimal():
         return Path(chosen).absolute()
     try:
         return _of_the_user() / "jaxfact"

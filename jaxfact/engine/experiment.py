@@ -2,10 +2,8 @@
 
 import inspect
 import random
-import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -31,17 +29,6 @@ class Run(NamedTuple):
 
 
 Experiment = Callable[..., Run]
-
-# What code does to a number that has no value yet, while JAX traces it, and how it is said instead.
-_UNTRACEABLE = {
-    jax.errors.TracerBoolConversionError: ("decides by the value of an axis (if, and, min, …)", "use jax.numpy.where"),
-    jax.errors.TracerArrayConversionError: ("hands an axis to NumPy", "use the function of jax.numpy"),
-    jax.errors.TracerIntegerConversionError: ("counts or looks up with an axis", "see padded_to=, or use jax.numpy"),
-    jax.errors.ConcretizationTypeError: ("makes a Python number of an axis", "leave out float, int and the like"),
-    jax.errors.NonConcreteBooleanIndexError: ("picks entries by the value of an axis", "use jax.numpy.where"),
-    jax.errors.UnexpectedTracerError: ("keeps a number of another call", "let the function return all it makes"),
-    TypeError: ("makes an array whose size is an axis", "see padded_to="),
-}
 
 
 def parameters(experiment: Experiment) -> Mapping[str, inspect.Parameter]:
@@ -126,31 +113,6 @@ def checked_run(run: Any) -> Run:
             "Run.problem", dtype, needed, "sweep where jax_enable_x64 is set, or make it where it is not"
         )
     return run
-
-
-@contextmanager
-def traceable(name: str, function: Callable) -> Iterator[None]:
-    """Say in one line which line of a function cannot be traced, and what to write instead."""
-    try:
-        yield
-    except (jax.errors.JAXTypeError, TypeError) as error:
-        said = next((words for kind, words in _UNTRACEABLE.items() if isinstance(error, kind)), None)
-        if said is None or (type(error) is TypeError and "Shapes must be 1D" not in str(error)):
-            raise
-        needed, instead = said
-        place = f"{getattr(function, '__name__', type(function).__name__)}{_line_in(function, error)}"
-        raise problem_with(name, place, f"{needed}, and all values are run in one program", instead) from None
-
-
-def _line_in(function: Callable, error: BaseException) -> str:
-    """Return the last line of the function's file that an error came through."""
-    code = getattr(inspect.unwrap(getattr(function, "func", function)), "__code__", None)
-    lines = [
-        frame.lineno
-        for frame in traceback.extract_tb(error.__traceback__)
-        if code is not None and frame.filename == code.co_filename
-    ]
-    return f", line {lines[-1]}" if lines else ""
 
 
 def _random_sources(experiment: Experiment) -> list[Callable[[], Any]]:

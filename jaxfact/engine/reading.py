@@ -10,13 +10,14 @@ from jaxtyping import Array, PRNGKeyArray, UInt
 
 from jaxfact.descent import check_factors, initial_state, stepper
 from jaxfact.engine.compressibility import Compression
-from jaxfact.engine.experiment import Experiment, Run, checked_run, takes_key, traceable
+from jaxfact.engine.experiment import Experiment, Run, checked_run, takes_key
 from jaxfact.engine.jaxprs import Closures, Function, split
 from jaxfact.measures import energy, gradient_norm, imbalance, invariants
 from jaxfact.measures.records import Records, as_measure
 from jaxfact.methods import Method
 from jaxfact.methods.base import as_method
 from jaxfact.numerics.draws import fold, key_from, key_of
+from jaxfact.numerics.tracing import traceable
 from jaxfact.numerics.trees import PyTree
 from jaxfact.problems.base import Problem
 from jaxfact.problems.compression import Compressed, reduced
@@ -170,7 +171,7 @@ class Reading:
 
         def advance(factors, state, step, key):
             words = key_from(key)
-            with traceable("method", method.update):
+            with traceable("method", method.update, "gradient or factors"):
                 return stepper(problem, method, words, self._compensated)(factors, state, step)
 
         def defects(before, after):
@@ -194,7 +195,7 @@ class Reading:
     def _called(self, key: PRNGKeyArray, point: Mapping[str, Array]) -> Run:
         """Return what the experiment makes of a run's key and point."""
         extra = {"key": fold(key, _PROBLEM)} if self._takes_key else {}
-        with traceable("experiment", self._experiment):
+        with traceable("experiment", self._experiment, "an axis"):
             return checked_run(self._experiment(**point, **extra))
 
     def _at_start(self, problem: Problem, start: Start | AnyFactors, key: PRNGKeyArray) -> tuple[Problem, AnyFactors]:

@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from jaxfact.figures.styles import (
     FEW,
@@ -22,6 +23,7 @@ from jaxfact.figures.styles import (
 from jaxfact.results import stats
 
 _QUANTILES = (0.05, 0.5, 0.95)
+_UNKNOWN = "0.75"  # the grey of what no number is known of
 
 
 @styled
@@ -94,21 +96,24 @@ def times_along(runs: xr.Dataset, axis: str) -> Figure:
 
 @styled
 def heat_map(success: xr.DataArray, along: str, across: str, label: str) -> Figure:
-    """Plot the fraction of seeds with success over two axes, one panel per variant."""
+    """Plot the fraction of seeds with success over two axes, one panel per variant; grey where it is no number."""
     fraction = success.mean("seed").sortby([along, across])
     names = fraction.variant.values.tolist() if "variant" in fraction.dims else [""]
     figure, panels = new_figure(0.7 + 1.9 * len(names), len(names))
     columns, rows = (cell_edges(fraction[name].values) for name in (along, across))
     for axes, name in zip(panels, names, strict=True):
         part = fraction.sel({"variant": name}) if "variant" in fraction.dims else fraction
+        axes.set_facecolor(_UNKNOWN)
         # As an image: SVG viewers leave hairlines between cells.
-        cells = part.transpose(across, along)
+        cells = part.transpose(across, along).where(np.isfinite(part))
         mesh = axes.pcolormesh(columns, rows, cells, cmap="cividis", vmin=0, vmax=1, rasterized=True)
         _axis(axes, "y", fraction[across])
         axes.set(xlim=(columns[0], columns[-1]), ylim=(rows[0], rows[-1]))
         axes.set_title(name)
     _axis(panels[-1], "x", fraction[along])
     figure.colorbar(mesh, ax=panels, label=label, aspect=30)
+    if not np.isfinite(fraction).all():
+        figure.legend(handles=[Patch(color=_UNKNOWN, label="no number")], loc="outside lower center")
     figure.suptitle(f"{success.sizes['seed']} runs per cell", x=0.01, ha="left")
     return figure
 

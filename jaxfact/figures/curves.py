@@ -97,7 +97,7 @@ def singular_values(runs: xr.Dataset, target: Sequence[float] | Float[np.ndarray
             colour = COLOURS[place % len(COLOURS)]
             low, middle, high = _quantiles(paths.isel(singular_values_0=place).sel(step=steps))
             axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
-            axes.plot(steps, middle, color=colour, linestyle=LINES[place % len(LINES)])
+            axes.plot(steps, middle, color=colour, linestyle=LINES[place % len(LINES)], label=_alike(place, paths))
         for value in target[: paths.sizes["singular_values_0"]]:
             axes.axhline(value, color="0.35", linewidth=0.6, zorder=0)
         axes.set(ylabel=r"$\sigma_k(UV^\top)\,/\,\sigma_1$", ylim=(-0.03, 1.15 * max(target[0], 1)))
@@ -106,7 +106,17 @@ def singular_values(runs: xr.Dataset, target: Sequence[float] | Float[np.ndarray
     name_few_minor_ticks(panels[-1].xaxis)
     panels[-1].set_xlabel("step $t$")
     figure.suptitle(count_line(runs, "median, band: 5–95 % of runs; grey lines: target"), x=0.01, ha="left")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles[: len(COLOURS)], labels[: len(COLOURS)], loc="outside lower center", ncols=3)
     return figure
+
+
+def _alike(place: int, paths: xr.DataArray) -> str:
+    """Return the names of all singular values that are drawn as the one in a place, as colours come again."""
+    return ", ".join(
+        rf"$\sigma_{{{other + 1}}}$"
+        for other in range(place % len(COLOURS), paths.sizes["singular_values_0"], len(COLOURS))
+    )
 
 
 @styled
@@ -157,7 +167,10 @@ def _variants(runs: xr.Dataset) -> Iterator[tuple[str, xr.Dataset, str, object]]
 
 
 def bands(axes: Axes, runs: xr.Dataset, path: str) -> None:
-    """Draw median and band of every variant on a logarithmic axis; a band that leaves it reaches its edge."""
+    """Draw median and band of every variant on a logarithmic axis; a band that leaves it reaches its edge.
+
+    What has no place on it is said in words.
+    """
     drawn = [(*variant, _shown_steps(variant[1])) for variant in _variants(runs)]
     curves = [_quantiles(part[path].sel(step=steps)) for _, part, _, _, steps in drawn]
     shown = np.concatenate([curve[(curve > 0) & np.isfinite(curve)] for curve in curves])
@@ -166,10 +179,23 @@ def bands(axes: Axes, runs: xr.Dataset, path: str) -> None:
         axes.fill_between(
             steps, np.clip(low, bottom, top), np.clip(high, bottom, top), color=colour, alpha=0.2, linewidth=0
         )
-        axes.plot(steps, _on_axis(middle), color=colour, linestyle=line, label=name or None)
-    axes.set(yscale="log", ylim=(bottom, top))
+        said = _absence(low, middle, high)
+        label = f"{name}: {said}" if name and said else name or None
+        axes.plot(steps, _on_axis(middle), color=colour, linestyle=line, label=label)
+    if shown.size:
+        axes.set(yscale="log", ylim=(bottom, top))
+    else:
+        axes.set(yticks=[])
+        axes.text(0.5, 0.3, _absence(*curves), transform=axes.transAxes, ha="center")
     if "variant" in runs.dims:
         axes.legend()
+
+
+def _absence(*curves: np.ndarray) -> str:
+    """Say why a logarithmic axis shows nothing of curves; nothing where it shows something."""
+    if any(np.any((curve > 0) & np.isfinite(curve)) for curve in curves):
+        return ""
+    return "0 throughout" if not any(np.any(curve) for curve in curves) else "infinite or unknown"
 
 
 def _quantiles(path: xr.DataArray) -> Float[np.ndarray, "3 step"]:

@@ -44,7 +44,8 @@ class MethodSummary:
         prediction: whether as a bound (≤), a limit (→) or a root mean square (≈).
         run_steps: steps of all runs together.
         run_seconds: how long they took, without compilation.
-        compile_seconds: how long compilation took.
+        compile_seconds: how long compilation took, partly while other methods ran; what methods share is compiled
+            with the first that needs it.
     """
 
     method: str

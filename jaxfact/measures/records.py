@@ -1,5 +1,6 @@
 """What `record=` may be: measures or their names, one or several, under names of their own or not."""
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 from jaxfact.inputs import problem_with
 from jaxfact.measures.base import Measure, named
 from jaxfact.measures.product import distance, imbalance, loss
+from jaxfact.numerics.tracing import traceable
 from jaxfact.numerics.trees import PyTree
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factors import AnyFactors, TiedFactor
@@ -27,12 +29,17 @@ def as_measure(record: Records | None) -> Callable[[Problem, AnyFactors], dict[s
     def measure(problem: Problem, factors: AnyFactors) -> dict[str, PyTree]:
         absent = imbalance if record is None and isinstance(factors, TiedFactor) else None
         return {
-            name: _numbers(name, function(problem, factors))
+            name: _numbers(name, _found(name, function, problem, factors))
             for name, function in functions.items()
             if function is not absent
         }
 
     return measure
+
+
+def _found(name: str, function: Measure, problem: Problem, factors: AnyFactors) -> PyTree:
+    with traceable(f"record {name}", function, "the factors"):
+        return function(problem, factors)
 
 
 def _numbers(name: str, found: PyTree) -> PyTree:
@@ -61,7 +68,21 @@ def named_measures(record: Records | None) -> dict[str, Measure]:
     for name, function in functions.items():
         if not callable(function):
             raise problem_with("record", name, _NEEDED, _INSTEAD)
+        _check_arguments(name, function)
     return functions
+
+
+def _check_arguments(name: str, function: Measure) -> None:
+    """Refuse a function that cannot be called with a problem and factors."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # as of functions without Python code
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError as error:
+        needed = "needs a function of (problem, factors)"
+        raise problem_with(f"record {name}", f"a function of {signature}", needed, "let it take both") from error
 
 
 def _name(record: Record) -> str:

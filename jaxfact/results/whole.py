@@ -15,6 +15,8 @@ from pathlib import Path
 
 from jaxfact.inputs import problem_with
 
+_NAMED = 3  # things in a folder that is not empty
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -66,8 +68,12 @@ def check_new_file(path: Path) -> None:
 
 def check_new_folder(path: Path) -> None:
     """Refuse a folder that cannot be made or that holds something; called before anything is computed."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise problem_with("out", path, "exists and holds something else", "choose another folder")
+    if path.exists() and not path.is_dir():
+        raise problem_with("out", path, "is a file", "name a new folder")
+    if path.is_dir() and (there := sorted(part.name for part in path.iterdir())):
+        more = f" and {len(there) - _NAMED} more" if len(there) > _NAMED else ""
+        held = f"is a folder that holds {', '.join(there[:_NAMED])}{more}"
+        raise problem_with("out", path, held, "name a new folder, or remove this one")
     parent = next(p for p in (path, *path.absolute().parents) if p.exists())
     try:
         with tempfile.TemporaryDirectory(dir=parent):

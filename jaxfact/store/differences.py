@@ -7,7 +7,12 @@ from typing import Any
 from jaxfact.inputs import problem_with
 
 HARMLESS = ("jaxfact", "jax", "jaxlib", "device", "cpu_features", "xla_flags", "program")
-"""Differences that a user may accept: the last bits of new runs may then differ from those of the old ones."""
+"""Differences that a user may accept.
+
+The last bits of new runs may then differ from those of the old ones. After another `program` all of them may: new runs
+are of the experiment as it is now. Another version of JAX or of this library writes another text, so that then a
+changed experiment is not noticed.
+"""
 
 _BOUND = (*HARMLESS, "backend", "dtype", "x64", "matmul_precision", "compression", "base_seed", "axes", "variants")
 _RUNS = ("max_steps", "tolerance", "check_every", "lanes_per_block", "lanes", "checked", "compensated")
@@ -36,7 +41,8 @@ def check_same(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any],
     harmless = [name for name in refused if name in HARMLESS]
     instead = "choose another store, or go back to what this one was made with"
     if harmless == refused:
-        instead += f"; accept={harmless} goes on, with last bits that may differ"
+        new = "new runs of the experiment as it is now" if "program" in harmless else "last bits that may differ"
+        instead += f"; accept={harmless} goes on, with {new}"
     raise problem_with("store", path, f"was made by another sweep: {said}", instead)
 
 

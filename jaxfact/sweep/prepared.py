@@ -69,7 +69,7 @@ class Prepared:
             seeds: A count, or an array of distinct seed numbers from 0 to 2³²−1.
             progress: See `sweep`, as for all that follow.
             store: The path of a store.
-            accept: Names of harmless differences from what made the store.
+            accept: Names of differences from what made the store, to go on despite them.
             tile_runs: The largest number of runs in a tile; another may need another program.
             devices: How many local devices work, or threads of a CPU.
             axes: The values of axes, for names that collide with options.
@@ -99,10 +99,13 @@ class Prepared:
     def _labels(self, name: str, values: Values) -> np.ndarray:
         """Return the values of an axis as labels of the kind it was prepared with."""
         known = self._declared.axes
+        if name not in known and name in _OF_PREPARE:
+            raise problem_with(name, shown(values), "was settled by jf.prepare", "prepare again, or call jf.sweep")
         if name not in known:
             likely = nearest(name, {*known, *_OF_A_CALL})
             instead = f"{likely} may be meant" if likely else "prepare it with this axis"
-            raise problem_with(name, shown(values), f"is no axis: it was prepared with {', '.join(known)}", instead)
+            held = f"with {', '.join(known)}" if known else "without axes"
+            raise problem_with(name, shown(values), f"is no axis: it was prepared {held}", instead)
         labels, kind = labels_of(name, values), known[name].dtype
         if kind.kind == "i" and not np.array_equal(labels, labels.astype(kind)):
             needed = "it was prepared with whole numbers, which are another program"
@@ -112,7 +115,7 @@ class Prepared:
         return labels.astype(kind)
 
 
-_OF_A_CALL = tuple(inspect.signature(Prepared.__call__).parameters)
+_OF_A_CALL = tuple(inspect.signature(Prepared.__call__).parameters)[1:-1]
 
 
 @explained
@@ -135,7 +138,9 @@ def prepare(
 ) -> Prepared:
     """Read, trace and compile an experiment once, and return a function of seeds and of values of its axes.
 
-    A call of it costs milliseconds beyond its runs: for sliders, searches, and whatever else asks again and again.
+    A call of it costs milliseconds beyond its runs: for sliders, searches, and whatever else asks again and again. What
+    the experiment closes over is read here, once: a number or an array that is changed afterwards has no effect on
+    calls, so make it an axis, or prepare again.
 
         prepared = jf.prepare(experiment, max_steps=2000, tolerance=1e-5, step_size=[0.05, 1.0], scale=1e-3)
         runs = prepared(seeds=1000, step_size=0.3)

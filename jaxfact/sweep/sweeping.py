@@ -73,8 +73,9 @@ def sweep(
             of small steps to about ε/2.
         progress: Called with the number of runs finished so far and the number of all runs.
         store: The path of a store that is written tile by tile, new or of the same sweep.
-        accept: Names of harmless differences from what made the store, to go on despite them: jaxfact, jax, jaxlib,
-            device, cpu_features, xla_flags, program; the last bits of new runs may differ.
+        accept: Names of differences from what made the store, to go on despite them: jaxfact, jax, jaxlib, device,
+            cpu_features, xla_flags, after which the last bits of new runs may differ, and program, after which new runs
+            are those of a changed experiment or of changed data, beside the old ones.
         tile_runs: The largest number of runs in a tile, which is run and written as one.
         devices: How many local devices work, all of them by default; on a CPU how many threads, by default as many as
             cores that this process may use.
