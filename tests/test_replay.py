@@ -292,12 +292,12 @@ def test_mistakes_at_the_command_line(call, store, altered, tmp_path):
     """One line each: 2 for the user's, 1 where the numbers are not those in the store."""
     words = ["--seed", SEED, "step_size=0.3", "--variant", "plain"]
     broken = tmp_path / "broken.py"
-    broken.write_text("energy = abs\ndef plain(step_size):\n    return 1 / 0\n")
+    broken.write_text("def energy(problem, factors):\n    return 0.0\n\n\ndef plain(step_size):\n    return 1 / 0\n")
     for message, given in {
         "Missing option '--seed'": [store],
         "point=0.3: needs a name and a number; write it like step_size=0.3": [store, "--seed", SEED, "0.3"],
         "point=step_size=1: step_size is given twice; give one value": [store, *words, "step_size=1"],
-        f"{broken}: line 3 raised ZeroDivisionError: ": [store, *words, "--experiment", f"{broken}:plain"],
+        f"{broken}: line 6 raised ZeroDivisionError: ": [store, *words, "--experiment", f"{broken}:plain"],
         "is written as .npz; use": [store, *words, "--out", tmp_path / "path.csv"],
         "is not the store of a sweep": [tmp_path, *words],
         "nowhere.py is not a Python file; write it like": [store, *words, "--experiment", "nowhere.py:plain"],
