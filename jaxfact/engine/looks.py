@@ -40,7 +40,9 @@ Key = tuple[int, int]
 """A number: the leaf of a lane that it belongs to, and its place there; of all lanes, where the leaf is negative."""
 Source = Callable[[Key], Array]
 _FRESH: Key = (-(2**30), 0)
-_MOST = 5_000  # operations of a step, a look and a step round an orbit: some 25 seconds of compiling
+# Operations of a step, a look and a step round an orbit. Compiling grows with their square: 9 seconds at 1400, a minute
+# at 4500, which the longest sweeps alone would win back.
+_MOST = 2_000
 _COUNTED = 8  # bits in which the runs of a block can be counted
 
 
