@@ -150,10 +150,10 @@ def row_of(loop: gpu_sweeps.Loop, sizes: Sizes, limits: dict[str, Any], count: i
 def sweeps(sizes: Sizes, _: dict[str, Any]) -> Rows:
     """Yield whole sweeps: few and many seeds, looks at every 10th, 100th and 1000th step, one device and all."""
     many, steps = sizes.sweep
-    width = sizes.few_widths[len(sizes.few_widths) // 2]
     strides = [stride for stride in (10, 100, 1000) if steps % stride == 0]
     used = sorted({1, jax.local_device_count()})
-    for seeds, stride, devices in itertools.product((max(2, many // 200), many), strides, used):
+    grid = itertools.product(sizes.few_widths, (max(2, many // 200), many), strides, used)
+    for width, seeds, stride, devices in grid:
         make = gpu_sweeps.factorization(width)
         runs = gpu_sweeps.swept(make, seeds, steps, check_every=stride, devices=devices)
         took = float(runs.run_seconds)

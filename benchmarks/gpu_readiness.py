@@ -25,7 +25,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ import numpy as np
 import optax
 from jax import lax
 from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractDevice, AbstractMesh, Mesh, NamedSharding, PartitionSpec, use_abstract_mesh
 
 import jaxfact as jf
 from jaxfact.engine import pallas
@@ -41,7 +41,8 @@ from jaxfact.engine.compressibility import compression_of
 from jaxfact.engine.lanes import Engine, Work
 from jaxfact.engine.outcomes import Plan, Rules
 from jaxfact.engine.reading import Reading
-from jaxfact.engine.steps import Way
+from jaxfact.engine.scalars import Unscalarisable
+from jaxfact.engine.steps import Way, kernel_of_looks
 from jaxfact.numerics.draws import key_of
 
 WHEELS = ("jax-cuda13-plugin", "jax-cuda13-pjrt")
@@ -80,6 +81,7 @@ STEPS = 100
 CHECK_EVERY = 10
 
 WIDTHS = (2, 3, 5)
+TOO_WIDE = 8
 METHODS: dict[str, Callable] = {
     "gradient_descent": jf.methods.gradient_descent,
     "balanced": lambda step_size: jf.methods.balanced(step_size, 1 / 8),
@@ -134,15 +136,30 @@ def registers(method: Callable, problem: jf.Factorization, lanes: int, width: in
     """Return the kernel that takes all steps between two looks in registers, and the shapes of its arguments."""
     _, (shared, own, step) = steps(method, problem, lanes, width)
     program, work = _program(method, problem, width), _work(lanes)
-    own = jax.eval_shape(program.start, program.shared, key_of(0), jax.tree.map(lambda x: x[0], work.points))
-    kernel = pallas.kernel_of(program.advance, program.shared, own)
+    alone = jax.eval_shape(program.start, program.shared, key_of(0), jax.tree.map(lambda x: x[0], work.points))
+    kernel = pallas.kernel_of(program.advance, program.shared, alone)
     return partial(pallas.advanced, kernel, False), (shared, own, step, jax.ShapeDtypeStruct((), jnp.int32))
 
 
-def allocated(ptx: str) -> dict[str, int]:
-    """Return the registers and the bytes of stack and spills of a thread of the kernel, by the assembler's report."""
-    # Each module begins with the same line of comment; the kernel of the steps is one of them.
-    [module] = [text for text in re.split(r"(?m)^(?=// Generated)", ptx) if ".entry steps(" in text]
+def looks(method: Callable, problem: jf.Factorization, lanes: int, width: int) -> tuple[Callable, tuple]:
+    """Return the kernel that takes steps and looks at runs until some have ended, and the shapes of its arguments."""
+    program, work = _program(method, problem, width), _work(lanes)
+    rules = Rules(periodic=not program.uses_noise, misfits=program.findings.misfits, checked=False, stops=True)
+    made = Engine(program, rules, work, Way("by XLA's kernels", lanes))
+    kernel = kernel_of_looks(program, rules, made.lane, work.limits, interpret=False)
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+
+    def call(shared, uniform, lanes, blocks, enough):
+        return kernel(kernel.code, shared, uniform, lanes, (), blocks, enough)
+
+    lanes_of = _shapes((program.shared, (work.stride, work.limits), made.empty(lanes).lanes))
+    return call, (*lanes_of, number, number)
+
+
+def allocated(ptx: str, name: str = "steps") -> dict[str, int]:
+    """Return the registers and the bytes of stack and spills of a thread of a kernel, by the assembler's report."""
+    # Each module begins with the same line of comment; the kernel is one of them.
+    [module] = [text for text in re.split(r"(?m)^(?=// Generated)", ptx) if f".entry {name}(" in text]
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "steps.ptx"
         source.write_text(module)
@@ -159,8 +176,11 @@ def compile_for_h100(function: Callable, arguments: tuple, devices: int = 1) -> 
     spec = PartitionSpec("device") if devices > 1 else PartitionSpec()
     sharding = NamedSharding(Mesh(np.array(topology.devices), ("device",)), spec)
     placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        compiled = jax.jit(function).lower(*placed).compile(compiler_options={"xla_dump_to": folder})
+    # Later versions of JAX compile kernels as they lower them, and ask for the device then.
+    device = AbstractDevice("NVIDIA H100 80GB HBM3", 132, "gpu")
+    with tempfile.TemporaryDirectory() as folder, use_abstract_mesh(AbstractMesh((), (), (), abstract_device=device)):
+        options: Any = {"xla_dump_to": folder, "xla_dump_emitter_re": ".*"}
+        compiled: Any = jax.jit(function).lower(*placed).compile(compiler_options=options)
         ptx = "\n".join(path.read_text() for path in sorted(Path(folder).glob("*.ptx")))
     if not ptx:
         raise RuntimeError("the compiler wrote no PTX, so TF32 cannot be looked for")
@@ -205,7 +225,8 @@ def report() -> dict:
             *(("gradient_descent", d) for d in WIDTHS),
         ]:
             compiled = compile_for_h100(*registers(METHODS[name], compressed(width), LANES, width))
-            kernels.append({"method": name, "d": width} | allocated(compiled.ptx))
+            kernels.append({"kernel": "steps", "method": name, "d": width} | allocated(compiled.ptx))
+        kernels += [_of_looks(width) for width in (*WIDTHS, TOO_WIDE)]
     return {"jax": jax.__version__, "lanes": LANES, "rows": rows, "kernels": kernels, "controls": controls()}
 
 
@@ -250,6 +271,17 @@ def _work(lanes: int) -> Work:
     numbers = jnp.asarray(lanes, jnp.int32), jnp.asarray(CHECK_EVERY, jnp.int32)
     limits = Plan(max_steps=10_000, check_every=CHECK_EVERY, tolerance=1e-5, record_steps=()).limits(jnp.float32)
     return Work(jnp.zeros(2, jnp.uint32), jnp.arange(lanes, dtype=jnp.uint32), points, *numbers, limits)
+
+
+def _of_looks(width: int) -> dict[str, Any]:
+    """Return what the kernel of whole plain runs takes, of which one launch takes many looks; or why there is none."""
+    said = {"kernel": "looks", "method": "gradient_descent", "d": width}
+    try:
+        compiled = compile_for_h100(*looks(METHODS["gradient_descent"], compressed(width), LANES, width))
+    except Unscalarisable as reason:
+        return said | {"none": str(reason)}
+    launched = compiled.hlo.count("__gpu$xla.gpu.triton")
+    return said | {"kernels_per_look": launched} | allocated(compiled.ptx, "looks")
 
 
 def _shapes(tree: tuple) -> tuple:

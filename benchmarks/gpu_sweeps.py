@@ -26,6 +26,7 @@ METHODS: dict[str, Callable[[float], optax.GradientTransformation]] = {
     "noise": lambda step_size: jf.methods.perturbed(step_size, NOISE),
 }
 _FOREVER = 2**30
+_REGISTERS = "in registers"
 
 
 def values(rank: int) -> np.ndarray:
@@ -65,7 +66,7 @@ class Read:
         self.part = Part(make, None, options, {})
         engine, own = self.part.engine, self.part.engine.own
         by_xla = way_by_xla("it is compared", engine.reading, own)
-        self.ways: list[Way] = [by_xla] if engine.way.steps is None else [by_xla, engine.way]
+        self.ways: list[Way] = [by_xla, engine.way] if engine.way.said.startswith(_REGISTERS) else [by_xla]
         self.numbers: int = sum(leaf.size for leaf in jax.tree.leaves((own.factors, own.state)))
         self.chosen: int = engine.way.lanes
 
@@ -76,7 +77,7 @@ class Read:
 
 def name_of(way: Way) -> str:
     """Return a way's name in the tables."""
-    return "registers" if way.is_kernel else "XLA"
+    return "registers" if way.said.startswith(_REGISTERS) else "XLA"
 
 
 class Loop:
@@ -144,7 +145,7 @@ def swept(make: Callable[[], jf.Run], seeds: Any, steps: int, **options: Any):
 
 def way_taken(runs: Any) -> str:
     """Return the way in which a sweep took its steps."""
-    return "registers" if runs.attrs["lanes"].startswith("in registers") else "XLA"
+    return "registers" if runs.attrs["lanes"].startswith(_REGISTERS) else "XLA"
 
 
 def identity(method: str, width: int, few: int, many: int) -> dict[str, Any]:

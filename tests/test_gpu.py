@@ -218,10 +218,23 @@ def test_plain_steps_stay_in_registers(found):
     """Up to d = 5 nothing is spilled; what methods with larger steps spill is some of a hundred and more numbers."""
     if not found["kernels"]:
         pytest.skip("no ptxas on the path")
-    rows = {(row["method"], row["d"]): row for row in found["kernels"]}
+    rows = {(row["method"], row["d"]): row for row in found["kernels"] if row["kernel"] == "steps"}
     for width in (2, 3, 5):
         row = rows["gradient_descent", width]
         assert row["registers"] <= 255
         assert row["stack_frame"] == row["spill_stores"] == row["spill_loads"] == 0, row
     assert rows["gradient_descent", 2]["registers"] < rows["gradient_descent", 3]["registers"] < 200
     assert max(row["spill_loads"] for row in rows.values()) < 400, rows
+
+
+def test_looks_stay_in_registers(found):
+    """One kernel takes steps and looks, spilling nothing, unless it would take a minute to compile."""
+    if not found["kernels"]:
+        pytest.skip("no ptxas on the path")
+    rows = {row["d"]: row for row in found["kernels"] if row["kernel"] == "looks"}
+    assert rows[8]["none"] == "its state is 256 numbers, more than 200"
+    assert rows[5]["none"] == "a step and a look have 4465 operations, more than 2000"
+    for width in (2, 3):
+        assert rows[width]["kernels_per_look"] == 1
+        assert rows[width]["registers"] <= 255
+        assert rows[width]["stack_frame"] == rows[width]["spill_stores"] == rows[width]["spill_loads"] == 0

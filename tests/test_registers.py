@@ -2,7 +2,6 @@
 
 import sys
 from functools import partial
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +15,17 @@ from runs import descent
 
 import jaxfact as jf
 from jaxfact import engine
-from jaxfact.engine import pallas, steps
+from jaxfact.engine import looks, pallas, steps, vectors
 from jaxfact.engine.compressibility import compression_of
-from jaxfact.engine.outcomes import Rules
+from jaxfact.engine.lanes import Engine, Work
+from jaxfact.engine.outcomes import Plan, Rules
 from jaxfact.engine.reading import Reading
 from jaxfact.engine.scalarising import scalarised
 from jaxfact.engine.scalars import Unscalarisable, ordered
 
 # JAX says so from 0.11.2 on, where a kernel is really made.
 pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
-LANES, STEPS = 2 * pallas.BLOCK, 3
+LANES, STEPS = 2 * vectors.BLOCK, 3
 # Draws are most of what these take to compile, in proportion to the entries.
 DRAWING = {"fresh batches", "perturbed in ball", "perturbed on sphere"}
 SMALL = jf.Factorization(np.array([1, 0.6], np.float32), shape=(3, 2))
@@ -112,8 +112,8 @@ def evaluated(function, *arrays):
     """Return a function's results from its graph, on vectors that hold the same number everywhere."""
     inputs, outputs = scalarised(jax.make_jaxpr(function)(*arrays), 10_000)
     given = zip((n for x in inputs for n in x.flat), (v for x in arrays for v in np.asarray(x).flat), strict=True)
-    emit = pallas._Emitter(lambda node: pytest.fail("an input without a number"), set(), interpret=True)
-    known = {node: jnp.full(pallas.BLOCK, value, node.dtype) for node, value in given}
+    emit = vectors.Emitter(lambda node: pytest.fail("an input without a number"), set(), interpret=True)
+    known = {node: jnp.full(vectors.BLOCK, value, node.dtype) for node, value in given}
     nodes = [node for x in outputs for node in x.flat]
     values = emit.values(ordered(nodes, set()), known)
     found = iter([np.asarray(values[node])[0] for node in nodes])
@@ -233,19 +233,51 @@ def interpreted(monkeypatch):
     monkeypatch.setattr(steps, "is_interpreted", lambda: True)
 
 
+def unlooked(*_):
+    raise Unscalarisable("as it was")
+
+
 def test_a_sweep_in_registers_is_that_of_a_cpu(monkeypatch):
+    """Looks as kernels and by XLA are those of a CPU: levels, records, and cycles too, of which these have all one."""
     on_the_cpu = sweep(6)
     monkeypatch.setattr(steps, "is_interpreted", lambda: True)
     in_registers = sweep(6)
+    monkeypatch.setattr(looks, "Looks", unlooked)
+    by_xla = sweep(6)
     assert on_the_cpu.attrs["lanes"] == "in vectors of 16 runs"
     assert in_registers.attrs["lanes"] == "in registers, 128 runs to a block"
-    assert (on_the_cpu.outcome == "converged").any()
-    # Above the edge of stability last bits decide.
-    below, expected = in_registers.sel(step_size=0.3), on_the_cpu.sel(step_size=0.3)
+    assert by_xla.attrs["lanes"] == "in registers, 128 runs to a block, looks by XLA's kernels: as it was"
+    assert {*on_the_cpu.outcome.values.flat} == {"converged", "cycle"}
+    for found in (in_registers, by_xla):
+        # Above the edge of stability last bits decide when a run comes back and to what, but not that it does.
+        np.testing.assert_array_equal(found.outcome, on_the_cpu.outcome)
+        assert np.all(found.period.sel(step_size=1.1) >= 2)
+        below, expected = found.sel(step_size=0.3), on_the_cpu.sel(step_size=0.3)
+        for name in ("steps", "hit"):
+            np.testing.assert_array_equal(below[name], expected[name])
+        for name in ("loss", "distance", "imbalance", "loss_path"):
+            np.testing.assert_allclose(below[name], expected[name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "problem"), [("momentum", "completion by a mask"), ("scaled", "one factor")])
+def test_whole_runs_in_registers_are_those_of_xla(name, problem, interpreted, monkeypatch):
+    """To the end of a budget, and to convergence, with none to be recorded: all that a look remembers."""
+
+    def found():
+        method = METHODS[name](0.05)
+        make = lambda: jf.Run(KINDS[problem](TRUTH.build(np.float32)), jf.starts.Gaussian(2, scale=0.3), method)  # noqa: E731
+        return jf.sweep(make, seeds=5, max_steps=99, check_every=9, tolerance=1e-3, record=None)
+
+    in_registers = found()
+    monkeypatch.setattr(looks, "Looks", unlooked)
+    by_xla = found()
+    assert in_registers.attrs["lanes"] == "in registers, 128 runs to a block"
+    assert by_xla.attrs["lanes"].endswith("as it was")
     for name in ("outcome", "steps", "hit"):
-        np.testing.assert_array_equal(below[name], expected[name])
-    for name in ("loss", "distance", "imbalance", "loss_path"):
-        np.testing.assert_allclose(below[name], expected[name], rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(in_registers[name], by_xla[name])
+    for name in ("loss", "distance", "misfit", "imbalance", "best_distance"):
+        if name in by_xla:
+            np.testing.assert_allclose(in_registers[name], by_xla[name], rtol=1e-5, atol=1e-5)
 
 
 def test_bits_in_registers_do_not_depend_on_company(interpreted):
@@ -264,8 +296,10 @@ def test_a_store_made_one_way_is_not_gone_on_with_the_other(monkeypatch, tmp_pat
 
 def way_on_a_gpu(checked=False):
     reading = read(SMALL, jf.methods.gradient_descent)
-    own = jax.eval_shape(lambda: jax.tree.map(lambda x: x[..., 0], begun(reading, 1)))
-    return steps.way_of(reading, Rules(True, False, checked, True), SimpleNamespace(own=own), None)
+    rules, keys = Rules(True, False, checked, True), np.zeros(2, np.uint32)
+    limits = Plan(100, 10, 1e-3, ()).limits(np.float32)
+    work = Work(keys, np.zeros(1, np.uint32), {"step_size": np.ones(1, np.float32)}, np.int32(1), np.int32(10), limits)
+    return Engine(reading, rules, work).way
 
 
 def test_checked_steps_are_left_to_xla(interpreted):

@@ -143,6 +143,11 @@ class Engine:
         return made
 
     @property
+    def lane(self) -> Lane:
+        """The shapes of one lane."""
+        return self._lane
+
+    @property
     def own(self) -> Own:
         """The shapes of what one run owns."""
         return self._lane.own

@@ -1,7 +1,7 @@
 """What native lanes are made of: functions of one lane, as graphs, and where its numbers lie."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -10,6 +10,7 @@ from jaxfact.engine.rows import Rows
 from jaxfact.engine.scalarising import scalarised_in_rows
 from jaxfact.engine.scalars import Input, Node, Nodes
 from jaxfact.engine.writing import Leaf
+from jaxfact.numerics.trees import PyTree
 
 _OPERATIONS = 60_000
 """Of a step, or of a look; LLVM takes a second for some 15,000."""
@@ -63,6 +64,20 @@ class Shapes(NamedTuple):
     uniform: Any
     lane: Any
     slots: int
+
+
+class Lanes(Protocol):
+    """What advances lanes by blocks of steps and looks, `runs` of them together; see `assembly.Blocks`."""
+
+    runs: int
+    unrecorded: str
+    code: np.ndarray
+
+    def __call__(
+        self, code: Any, shared: list[Any], uniform: PyTree, lanes: PyTree, records: PyTree, blocks: Any, enough: Any
+    ) -> tuple[Any, Any, Any]:
+        """Advance lanes; return them, the records and the number of blocks."""
+        ...
 
 
 class Part(NamedTuple):

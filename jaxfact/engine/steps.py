@@ -37,7 +37,7 @@ class Way(NamedTuple):
     said: str
     lanes: int
     steps: Steps | None = None
-    blocks: Blocks | None = None
+    blocks: native.Lanes | None = None
 
     @property
     def is_kernel(self) -> bool:
@@ -46,8 +46,8 @@ class Way(NamedTuple):
 
     @property
     def least(self) -> int:
-        """How many runs are worth a tile: as many as advance in one vector, or as there are lanes."""
-        return self.lanes if self.blocks is None else self.blocks.runs
+        """How many runs are worth a tile: as many as advance in one vector of a CPU, or as there are lanes."""
+        return self.blocks.runs if isinstance(self.blocks, Blocks) else self.lanes
 
 
 def way_of(reading: Reading, rules: Rules, lane: Lane, limits: Limits) -> Way:
@@ -57,7 +57,7 @@ def way_of(reading: Reading, rules: Rules, lane: Lane, limits: Limits) -> Way:
     try:
         if working_devices(1)[0].platform == "cpu" and not is_interpreted():
             return _in_vectors(reading, rules, lane, limits)
-        return _in_registers(reading, lane.own)
+        return _in_registers(reading, rules, lane, limits)
     except Unscalarisable as reason:
         return way_by_xla(str(reason), reading, lane.own)
 
@@ -142,8 +142,8 @@ def _of_one_lane(reading: Reading, rules: Rules) -> native.Functions:
     return native.Functions(reading.advance, look, lone(circle), lone(flags), record, following)
 
 
-def _in_registers(reading: Reading, own: Own) -> Way:
-    """Return lanes in registers of a GPU."""
+def _in_registers(reading: Reading, rules: Rules, lane: Lane, limits: Limits) -> Way:
+    """Return lanes in registers of a GPU: whole runs, or where looks are no kernel, their steps."""
     device, interpret = working_devices(1)[0], is_interpreted()
     if not interpret and not (device.platform == "gpu" and "cuda" in device.client.platform_version.lower()):
         raise Unscalarisable(f"the backend is {device.platform}, not CUDA")
@@ -154,11 +154,23 @@ def _in_registers(reading: Reading, own: Own) -> Way:
     except ImportError:  # JAX is about to drop the part of Pallas that speaks to Triton
         raise Unscalarisable("this JAX makes no kernels by Triton") from None
 
-    kernel = pallas.kernel_of(reading.advance, reading.shared, own)
-    enough = max(_on_this_device(reading, own), pallas.BLOCKS * pallas.BLOCK * _multiprocessors())
+    kernel = pallas.kernel_of(reading.advance, reading.shared, lane.own)
+    enough = max(_on_this_device(reading, lane.own), pallas.BLOCKS * pallas.BLOCK * _multiprocessors())
     lanes = pallas.BLOCK if interpret else enough
     said = f"in registers, {pallas.BLOCK} runs to a block"
-    return Way(said, lanes, steps=partial(pallas.advanced, kernel, interpret))
+    try:
+        return Way(said, lanes, blocks=kernel_of_looks(reading, rules, lane, limits, interpret=interpret))
+    except Unscalarisable as reason:
+        said = f"{said}, looks by XLA's kernels: {reason}"
+        return Way(said, lanes, steps=partial(pallas.advanced, kernel, interpret))
+
+
+def kernel_of_looks(reading: Reading, rules: Rules, lane: Lane, limits: Limits, *, interpret: bool) -> native.Lanes:
+    """Return whole runs in registers of a GPU; raises Unscalarisable, with the reason, where they cannot be."""
+    from jaxfact.engine import looks  # with Pallas, which a machine without a GPU need not load
+
+    shapes = native.Shapes(reading.shared, _uniform(limits), lane, len(limits.record_steps))
+    return looks.Looks(_of_one_lane(reading, rules), shapes, rules.stops and rules.periodic, interpret)
 
 
 def _on_this_device(reading: Reading, own: Own) -> int:
