@@ -1,6 +1,6 @@
 """Everything that is worth measuring on a GPU, in one call of less than eight minutes.
 
-    python benchmarks/gpu.py [--tiny] [--minutes 7] [--out FOLDER]
+    python benchmarks/gpu.py [--tiny] [--minutes 7] [--only TEXT] [--out FOLDER]
 
 Run-steps per second of the engine's loop over widths, methods and lanes, with their share of what the device can do,
 which is measured first, by XLA's kernels and in registers where that can be; full rank, sensing and completion; whole
@@ -266,6 +266,8 @@ def main() -> None:
     say(", ".join(f"{name} {value:.3g}" for name, value in limits.items()))
     end, failed = began + 60 * options.minutes, 0
     for title, section in SECTIONS.items():
+        if options.only and not any(word in title for word in options.only):
+            continue
         spent = time.perf_counter() - began
         if time.perf_counter() > end:
             say(f"\n{title}: no time is left")
@@ -298,6 +300,7 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="sizes at which nothing is measured, only run")
     parser.add_argument("--minutes", type=float, default=7.0)
+    parser.add_argument("--only", action="append", default=[], help="sections whose titles contain this")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results"))
     return parser.parse_args()
 

@@ -69,7 +69,8 @@ def _replayed(U, V, values, step_size, steps):
         step(U, V)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # By default what any thread asks of the device meanwhile, as those of JAX do, breaks the capture and the device.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         moved = U, V
         for _ in range(_REPLAYED):
             moved = step(*moved)
