@@ -13,7 +13,9 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -31,13 +33,19 @@ def experiment(step_size):
     return jf.Run(problem, jf.starts.Gaussian(2, scale=0.01), jf.methods.gradient_descent(step_size))
 
 
-def swept(path: Path | None, seeds: int = SEEDS, **options) -> xr.Dataset:
-    """Run the sweep; say when the first runs are done."""
-    told = []
+def running() -> None:
+    """Say that the first runs are being made."""
+    print("running", flush=True)
+
+
+def swept(path: Path | None, seeds: int = SEEDS, begun: Callable[[], Any] = running, **options) -> xr.Dataset:
+    """Run the sweep; call something once when the first runs are made, for which all threads wait."""
+    told, one = [], threading.Lock()
 
     def progress(done, total):
-        if not told:
-            told.append(print("running", flush=True))
+        with one:
+            if not told:
+                told.append(begun())
 
     return jf.sweep(
         experiment,
@@ -54,11 +62,13 @@ def swept(path: Path | None, seeds: int = SEEDS, **options) -> xr.Dataset:
     )
 
 
-def worker(path: Path, *, seeds: int = SEEDS, devices: int = 2, prelude: str = "") -> subprocess.Popen:
+def worker(
+    path: Path, *, seeds: int = SEEDS, devices: int = 2, prelude: str = "", begun: str = "survival.running"
+) -> subprocess.Popen:
     """Start the sweep in a process of its own."""
     code = (
         f"import sys; from pathlib import Path\n{prelude}\n"
-        f"import survival; survival.swept(Path(sys.argv[1]), {seeds}, devices={devices})"
+        f"import survival; survival.swept(Path(sys.argv[1]), {seeds}, devices={devices}, begun={begun})"
     )
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),

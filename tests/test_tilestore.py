@@ -410,14 +410,13 @@ def test_killed_anywhere_it_goes_on(tmp_path, undisturbed):
 def test_two_processes_share_a_sweep(tmp_path, undisturbed):
     """Two processes of two threads each make the same arrays, every run once.
 
-    They begin together, each after a small sweep of its own: the runs take less time than reading an experiment.
+    Neither finishes a tile before the other has begun one: one alone could make all runs while the other still reads.
     """
     path = tmp_path / "a.zarr"
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(120)
-        begins = f"socket.create_connection({server.getsockname()}).recv(1)"
-        warm = "import socket, survival; survival.swept(Path(sys.argv[1] + '{}'), 90); " + begins
-        both = [survival.worker(path, seeds=1500, prelude=warm.format(place)) for place in range(2)]
+        meets = f"lambda: socket.create_connection({server.getsockname()}).recv(1)"
+        both = [survival.worker(path, seeds=1500, prelude="import socket", begun=meets) for _ in range(2)]
         for waiting in [server.accept()[0] for _ in both]:
             waiting.sendall(b".")
             waiting.close()
