@@ -16,7 +16,7 @@ import jaxfact as jf
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu_readiness.py"
 
-# Kernels of one step as measured with jax 0.10.2; another compiler may fuse a little differently (0.11.2: 50 with noise).
+# Kernels of one step as measured with jax 0.10.2; another compiler fuses a little differently (0.11.2: 50 with noise).
 KERNELS = {"gradient_descent": 4, "balanced": 3, "momentum": 5, "scaled": 15, "perturbed": 44}
 MARGIN = 9 / 8, 2
 
