@@ -14,6 +14,7 @@ from jaxtyping import Array
 
 from jaxfact.engine.compiling import compiled
 from jaxfact.engine.devices import working_devices
+from jaxfact.engine.factoring import factored
 
 _SMALL_PROGRAMS = 64  # that are kept
 # What is computed once is not optimised, and goes through XLA's older emitters, five times faster than its newer ones,
@@ -45,7 +46,8 @@ class Function:
 
     def __init__(self, function: Callable, arguments: tuple[Any, ...], closures: Closures):
         closed, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
-        self._jaxpr, consts = _without_dead(closed)
+        living, consts = _without_dead(closed)
+        self._jaxpr = factored(living)
         self.uses: list[int] = [closures.place(value) for value in consts]
         self._tree = jax.tree.structure(shape)
 

@@ -4,7 +4,7 @@ What does not concern the long axis is done by the rule for short arrays, on an 
 """
 
 from collections.abc import Callable
-from functools import lru_cache, reduce
+from functools import reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -28,8 +28,7 @@ from jaxfact.engine.rows import (
 )
 from jaxfact.engine.scalars import FOLDED, Graph, Unscalarisable
 from jaxfact.numerics.products import cross, inner
-
-_CALLS = 256  # that are remembered
+from jaxfact.numerics.tracing import is_call
 
 Rule = Callable[[Graph, Any, list], list]
 
@@ -260,19 +259,7 @@ def _product_called(equation: Any, arrays: list[Values]) -> Callable | None:
     if name not in _PRODUCTS or not all(isinstance(x, Rows) and x.axis == 0 and len(x.shape) == 2 for x in arrays):
         return None
     function, rule = _PRODUCTS[name]
-    avals = [(var.aval.shape, np.dtype(var.aval.dtype)) for var in equation.invars]
-    is_ours = len(avals) == 2 and avals[0][0][0] == avals[1][0][0]
-    return rule if is_ours and _is_traced(function, equation.params.get("jaxpr"), *avals) else None
-
-
-@lru_cache(_CALLS)
-def _is_traced(function: Callable, jaxpr: Any, *avals: Any) -> bool:
-    """Tell whether a program is what a compiled function is traced to, which is one object as long as JAX keeps it."""
-    try:
-        ours = jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(*aval) for aval in avals)).eqns[0].params["jaxpr"]
-    except (TypeError, ValueError):  # arrays that ours does not take
-        return False
-    return jaxpr is ours or str(jaxpr) == str(ours)
+    return rule if arrays[0].shape[0] == arrays[1].shape[0] and is_call(equation, function) else None
 
 
 _PRODUCTS: dict[str, tuple[Callable, Callable]] = {"cross": (cross, _crossed), "inner": (inner, _inner)}

@@ -1,9 +1,11 @@
-"""What JAX cannot trace of a user's function, said in one line with its place."""
+"""What traced programs are: which function they call, and what JAX cannot trace of a user's."""
 
 import inspect
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
 
 import jax
 
@@ -23,6 +25,26 @@ _TOLD_BY_WORDS = {
     "Shapes must be 1D": ("makes an array whose size is {}", "see padded_to="),
     "Tracer' object is not callable": _UNTRACEABLE[jax.errors.TracerArrayConversionError],  # as numpy.linalg ends
 }
+
+_CALLS = 256  # that are remembered
+
+
+def is_call(equation: Any, function: Callable) -> bool:
+    """Tell whether an equation of a program calls a function compiled by `jax.jit`, and not another so called."""
+    if equation.params.get("name") != function.__name__ or "jaxpr" not in equation.params:
+        return False
+    avals = [(var.aval.shape, var.aval.dtype) for var in equation.invars]
+    return _is_traced(function, equation.params["jaxpr"], *avals)
+
+
+@lru_cache(_CALLS)
+def _is_traced(function: Callable, jaxpr: Any, *avals: Any) -> bool:
+    """Tell whether a program is what a function is traced to, which is one object as long as JAX keeps it."""
+    try:
+        ours = jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(*aval) for aval in avals)).eqns[0].params["jaxpr"]
+    except (TypeError, ValueError):  # arrays that ours does not take
+        return False
+    return jaxpr is ours or str(jaxpr) == str(ours)
 
 
 @contextmanager
