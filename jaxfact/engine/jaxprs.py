@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import jax
+import numpy as np
 from jax.extend import core
 from jaxlib.version import __version_info__ as JAXLIB
 from jaxtyping import Array
@@ -119,10 +120,15 @@ def split(traced: core.ClosedJaxpr) -> tuple[Callable[..., Any], Callable[..., A
         # Arrays are passed on as they are, and to the computation as arguments: as constants they would be copied.
         found = dict(zip(jaxpr.constvars, consts, strict=True))
         found |= zip(computed, _evaluated(core.jaxpr_as_fun(core.ClosedJaxpr(known, [])), *consts), strict=True)
-        return jax.device_put([found[var] for var in kept])
+        return jax.device_put([_of_its_own(found[var]) for var in kept])
 
     unknown = jaxpr.replace(constvars=[], invars=[*kept, *jaxpr.invars], eqns=dependent, debug_info=names)
     return evaluate, core.jaxpr_as_fun(core.ClosedJaxpr(unknown, [])), kept
+
+
+def _of_its_own(array: Any) -> Any:
+    """Return an array whose memory nobody else writes: JAX may work in that of an array of NumPy, which a user may."""
+    return array if isinstance(array, jax.Array) else np.array(array)
 
 
 class Lowered:
