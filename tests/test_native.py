@@ -291,9 +291,19 @@ def sorting(updates, state, params=None):
     return jax.tree.map(lambda x: -0.1 * jnp.sort(x, axis=0), updates), state
 
 
+def telling(updates, state, params=None):
+    jax.debug.callback(lambda x: None, jax.tree.leaves(updates)[0])
+    return updates, state
+
+
 @pytest.mark.parametrize(
     ("method", "reason"),
     [
+        # It would go untold.
+        (
+            optax.GradientTransformation(lambda params: optax.EmptyState(), telling),
+            "it has the operation debug_callback",
+        ),
         (optax.GradientTransformation(lambda params: optax.EmptyState(), sorting), "it has the operation sort"),
         (optax.chain(optax.add_noise(0.01, 0.5, 3), optax.sgd(0.1)), "its state holds a random key"),
     ],

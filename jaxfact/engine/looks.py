@@ -19,7 +19,7 @@ from jaxtyping import Array
 from jaxfact.engine.native import Flags, Functions, Shapes
 from jaxfact.engine.pallas import OPERATIONS, SHARED, Kernel, kernel_of, stepping
 from jaxfact.engine.scalarising import scalarised
-from jaxfact.engine.scalars import Input, Node, Nodes, Unscalarisable, ordered
+from jaxfact.engine.scalars import Input, Node, Nodes, Unscalarisable, ordered, without_effects
 from jaxfact.engine.vectors import (
     BLOCK,
     DTYPES,
@@ -52,7 +52,7 @@ class _Part(NamedTuple):
     @classmethod
     def of(cls, function: Callable, shared: int, keys: list[int], *arguments: Any) -> "_Part":
         """Trace a function, of whose leaves the first are shared by all runs, given the leaf that each input is."""
-        inputs, outputs = scalarised(jax.make_jaxpr(function)(*arguments), OPERATIONS, shared)
+        inputs, outputs = scalarised(without_effects(jax.make_jaxpr(function)(*arguments)), OPERATIONS, shared)
         pairs = zip(keys, inputs, strict=True)
         return cls(outputs, {node: (key, entry) for key, x in pairs for entry, node in enumerate(x.flat)})
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxfact.engine.rows import Rows
 from jaxfact.engine.scalarising import scalarised_in_rows
-from jaxfact.engine.scalars import Input, Node, Nodes
+from jaxfact.engine.scalars import Input, Node, Nodes, without_effects
 from jaxfact.engine.writing import Leaf
 from jaxfact.numerics.trees import PyTree
 
@@ -89,7 +89,8 @@ class Part(NamedTuple):
     @classmethod
     def of(cls, function: Callable, longest: int, shared: int, *arguments: Any) -> "Part":
         """Trace a function, of whose leaves the first are shared by all runs and may be large."""
-        return cls(*scalarised_in_rows(jax.make_jaxpr(function)(*arguments), _OPERATIONS, shared, longest))
+        traced = without_effects(jax.make_jaxpr(function)(*arguments))
+        return cls(*scalarised_in_rows(traced, _OPERATIONS, shared, longest))
 
 
 class Place(NamedTuple):

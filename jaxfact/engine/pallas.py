@@ -18,7 +18,7 @@ from jax.experimental.pallas import triton
 from jaxtyping import Array, Int
 
 from jaxfact.engine.scalarising import scalarised
-from jaxfact.engine.scalars import Input, Node, Nodes, Unscalarisable, ordered
+from jaxfact.engine.scalars import Input, Node, Nodes, Unscalarisable, ordered, without_effects
 from jaxfact.engine.vectors import (
     BLOCK,
     DTYPES,
@@ -89,7 +89,7 @@ class Kernel(NamedTuple):
 
 def kernel_of(advance: Callable, shared: list[Any], own: Any) -> Kernel:
     """Read the step `advance(shared, own, number)` of one run; raises Unscalarisable where it cannot be a kernel."""
-    traced = jax.make_jaxpr(advance)(shared, own, jax.ShapeDtypeStruct((), jnp.int32))
+    traced = without_effects(jax.make_jaxpr(advance)(shared, own, jax.ShapeDtypeStruct((), jnp.int32)))
     count = len(jax.tree.leaves(shared))
     kernel = Kernel(*scalarised(traced, OPERATIONS, count), count)
     if not kernel.moving:

@@ -43,6 +43,14 @@ def kinds(program: Any) -> list[list[Any]]:
     return [[(var.aval.shape, var.aval.dtype) for var in ends] for ends in (program.invars, program.outvars)]
 
 
+def without_effects(closed: Any) -> Any:
+    """Return a traced program; raise Unscalarisable for one that does more than compute, as prints do."""
+    for equation in closed.jaxpr.eqns:
+        if equation.effects:
+            raise Unscalarisable(f"it has the operation {equation.primitive.name}")
+    return closed
+
+
 class Node:
     """An operation on other nodes, of one dtype.
 
