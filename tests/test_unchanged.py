@@ -77,6 +77,28 @@ SIZED = Sized(2.0)
 LEAF = Leaf(jnp.ones(3), np.ones(2), "leaf")
 JITTED = jax.jit(lambda x: SCALE * x)
 
+
+@jax.custom_vjp
+def with_gradient(x):
+    return x
+
+
+with_gradient.defvjp(lambda x: (x, None), lambda _, slope: (SCALE * slope,))
+
+
+@functools.cache
+def remembered():
+    return np.ones(3)
+
+
+class Named(dict):
+    """A dict whose keys are its attributes, as many write it: one that it lacks is a KeyError."""
+
+    __getattr__ = dict.__getitem__
+
+
+NAMED = Named(scale=0.1)
+
 # What is read, and what changes it.
 CHANGES = {
     "a global": (lambda x: SCALE * x, set_global("SCALE", 0.2)),
@@ -86,6 +108,7 @@ CHANGES = {
     "a helper": (lambda x: helper(x), set_global("helper", lambda x: x)),
     "a global within a function within": (lambda x: (lambda y: SCALE * y)(x), set_global("SCALE", 0.2)),
     "a global of a jitted function": (lambda x: JITTED(x), set_global("SCALE", 0.2)),
+    "a global of a user's gradient": (lambda x: with_gradient(x), set_global("SCALE", 0.2)),
     "an array in place": (lambda x: TABLE * x, lambda: TABLE.__setitem__(0, 2.0)),
     "an array closed over, in place": (ARRAYS, lambda: ARRAYS_CELL[0].__setitem__((1, 2), 7.0)),
     "an entry of a list in a dict": (lambda x: HELD["scale"][0] * x, lambda: HELD["scale"].__setitem__(0, 3.0)),
@@ -165,6 +188,8 @@ UFUNC = np.frompyfunc(lambda x: SCALE * x, 1, 1)
 
 UNKNOWN = {
     "an object that hides its state": lambda x: SECRETIVE.size * x,
+    "an object that raises": lambda x: NAMED.scale * x,
+    "what a function remembers": lambda x: remembered()[0] * x,
     "a class of a user's metaclass": lambda x: OfMeta.rate * x,
     "a user's ufunc": lambda x: UFUNC(x),
     "a file that is mapped": lambda x: np.lib.format.open_memmap("a.npy") * x,

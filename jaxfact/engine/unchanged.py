@@ -40,6 +40,8 @@ _UNCHANGING = (
 )
 # What makes an object tell another state than it has.
 _STATES = ("__reduce_ex__", "__reduce__", "__getstate__", "__getnewargs_ex__")
+_REMEMBERING = type(functools.lru_cache(lambda: None))
+_FUNCTIONS = ("__wrapped__", "fwd", "bwd", "jvp", "vmap_rule")  # of what jax makes of a function
 _OF_EVERY_CLASS = frozenset(
     ["__dict__", "__weakref__", "__doc__", "__module__", "__qualname__", "__slots__", "__annotations__"]
     + ["__orig_bases__", "__parameters__", "__dataclass_params__", "__dataclass_fields__", "__match_args__", "__hash__"]
@@ -72,7 +74,7 @@ def footprint(*values: Any) -> Footprint | None:
     try:
         for value in values:
             walk.follow(value)
-    except (Unknown, RecursionError):
+    except Exception:  # Unknown, or whatever an object of the user raises when it is asked
         return None
     return Footprint(tuple(walk.parts), walk.size)
 
@@ -195,9 +197,12 @@ class _Walk:
             self._module(value, frozenset([()]))
         elif isinstance(value, type):
             self._class(value)
-        elif hasattr(value, "__wrapped__") and _is_trusted(kind.__module__):  # such as what jax.jit returns
+        elif kind is _REMEMBERING and not _is_trusted(value.__module__):
+            raise Unknown  # what it has returned, and will again, may have been changed since
+        elif _is_trusted(kind.__module__) and hasattr(value, "__wrapped__"):  # such as what jax.jit returns
             self.parts.append(Same(value))
-            self.follow(value.__wrapped__)
+            for name in _FUNCTIONS:
+                self.follow(getattr(value, name, None))
         else:
             self._object(value)
 

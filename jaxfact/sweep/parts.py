@@ -222,5 +222,8 @@ def _identity(experiment: Experiment) -> tuple[Same, ...]:
 
 def _settings() -> tuple[Hashable, ...]:
     """Return the settings of JAX by which experiments are read."""
-    names = ("jax_enable_x64", "jax_default_matmul_precision", "jax_numpy_dtype_promotion", "jax_default_prng_impl")
-    return (working_devices(1)[0], *(getattr(jax.config, name) for name in names))
+    names = (
+        *("jax_enable_x64", "jax_default_matmul_precision", "jax_numpy_dtype_promotion", "jax_default_prng_impl"),
+        *("jax_threefry_partitionable", "jax_random_seed_offset"),
+    )
+    return (working_devices(1)[0], *(getattr(jax.config, name, None) for name in names))
