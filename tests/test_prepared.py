@@ -1,6 +1,7 @@
 """Experiments that are read and compiled once: the same results as a sweep's, and read again where anything changed."""
 
 import gc
+import pickle
 import weakref
 
 import jax
@@ -137,11 +138,35 @@ def test_values_out_of_range_are_refused(prepared):
         jf.prepare(counted, max_steps=20, tolerance=1e-12, step_size=[0.5])(2, step_size=1e-6)
 
 
+def test_an_array_that_is_changed_afterwards_has_no_effect():
+    """Also where JAX would work in its memory, as it does at multiples of 64 bytes on a CPU."""
+    memory = np.zeros(128, np.uint8)
+    at = -memory.ctypes.data % 64
+    scales = memory[at : at + 24].view(np.float64)
+    scales[:] = 0.1, 0.2, 0.3
+
+    def looked_up(which):
+        scale = jax.numpy.asarray(scales)[which]
+        return jf.Run(NARROW, jf.starts.Gaussian(1, scale=scale), jf.methods.gradient_descent(0.3))
+
+    prepared = jf.prepare(looked_up, max_steps=20, tolerance=None, which=[0, 2])
+    before = prepared(3, which=1)
+    scales[:] = 0.9
+    np.testing.assert_array_equal(prepared(3, which=1).loss, before.loss)
+
+
+def test_another_process_prepares_for_itself(prepared):
+    with pytest.raises(ValueError, match="it holds compiled code, .*; hand on the experiment, and call jf.prepare"):
+        pickle.dumps(prepared)
+
+
 REFUSED = {
     "no axis": ({"width": 3}, "width=3: is no axis: it was prepared with step_size, scale; prepare it with this axis"),
     "mistyped": ({"stepsize": 0.3}, "stepsize=0.3: is no axis: .*; step_size may be meant"),
     "twice": ({"axes": {"scale": 1}, "scale": 1}, "axes=scale: is given by keyword too"),
     "words": ({"scale": "0.1"}, "an axis needs plain numbers"),
+    "lists of different lengths": ({"scale": [[0.1], [0.2, 0.3]]}, "an axis needs plain numbers"),
+    "seeds twice": ({"seeds": [1, 1]}, "an axis needs each value once; give a count, or an array of distinct seed"),
     "no seeds": ({"seeds": 0}, "seeds=0: needs a whole number, 1 or above"),
     "no argument": ({"seeds": None, "max_steps": 3}, "max_steps=3: was settled by jf.prepare; prepare again"),
 }

@@ -45,12 +45,12 @@ def check_names(axes: Iterable[object], taken: Iterable[str], records: Iterable[
             raise problem_with("axes", name, needed, f"rename the experiment's parameter{others}")
 
 
-def axis(name: str, values: Any, x64: bool) -> np.ndarray:
+def axis(name: str, values: Any, x64: bool, instead: str = "") -> np.ndarray:
     """Return the labels of an axis, in one dimension and in 64 bits, or refuse them.
 
     They are finite numbers, and so are the different numbers that runs compute with: those of `as_run`.
     """
-    instead = f"give a list of distinct numbers, for example {name}=[0.1, 0.3, 1.0]"
+    instead = instead or f"give a list of distinct numbers, for example {name}=[0.1, 0.3, 1.0]"
     array = _numbers(name, values, instead)
     if array.ndim != 1 or array.size == 0:
         raise problem_with(name, shown(values), "an axis needs at least one value, in one dimension", instead)
@@ -85,7 +85,7 @@ def seed_numbers(seeds: Any) -> np.ndarray:
         if count > SEEDS:
             raise problem_with("seeds", count, "there are 2³² seeds, from 0 to 2³²−1", "ask for fewer")
         return np.arange(count)
-    numbers = axis("seeds", seeds, x64=True)
+    numbers = axis("seeds", seeds, True, instead)
     if any(as_whole(number) is None for number in numbers.tolist()) or numbers.min() < 0 or numbers.max() >= 2**32:
         raise problem_with("seeds", shown(numbers.tolist()), "needs whole numbers from 0 to 2³²−1", instead)
     return numbers.astype(np.int64)

@@ -127,7 +127,10 @@ def labels_of(name: str, values: Values) -> np.ndarray:
 
 def is_single(values: Values) -> bool:
     """Tell whether the values of an axis are one number, and no list."""
-    return np.ndim(values) == 0
+    try:
+        return np.ndim(values) == 0
+    except ValueError:  # lists of different lengths, which are refused where they are read
+        return False
 
 
 def without_single(runs: xr.Dataset, given: Mapping[str, Values]) -> xr.Dataset:

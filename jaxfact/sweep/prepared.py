@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 import numpy as np
@@ -46,6 +47,11 @@ class Prepared:
         """Say what it is a function of."""
         names = ", ".join(["seeds", *(f"{name}={shown(values)}" for name, values in self._defaults.items())])
         return f"Prepared({names})"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied."""
+        needed = "it holds compiled code, which another process cannot take over"
+        raise problem_with("pickle", repr(self), needed, "hand on the experiment, and call jf.prepare there")
 
     @explained
     def __call__(
