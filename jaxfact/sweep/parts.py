@@ -120,6 +120,7 @@ class Part:
         if wider != self._ranges:
             self._checked(axes)
             self._ranges = wider
+        self._said_at(axes)  # which calls the experiment, that may raise: before runs are made, and not after
 
     def _checked(self, axes: Mapping[str, np.ndarray]) -> Run:
         """Return the run at the first point; refuse points that are out of range."""
