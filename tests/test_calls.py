@@ -106,6 +106,10 @@ LACKING = {
     "descend": (lambda: jf.descend(TARGET, jf.methods.gradient_descent(0.1), FACTORS), "lacks num_steps"),
     "by place": (lambda: jf.descend(TARGET, jf.methods.gradient_descent(0.1), FACTORS, 5), "lacks num_steps"),
     "replay": (lambda: jf.replay("a.zarr"), "lacks seed"),
+    "sensing": (
+        lambda: jf.Sensing.of(TARGET, 9, 3),
+        r"Sensing.of\(…\): takes truth, operator by place; give the others by name",
+    ),
     "completion": (lambda: jf.Completion(np.eye(3)), r"Completion\(…\): lacks columns, values, shape; see help"),
     "phase": (
         lambda: jf.phase_diagram(plain, seed=3, max_steps=3, tolerance=1),
