@@ -140,8 +140,8 @@ def _misfit(name: str, signature: inspect.Signature, args: Sequence[object], giv
         one: of for one, of in signature.parameters.items() if of.kind not in (kinds.VAR_KEYWORD, kinds.VAR_POSITIONAL)
     }
     by_place = [one for one, of in known.items() if of.kind is not kinds.KEYWORD_ONLY]
-    if by_place[:1] == ["self"]:  # the caller of a class did not give it
-        del known["self"]
+    if by_place[:1] in (["self"], ["cls"]):  # the caller of a class did not give it
+        del known[by_place[0]]
         by_place, args = by_place[1:], args[1:]
     missing = [
         one

@@ -106,6 +106,10 @@ LACKING = {
     "descend": (lambda: jf.descend(TARGET, jf.methods.gradient_descent(0.1), FACTORS), "lacks num_steps"),
     "by place": (lambda: jf.descend(TARGET, jf.methods.gradient_descent(0.1), FACTORS, 5), "lacks num_steps"),
     "replay": (lambda: jf.replay("a.zarr"), "lacks seed"),
+    "sensing": (
+        lambda: jf.Sensing.of(TARGET, 9, 3),
+        r"Sensing.of\(…\): takes truth, operator by place; give the others by name",
+    ),
     "completion": (lambda: jf.Completion(np.eye(3)), r"Completion\(…\): lacks columns, values, shape; see help"),
     "phase": (
         lambda: jf.phase_diagram(plain, seed=3, max_steps=3, tolerance=1),
@@ -407,6 +411,17 @@ def test_a_measure_that_cannot_be_traced_is_named(case):
         assert isinstance(refusal.value.__cause__, TypeError)
 
 
+def test_a_method_that_cannot_be_traced_is_named():
+    """By the name and the line of the user's function, and not of what makes a method of it."""
+
+    def mine(gradient, _):
+        return jax.tree.map(np.sqrt, gradient)
+
+    line = mine.__code__.co_firstlineno + 1
+    with pytest.raises(ValueError, match=rf"^method=mine, line {line}: hands gradient or factors to NumPy"):
+        run(lambda step_size: plain(step_size)._replace(method=mine))
+
+
 @pytest.mark.parametrize("case", UNTRACEABLE)
 def test_what_cannot_be_traced_is_said_with_its_line(case):
     given, message = UNTRACEABLE[case]
@@ -471,7 +486,7 @@ NO_METHODS = {
     "optax not called": (optax.adam, "method=adam: returns a GradientTransformation.* call adam first"),
     "number": (0.1, "method=0.1: needs an optax transformation"),
     "nothing": (lambda gradient, factors: None, "returns a NoneType where what is added"),
-    "half": (lambda gradient, factors: gradient.U, "where what is added to the factors is needed"),
+    "half": (lambda gradient, factors: gradient.U, "returns one array, of shape .5, 2., where what is added"),
     "three arguments": (lambda a, b, c: a, "nor a function of .gradient, factors."),
 }
 

@@ -91,6 +91,8 @@ def test_the_figure_draws_every_cell(diagram):
     figure = figures.phase_diagram(diagram)
     mesh = figure.axes[0].collections[0]
     np.testing.assert_array_equal(np.ravel(mesh.get_array()), np.ravel(diagram.converged.values.T))
+    assert figure.axes[0].get_xlabel() == r"step size $\eta\,\sigma_1$"
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["0.001", "0.01"]
 
 
 def test_two_axes_are_needed():

@@ -86,6 +86,8 @@ def test_every_step_of_a_run(store, method):
     found = jf.replay(store, seed=SEED, variant=method, step_size=0.3)
     run, distance = found.run, found.distance
     last = run.steps.item()
+    for part in (f"seed={SEED}", f"variant={method!r}", "step_size=0.3", f": converged after {last} steps at distance"):
+        assert part in repr(found)
     np.testing.assert_array_equal(found.steps, np.arange(last + 1))
     assert (found.loss[-1], distance[-1]) == (run.loss.item(), run.distance.item())
     for step, stored in zip(run.step.values, run.distance_path.values, strict=True):

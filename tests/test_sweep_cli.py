@@ -396,6 +396,12 @@ def test_points_are_not_pooled(stored, tmp_path):
     assert columns[1:3] == ["scale", "step size in 1/σ₁"]
     assert len(rows) == 2 * 2 * 3
     assert rows[0] == ["plain", "0.1", "0.2", "0 (0–39)", "100 (61–100)", "0 (0–39)"]
+    jf.write_results(runs.isel(variant=0, drop=True), tmp_path / "one.zarr")
+    by_point, along = sweep_report.tables(sweep_report.shown(tmp_path / "one.zarr"))
+    assert by_point[1] == ["step size in 1/σ₁", "converged", "diverged"]
+    assert by_point[2][0] == ["0.2", "100 (61–100)", "0 (0–39)"]
+    assert along[1][0] == "step size in 1/σ₁"
+    assert along[2][0][:2] == ["0.2", "100 (61–100)"]
 
 
 def test_unfinished_seeds_are_left_out_and_counted(call, stored, unfinished, tmp_path):

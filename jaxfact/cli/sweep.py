@@ -29,7 +29,7 @@ def sweep(
         str,
         typer.Argument(
             metavar="FILE.py:NAME[:KEY]",
-            help="A function in a file that returns a jaxfact.Run, or a dict of them: variants.",
+            help="A function in a file that returns a jaxfact.Run, or a dict of such functions: variants.",
         ),
     ],
     store: Annotated[Path, typer.Option(help="Where the runs are kept; what is there already is not run again.")],

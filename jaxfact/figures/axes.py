@@ -58,7 +58,7 @@ def outcomes_along(runs: xr.Dataset, axis: str) -> Figure:
             axes.fill_between(at, part.low, part.high, color=colour, alpha=0.2, linewidth=0)
             axes.plot(at, part.fraction, color=colour, linestyle=line, marker=".", label=name or None)
         axes.set(ylabel=str(outcome), ylim=(-0.04, 1.04))
-    _axis(panels[-1], "x", runs[axis])
+    label_axis(panels[-1], "x", runs[axis])
     panels[0].set_title("fractions of " + count_line(runs, "band: 95 % Wilson interval"))
     _name_variants(figure, panels[0])
     return figure
@@ -88,7 +88,8 @@ def times_along(runs: xr.Dataset, axis: str) -> Figure:
         edge = axes.get_xaxis_transform()
         axes.plot(at[never], np.ones(never.sum()), "^", color=colour, transform=edge, clip_on=False, markersize=4)
     axes.set(yscale="log", ylim=(bottom, top), ylabel=f"step at which {level:g} is reached")
-    _axis(axes, "x", runs[axis])
+    name_few_minor_ticks(axes.yaxis)
+    label_axis(axes, "x", runs[axis])
     axes.set_title(count_line(runs, "median, band: 5–95 %; triangle: not reached"))
     _name_variants(figure, axes)
     return figure
@@ -107,10 +108,10 @@ def heat_map(success: xr.DataArray, along: str, across: str, label: str) -> Figu
         # As an image: SVG viewers leave hairlines between cells.
         cells = part.transpose(across, along).where(np.isfinite(part))
         mesh = axes.pcolormesh(columns, rows, cells, cmap="cividis", vmin=0, vmax=1, rasterized=True)
-        _axis(axes, "y", fraction[across])
+        label_axis(axes, "y", fraction[across])
         axes.set(xlim=(columns[0], columns[-1]), ylim=(rows[0], rows[-1]))
         axes.set_title(name)
-    _axis(panels[-1], "x", fraction[along])
+    label_axis(panels[-1], "x", fraction[along])
     figure.colorbar(mesh, ax=panels, label=label, aspect=30)
     if not np.isfinite(fraction).all():
         figure.legend(handles=[Patch(color=_UNKNOWN, label="no number")], loc="outside lower center")
@@ -127,7 +128,7 @@ def axis_label(coordinate: xr.DataArray) -> str:
     return text if unit == "1" else f"{text} / {unit}"
 
 
-def _axis(axes: Axes, which: str, coordinate: xr.DataArray) -> None:
+def label_axis(axes: Axes, which: str, coordinate: xr.DataArray) -> None:
     """Label and scale an axis; if a linear one has few values, all are named."""
     values = np.sort(coordinate.values)
     scale = axis_scale(values)
@@ -135,7 +136,7 @@ def _axis(axes: Axes, which: str, coordinate: xr.DataArray) -> None:
     if scale == "log":
         name_few_minor_ticks(axes.xaxis if which == "x" else axes.yaxis)
     elif len(values) <= FEW:
-        axes.set(**{f"{which}ticks": values})
+        axes.set(**{f"{which}ticks": values, f"{which}ticklabels": [f"{value:.4g}" for value in values]})
 
 
 def _name_variants(figure: Figure, axes: Axes) -> None:

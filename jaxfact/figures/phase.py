@@ -4,7 +4,8 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from jaxfact.figures.styles import FEW, axis_scale, cell_edges, new_figure, styled
+from jaxfact.figures.axes import label_axis
+from jaxfact.figures.styles import cell_edges, new_figure, styled
 
 
 @styled
@@ -20,11 +21,9 @@ def phase_diagram(diagram: xr.Dataset, outcome: str = "converged") -> Figure:
         at, low, high = (diagram[name].values[met] for name in ("threshold", "threshold_low", "threshold_high"))
         reach = np.stack([at - np.maximum(low, columns[0]), np.minimum(high, columns[-1]) - at])
         axes.errorbar(at, diagram[across].values[met], xerr=reach, fmt=".", color="#D55E00", markersize=4)
-    axes.set(xlabel=along.replace("_", " "), ylabel=across.replace("_", " "))
-    axes.set(xscale=axis_scale(diagram[along].values), yscale=axis_scale(diagram[across].values))
+    label_axis(axes, "x", diagram[along])
+    label_axis(axes, "y", diagram[across])
     axes.set(xlim=(columns[0], columns[-1]), ylim=(rows[0], rows[-1]))
-    if diagram.sizes[across] <= FEW and axis_scale(diagram[across].values) == "linear":
-        axes.set_yticks(diagram[across].values)
     figure.colorbar(mesh, ax=axes, label=f"fraction {outcome}")
     axes.set_title(f"{diagram.attrs['seeds']} runs per cell\ndot and bar: threshold and its 95 % interval")
     return figure

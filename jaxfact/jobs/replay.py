@@ -60,6 +60,12 @@ class Replay(NamedTuple):
     distance: np.ndarray
     problem: Problem
 
+    def __repr__(self) -> str:
+        """Say which run it is and how it ended: all its numbers would fill a screen."""
+        point = ", ".join(f"{name}={of.item()!r}" for name, of in self.run.coords.items() if not of.ndim)
+        ended = f"{self.run.outcome.item()} after {len(self.steps) - 1} steps at distance {self.distance[-1]:.3g}"
+        return f"Replay({point}: {ended})"
+
 
 @explained
 @in_full_precision

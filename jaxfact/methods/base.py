@@ -12,6 +12,7 @@ import os
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,13 @@ def as_method(given: Any) -> Method:
         needed = "is no transformation yet, nor a function of (gradient, factors)"
         raise problem_with("Run.method", name, needed, f"call it, as in {name}(0.1), where it returns a method")
 
+    @wraps(given)  # so that what cannot be traced is told by the user's name and line
     def update(gradient: AnyFactors, state: optax.EmptyState, factors: AnyFactors, **_):
         updates = as_factors(given(gradient, factors))
         if jax.tree.structure(updates) != jax.tree.structure(factors):
-            needed = f"returns a {type(updates).__name__} where what is added to the factors is needed"
+            kind = type(updates).__name__
+            what = f"one array, of shape {updates.shape}," if isinstance(updates, jax.Array) else f"a {kind}"
+            needed = f"returns {what} where what is added to the factors is needed"
             raise problem_with("Run.method", name, needed, f"return {type(factors).__name__}, or call {name} first")
         shapes, wanted = (str([jnp.shape(x) for x in jax.tree.leaves(tree)])[1:-1] for tree in (updates, factors))
         if shapes != wanted:  # which would be broadcast
@@ -79,7 +83,7 @@ def updated(
     asked = {"problem": problem, "key": key, "grad": gradient, "value_fn": loss, "obj_fn": loss}
     asked["grad_fn"] = lambda factors, _: problem.gradient(factors)
     update = optax.with_extra_args_support(method).update
-    taken = inspect.signature(update).parameters
+    taken = inspect.signature(update, follow_wrapped=False).parameters
     if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in taken.values()):
         asked = {name: value for name, value in asked.items() if name in taken}
     with naming_the_optimiser():

@@ -35,6 +35,8 @@ _CALLER = 6  # a check of the arguments and Equinox put three frames between a c
 class Completion(PartiallyObserved):
     """Complete a matrix of which the entries Ω are known: loss 1/(2p)·‖P_Ω(UVᵀ − Σ)‖²_F, p = |Ω|/(mn).
 
+    `from_matrix` takes a matrix with gaps, `of` observes entries of a known one at random.
+
     `rows`, `columns` and `values` list the observed entries, counted from 0, each once and in any order; `shape` is
     (m, n). `truth` is the whole matrix where it is known: then the unit is its σ₁ and `distance` is to it; else the
     unit is ‖P_Ω(Σ)/p‖₂. Values are given in the user's unit and divided by this one; the loss is in unit². With all
@@ -96,6 +98,7 @@ class Completion(PartiallyObserved):
         return cls(*entries, shape, truth=truth, dense=dense)
 
     @classmethod
+    @explained
     def of(
         cls,
         truth: Factorization,

@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray, ScalarLike
 
 from jaxfact.data.numbers import as_array, centred_exponent, times_power
-from jaxfact.inputs import non_negative, problem_with
+from jaxfact.inputs import explained, non_negative, problem_with
 from jaxfact.numerics.draws import normal
 from jaxfact.problems.factorization import Factorization
 from jaxfact.problems.factors import Factors
@@ -21,6 +21,8 @@ from jaxfact.problems.targets import Unit
 
 class Sensing(PartiallyObserved):
     """Find a matrix from p linear measurements of it: loss ½‖𝒜(UVᵀ) − y‖² (Tu et al. 2016; Wind 2023).
+
+    `of` measures a known matrix.
 
     `observations` are the p numbers y in the user's unit, with the weights of the operator (see `Operator`). They are
     divided by the unit: σ₁ of `truth` where that is known, else ‖𝒜*y‖₂; so the same data in another unit give the same
@@ -35,6 +37,7 @@ class Sensing(PartiallyObserved):
     truth: Factorization | None
     scale: Unit
 
+    @explained
     def __init__(self, operator: Operator, observations: Any, *, truth: Factorization | None = None):
         observations = _checked_observations(operator, observations)
         _check_truth(operator, truth)
@@ -54,6 +57,7 @@ class Sensing(PartiallyObserved):
         self.observations = given / unit
 
     @classmethod
+    @explained
     def of(
         cls, truth: Factorization, operator: Operator, *, noise: ScalarLike = 0.0, key: PRNGKeyArray | None = None
     ) -> "Sensing":

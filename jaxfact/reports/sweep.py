@@ -140,10 +140,16 @@ def _by_point(found: Shown, each: xr.Dataset) -> Rows:
         for point in points:
             at = part.sel(dict(zip(found.axes, point, strict=True)))
             shares = [_percent(at.sel(outcome=outcome)) for outcome in names]
-            rows.append([name or "all", *(f"{value:.4g}" for value in point), *shares])
+            rows.append([*_lead(found, name), *(f"{value:.4g}" for value in point), *shares])
     axes = [_axis_name(found.runs[axis]) for axis in found.axes]
     where = " at each point" if axes else ""
-    return f"% of runs by outcome{where} (95 % Wilson interval)", ["variant", *axes, *map(str, names)], rows
+    title = f"% of runs by outcome{where} (95 % Wilson interval)"
+    return title, [*_lead(found, "variant"), *axes, *map(str, names)], rows
+
+
+def _lead(found: Shown, name: str) -> list[str]:
+    """Return the first cell of a row, a variant's name; where there are none, the point begins the row."""
+    return [] if found.axes and "variant" not in found.runs.dims else [name or "all"]
 
 
 def _over_points(found: Shown, each: xr.Dataset) -> Rows:
@@ -243,11 +249,11 @@ def _along(found: Shown) -> Rows:
             low, high = stats.wilson(one.sum(), one.size)
             share = _shares(float(one.mean()), float(low), float(high))
             late = _late(part.sel({axis: value}))
-            rows.append(
-                [name or "all", f"{value:.4g}", share, *(_steps(t, late) for t in times.sel({axis: value}).values)]
-            )
+            arrived = [_steps(time, late) for time in times.sel({axis: value}).values]
+            rows.append([*_lead(found, name), f"{value:.4g}", share, *arrived])
     title = f"% of runs ({label}; 95 % Wilson interval), and steps by which 5, 50, 95 % had arrived at {level:g}"
-    return title, ["variant", _axis_name(runs[axis]), label.removeprefix("fraction "), "5 %", "50 %", "95 %"], rows
+    columns = [_axis_name(runs[axis]), label.removeprefix("fraction "), "5 %", "50 %", "95 %"]
+    return title, [*_lead(found, "variant"), *columns], rows
 
 
 def _percent(at: xr.Dataset) -> str:

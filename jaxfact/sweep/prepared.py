@@ -153,7 +153,7 @@ def prepare(
         grid = prepared(seeds=100, step_size=np.geomspace(0.05, 1, 16), scale=[1e-3, 1e-1])
 
     Args:
-        experiment: A function of the axes that returns a `Run`, or a dict of them, as for `sweep`.
+        experiment: A function of the axes that returns a `Run`, or a dict of such functions, as for `sweep`.
         max_steps: The budget of steps for one run, a multiple of `check_every`.
         tolerance: The distance at which a run may end, None for never; a mapping gives one for each variant.
         levels: The distances to which runs are timed.

@@ -52,8 +52,8 @@ def sweep(
     interrupt or SIGTERM finishes the tiles in flight, the second stops at once.
 
     Args:
-        experiment: A function of the axes, and of `key` if it draws its problem, that returns a `Run`; a dict of them
-            becomes the dimension `variant`.
+        experiment: A function of the axes, and of `key` if it draws its problem, that returns a `Run`; a dict of
+            such functions, by name, becomes the dimension `variant`.
         seeds: A count, or an array of distinct seed numbers from 0 to 2³²−1.
         max_steps: The budget of steps for one run, a multiple of `check_every`.
         tolerance: The distance at which a run may end, relative and not squared; a mapping gives one for each variant.
@@ -87,7 +87,7 @@ def sweep(
         `level` (the first checked step at or below it; inf if never, NaN if `max_steps` came first or the level lies
         below the variant's tolerance), the last `loss`, `distance`, `imbalance`, `best_distance`, `loss_rose` (in the
         last block), `gradient_norm` (of a stationary run, else NaN), and the records. Attributes say what is needed to
-        run it again.
+        run it again; `lanes` says whether runs advanced in vectors or by XLA's kernels, and what kept them there.
 
     Raises:
         ValueError: For counts below 1; axes that are empty, repeated, not numbers, or named like a variable of the
