@@ -89,6 +89,7 @@ NOT_COMPRESSIBLE = {
         jf.methods.add_noise(0.1), jf.methods.gradient_descent(0.3), jf.methods.add_noise(0.1)
     ),
     "noise of optax": optax.noisy_sgd(0.1, key=1),
+    "first row held": optax.stateless(lambda updates, _: jax.tree.map(lambda x: -0.1 * x.at[0].set(0), updates)),
     "made for one shape": optax.chain(
         optax.stateless(lambda updates, _: jax.tree.map(lambda x: x + jnp.ones((12, 3)), updates))
     ),
@@ -130,6 +131,12 @@ def test_records_are_probed():
     def to_a_fixed_matrix(problem, factors):
         return jnp.linalg.norm(factors.U - jnp.ones((12, 3)))
 
+    def first_entry(problem, factors):
+        return factors.product[0, 0]
+
+    def first_residual(problem, factors):
+        return jnp.abs(factors.product - problem.target)[0, 0]
+
     plain = jf.methods.gradient_descent(0.1)
     for record in KNOWN:
         # A name of its own, so that it is probed like a user's record.
@@ -137,6 +144,9 @@ def test_records_are_probed():
         assert compression_of(plain, probed) is not None, record.__name__
     assert compression_of(plain, [measures.loss, largest_row]) is None
     assert compression_of(plain, [to_a_fixed_matrix]) is None
+    # In singular coordinates these would be entries of another matrix.
+    assert compression_of(plain, [first_entry]) is None
+    assert compression_of(plain, [first_residual]) is None
 
 
 def test_noisy_methods_are_told_from_quiet_ones():

@@ -71,8 +71,8 @@ class _Full(Factorization):
 
     drawn: Factors
 
-    def __init__(self, problem: Factorization, drawn: Factors):
-        super().__init__(problem.singular_values, shape=problem.rows)
+    def __init__(self, target: np.ndarray, drawn: Factors):
+        super().__init__(target)
         self.drawn = drawn
 
     def noise(self, key: PRNGKeyArray, factors: Factors) -> Factors:
@@ -105,6 +105,15 @@ def _unknown(record: Records | None) -> Callable:
     return as_measure({name: f for name, f in named_measures(record).items() if f not in KNOWN})
 
 
+def _axes(problem: Factorization) -> list[np.ndarray]:
+    """Return orthonormal coordinates of either side, the target's singular vectors first.
+
+    They are generic: where singular vectors are rows, what picks a row (U[0]) would be the same in both forms.
+    """
+    rng = np.random.default_rng(1)
+    return [np.linalg.qr(rng.normal(size=(size, size)))[0] for size in problem.rows]
+
+
 class _Setting(NamedTuple):
     """One step's setting: orthonormal frames, the pairs that stand in them (iterate, then buffers), and noise."""
 
@@ -125,11 +134,12 @@ def _generic_steps(pairs: int) -> _Setting:
     problem = _problem(pairs)
     small = Compressed(problem, _WIDTH, frames=pairs, noisy=True)
 
-    def frame(size, rows):
+    def frame(axes, rows):
+        size = len(axes)
         off = np.linalg.qr(rng.normal(size=(size - problem.rank, rows - problem.rank)))[0]
         stood = np.zeros((size, rows))
         stood[: problem.rank, : problem.rank], stood[problem.rank :, problem.rank :] = np.eye(problem.rank), off
-        return stood
+        return axes @ stood
 
     def pair(full):
         drawn = [0.4 * rng.normal(size=(rows, _WIDTH)) for rows in small.rows]
@@ -138,7 +148,7 @@ def _generic_steps(pairs: int) -> _Setting:
         return Factors(*drawn)  # pyright: ignore[reportArgumentType]
 
     settings = [
-        _Setting(Factors(*map(frame, problem.rows, small.rows)), [pair(False) for _ in range(pairs)], pair(full=True))  # pyright: ignore[reportArgumentType]
+        _Setting(Factors(*map(frame, _axes(problem), small.rows)), [pair(False) for _ in range(pairs)], pair(full=True))  # pyright: ignore[reportArgumentType]
         for _ in range(_STEPS)
     ]
     return jax.tree.map(lambda *xs: np.stack(xs), *settings)
@@ -147,11 +157,13 @@ def _generic_steps(pairs: int) -> _Setting:
 def _gap(method: optax.GradientTransformationExtraArgs, measure: Callable, pairs: int, steps: _Setting, draws) -> Array:
     """Return the largest difference, in factors, state and records, between compressed and full steps."""
     problem, key = _problem(pairs), key_of(0)
+    left, right = (axes[:, : problem.rank] for axes in _axes(problem))
+    target = (left * np.array(_VALUES)) @ right.T
 
     def step(carry, setting: _Setting):
         t, state, worst = carry
         small = _Small(problem, pairs, setting.noise, draws)
-        full = _Full(problem, _stood(setting.frames, setting.noise))
+        full = _Full(target, _stood(setting.frames, setting.noise))
         fresh = method.init(setting.pairs[0])
         began = _difference(_stood_tree(setting.frames, fresh), method.init(_stood(setting.frames, setting.pairs[0])))
         state = _with_pairs(state, setting.pairs[1:])

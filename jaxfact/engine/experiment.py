@@ -98,6 +98,8 @@ def checked_run(run: Any) -> Run:
     """
     instead = "return Run(problem, start, method)"
     if not isinstance(run, Run):
+        if isinstance(run, dict):
+            instead = "give a dict of functions, one for each variant, instead of a function that returns a dict"
         raise problem_with("experiment", f"returned a {type(run).__name__}", "needs a Run", instead)
     run = Run(run.problem, as_factors(run.start), as_method(run.method))
     for name, value, kinds, wanted in (
