@@ -41,7 +41,7 @@ def newest_python() -> str | None:
 
 def floors() -> list[str]:
     """Return the lowest version of every dependency of the package and of its tests, as constraints."""
-    lines = [*PROJECT["dependencies"], *EXTRAS["export"], *EXTRAS["test"]]
+    lines = [*PROJECT["dependencies"], *EXTRAS["export"], *EXTRAS["flow"], *EXTRAS["test"]]
     found = [Requirement(line) for line in lines if not line.startswith(PROJECT["name"])]
     if unbounded := [str(item) for item in found if [bound.operator for bound in item.specifier] != [">="]]:
         raise ValueError(f"{unbounded} in pyproject.toml; each needs one floor; write it as name>=version")

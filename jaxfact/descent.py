@@ -60,7 +60,7 @@ def descend(
     factors of the problem's shape, or key.
     """
     num_steps = positive_integer("num_steps", num_steps, "give the number of steps to run")
-    method, factors = as_method(method), _factors_of(problem, factors)
+    method, factors = as_method(method), factors_of(problem, factors)
     measure = as_measure(record)
     every = [num_steps] if every is None and record is not None else every
     steps = recorded_steps(every, num_steps)
@@ -165,7 +165,7 @@ def check_factors(factors: AnyFactors, problem: Problem) -> None:
     raise problem_with("factors", sizes[0], f"needs {sizes[1]}", instead)
 
 
-def _factors_of(problem: Problem, given: AnyFactors) -> AnyFactors:
+def factors_of(problem: Problem, given: AnyFactors) -> AnyFactors:
     """Return factors as floating arrays of the problem's shape, or refuse them."""
     if not isinstance(problem, Problem):
         raise problem_with("problem", type(problem).__name__, "needs a Problem", "give a jaxfact.Factorization")
