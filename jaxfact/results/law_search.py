@@ -13,6 +13,7 @@ from jaxfact.results.simplifying import Fitted, candidates, score
 _JUDGED = 40  # forms that are fitted without each region: the best by their errors where they were fitted
 _PER_NUMBER = 3  # points that a free number needs
 _TRIMS = 3  # ends of axes that may be cut off in search of where a law holds
+_ENOUGH = 0.25  # of the error that is asked for: below it no more terms for the last digits
 _KEPT = 0.5  # share of the points that a law must be about
 
 
@@ -43,11 +44,6 @@ class Judged(NamedTuple):
     def where(self) -> str:
         """Where that is."""
         return max(self.errors, key=lambda region: self.errors[region])
-
-    @property
-    def score(self) -> float:
-        """The error and the complexity in one number; least is best."""
-        return score(self.error, self.fitted.complexity)
 
 
 class Search(NamedTuple):
@@ -86,18 +82,19 @@ def _on_all(points: Points, forms: tuple[LawForm, ...], error: float) -> Search:
     tried = [one.refitted(logs, times) for form in forms for one in candidates(logs, times, form)]
     tried.sort(key=lambda one: score(one.error(logs, times), one.complexity))
     held_out = regions(points.places)
-    judged = [_judged(one, points, held_out) for one in tried[:_JUDGED]]
+    judged = [judge(one, points, held_out) for one in tried[:_JUDGED]]
     within = [one for one in judged if one.error <= error]
     front, least = [], np.inf
     for one in sorted(judged, key=lambda one: (one.fitted.complexity, one.error)):
         if one.error < least:
             front.append(one)
             least = one.error
-    best = min(within or judged, key=lambda one: one.score)
+    best = min(within or judged, key=lambda one: score(one.error, one.fitted.complexity, _ENOUGH * error))
     return Search(best, tuple(front), np.ones(len(times), bool))
 
 
-def _judged(one: Fitted, points: Points, held_out: Mapping[str, np.ndarray]) -> Judged:
+def judge(one: Fitted, points: Points, held_out: Mapping[str, Bool[np.ndarray, " n"]]) -> Judged:
+    """Fit a form without each region and hold it against that."""
     errors = {}
     for text, rows in held_out.items():
         rest, region = points.where(~rows), points.where(rows)

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
+from jaxtyping import Float
 
 from jaxfact.inputs import positive, problem_with
 from jaxfact.results.deciding import standard_errors
@@ -12,8 +14,8 @@ from jaxfact.results.forms import LawForm
 from jaxfact.results.formulas import Writing, symbol
 from jaxfact.results.law import Law, LawSearch, percent
 from jaxfact.results.law_grid import FEWEST_POINTS, Grid
-from jaxfact.results.law_search import Judged, Points, search
-from jaxfact.results.regions import FEWEST
+from jaxfact.results.law_search import Judged, Points, judge, search
+from jaxfact.results.regions import FEWEST, regions
 from jaxfact.results.simplifying import Fitted
 from jaxfact.results.statistic import Quantile, Statistic, draws, over_points
 from jaxfact.results.times import Times
@@ -37,10 +39,11 @@ def fit_law(
     product x of at most two powers. What is fitted is the relative error of times. A form's numbers are fitted again
     without each half of each axis of three values or more, and without each corner of two; its error is the largest
     root mean square in what was held out. Of the forms within `error` that one is the law whose terms all earn their
-    place: one unit of complexity, a term or a number, has to lower the error by a fifth. The forms themselves are found
-    with all points in view; `Law.against` other times is a test that they have not seen. Where there is no law, ends of
-    axes are cut off, which `breaks` tells, as long as half of the points are left. Where the budget came first, or less
-    than half of the runs ever arrive, the time is not known; a law that promises arrival there breaks there.
+    place: one unit of complexity, a term or a number, has to lower the error by a fifth, down to a quarter of `error`;
+    and a constant counts as nought, a factor as one, where its interval holds that. The forms themselves are found with
+    all points in view; `Law.against` other times is a test that they have not seen. Where there is no law, ends of axes
+    are cut off, which `breaks` tells, as long as half of the points are left. Where the budget came first, or less than
+    half of the runs ever arrive, the time is not known; a law that promises arrival there breaks there.
 
     Args:
         times: Hitting times, of `time_to(runs)` along `level` or of one level, along `seed` and axes of
@@ -64,14 +67,54 @@ def fit_law(
     points = grid.points()
     found = search(points, forms, error)
     resampled = _resampled(grid)
-    whole = {id(one): _law(one, grid, points.where(found.rows), error) for one in found.front}
-    best = _law(found.best, grid, points.where(found.rows), error, resampled[:, found.rows])
+    seen = _Seen(points.where(found.rows), resampled[:, found.rows], grid.hit.shape[1])
+    front = tuple(_law(one, grid, seen._replace(resampled=resampled[:0]), error) for one in found.front)
+    best = _law(_without_idle_constants(found.best, seen, error), grid, seen, error)
     noise = _noise(resampled, points.times)
     why = "" if best.error <= error else _why(best, noise, error)
-    return LawSearch(None if why else best, best, tuple(whole.values()), noise, why)
+    return LawSearch(None if why else best, best, front, noise, why)
 
 
-def _law(one: Judged, grid: Grid, points: Points, error: float, resampled: np.ndarray | None = None) -> Law:
+class _Seen(NamedTuple):
+    """What a law is fitted to, with its bootstrap over the seeds."""
+
+    points: Points
+    resampled: Float[np.ndarray, "b n"]
+    seeds: int
+
+    def measured(self, one: Fitted) -> tuple[np.ndarray, np.ndarray]:
+        """Return the numbers of a form when all that are not nought are fitted, and how far their intervals reach.
+
+        These are Student's, with the standard error of the bootstrap; NaN without one.
+        """
+        used = (one.numbers != 0) | np.isnan(one.shape.fixed)
+        used[:, -1] |= one.shape.rate.curve is None  # the factor 1 of a power law
+        free = Fitted(one.shape._replace(fixed=np.where(used, np.nan, 0.0)), one.numbers)
+        numbers = free.refitted(self.points.logs, self.points.times).numbers
+        if len(self.resampled) == 0:
+            return numbers, np.full_like(numbers, np.nan)
+        again = [_refitted(free, self.points, times) for times in self.resampled]
+        factor = standard_errors(self.seeds) * (self.seeds / (self.seeds - 1)) ** 0.5
+        return numbers, factor * np.std(again, axis=0, ddof=1)
+
+
+def _without_idle_constants(one: Judged, seen: _Seen, error: float) -> Judged:
+    """Leave out constants whose intervals hold nought, and factors whose intervals hold one, if the law bears it.
+
+    Seeds are shared along the axes, so their scatter looks like a constant that does not depend on where one looks.
+    """
+    shape, _ = one.fitted
+    numbers, reach = seen.measured(one.fitted)
+    alone = np.all(shape.fixed[:, :-1] == 0, axis=1) & (shape.rate.curve is not None)
+    idle = np.isnan(shape.fixed[:, -1]) & (np.abs(numbers[:, -1] - alone) <= reach[:, -1])
+    fixed = np.array(shape.fixed)
+    fixed[idle, -1] = alone[idle]
+    simpler = Fitted(shape._replace(fixed=fixed), np.where(np.isnan(fixed), one.fitted.numbers, fixed))
+    again = judge(simpler.refitted(seen.points.logs, seen.points.times), seen.points, regions(seen.points.places))
+    return again if again.error <= error else one
+
+
+def _law(one: Judged, grid: Grid, seen: _Seen, error: float) -> Law:
     """Tell all about a form; without resamples there are no intervals."""
     names, (shape, numbers) = grid.names, one.fitted
     symbols = [symbol(name, grid.features[name].attrs.get("latex", "")) for name in names]
@@ -82,8 +125,8 @@ def _law(one: Judged, grid: Grid, points: Points, error: float, resampled: np.nd
         error=one.error,
         region=one.where,
         regions=one.errors,
-        fit_error=one.fitted.error(points.logs, points.times),
-        coefficients=_coefficients(one.fitted, names, points, resampled, grid.hit.shape[1]),
+        fit_error=one.fitted.error(seen.points.logs, seen.points.times),
+        coefficients=_coefficients(one.fitted, names, seen),
         errors=grid.times,
         breaks=(),
         statistic=grid.statistic,
@@ -95,17 +138,9 @@ def _law(one: Judged, grid: Grid, points: Points, error: float, resampled: np.nd
     return replace(everywhere, errors=errors, breaks=tuple(_breaks(errors, error)))
 
 
-def _coefficients(
-    one: Fitted, names: tuple[str, ...], points: Points, resampled: np.ndarray | None, seeds: int
-) -> xr.Dataset:
+def _coefficients(one: Fitted, names: tuple[str, ...], seen: _Seen) -> xr.Dataset:
     """Return the numbers of a form beside what they are when all that is not nought is fitted, with intervals."""
-    used = (one.numbers != 0) | np.isnan(one.shape.fixed)
-    free = Fitted(one.shape._replace(fixed=np.where(used, np.nan, 0.0)), one.numbers)
-    measured = free.refitted(points.logs, points.times).numbers
-    reach = np.full_like(measured, np.nan)
-    if resampled is not None and len(resampled):
-        again = [_refitted(free, points, times) for times in resampled]
-        reach = np.std(again, axis=0, ddof=1) * standard_errors(seeds) * (seeds / (seeds - 1)) ** 0.5
+    measured, reach = seen.measured(one)
     arrays = {"value": one.numbers, "measured": measured, "low": measured - reach, "high": measured + reach}
     if one.shape.rate.curve is None:
         arrays = {name: np.column_stack([each[:, :-1], np.exp(each[:, -1])]) for name, each in arrays.items()}

@@ -8,10 +8,8 @@ from jaxtyping import Float
 
 from jaxfact.results.forms import Curve, LawForm, Rate, Shape, free_fit, rates
 
-EARNED = 0.2
-"""By how much a unit of complexity must lower the logarithm of the error: each must earn its place by a fifth."""
-EXACT = 1e-3
-"""Errors below it count as it: no more terms for the last digits."""
+_EARNED = 0.2  # how much a unit of complexity must lower the logarithm of the error: each earns its place by a fifth
+_EXACT = 1e-3  # errors below it count as it while forms are simplified
 _STEPS = (0.5, 0.25)  # slopes of laws are mostly multiples of a half, and some of a quarter
 _RATES = 6  # kept for further fitting: where there is a law, the right one is the best by far
 _MOST = 1500  # points that the search looks at; the laws it finds are judged by all
@@ -49,9 +47,9 @@ class Fitted(NamedTuple):
         return self._replace(numbers=self.shape.fitted(logs, times, self.numbers))
 
 
-def score(error: float, complexity: float) -> float:
-    """Return what is least for the law to prefer."""
-    return float(np.log(max(error, EXACT)) + EARNED * complexity)
+def score(error: float, complexity: float, enough: float = _EXACT) -> float:
+    """Return what is least for the form to prefer; an error below `enough` is as good as that."""
+    return float(np.log(max(error, enough)) + _EARNED * complexity)
 
 
 def candidates(logs: np.ndarray, times: np.ndarray, form: LawForm) -> list[Fitted]:
