@@ -152,6 +152,10 @@ def test_no_law_where_nothing_arrives():
     found = jf.stats.fit_law(jf.stats.Times(never.expand_dims(seed=5), never.expand_dims(seed=5)))
     assert found.law is None
     assert str(found) == "no simple law: times are known at 0 of 120 points"
+    hit = never.expand_dims(seed=5).copy()
+    hit[:, :2, :2, :2] = 7.0
+    found = jf.stats.fit_law(jf.stats.Times(hit, hit))
+    assert str(found) == "no simple law: times are known at less than three values of every axis"
 
 
 def test_a_budget_hides_times_and_a_law_is_held_against_it():

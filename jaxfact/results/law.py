@@ -14,7 +14,7 @@ from jaxfact.results.statistic import Statistic
 from jaxfact.results.times import Times
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Law:
     """A formula for times over the axes of a sweep, and how well it is known.
 
@@ -69,7 +69,7 @@ class Law:
         arrive any finite time is, by −1.
         """
         predicted = self.predict(grid.features)
-        errors = predicted / grid.times - 1
+        errors = predicted / grid.times.where(grid.times > 0) - 1
         early = predicted / grid.budget - 1
         return xr.where(np.isfinite(grid.budget), early.where(early < 0), errors).rename("error")
 
@@ -83,7 +83,7 @@ class Law:
         return "\n".join(told + [f"breaks at {text}" for text in self.breaks])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LawSearch:
     """What was found: the simplest law within the error, or none.
 

@@ -51,14 +51,15 @@ class Grid(NamedTuple):
 
     @property
     def known(self) -> Float[np.ndarray, " p"]:
-        """Tell at which points, in a row, the time is known."""
-        return np.isfinite(self.times.values).ravel()
+        """Tell at which points, in a row, the time is known, and above 0: runs may begin at their level."""
+        times = self.times.values.ravel()
+        return np.isfinite(times) & (times > 0)
 
     @property
     def budget(self) -> xr.DataArray:
         """The steps before which the time is known not to lie, where the budget came first; NaN elsewhere."""
         is_open, cut_off = ~self.known, np.isnan(self.hit)
-        is_open &= cut_off.mean(axis=1) >= np.isinf(self.hit).mean(axis=1)
+        is_open &= cut_off.any(axis=1) & (cut_off.mean(axis=1) >= np.isinf(self.hit).mean(axis=1))
         last = np.where(cut_off, self.steps, 0).max(axis=1)
         return self.times.copy(data=np.where(is_open, last, np.nan).reshape(self.times.shape))
 

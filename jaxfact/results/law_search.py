@@ -1,6 +1,6 @@
 """Which form is the law: judged where it was not fitted, in whole regions of the grid."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -54,13 +54,12 @@ class Search(NamedTuple):
     rows: Bool[np.ndarray, " n"]
 
 
-def search(points: Points, forms: Iterable[LawForm], error: float) -> Search:
+def search(points: Points, forms: tuple[LawForm, ...], error: float) -> Search:
     """Return the form that a law has, or the nearest to one.
 
     Where none is within the error on the whole grid, the end of an axis at which the best one misses most is cut off,
     and again, as long as every axis keeps three values and the rest is half of the points.
     """
-    forms = tuple(forms)
     rows = np.ones(len(points.times), bool)
     first = found = _on_all(points, forms, error)
     for _ in range(_TRIMS):

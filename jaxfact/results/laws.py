@@ -40,10 +40,10 @@ def fit_law(
     without each half of each axis of three values or more, and without each corner of two; its error is the largest
     root mean square in what was held out. Of the forms within `error` that one is the law whose terms all earn their
     place: one unit of complexity, a term or a number, has to lower the error by a fifth, down to a quarter of `error`;
-    and a constant counts as nought, a factor as one, where its interval holds that. The forms themselves are found with
-    all points in view; `Law.against` other times is a test that they have not seen. Where there is no law, ends of axes
-    are cut off, which `breaks` tells, as long as half of the points are left. Where the budget came first, or less than
-    half of the runs ever arrive, the time is not known; a law that promises arrival there breaks there.
+    and a fitted number counts as nought, a factor as one, where its interval holds that. The forms themselves are found
+    with all points in view; `Law.against` other times is a test that they have not seen. Where there is no law, ends of
+    axes are cut off, which `breaks` tells, as long as half of the points are left. Where the budget came first, or less
+    than half of the runs ever arrive, the time is not known; a law that promises arrival there breaks there.
 
     Args:
         times: Hitting times, of `time_to(runs)` along `level` or of one level, along `seed` and axes of
@@ -54,8 +54,8 @@ def fit_law(
         forms: What is tried.
 
     Raises:
-        ValueError: For axes or quantities that are not numbers above 0, names that occur twice, and no axis of three
-            values.
+        ValueError: For axes or quantities that are not numbers above 0, names that occur twice, no axis of three
+            values, and no forms.
     """
     positive("error", error, "0.05 is five per cent")
     grid = Grid.of(times, statistic, given or {})
@@ -64,12 +64,16 @@ def fit_law(
     known = int(grid.known.sum())
     if known < FEWEST_POINTS:
         return LawSearch(None, None, (), np.nan, f"times are known at {known} of {grid.known.size} points")
-    points = grid.points()
-    found = search(points, forms, error)
+    points, tried = grid.points(), tuple(forms)
+    if not tried:
+        raise problem_with("forms", tried, "needs one at least", "give [jf.stats.LawForm.POWER]")
+    if not regions(points.places):
+        return LawSearch(None, None, (), np.nan, "times are known at less than three values of every axis")
+    found = search(points, tried, error)
     resampled = _resampled(grid)
     seen = _Seen(points.where(found.rows), resampled[:, found.rows], grid.hit.shape[1])
     front = tuple(_law(one, grid, seen._replace(resampled=resampled[:0]), error) for one in found.front)
-    best = _law(_without_idle_constants(found.best, seen, error), grid, seen, error)
+    best = _law(_without_idle_numbers(found.best, seen, error), grid, seen, error)
     noise = _noise(resampled, points.times)
     why = "" if best.error <= error else _why(best, noise, error)
     return LawSearch(None if why else best, best, front, noise, why)
@@ -98,20 +102,23 @@ class _Seen(NamedTuple):
         return numbers, factor * np.std(again, axis=0, ddof=1)
 
 
-def _without_idle_constants(one: Judged, seen: _Seen, error: float) -> Judged:
-    """Leave out constants whose intervals hold nought, and factors whose intervals hold one, if the law bears it.
+def _without_idle_numbers(one: Judged, seen: _Seen, error: float) -> Judged:
+    """Leave out fitted numbers whose intervals hold nought, and factors whose intervals hold one, if the law bears it.
 
-    Seeds are shared along the axes, so their scatter looks like a constant that does not depend on where one looks.
+    Seeds are shared along the axes, so their scatter looks like a law of its own.
     """
-    shape, _ = one.fitted
-    numbers, reach = seen.measured(one.fitted)
-    alone = np.all(shape.fixed[:, :-1] == 0, axis=1) & (shape.rate.curve is not None)
-    idle = np.isnan(shape.fixed[:, -1]) & (np.abs(numbers[:, -1] - alone) <= reach[:, -1])
-    fixed = np.array(shape.fixed)
-    fixed[idle, -1] = alone[idle]
-    simpler = Fitted(shape._replace(fixed=fixed), np.where(np.isnan(fixed), one.fitted.numbers, fixed))
-    again = judge(simpler.refitted(seen.points.logs, seen.points.times), seen.points, regions(seen.points.places))
-    return again if again.error <= error else one
+    while True:
+        shape, _ = one.fitted
+        numbers, reach = seen.measured(one.fitted)
+        idle = np.zeros_like(numbers)
+        idle[:, -1] = np.all(shape.fixed[:, :-1] == 0, axis=1) & (shape.rate.curve is not None)
+        is_idle = np.isnan(shape.fixed) & (np.abs(numbers - idle) <= reach)
+        fixed = np.where(is_idle, idle, shape.fixed)
+        simpler = Fitted(shape._replace(fixed=fixed), np.where(np.isnan(fixed), one.fitted.numbers, fixed))
+        again = judge(simpler.refitted(seen.points.logs, seen.points.times), seen.points, regions(seen.points.places))
+        if not is_idle.any() or again.error > error:
+            return one
+        one = again
 
 
 def _law(one: Judged, grid: Grid, seen: _Seen, error: float) -> Law:

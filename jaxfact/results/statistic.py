@@ -89,8 +89,7 @@ class Tail(NamedTuple):
 
 
 def looks(hit: np.ndarray) -> float:
-    """Return how many steps apart times are looked at, the greatest common divisor of them; 0 for times that are not
-    whole."""
+    """Return how many steps apart times are looked at, their greatest common divisor; 0 where they are not whole."""
     times = hit[np.isfinite(hit)]
     if len(times) == 0 or np.any(times != np.round(times)):
         return 0.0
