@@ -118,6 +118,8 @@ def test_a_law_of_descent_is_found():
     early, late = sorted(law.numbers[:, :-1].tolist(), key=lambda slopes: slopes[3])
     assert early == [1.0, 0.0, 0.0, -1.0, -0.5]
     assert late == [1.0, 0.0, 0.5, 0.0, -1.0]
+    assert re.fullmatch(r"T = \(ln\(sigma_d\) \+ max\(.*\)\)/\(sigma_d·step_size\)", law.formula), law.formula
+    assert law.latex.startswith(r"T = \frac{\left(\ln \sigma_{\mathrm{d}} + \max\left(")
 
 
 def test_the_tail_of_descent_has_the_rate_of_growth():

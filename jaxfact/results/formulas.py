@@ -92,7 +92,7 @@ class Writing(NamedTuple):
 
     def _bracketed(self, text: str, what: str = " ·/−") -> str:
         """Put brackets about a sum, and in plain text about what else would be read otherwise."""
-        whole = text.count("(") == 1 and text.endswith(")") or text.startswith("max(")
+        whole = text.count("(") == 1 and text.endswith(")") or text.startswith(("max(", "("))
         if self.latex:
             return rf"\left({text}\right)" if " + " in text or " − " in text else text
         return f"({text})" if any(sign in text for sign in what) and not whole else text

@@ -21,8 +21,8 @@ class Law:
     `error` is the largest root-mean-square relative error in a region of the grid that was not fitted, `region` which
     that is, `regions` all of them; `fit_error` that where it was fitted. `coefficients` has along `piece` and `term`
     the `value` in the formula, and `measured`, `low`, `high` as below; the term "1" is a constant, and of a power law
-    the factor. `errors` are the relative errors at the points
-    of the grid, NaN where the time is not known; `breaks` says where they are too large.
+    the factor. `errors` are the relative errors at the points of the grid, NaN where the time is not known; `breaks`
+    says where they are too large.
 
     `measured` is the number where all that the formula contains are fitted, and the interval is for 95 % of experiments
     with other seeds: Student's, with the spread of a bootstrap of the seeds. In simulations it held the truth in 95 to
