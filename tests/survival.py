@@ -22,7 +22,7 @@ import xarray as xr
 
 import jaxfact as jf
 from jaxfact import measures
-from jaxfact.store.marks import marks
+from jaxfact.store.tilestore import TileStore
 
 SEEDS, STEP_SIZES, TILE = 6000, (0.1, 0.3, 2.5), 90
 
@@ -102,7 +102,7 @@ class Reader(threading.Thread):
     def run(self) -> None:
         """Open until told to stop."""
         while not self._over.is_set():
-            if self._path.exists():
+            if (self._path / "zarr.json").exists():
                 try:
                     with xr.open_zarr(self._path, chunks=None) as runs:
                         runs.outcome.load()
@@ -145,13 +145,19 @@ def kill_and_resume(path: Path, kills: int, seed: int, seeds: int = SEEDS, devic
 
 def contents(path: Path) -> dict[str, str]:
     """Return a hash of every file that holds numbers."""
-    files = (file for file in sorted(path.rglob("c/**/*")) if file.is_file())
+    files = sorted([*path.glob("*/c"), *path.glob("*/c.*")])
     return {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def runs_made(path: Path) -> int:
     """Return how many runs the marks of a store count."""
-    return sum(work["runs"] for _, mark in marks(path) for work in mark.work)
+    records = TileStore(path).marks.records
+    return sum(int(records["outcomes"][name].sum()) for name in records["outcomes"].dtype.names)
+
+
+def makers(path: Path) -> set[int]:
+    """Return the processes that have made the tiles of a store."""
+    return set(TileStore(path).marks.records["pid"].tolist())
 
 
 def main() -> None:

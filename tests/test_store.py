@@ -9,7 +9,7 @@ import xarray as xr
 import jaxfact as jf
 from jaxfact import measures
 from jaxfact.engine.outcomes import OUTCOMES
-from jaxfact.results.files import PENDING
+from jaxfact.results.flags import PENDING
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ def export(
 
     Example: jaxfact export runs/a.zarr --to csv
     """
-    from jaxfact.results import export as writing
+    from jaxfact.store import export as writing
 
     write = {Format.CSV: writing.to_csv, Format.PARQUET: writing.to_parquet, Format.NETCDF: writing.to_netcdf}[to]
     file = _beside(store, _SUFFIXES[to]) if out is None else out

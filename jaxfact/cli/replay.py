@@ -13,7 +13,8 @@ from jaxfact.cli import terminal
 from jaxfact.cli.register import command
 from jaxfact.inputs import problem_with
 from jaxfact.store.experiment_file import blaming, check_place, load
-from jaxfact.store.layout import Layout
+from jaxfact.store.medium import medium_of
+from jaxfact.store.roots import read_root
 
 if TYPE_CHECKING:
     from jaxfact.jobs.replay import Replay
@@ -100,7 +101,7 @@ def _check_new(out: Path) -> None:
 
 def _configure_as(store: Path) -> None:
     """Choose the precision as a sweep had it."""
-    attributes = Layout.of(store, "give the path that the sweep was given").attributes()
+    attributes = read_root(medium_of(store), "give the path that the sweep was given").root.attributes
     import jax
 
     precision = attributes.get("matmul_precision", "None")

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -98,12 +97,12 @@ def sweep(
     experiment_file.check_place(experiment)
     terminal.configure(x64)
     from jaxfact.descent import log_steps
-    from jaxfact.store.status import outcomes_so_far
+    from jaxfact.store.status import Watch
     from jaxfact.sweep import sweep as run
 
     steps = log_steps(max_steps, unit=check_every) if stride == "log" else stride
     found = experiment_file.load(experiment)
-    with _ending_in_one_line(experiment, store), terminal.sweep_progress(partial(outcomes_so_far, store)) as progress:
+    with _ending_in_one_line(experiment, store), terminal.sweep_progress(Watch(store).outcomes) as progress:
         run(
             found,
             seeds=seeds,

@@ -35,11 +35,14 @@ from jaxfact.numerics.draws import fold, key_from
 from jaxfact.numerics.products import in_full_precision
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factors import AnyFactors
-from jaxfact.results.files import PENDING, encoded, open_results
+from jaxfact.results.flags import PENDING, encoded
 from jaxfact.results.labels import Origin
 from jaxfact.store import experiment_file, provenance
 from jaxfact.store.differences import HARMLESS, differences
-from jaxfact.store.layout import Layout
+from jaxfact.store.files import open_results
+from jaxfact.store.medium import medium_of
+from jaxfact.store.root import Root
+from jaxfact.store.roots import read_root
 from jaxfact.sweep import Options, Part
 
 _GIVE = "give the experiment, as it was given to the sweep"
@@ -123,7 +126,7 @@ class StoredRun:
         axes: Mapping[str, float],
     ):
         self.name: str = "the dataset"
-        self._layout: Layout | None = None
+        self._root: Root | None = None
         if isinstance(store, xr.Dataset):
             runs, self._all = _in_memory(store)
             origin = store.attrs.get("base_seed")
@@ -136,8 +139,9 @@ class StoredRun:
                 raise problem_with(
                     "runs", shown(store), "needs a dataset of a sweep, or a path", "give what sweep returned"
                 )
-            self._layout = Layout.of(Path(store), "give the path that sweep(store=) was given, or what it returned")
-            self.name, runs, self._all = str(store), open_results(store), self._layout.attributes()
+            instead = "give the path that sweep(store=) was given, or what it returned"
+            self._root = read_root(medium_of(store), instead).root
+            self.name, runs, self._all = str(store), open_results(store), self._root.attributes
         _check_variant(runs, variant)
         self._axes = {name: runs[name].values for name in self._all["axes"]}
         place = _check_point(self._axes, axes, self._all["x64"])
@@ -155,7 +159,7 @@ class StoredRun:
 
     @cached_property
     def _program(self) -> Program:
-        blocks = 1 if self._layout is None else math.prod(self._layout.blocks())
+        blocks = 1 if self._root is None else math.prod(self._root.grid.blocks)
         return self.part.program(max(self.part.engine.way.lanes, blocks))
 
     def attribute(self, name: str) -> Any:
@@ -260,7 +264,7 @@ class StoredRun:
     def _check_program(self) -> dict[str, str]:
         """Refuse another experiment; return what else has changed."""
         wanted = self.part.attributes(self._axes) | {"variants": self._all["variants"]}
-        if self._layout is not None:
+        if self._root is not None:
             wanted["program"] = self._program.fingerprint
         wanted, stored = json.loads(json.dumps(wanted)), json.loads(json.dumps(dict(self._all)))
         for name in wanted.keys() & stored.keys():

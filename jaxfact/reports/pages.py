@@ -20,8 +20,8 @@ from rich.table import Table
 
 from jaxfact.figures import save
 from jaxfact.results import strict_json
-from jaxfact.results.files import write_results
 from jaxfact.results.whole import check_new_folder, whole_folder
+from jaxfact.store.files import write_results
 
 RESULTS, PAGE, SUMMARY = "results.zarr", "report.html", "summary.json"
 

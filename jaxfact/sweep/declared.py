@@ -1,7 +1,6 @@
 """What a sweep is told once, checked, and how it answers: from memory, or through a store."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -20,8 +19,9 @@ from jaxfact.inputs import positive_integer, problem_with, seed_number, shown
 from jaxfact.measures.records import Records, named_measures
 from jaxfact.results.labels import Origin, join, plain, taken_names
 from jaxfact.store.differences import accepted_names
-from jaxfact.store.layout import TILES
+from jaxfact.store.medium import Place
 from jaxfact.store.queues import MemoryQueue
+from jaxfact.store.root import TILES
 from jaxfact.store.work import Request, as_in_store, progress_of, run_into
 from jaxfact.sweep.parts import Options, Part, part_of
 
@@ -85,14 +85,14 @@ class Declared:
         self,
         seeds: Any,
         axes: Mapping[str, np.ndarray],
-        store: str | Path | None,
+        store: Place | None,
         progress: Progress | None,
         accept: Iterable[str],
         counts: Mapping[str, Any],
     ) -> Request:
         """Return what a call asks for, checked."""
         numbers = seed_numbers(seeds)
-        kept = axes if store is None else as_in_store(Path(store), axes)
+        kept = axes if store is None else as_in_store(store, axes)
         check_size(kept, numbers, (not self.lone) + 1, None if store is not None else MOST_RUNS)
         accept = accepted_names(accept)
         if not callable(progress or print):
@@ -106,10 +106,10 @@ class Declared:
         variants = None if self.lone else list(self.named)
         return Request(kept, numbers, variants, accept, tile_runs, devices, progress)
 
-    def results(self, parts: Iterable[Part], request: Request, store: str | Path | None) -> xr.Dataset:
+    def results(self, parts: Iterable[Part], request: Request, store: Place | None) -> xr.Dataset:
         """Make what is asked for, in memory or in a store."""
         if store is not None:
-            return run_into(Path(store), list(parts), request)
+            return run_into(store, list(parts), request)
         # The first is compiled where it is run, each other one while those before it run.
         made = (_ready(part, request, compiled=place > 0) for place, part in enumerate(parts))
         ready = made_ahead(made, _AHEAD, while_light=lambda ready: ready.part.is_light)
