@@ -39,7 +39,7 @@ from .results import stats as stats
 from .store import export as export
 from .store.files import open_results as open_results
 from .store.files import write_results as write_results
-from .store.queues import StoreError as StoreError
+from .store.medium import StoreError as StoreError
 from .store.status import Status as Status
 from .store.status import status as status
 from .sweep import Prepared as Prepared

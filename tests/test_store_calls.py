@@ -11,10 +11,11 @@ from commands import SWEPT
 from zarr.codecs import Crc32cCodec
 
 import jaxfact as jf
-from jaxfact.store import files, shards
+from jaxfact.store import shards
 from jaxfact.store.claims import LOCKS, claimed, owner_key
 from jaxfact.store.folder import Folder
 from jaxfact.store.grid import Grid, blocks_of
+from jaxfact.store.medium import DamageWarning
 from jaxfact.store.tilestore import TileStore
 from jaxfact.store.upkeep import admit, create, extend, mend
 
@@ -49,7 +50,7 @@ def test_opening_changes_nothing(damaged, stored):
     assert opened.variants == ["plain", "slow"]
     assert opened.grid.shape == (3, 6)
     assert (opened.held(0), opened.held(1)) == (18, 18)
-    with pytest.warns(files.DamageWarning, match=r"loss/c.0.1.2 has .* bytes instead of"):
+    with pytest.warns(DamageWarning, match=r"loss/c.0.1.2 has .* bytes instead of"):
         runs = jf.open_results(damaged)
     np.testing.assert_array_equal(opened.read("steps", TILE)[:, 0], jf.open_results(stored).steps[:, 1, 4:])
     assert (runs.outcome[:, 1, 4:] == "pending").all()

@@ -21,7 +21,7 @@ from jaxfact.engine.program import Program
 from jaxfact.figures import axes as axis_plots
 from jaxfact.reports import sweep as sweep_report
 from jaxfact.store import experiment_file, provenance
-from jaxfact.store.queues import StoreError
+from jaxfact.store.medium import StoreError
 
 SHORT = ["--seeds", "2", "--store", "new.zarr"]
 module = importlib.import_module("jaxfact.sweep")

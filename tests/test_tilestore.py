@@ -223,7 +223,7 @@ def test_any_reader_finds_a_flipped_bit(store):
     times = loss_of(store).stat()
     flipped(loss_of(store))
     os.utime(loss_of(store), ns=(times.st_atime_ns, times.st_mtime_ns))
-    with pytest.raises(ValueError, match="checksum"):
+    with pytest.raises(ValueError, match="loss/c.0.0.2 has another checksum"):
         jf.open_results(store).loss.load()
 
 

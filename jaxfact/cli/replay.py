@@ -63,7 +63,7 @@ def replay(
         if as_json:
             terminal.tell_json(_as_json(found))
         else:
-            print(_as_text(found))
+            print(terminal.plain(_as_text(found)))
     beside = sys.stderr if as_json else sys.stdout
     if out is not None:
         print(f"trajectory: {out}", file=beside)

@@ -131,7 +131,7 @@ def sweep(
 @contextmanager
 def _ending_in_one_line(experiment: str, store: Path) -> Iterator[None]:
     """Say in one line what ended a sweep, unless it was a value that the user gave."""
-    from jaxfact.store.queues import StoreError
+    from jaxfact.store.medium import StoreError
 
     try:
         with experiment_file.blaming(experiment_file.file_of(experiment)):

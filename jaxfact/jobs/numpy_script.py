@@ -1,5 +1,6 @@
 """One run of a store as a plain NumPy script, for a referee with nothing else installed."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -111,7 +112,7 @@ def numpy_script(
     steps = hits.values.astype(int)
     named = [*([] if variant is None else [variant]), f"seed {seed}", *(f"{name}={x}" for name, x in point.items())]
     text = _SCRIPT.format(
-        title=f"{Path(again.name).name}: {', '.join(named)}",
+        title=json.dumps(f"{Path(again.name).name}: {', '.join(named)}")[1:-1],  # a folder may have any name
         rule=rule,
         form=", compressed" if isinstance(problem, Compressed) else "",
         dtype=problem.dtype,

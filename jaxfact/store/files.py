@@ -12,17 +12,15 @@ import xarray as xr
 from jaxfact.inputs import problem_with
 from jaxfact.results.flags import encoded, named
 from jaxfact.results.labels import plain
+from jaxfact.store import claims
+from jaxfact.store.grid import Tile
 from jaxfact.store.look import look
 from jaxfact.store.marks import Marks
-from jaxfact.store.medium import Medium, Place, medium_of
-from jaxfact.store.root import ROOT, Root
-from jaxfact.store.roots import is_last, is_sweep, read_root, unlike_root
+from jaxfact.store.medium import DamageWarning, Medium, Place, medium_of
+from jaxfact.store.root import ROOT, TILES, Root
+from jaxfact.store.roots import beside, is_sweep, read_root
 
 _GIVE = "give the folder of a sweep or of write_results"
-
-
-class DamageWarning(UserWarning):
-    """Something of a store is damaged, and was left out."""
 
 
 def write_results(runs: xr.Dataset, path: str | Path) -> None:
@@ -64,9 +62,26 @@ def damage_of(
     """
     marks = Marks(medium, root)
     found = look(medium, root, marks, thorough=thorough)
-    looks = (medium.folder is not None or thorough) and is_last(medium, root)
-    unlike = unlike_root(medium, root) if looks else {}
-    return {**damaged, **marks.damaged, **unlike, **found.damaged}, found.done
+    unlike = beside(medium, root) if medium.folder is not None or thorough else {}
+    return {**damaged, **marks.damaged, **unlike, **_without_mark(medium, root, marks), **found.damaged}, found.done
+
+
+def _without_mark(medium: Medium, root: Root, marks: Marks) -> dict[str, str]:
+    """Return the tiles that were written, that are not marked, and that nobody works on: their marks were lost."""
+    return {
+        f"{TILES}/marks-*.npy": f"lacks tile {'-'.join(map(str, tile))}, which was written"
+        for tile in written_only(medium, root, marks)
+        if claims.owner(medium, tile) is None
+    }
+
+
+def written_only(medium: Medium, root: Root, marks: Marks) -> list[Tile]:
+    """Return the tiles in a folder that were written and are not marked."""
+    there = set(medium.list("outcome")) if medium.folder is not None else set()
+    if len(there) <= len(marks.numbers) + 1:  # and the metadata
+        return []
+    left = [tuple(place) for place in np.argwhere(~marks.done()).tolist()]
+    return [tile for tile in left if root.key("outcome", tile).rpartition("/")[2] in there]
 
 
 def results_in(medium: Medium, root: Root, done: np.ndarray) -> xr.Dataset:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxfact.store.medium import Damage
+from jaxfact.store.medium import FOREIGN, Damage, StoreError
 
 _INSIDE = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe is not waited for
@@ -34,7 +34,7 @@ class Folder:
     def get(self, key: str, begin: int = 0, end: int | None = None) -> bytes | None:
         """Return the content of a file, or the part between two places; None where there is none."""
         try:
-            with self._opened(key) as file:
+            with self._reading(key), self._opened(key) as file:
                 length = os.fstat(file).st_size
                 start = max(0, length + begin) if begin < 0 else begin
                 stop = length if end is None else min(end, length)
@@ -69,7 +69,7 @@ class Folder:
     def list(self, folder: str) -> list[str]:
         """Return the names of what is in a folder; none where there is no such folder."""
         try:
-            with self._inside(folder) as inside:
+            with self._reading(folder), self._inside(folder) as inside:
                 return [name for name in os.listdir(inside) if not name.endswith(_HALF)]
         except FileNotFoundError:
             return []
@@ -83,21 +83,23 @@ class Folder:
     def size(self, key: str) -> int | None:
         """Return how many bytes a file has, None where there is none."""
         try:
-            with self._opened(key) as file:
+            with self._reading(key), self._opened(key) as file:
                 return os.fstat(file).st_size
         except FileNotFoundError:
             return None
 
     def seen(self, folder: str, names: Sequence[str]) -> np.ndarray:
-        """Return the length and the time of change, in nanoseconds, of files in a folder; −1 for what is no file."""
+        """Return the length and the time of change, in nanoseconds, of files in a folder.
+
+        The length is −1 for what is not there, and −2 for what is a link or of another kind.
+        """
         found = np.full((len(names), 2), -1, np.int64)
         try:
-            with self._inside(folder) as inside:
+            with self._reading(folder), self._inside(folder) as inside:
                 for k, name in enumerate(names):
                     with suppress(FileNotFoundError):
                         about = os.stat(name, dir_fd=inside, follow_symlinks=False)
-                        if stat.S_ISREG(about.st_mode):
-                            found[k] = about.st_size, about.st_mtime_ns
+                        found[k] = (about.st_size, about.st_mtime_ns) if stat.S_ISREG(about.st_mode) else (-2, 0)
         except (FileNotFoundError, Damage):  # nothing that was written there is there
             pass
         return found
@@ -143,6 +145,17 @@ class Folder:
             return self._path / folder
 
     @contextmanager
+    def _reading(self, key: str) -> Iterator[None]:
+        """Say of what cannot be read that it is no damage."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            said = f"{self.name}: {key} cannot be read ({error.strerror}); nothing was changed, try again"
+            raise StoreError(error.errno, said) from error
+
+    @contextmanager
     def _inside(self, folder: str, *, made: bool = False) -> Iterator[int]:
         """Yield a descriptor of a folder inside, reached without following a link."""
         if made:
@@ -170,7 +183,7 @@ class Folder:
                 file = os.open(name, _READ, dir_fd=inside)
             try:
                 if not stat.S_ISREG(os.fstat(file).st_mode):
-                    raise Damage(key, "is not a file")
+                    raise Damage(key, FOREIGN)
                 yield file
             finally:
                 os.close(file)
@@ -221,7 +234,7 @@ def _not_foreign(key: str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _FOREIGN:
-            raise Damage(key, "is a link, or of another kind") from None
+            raise Damage(key, FOREIGN) from None
         raise
 
 

@@ -7,10 +7,9 @@ import numpy as np
 from jaxfact.store.folder import Folder
 from jaxfact.store.grid import Tile
 from jaxfact.store.marks import HELD, Marks
-from jaxfact.store.medium import Damage, Medium
+from jaxfact.store.medium import FOREIGN, MISSING, Damage, Medium
 from jaxfact.store.metadata import crc
 from jaxfact.store.root import Root
-from jaxfact.store.roots import MISSING
 
 
 class Look(NamedTuple):
@@ -47,7 +46,7 @@ def look(medium: Medium, root: Root, marks: Marks, tile: Tile | None = None, *, 
             bad = has & (lengths != root.length(name))
             for k in np.flatnonzero(bad):
                 said = f"has {lengths[k]} bytes instead of {root.length(name)}"
-                damaged[f"{name}/{files[k]}"] = said if lengths[k] >= 0 else MISSING
+                damaged[f"{name}/{files[k]}"] = {-1: MISSING, -2: FOREIGN}.get(int(lengths[k]), said)
             wrong |= bad
             times = np.maximum(times, np.where(has, changed, 0))
             doubtful[name] = has & ~bad & ((changed > records["seen"]) | thorough)

@@ -20,6 +20,10 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _SERVICES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss")
 
 
+MISSING, FOREIGN = "is missing", "is a link, or of another kind"
+"""What a file may be instead of one with wrong bytes in it."""
+
+
 class Damage(ValueError):
     """What lies at a key of a store is not what was written there; `what` says what it is, after the key."""
 
@@ -29,8 +33,21 @@ class Damage(ValueError):
         self.what: str = what
 
 
+class DamageWarning(UserWarning):
+    """Something of a store is damaged, and was left out."""
+
+
+class StoreError(OSError):
+    """A store could not be read or written; what was written before is safe, and the same call goes on from there."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
 class Medium(Protocol):
-    """A place of files by key, such as `tiles/root-0.json`; errors of reading and writing are OSErrors.
+    """A place of files by key, such as `tiles/root-0.json`.
+
+    What cannot be read, for whatever reason but that it is damaged, raises StoreError; what cannot be written OSError.
 
     `name` is what a user calls it; `folder` is where it lies, None where locks and times of files do not exist.
     """

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from jaxfact.inputs import problem_with
+from jaxfact.store.medium import StoreError
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
@@ -92,7 +93,7 @@ class Objects:
             raise
         except Exception as error:
             said = f"{self.name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            raise OSError(errno.EIO, said) from error
+            raise StoreError(errno.EIO, said) from error
 
 
 def in_memory(url: str) -> Objects:

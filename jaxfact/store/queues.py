@@ -20,17 +20,11 @@ from jaxfact.engine.tiles import Task
 from jaxfact.results.labels import along_runs
 from jaxfact.store import claims
 from jaxfact.store.grid import Grid, Tile, size
+from jaxfact.store.medium import StoreError
 from jaxfact.store.tilestore import Results, TileStore
 
 _PAUSE = 0.2
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-class StoreError(OSError):
-    """The results could not be written; what was written before is safe, and the same call goes on from there."""
-
-    def __str__(self) -> str:
-        return str(self.strerror)
 
 
 class Part(Protocol):

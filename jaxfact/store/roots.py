@@ -9,7 +9,7 @@ import numpy as np
 from jaxfact.inputs import problem_with
 from jaxfact.store.claims import changing
 from jaxfact.store.marks import is_marks
-from jaxfact.store.medium import Damage, Medium, put_over
+from jaxfact.store.medium import MISSING, Damage, Medium, put_over
 from jaxfact.store.metadata import chunk_of, is_chunk_of
 from jaxfact.store.root import GROUP_OF_TILES, ROOT, TILES, Root, generation_of, parsed, root_key
 
@@ -32,7 +32,7 @@ def read_root(medium: Medium, instead: str) -> Found:
     if (found := _read(medium, ROOT, damaged)) is not None:
         return found
     if (found := _last(medium, damaged)) is not None:
-        damaged.setdefault(ROOT, "is missing")
+        damaged.setdefault(ROOT, MISSING)
         return found
     raise _unreadable(medium, damaged, instead)
 
@@ -49,7 +49,9 @@ def change(medium: Medium, instead: str, changed: Callable[[Root], Root | None])
             said = [f"{key} {what}" for key, what in found.damaged.items()]
             for key in found.damaged:
                 medium.put_aside(key)
-            medium.put_new(root_key(found.root.generation), found.content)  # where it was lost
+            generation = root_key(found.root.generation)
+            if medium.put_new(generation, found.content) and generation not in found.damaged:
+                said.append(f"{generation} {MISSING}")
             root, content = changed(found.root), found.content
             if root is None:
                 return said + settle(medium, found.root, content)
@@ -73,15 +75,14 @@ def settle(medium: Medium, root: Root, content: bytes) -> list[str]:
             put_over(medium, key, made())
     if not is_settled:
         put_over(medium, ROOT, content, synced=True)
+        if seen is None and not damaged and any(map(is_marks, medium.list(TILES))):
+            return [f"{ROOT} {MISSING}"]  # and no creation that was cut short
     return [f"{key} {what}" for key, what in unlike.items()] if is_settled else []
-
-
-MISSING = "is missing"
 
 
 def unlike_root(medium: Medium, root: Root) -> dict[str, str]:
     """Return which files of metadata and coordinates are not what follows from a root, and what is wrong with them."""
-    unlike = {}
+    unlike: dict[str, str] = {}
     for key, _, is_right in _following(root):
         try:
             content = medium.get(key)
@@ -95,9 +96,21 @@ def unlike_root(medium: Medium, root: Root) -> dict[str, str]:
     return unlike
 
 
-def is_last(medium: Medium, root: Root) -> bool:
-    """Tell whether no generation after this one has begun."""
-    return max([generation_of(name) or 0 for name in medium.list(TILES)], default=0) <= root.generation
+def beside(medium: Medium, root: Root) -> dict[str, str]:
+    """Return what is wrong with the files that follow from the root of readers, and with its other copy.
+
+    Nothing where a later generation has begun, whose files these may be.
+    """
+    damaged: dict[str, str] = {}
+    try:
+        if max([generation_of(name) or 0 for name in medium.list(TILES)], default=0) > root.generation:
+            return {}
+    except Damage as damage:
+        return {damage.key: damage.what}
+    key = root_key(root.generation)
+    if _read(medium, key, damaged, root.generation) is None:
+        damaged.setdefault(key, MISSING)
+    return {**damaged, **unlike_root(medium, root)}
 
 
 def is_sweep(medium: Medium) -> bool:

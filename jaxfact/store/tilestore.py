@@ -16,7 +16,7 @@ from jaxfact.store.folder import Folder
 from jaxfact.store.grid import Grid, Tile
 from jaxfact.store.look import Look, look
 from jaxfact.store.marks import HELD, Mark, Marks, Writer, outcomes_in
-from jaxfact.store.medium import Damage, Medium, Place, medium_of, put_over
+from jaxfact.store.medium import MISSING, Damage, Medium, Place, medium_of, put_over
 from jaxfact.store.metadata import crc, fill_of
 from jaxfact.store.root import Root
 from jaxfact.store.roots import read_root
@@ -109,7 +109,7 @@ class TileStore:
         shape, dtype = self.root.shard(name), self.root.variables[name].dtype
         values = None if content is None else values_in(content, shape, dtype)
         if values is None:
-            raise Damage(key, "is missing" if content is None else "has another checksum than it should")
+            raise Damage(key, MISSING if content is None else "has another checksum than it should")
         along = dict(zip(self.grid.names, map(len, self.grid.box(tile)), strict=True))
         return values[tuple(slice(along.get(dim)) for dim in self.root.variables[name].dims)]
 

@@ -10,13 +10,13 @@ from jaxfact.engine.axes import places_of
 from jaxfact.inputs import problem_with
 from jaxfact.results.flags import encoded
 from jaxfact.store.differences import check_same
-from jaxfact.store.folder import Folder
-from jaxfact.store.grid import Grid, Tile
+from jaxfact.store.files import written_only
+from jaxfact.store.grid import Grid
 from jaxfact.store.marks import Writer, now
-from jaxfact.store.medium import Place, medium_of
+from jaxfact.store.medium import MISSING, Place, medium_of
 from jaxfact.store.metadata import LARGEST, Variable
 from jaxfact.store.root import TILES, Root, as_json, check_name, root_key
-from jaxfact.store.roots import MISSING, change, settle
+from jaxfact.store.roots import change, settle
 from jaxfact.store.tilestore import TileStore
 
 _MANY = 64  # files of marks that are not full
@@ -129,23 +129,12 @@ def mend(store: TileStore) -> list[str]:
                 store.drop(tile, [key for key, what in damaged.items() if what != MISSING])
                 said += [f"{key} {what}" for key, what in damaged.items()]
     store.refresh()
-    for tile in _unmarked(store):
+    for tile in written_only(store.medium, store.root, store.marks):
         with store.claimed(tile) as mine:
             if mine and not store.is_done(tile):
                 store.adopt(tile)
     _put_together(store)
     return said
-
-
-def _unmarked(store: TileStore) -> list[Tile]:
-    """Return the tiles in a folder that were written and are not marked."""
-    if not isinstance(store.medium, Folder):
-        return []
-    there = set(store.medium.list("outcome"))
-    if len(there) <= len(store.marks.numbers) + 1:  # and the metadata
-        return []
-    left = [tuple(place) for place in np.argwhere(~store.marks.done()).tolist()]
-    return [tile for tile in left if store.root.key("outcome", tile).rpartition("/")[2] in there]
 
 
 def _put_together(store: TileStore) -> None:
