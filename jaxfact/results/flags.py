@@ -2,6 +2,13 @@
 
 import numpy as np
 import xarray as xr
+from xarray.backends import BackendArray
+from xarray.core.indexing import (
+    ExplicitIndexer,
+    IndexingSupport,
+    LazilyIndexedArray,
+    explicit_indexing_adapter,
+)
 
 from jaxfact.engine.outcomes import OUTCOMES
 
@@ -31,15 +38,30 @@ def encoded(runs: xr.Dataset) -> xr.Dataset:
 
 
 def named(runs: xr.Dataset) -> xr.Dataset:
-    """Return a dataset whose outcomes and variants are names again."""
+    """Return a dataset whose outcomes and variants are names again; outcomes are read when they are looked at."""
     for name in ("outcome", "variant"):
         if name in runs.variables:
-            runs = runs.assign({name: _named(runs[name])})
+            flags = runs[name]
+            attributes = {k: v for k, v in flags.attrs.items() if not k.startswith("flag_")}
+            names = _Names(flags)
+            # A variant is looked at whenever one is selected.
+            values = LazilyIndexedArray(names) if name == "outcome" else np.asarray(LazilyIndexedArray(names))
+            runs = runs.assign({name: (flags.dims, values, attributes)})
     return runs
 
 
-def _named(flags: xr.DataArray) -> xr.DataArray:
-    names = np.asarray(flags.attrs.get("flag_names") or flags.attrs["flag_meanings"].split())
-    attributes = {k: v for k, v in flags.attrs.items() if not k.startswith("flag_")}
-    place = np.searchsorted(np.asarray(flags.attrs["flag_values"]), flags.values)
-    return xr.DataArray(names[place], dims=flags.dims, attrs=attributes)
+class _Names(BackendArray):
+    """The names that numbers stand for."""
+
+    def __init__(self, flags: xr.DataArray):
+        meanings = flags.attrs.get("flag_names") or flags.attrs["flag_meanings"].split()
+        self._numbers, self._names = flags.variable, np.asarray(meanings)
+        self._values = np.asarray(flags.attrs["flag_values"])
+        self.shape: tuple[int, ...] = flags.shape
+        self.dtype: np.dtype = self._names.dtype
+
+    def __getitem__(self, key: ExplicitIndexer) -> np.ndarray:
+        return explicit_indexing_adapter(key, self.shape, IndexingSupport.OUTER, self._at)
+
+    def _at(self, key: tuple) -> np.ndarray:
+        return self._names[np.searchsorted(self._values, self._numbers[key].values)]

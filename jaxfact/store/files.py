@@ -2,7 +2,6 @@
 
 import json
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,11 @@ import xarray as xr
 from jaxfact.inputs import problem_with
 from jaxfact.results.flags import encoded, named
 from jaxfact.results.labels import plain
-from jaxfact.store import claims
-from jaxfact.store.grid import Tile
-from jaxfact.store.look import look
+from jaxfact.store.damage import damage_of
 from jaxfact.store.marks import Marks
 from jaxfact.store.medium import DamageWarning, Medium, Place, medium_of
-from jaxfact.store.root import ROOT, TILES, Root
-from jaxfact.store.roots import beside, is_sweep, read_root
+from jaxfact.store.root import ROOT, Root
+from jaxfact.store.roots import is_sweep, read_root
 
 _GIVE = "give the folder of a sweep or of write_results"
 
@@ -47,41 +44,10 @@ def open_results(store: Place) -> xr.Dataset:
     if not is_sweep(medium):
         return _written(medium)
     found = read_root(medium, _GIVE)
-    damaged, done = damage_of(medium, found.root, found.damaged)
+    damaged, done = damage_of(medium, found, Marks(medium, found.root))
     for key, what in damaged.items():
         warnings.warn(f"{medium.name}: {key} {what}", DamageWarning, stacklevel=2)
     return results_in(medium, found.root, done)
-
-
-def damage_of(
-    medium: Medium, root: Root, damaged: Mapping[str, str], *, thorough: bool = False
-) -> tuple[dict[str, str], np.ndarray]:
-    """Return what is wrong with a store, by file, beside what is known of its root; and which tiles are whole.
-
-    Elsewhere than in a folder only a `thorough` look is one.
-    """
-    marks = Marks(medium, root)
-    found = look(medium, root, marks, thorough=thorough)
-    unlike = beside(medium, root) if medium.folder is not None or thorough else {}
-    return {**damaged, **marks.damaged, **unlike, **_without_mark(medium, root, marks), **found.damaged}, found.done
-
-
-def _without_mark(medium: Medium, root: Root, marks: Marks) -> dict[str, str]:
-    """Return the tiles that were written, that are not marked, and that nobody works on: their marks were lost."""
-    return {
-        f"{TILES}/marks-*.npy": f"lacks tile {'-'.join(map(str, tile))}, which was written"
-        for tile in written_only(medium, root, marks)
-        if claims.owner(medium, tile) is None
-    }
-
-
-def written_only(medium: Medium, root: Root, marks: Marks) -> list[Tile]:
-    """Return the tiles in a folder that were written and are not marked."""
-    there = set(medium.list("outcome")) if medium.folder is not None else set()
-    if len(there) <= len(marks.numbers) + 1:  # and the metadata
-        return []
-    left = [tuple(place) for place in np.argwhere(~marks.done()).tolist()]
-    return [tile for tile in left if root.key("outcome", tile).rpartition("/")[2] in there]
 
 
 def results_in(medium: Medium, root: Root, done: np.ndarray) -> xr.Dataset:

@@ -11,6 +11,8 @@ from jaxfact.store.medium import FOREIGN, MISSING, Damage, Medium
 from jaxfact.store.metadata import crc
 from jaxfact.store.root import Root
 
+_MANY, _LAST = 100_000, 2_000
+
 
 class Look(NamedTuple):
     """What was found: `done` says of every tile, in its place, whether it is marked and whole.
@@ -29,35 +31,33 @@ def look(medium: Medium, root: Root, marks: Marks, tile: Tile | None = None, *, 
     """Compare the files of all marked tiles, or of one, with their marks.
 
     In a folder each is there and has its length; what has changed since it was known to be whole is read, and where
-    this is to be `thorough` everything is. Elsewhere nothing is looked at, or everything is read. Raises OSError for
-    what cannot be read, which is not damage.
+    this is to be `thorough` everything is. Of very many files, only those of the last tiles are compared with their
+    lengths, the others with the names in the folder: whatever is read of them is compared with its checksum then.
+    Elsewhere nothing is looked at, or everything is read. Raises StoreError for what cannot be read.
     """
-    chosen = slice(None) if tile is None else marks.numbers == marks.number(tile)
-    records, damaged = marks.records[chosen], {}
-    wrong = np.zeros(len(records), bool)
-    times = records["seen"].copy()
-    doubtful: dict[str, np.ndarray] = {}
-    keys: dict[tuple[str, ...], list[str]] = {}
-    for name, variable in root.of_runs.items():
-        has = records["sums"][name] >= HELD
-        if isinstance(medium, Folder):
-            files = keys.setdefault(variable.dims, _files(root, name, records["tile"]))
-            lengths, changed = medium.seen(name, files).T
-            bad = has & (lengths != root.length(name))
-            for k in np.flatnonzero(bad):
-                said = f"has {lengths[k]} bytes instead of {root.length(name)}"
-                damaged[f"{name}/{files[k]}"] = {-1: MISSING, -2: FOREIGN}.get(int(lengths[k]), said)
+    records = marks.records[slice(None) if tile is None else marks.numbers == marks.number(tile)]
+    names = list(root.of_runs)
+    has = np.stack([records["sums"][name] >= HELD for name in names])
+    wrong, doubtful, times = np.zeros(len(records), bool), has & thorough, records["seen"].copy()
+    damaged: dict[str, str] = {}
+    if isinstance(medium, Folder):
+        files = {root.variables[name].dims: _files(root, name, records["tile"]) for name in names}
+        near = _compared(records, len(names), thorough)
+        for k, name in enumerate(names):
+            these = files[root.variables[name].dims]
+            lengths, changed = _seen(medium, name, these, near, root.length(name), int(has[k].sum()))
+            bad = has[k] & (lengths != root.length(name))
+            for place in np.flatnonzero(bad):
+                said = f"has {lengths[place]} bytes instead of {root.length(name)}"
+                damaged[f"{name}/{these[place]}"] = {-1: MISSING, -2: FOREIGN}.get(int(lengths[place]), said)
             wrong |= bad
-            times = np.maximum(times, np.where(has, changed, 0))
-            doubtful[name] = has & ~bad & ((changed > records["seen"]) | thorough)
-        else:
-            doubtful[name] = has & thorough
-    for name, which in doubtful.items():
-        for k in np.flatnonzero(which):
-            key = root.key(name, tuple(records["tile"][k].tolist()))
-            if what := _said_of(medium, key, int(records["sums"][name][k]) - HELD):
-                damaged[key], wrong[k] = what, True
-    was_read = ~wrong & np.any([np.zeros(len(records), bool), *doubtful.values()], axis=0)
+            times = np.maximum(times, np.where(has[k], changed, 0))
+            doubtful[k] = has[k] & ~bad & ((changed > records["seen"]) | thorough)
+    for k, place in np.argwhere(doubtful):
+        key = root.key(names[k], tuple(records["tile"][place].tolist()))
+        if what := _said_of(medium, key, int(records["sums"][names[k]][place]) - HELD):
+            damaged[key], wrong[place] = what, True
+    was_read = ~wrong & doubtful.any(axis=0)
     read = records[was_read].copy()
     read["seen"] = times[was_read]
     done = marks.done()
@@ -65,6 +65,27 @@ def look(medium: Medium, root: Root, marks: Marks, tile: Tile | None = None, *, 
     for tile in lost:
         done[tile] = False
     return Look(done, damaged, lost, read)
+
+
+def _compared(records: np.ndarray, variables: int, thorough: bool) -> np.ndarray:
+    """Return the places of the marks whose files are compared with their lengths."""
+    if thorough or len(records) * variables <= _MANY:
+        return np.arange(len(records))
+    return np.argsort(records["date"])[-_LAST:]
+
+
+def _seen(
+    medium: Folder, name: str, files: list[str], near: np.ndarray, length: int, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return length and time of change of the files of a variable; of those that are not near, as they should be."""
+    lengths, changed = np.full(len(files), length), np.zeros(len(files), np.int64)
+    if len(near) < len(files):
+        there = medium.list(name)
+        if len(there) != count + 1:  # and the metadata
+            lost = np.flatnonzero(~np.isin(np.array(files), np.array(there)))
+            near = np.union1d(near, lost)
+    lengths[near], changed[near] = medium.seen(name, [files[place] for place in near]).T
+    return lengths, changed
 
 
 def _said_of(medium: Medium, key: str, wanted: int) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from jaxfact.store.claims import owners
-from jaxfact.store.files import damage_of
+from jaxfact.store.damage import damage_of
 from jaxfact.store.marks import Marks
 from jaxfact.store.medium import Place, medium_of
 from jaxfact.store.roots import read_root
@@ -68,7 +68,7 @@ def status(store: Place, *, check: bool = False) -> Status:
     medium = medium_of(store)
     found = read_root(medium, "give the path that the sweep was given")
     root, marks = found.root, Marks(medium, found.root)
-    damaged, done = damage_of(medium, root, found.damaged, thorough=check)
+    damaged, done = damage_of(medium, found, marks, thorough=check)
     records = marks.records[done[tuple(marks.records["tile"].T)]]
     outcomes = {name: _outcomes_of(records[records["tile"][:, 0] == place]) for place, name in enumerate(root.variants)}
     workers = dict(Counter(owners(medium)))

@@ -9,8 +9,8 @@ import xarray as xr
 from jaxfact.engine.axes import places_of
 from jaxfact.inputs import problem_with
 from jaxfact.results.flags import encoded
+from jaxfact.store.damage import written_only
 from jaxfact.store.differences import check_same
-from jaxfact.store.files import written_only
 from jaxfact.store.grid import Grid
 from jaxfact.store.marks import Writer, now
 from jaxfact.store.medium import MISSING, Place, medium_of
