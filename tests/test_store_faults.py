@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 from commands import SWEPT
 
 import jaxfact as jf
@@ -77,7 +78,7 @@ def methods(file: Path):
     return experiment_file.load(f"{file}:methods")
 
 
-def swept(file: Path, store: Path) -> None:
+def swept(file: Path, store: str | Path) -> None:
     jf.sweep(methods(file), seeds=6, store=store, tile_runs=6, **SWEPT)
 
 
@@ -190,6 +191,26 @@ def test_what_was_written_is_marked_and_marks_are_put_together(store):
     mend(TileStore(store))
     assert len(list(store.glob("tiles/marks-*.npy"))) <= 2
     np.testing.assert_array_equal(TileStore(store).marks.records["sums"], before.records["sums"])
+
+
+@pytest.mark.parametrize("place", ["memory://a/runs.zarr", "file://{}/runs.zarr", "~/runs.zarr"])
+def test_urls_and_homes(call, experiments, stored, tmp_path, monkeypatch, place):
+    """The same runs, one extension later; nothing is made beside the place that was meant."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    place = place.format(tmp_path)
+    jf.sweep(methods(experiments), seeds=5, store=place, tile_runs=6, **SWEPT)
+    swept(experiments, place)
+    found, expected = jf.open_results(place), jf.open_results(stored)
+    xr.testing.assert_equal(found.drop_attrs(), expected.drop_attrs())
+    assert call("status", place, "--check").out.splitlines()[0].endswith(": finished, 36 runs")
+    assert call("export", place, "--to", "csv").out.endswith("runs.csv\n")
+    assert (tmp_path / "runs.zarr").exists() == (not place.startswith("memory"))
+    assert not {"memory:", "file:", "~"} & {file.name for file in tmp_path.iterdir()}
+
+
+def test_other_schemes_are_refused():
+    with pytest.raises(ValueError, match=r"store=ftp://a: needs a path, or a URL that begins with s3://"):
+        jf.status("ftp://a")
 
 
 def test_what_is_left_of_dead_owners_is_nobodys(store):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @command(place=24)
 def replay(
-    store: Annotated[Path, typer.Argument(help="The store of a sweep.")],
+    store: Annotated[str, typer.Argument(help="The store of a sweep: path or URL.")],
     seed: Annotated[int, typer.Option(help="Number of the seed.")],
     point: Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Value along each axis.")] = None,
     variant: Annotated[str | None, typer.Option(help="Which variant, where the store has several.")] = None,
@@ -99,7 +99,7 @@ def _check_new(out: Path) -> None:
     check_new_file(out)
 
 
-def _configure_as(store: Path) -> None:
+def _configure_as(store: str) -> None:
     """Choose the precision as a sweep had it."""
     attributes = read_root(medium_of(store), "give the path that the sweep was given").root.attributes
     import jax

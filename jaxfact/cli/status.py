@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -35,7 +34,7 @@ def status(
         raise typer.Exit(1)
 
 
-def say_status(store: Path) -> None:
+def say_status(store: str) -> None:
     """Print how far a sweep has got."""
     from jaxfact.store.status import status as look
 

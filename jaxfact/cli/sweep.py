@@ -31,7 +31,7 @@ def sweep(
             help="A function in a file that returns a jaxfact.Run, or a dict of them: variants.",
         ),
     ],
-    store: Annotated[Path, typer.Option(help="Where the runs are kept; what is there already is not run again.")],
+    store: Annotated[str, typer.Option(help="Where the runs are kept, path or URL; what is there is not run again.")],
     axis: Annotated[
         list[str] | None,
         typer.Option(
@@ -125,11 +125,11 @@ def sweep(
         )
     say_status(store)
     print(f"see it with: jaxfact report {store}")
-    return store
+    return Path(store)
 
 
 @contextmanager
-def _ending_in_one_line(experiment: str, store: Path) -> Iterator[None]:
+def _ending_in_one_line(experiment: str, store: str) -> Iterator[None]:
     """Say in one line what ended a sweep, unless it was a value that the user gave."""
     from jaxfact.store.medium import StoreError
 

@@ -135,7 +135,7 @@ class StoredRun:
             if gone := [name for name in self._all["axes"] if name not in runs]:
                 raise problem_with("runs", f"without {gone[0]}", "lacks an axis of its sweep", "rename axes back first")
         else:
-            if not isinstance(store, str | PathLike):
+            if not isinstance(store, str | PathLike) and not hasattr(store, "set_if_not_exists"):
                 raise problem_with(
                     "runs", shown(store), "needs a dataset of a sweep, or a path", "give what sweep returned"
                 )

@@ -50,8 +50,9 @@ def change(medium: Medium, instead: str, changed: Callable[[Root], Root | None])
             for key in found.damaged:
                 medium.put_aside(key)
             generation = root_key(found.root.generation)
-            if medium.put_new(generation, found.content) and generation not in found.damaged:
-                said.append(f"{generation} {MISSING}")
+            if medium.size(generation) is None:
+                said += [f"{generation} {MISSING}"] * (generation not in found.damaged)
+                medium.put_new(generation, found.content)
             root, content = changed(found.root), found.content
             if root is None:
                 return said + settle(medium, found.root, content)
