@@ -41,15 +41,15 @@ def look(medium: Medium, root: Root, marks: Marks, tile: Tile | None = None, *, 
     wrong, doubtful, times = np.zeros(len(records), bool), has & thorough, records["seen"].copy()
     damaged: dict[str, str] = {}
     if isinstance(medium, Folder):
-        files = {root.variables[name].dims: _files(root, name, records["tile"]) for name in names}
         near = _compared(records, len(names), thorough)
         for k, name in enumerate(names):
-            these = files[root.variables[name].dims]
-            lengths, changed = _seen(medium, name, these, near, root.length(name), int(has[k].sum()))
+            lengths, changed = _seen(medium, root, name, records["tile"], near, int(has[k].sum()))
             bad = has[k] & (lengths != root.length(name))
             for place in np.flatnonzero(bad):
                 said = f"has {lengths[place]} bytes instead of {root.length(name)}"
-                damaged[f"{name}/{these[place]}"] = {-1: MISSING, -2: FOREIGN}.get(int(lengths[place]), said)
+                damaged[root.key(name, tuple(records["tile"][place].tolist()))] = {-1: MISSING, -2: FOREIGN}.get(
+                    int(lengths[place]), said
+                )
             wrong |= bad
             times = np.maximum(times, np.where(has[k], changed, 0))
             doubtful[k] = has[k] & ~bad & ((changed > records["seen"]) | thorough)
@@ -75,16 +75,14 @@ def _compared(records: np.ndarray, variables: int, thorough: bool) -> np.ndarray
 
 
 def _seen(
-    medium: Folder, name: str, files: list[str], near: np.ndarray, length: int, count: int
+    medium: Folder, root: Root, name: str, tiles: np.ndarray, near: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return length and time of change of the files of a variable; of those that are not near, as they should be."""
-    lengths, changed = np.full(len(files), length), np.zeros(len(files), np.int64)
-    if len(near) < len(files):
-        there = medium.list(name)
-        if len(there) != count + 1:  # and the metadata
-            lost = np.flatnonzero(~np.isin(np.array(files), np.array(there)))
-            near = np.union1d(near, lost)
-    lengths[near], changed[near] = medium.seen(name, [files[place] for place in near]).T
+    lengths, changed = np.full(len(tiles), root.length(name)), np.zeros(len(tiles), np.int64)
+    if len(near) < len(tiles) and medium.count(name) != count + 1:  # and the metadata
+        lost = ~np.isin(np.array(_files(root, name, tiles)), np.array(medium.list(name), dtype=str))
+        near = np.union1d(near, np.flatnonzero(lost))
+    lengths[near], changed[near] = medium.seen(name, _files(root, name, tiles[near])).T
     return lengths, changed
 
 
