@@ -38,10 +38,10 @@ from .reports.report import report as report
 from .results import stats as stats
 from .store import export as export
 from .store.files import open_results as open_results
-from .store.files import write_results as write_results
 from .store.medium import StoreError as StoreError
 from .store.status import Status as Status
 from .store.status import status as status
+from .store.written import write_results as write_results
 from .sweep import Prepared as Prepared
 from .sweep import prepare as prepare
 from .sweep import sweep as sweep

@@ -231,3 +231,39 @@ def test_a_store_keeps_its_times_when_it_has_moved(tmp_path, store, monkeypatch)
     read.clear()
     mend(TileStore(copy))
     assert sum("/c.0." in key for key in read) == 0
+
+
+WRITTEN = {
+    "the root": "zarr.json",
+    "the seal": "seal/files.json",
+    "metadata": "loss/zarr.json",
+    "seeds": "seed/c/0",
+    "outcomes": "outcome/c/0/0/0",
+    "numbers": "loss/c/0/0/0",
+}
+
+
+@pytest.fixture(scope="module")
+def written(stored, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("written") / "results.zarr"
+    jf.write_results(jf.open_results(stored).load(), path)
+    return path
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+def test_damage_of_results_written_at_once(call, written, tmp_path, kind):
+    """Nothing can make them again: each command names what is damaged, and reads nothing of it."""
+    for damage in DAMAGES:
+        path = Path(shutil.copytree(written, tmp_path / damage.__name__ / "results.zarr"))
+        damage(path / WRITTEN[kind])
+        for command in (["export", path, "--to", "csv"], ["report", path]):
+            found = call(*command)
+            assert (found.code, found.out, found.err.count("\n")) == (1, "", 1)
+            assert f"results.zarr: {WRITTEN[kind]} " in found.err
+        assert len(list(path.parent.iterdir())) == 1 + (damage is linked) * (path.parent / "outside").exists()
+
+
+def test_whole_results_have_no_trace_of_their_seal(written, stored):
+    found, expected = jf.open_results(written), jf.open_results(stored)
+    assert "seal/files.json" not in found.attrs
+    xr.testing.assert_equal(found, expected)

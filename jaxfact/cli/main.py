@@ -10,6 +10,7 @@ import typer
 from jaxfact.cli import terminal
 from jaxfact.cli.output import forgiving_streams
 from jaxfact.cli.register import commands
+from jaxfact.inputs import printable
 from jaxfact.store.medium import Damage, DamageWarning, StoreError
 from jaxfact.version import __version__
 
@@ -25,7 +26,7 @@ def main() -> None:
     damaged: list[object] = []
 
     def note(message: Warning | str, category: type[Warning], *_: object) -> None:
-        print(terminal.plain(f"jaxfact: note: {message}"), file=sys.stderr)
+        print(printable(f"jaxfact: note: {message}"), file=sys.stderr)
         damaged.extend([message] * issubclass(category, DamageWarning))
 
     warnings.showwarning = note
@@ -47,7 +48,7 @@ def _called() -> Path | None:
     except typer.TyperException as error:
         terminal.fail(error.format_message())
     except Damage as error:
-        terminal.fail(f"{error}; jaxfact status --check names all that is damaged, and the sweep makes it again", 1)
+        terminal.fail(f"{error}; {error.remedy}", 1)
     except ValueError as error:
         terminal.fail(str(error))
     except StoreError as error:

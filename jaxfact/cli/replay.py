@@ -11,7 +11,7 @@ import typer
 
 from jaxfact.cli import terminal
 from jaxfact.cli.register import command
-from jaxfact.inputs import problem_with
+from jaxfact.inputs import printable, problem_with
 from jaxfact.store.experiment_file import blaming, check_place, load
 from jaxfact.store.medium import medium_of
 from jaxfact.store.roots import read_root
@@ -35,15 +35,19 @@ def replay(
     numpy: Annotated[
         Path | None, typer.Option(help="New .py file: the run as a NumPy script, with its start in a .npz beside it.")
     ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Execute the text that the store holds, though no sweep of yours wrote it.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the run as JSON.")] = False,
 ) -> Path | None:
     """Run one run of a store again, step by step, and check that it reproduces every stored number bit for bit.
 
-    This executes the text of the experiment's file that the store holds: trust a store as you would trust a script.
+    This executes the text of the experiment's file that the store holds, where a sweep of yours wrote it, or you
+    --trust it as you would trust a script.
 
     Example: jaxfact replay runs/a.zarr --seed 8123 step_size=0.1
     """
-    chosen: dict[str, Any] = {"seed": seed, "variant": variant, "axes": _axes(point or [])}
+    chosen: dict[str, Any] = {"seed": seed, "variant": variant, "trust": trust, "axes": _axes(point or [])}
     if out is not None:
         _check_new(out)
     file = None if experiment is None else check_place(experiment)[0]
@@ -63,7 +67,7 @@ def replay(
         if as_json:
             terminal.tell_json(_as_json(found))
         else:
-            print(terminal.plain(_as_text(found)))
+            print(printable(_as_text(found)))
     beside = sys.stderr if as_json else sys.stdout
     if out is not None:
         print(f"trajectory: {out}", file=beside)

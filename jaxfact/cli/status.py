@@ -8,6 +8,7 @@ import typer
 
 from jaxfact.cli import terminal
 from jaxfact.cli.register import AsJson, Store, command
+from jaxfact.inputs import printable
 
 if TYPE_CHECKING:
     from jaxfact.store.status import Status
@@ -29,7 +30,7 @@ def status(
     if as_json:
         terminal.tell_json(_status_numbers(found))
     else:
-        print(terminal.plain("\n".join(_status_lines(found))))
+        print(printable("\n".join(_status_lines(found))))
     if found.damaged:
         raise typer.Exit(1)
 
@@ -38,7 +39,7 @@ def say_status(store: str) -> None:
     """Print how far a sweep has got."""
     from jaxfact.store.status import status as look
 
-    print(terminal.plain("\n".join(_status_lines(look(store)))))
+    print(printable("\n".join(_status_lines(look(store)))))
 
 
 def _status_lines(found: "Status") -> list[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Never
 
 from jaxfact.cli.output import can_print
 from jaxfact.cli.waiting import Waiting
+from jaxfact.inputs import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,15 +50,10 @@ def configure(x64: bool) -> None:
         jax.config.update("jax_enable_x64", True)
 
 
-def plain(text: str) -> str:
-    """Return a text without what a terminal would obey: names in a store may be anybody's."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)
-
-
 def fail(message: str, code: int = 2) -> Never:
     """End the command with one line."""
     _waiting.end()
-    print(plain("jaxfact: " + " ".join(message.split())), file=sys.stderr)
+    print(printable("jaxfact: " + " ".join(message.split())), file=sys.stderr)
     sys.exit(code)
 
 

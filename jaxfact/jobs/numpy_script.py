@@ -82,6 +82,7 @@ def numpy_script(
     variant: str | None = None,
     experiment: Experiment | Mapping[str, Experiment] | None = None,
     record: Records | None = None,
+    trust: bool = False,
     axes: Mapping[str, float] | None = None,
     **more_axes: float,
 ) -> Path:
@@ -99,7 +100,7 @@ def numpy_script(
         if file.exists():
             raise problem_with("path", file, "exists already", "choose another path, or remove it")
     point = both_given(axes, more_axes)
-    again = StoredRun(store, seed, variant, experiment, record, point)
+    again = StoredRun(store, seed, variant, experiment, record, point, trust=trust)
     problem, transformation = again.ingredients
     if not isinstance(problem, Factorization):
         raise problem_with("problem", type(problem).__name__, "only a Factorization becomes a script", "use replay")

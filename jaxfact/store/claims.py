@@ -5,6 +5,8 @@ no locks: two that make the same tile write the same bytes.
 """
 
 import json
+import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -24,7 +26,7 @@ _OWNER = ".owner"
 
 def changing(medium: Medium) -> AbstractContextManager[Any]:
     """Wait until nobody else changes the root of a store, and keep others from it for the block."""
-    return FileLock(medium.made(LOCKS) / _STORE) if isinstance(medium, Folder) else nullcontext()
+    return FileLock(_lock_of(medium, _STORE)) if isinstance(medium, Folder) else nullcontext()
 
 
 @contextmanager
@@ -36,7 +38,7 @@ def claimed(medium: Medium, tile: Tile, files: Iterable[str] = ()) -> Iterator[b
     if not isinstance(medium, Folder):
         yield True
         return
-    file = medium.made(LOCKS) / f"{_name(tile)}.lock"
+    file = _lock_of(medium, f"{_name(tile)}.lock")
     lock = FileLock(file, timeout=0)
     try:
         lock.acquire()
@@ -85,9 +87,29 @@ def _said(medium: Medium, key: str) -> str | None:
         return None
 
 
+def _lock_of(medium: Folder, name: str) -> Path:
+    """Return the path of a lock; a link in its place, or in that of its folder, is moved aside before it is opened."""
+    try:
+        file = medium.made(LOCKS) / name
+    except Damage as damage:
+        medium.put_aside(damage.key)
+        file = medium.made(LOCKS) / name
+    if os.path.lexists(file) and not _is_lock(file):
+        medium.put_aside(f"{LOCKS}/{name}")
+    return file
+
+
+def _is_lock(file: Path) -> bool:
+    """Tell whether there is a file that has no other name: locking one empties it."""
+    with suppress(FileNotFoundError):
+        about = file.lstat()
+        return stat.S_ISREG(about.st_mode) and about.st_nlink == 1
+    return False
+
+
 def _is_held(file: Path) -> bool:
     """Tell whether a live process holds a lock: the system releases those of dead ones."""
-    if file.is_symlink() or not file.is_file():
+    if not _is_lock(file):
         return False
     try:
         with FileLock(file, timeout=0):

@@ -122,6 +122,8 @@ class Folder:
             except Damage:
                 return self.put_aside("/".join(parents[: k + 1]))
         kept = f"{ASIDE}/{'.'.join((*parents, name))}.{time.time_ns()}"
+        if kept.startswith(f"{key}/"):  # what lies in the place of the folder it would be moved to
+            kept = f"{key.replace('/', '.')}.damaged.{time.time_ns()}"
         into, _, last = kept.rpartition("/")
         with self._inside("/".join(parents)) as old, self._inside(into, made=True) as new:
             os.rename(name, last, src_dir_fd=old, dst_dir_fd=new)

@@ -94,11 +94,19 @@ class Marks:
     def refresh(self) -> None:
         """Read what has changed since; a file that has gone was put together with others, which are read then."""
         for _ in range(5):
-            names = [name for name in self._medium.list(TILES) if is_marks(name)]
+            names = self._names()
             if all([self._read(name) for name in names]):
                 break
         self._files = {name: self._files[name] for name in names if name in self._files}
         self._put_together(np.concatenate([np.zeros(0, self._kind), *self._files.values()]))
+
+    def _names(self) -> list[str]:
+        """Return the names of all files of marks; none where something else lies in place of their folder."""
+        try:
+            return [name for name in self._medium.list(TILES) if is_marks(name)]
+        except Damage as damage:
+            self.damaged[damage.key] = damage.what
+            return []
 
     def small(self) -> tuple[list[str], np.ndarray]:
         """Return the files that are not full, and their marks."""

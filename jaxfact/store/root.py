@@ -107,15 +107,15 @@ class Root(NamedTuple):
             "values": {name: metadata.as_text(values) for name, values in self.coordinates.items()},
         }
         said = {**self.attributes, BLOCKS: list(self.grid.blocks), _OURS: kept}
-        inside = {"kind": "inline", "must_understand": False, "metadata": {TILES: _GROUP_OF_TILES, **self.arrays()}}
+        inside = {"kind": "inline", "must_understand": False, "metadata": {TILES: _EMPTY, **self.arrays()}}
         document = {**_GROUP, "attributes": said, "consolidated_metadata": inside}
         kept["sha256"] = _seal(document)
         return json.dumps(document).encode()
 
 
-_GROUP_OF_TILES = {**_GROUP, "attributes": {}}
-GROUP_OF_TILES = json.dumps(_GROUP_OF_TILES).encode()
-"""What says that `tiles` is a group."""
+_EMPTY = {**_GROUP, "attributes": {}}
+EMPTY_GROUP = json.dumps(_EMPTY).encode()
+"""What says that a folder, such as `tiles`, is a group without arrays."""
 
 
 def parsed(key: str, content: bytes) -> Root:

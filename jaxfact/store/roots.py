@@ -11,7 +11,7 @@ from jaxfact.store.claims import changing
 from jaxfact.store.marks import is_marks
 from jaxfact.store.medium import MISSING, Damage, Medium, put_over
 from jaxfact.store.metadata import chunk_of, is_chunk_of
-from jaxfact.store.root import GROUP_OF_TILES, ROOT, TILES, Root, generation_of, parsed, root_key
+from jaxfact.store.root import EMPTY_GROUP, ROOT, TILES, Root, generation_of, parsed, root_key
 
 
 class Found(NamedTuple):
@@ -125,7 +125,7 @@ def is_sweep(medium: Medium) -> bool:
 def _following(root: Root) -> Iterator[tuple[str, Callable[[], bytes], Callable[[bytes], bool]]]:
     """Yield key, content and how it is recognised, for every file that follows from a root."""
     metadata = {f"{name}/{ROOT}": json.dumps(of).encode() for name, of in root.arrays().items()}
-    for key, content in {f"{TILES}/{ROOT}": GROUP_OF_TILES, **metadata}.items():
+    for key, content in {f"{TILES}/{ROOT}": EMPTY_GROUP, **metadata}.items():
         yield key, content.__bytes__, content.__eq__
     for key, values in root.files():
         yield key, _later(chunk_of, values), lambda content, values=values: is_chunk_of(content, values)
