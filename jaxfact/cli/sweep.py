@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from jaxfact.cli import terminal
+from jaxfact.cli.clusters import client_of
 from jaxfact.cli.register import X64, Levels, command, listed_levels
 from jaxfact.cli.status import say_status
 from jaxfact.inputs import positive, positive_integer, problem_with, seed_number
@@ -57,6 +58,10 @@ def sweep(
     ] = None,
     base_seed: Annotated[int, typer.Option(help="Number from which all random keys derive.")] = 0,
     devices: Annotated[str, typer.Option(metavar="all|N", help="Cores or accelerators to use.")] = "all",
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS|local|FILE.yaml", help="Workers that make the runs: see the guide to stores."),
+    ] = None,
     tile_runs: Annotated[int | None, typer.Option(help="Most runs written together.  [default: about 4096]")] = None,
     accept: Annotated[
         list[str] | None,
@@ -102,7 +107,11 @@ def sweep(
 
     steps = log_steps(max_steps, unit=check_every) if stride == "log" else stride
     found = experiment_file.load(experiment)
-    with _ending_in_one_line(experiment, store), terminal.sweep_progress(Watch(store).outcomes) as progress:
+    with (
+        client_of(cluster) as client,
+        _ending_in_one_line(experiment, store),
+        terminal.sweep_progress(Watch(store).outcomes) as progress,
+    ):
         run(
             found,
             seeds=seeds,
@@ -121,6 +130,7 @@ def sweep(
             accept=accept or (),
             tile_runs=tile_runs,
             devices=count,
+            cluster=client,
             axes=axes,  # pyright: ignore[reportArgumentType]
         )
     say_status(store)

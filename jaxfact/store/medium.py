@@ -34,6 +34,9 @@ class Damage(ValueError):
         self.key: str = key
         self.what: str = what
 
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.key, self.what)  # from the process of a worker
+
 
 class DamageWarning(UserWarning):
     """Something of a store is damaged, and was left out."""
@@ -132,6 +135,14 @@ def medium_of(store: Any) -> Medium:
 
         return Objects(store, str(store))
     raise problem_with("store", shown(store), "needs a path, a URL or a Zarr store", "give what the sweep was given")
+
+
+def reachable(store: Place) -> Place:
+    """Return a store as other processes find it. Raises ValueError for one in the memory of this process."""
+    if isinstance(store, str) and store.lower().startswith("memory://"):
+        raise problem_with("store", store, "is in the memory of this process", "give a folder, or another URL")
+    folder = medium_of(store).folder
+    return store if folder is None else str(folder.absolute())
 
 
 def _checked(path: Path, given: Any) -> Path:

@@ -5,7 +5,7 @@ import queue
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from jaxfact.engine.lanes import Engine, Work
 from jaxfact.engine.outcomes import Limits, Plan
 from jaxfact.engine.program import Program
 from jaxfact.engine.recording import Found
-from jaxfact.engine.tiles import Task
+from jaxfact.engine.tiles import Progress, Task
 from jaxfact.results.labels import along_runs
 from jaxfact.store import claims
 from jaxfact.store.grid import Grid, Tile, size
@@ -48,6 +48,24 @@ class Part(Protocol):
 
     def labelled(self, found: Found, axes: Mapping[str, np.ndarray], seeds: np.ndarray) -> xr.Dataset:
         """Return the results of such runs as a dataset."""
+        ...
+
+
+class Cluster(Protocol):
+    """Whoever makes tiles in other processes."""
+
+    threads: int
+
+    def make(self, tiles: Sequence[Tile], done: Callable[[Tile, int], None]) -> None:
+        """Have tiles of a store made; `done` is told the runs of each that are there, none where another has it."""
+        ...
+
+    def gather(self, variant: int, runs: "MemoryQueue", progress: Progress | None) -> None:
+        """Have the runs of a variant made, and keep what is found."""
+        ...
+
+    def drain(self) -> None:
+        """Hand out no more."""
         ...
 
 
@@ -93,7 +111,7 @@ class MemoryQueue:
 
 
 class StoreQueue:
-    """The tiles of one variant that a store does not hold, of those asked for; those that others work on are theirs.
+    """Tiles of one variant that a store does not hold, of `total` runs; those that others work on are theirs.
 
     A patient queue waits for the tiles of others, and takes them over where their owner dies; any other leaves them.
     Nothing more is taken once the program has `halted`.
@@ -102,17 +120,17 @@ class StoreQueue:
     def __init__(
         self,
         store: TileStore,
-        variant: int,
         part: Part,
-        asked: np.ndarray,
+        left: Sequence[Tile],
+        total: int,
         *,
         patient: bool,
         halted: Callable[[], bool],
     ):
         self._store, self._part = store, part
         self._patient, self._halted, self._told = patient, halted, False
-        self._left = deque(store.left(variant, asked))
-        self.total: int = int(np.sum(store.grid.sizes(), where=asked))
+        self._left = deque(left)
+        self.total: int = total
         self.done: int = self.total - sum(size(store.grid.box(tile)) for tile in self._left)
         self._claims: dict[Any, ExitStack] = {}
 

@@ -1,8 +1,10 @@
 """A sweep with a store: what it does not hold is run into it, and what was asked for is opened."""
 
+import errno
 import math
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -18,15 +20,17 @@ from jaxfact.engine.tiles import Progress
 from jaxfact.inputs import problem_with
 from jaxfact.results.labels import TIMES, describe, join
 from jaxfact.store.files import results_in
-from jaxfact.store.grid import Grid, blocks_of
-from jaxfact.store.medium import Medium, Place, medium_of
-from jaxfact.store.queues import Part, StoreQueue
+from jaxfact.store.grid import Grid, Tile, blocks_of, size
+from jaxfact.store.medium import Medium, Place, StoreError, medium_of
+from jaxfact.store.queues import Cluster, Part, StoreQueue
 from jaxfact.store.root import Root
 from jaxfact.store.roots import read_root
 from jaxfact.store.tilestore import TileStore
 from jaxfact.store.upkeep import admit, create, extend, mend
 
 _TILE = 4096
+_PAUSE = 0.5  # seconds between two looks at what others make
+_PATIENCE = (0.1, 0.3, 1.0, 3.0, 10.0, 0.0)
 _NEW = "choose a path where nothing is yet"
 
 
@@ -43,6 +47,7 @@ class Request(NamedTuple):
     tile_runs: int | None = None
     devices: int | None = None
     progress: Progress | None = None
+    cluster: Cluster | None = None
 
 
 def run_into(place: Place, parts: Sequence[Part], request: Request) -> xr.Dataset:
@@ -66,7 +71,11 @@ def run_into(place: Place, parts: Sequence[Part], request: Request) -> xr.Datase
         f"{damage}; the runs of this tile are made again" for damage in mend(store)
     ]:
         warnings.warn(f"{store.name}: {damage}", stacklevel=3)
-    seconds = _run(store, parts, programs, request)
+    if request.cluster is None:
+        seconds = _run(store, parts, programs, request)
+    else:
+        seconds = _run_elsewhere(store, request.cluster, request)
+    _refresh(store, request)
     return describe(_asked_for(store, request).assign(_timed(seconds, request.variants)))
 
 
@@ -107,9 +116,10 @@ def _run(
     """Run what is missing, first without waiting for others; return each part's seconds, by what took them."""
     seconds = [dict.fromkeys(TIMES, 0.0) for _ in parts]
     asked = store.grid.tiles_with(_places(store.root, request))
+    total = int(np.sum(store.grid.sizes(), where=asked))
     for patient in (False, True):
         queues = (
-            StoreQueue(store, place, part, asked, patient=patient, halted=program.halted)
+            StoreQueue(store, part, store.left(place, asked), total, patient=patient, halted=program.halted)
             for place, (part, program) in enumerate(zip(parts, programs, strict=True))
         )
         for place, queue, compiling in made_ahead(_ready(queues, programs, request), 1, while_light=lambda _: True):
@@ -119,6 +129,43 @@ def _run(
             timing["compile_seconds"] += compiling
             seconds[place] = {name: seconds[place][name] + timing.get(name, 0.0) for name in TIMES}
     return seconds
+
+
+def _run_elsewhere(store: TileStore, cluster: Cluster, request: Request) -> list[dict[str, float]]:
+    """Have a cluster make what is missing, and wait for what others make; return the seconds, of each part alike."""
+    began, asked, made = time.perf_counter(), store.grid.tiles_with(_places(store.root, request)), set()
+    variants = range(len(store.variants))
+    total = int(np.sum(store.grid.sizes(), where=asked)) * len(variants)
+    while left := [tile for variant in variants for tile in store.left(variant, asked) if tile not in made]:
+        done, before = total - sum(size(store.grid.box(tile)) for tile in left), len(made)
+
+        def told(tile: Tile, runs: int) -> None:
+            nonlocal done
+            done += runs
+            made.update([tile] * (runs > 0))
+            if request.progress:
+                request.progress(done, total)
+
+        with drained_by_signals(cluster, store.name):
+            cluster.make(left, told)
+        if len(made) == before:
+            time.sleep(_PAUSE)  # others have them all
+        store.refresh()
+    seconds = (time.perf_counter() - began) / len(variants)
+    return [{"compile_seconds": 0.0, "run_seconds": seconds} for _ in variants]
+
+
+def _refresh(store: TileStore, request: Request) -> None:
+    """Wait until what was asked for is seen to be there, which takes seconds where a listing lags behind."""
+    asked = store.grid.tiles_with(_places(store.root, request))
+    for pause in _PATIENCE:
+        store.refresh()
+        missing = sum(len(store.left(variant, asked)) for variant in range(len(store.variants)))
+        if not missing:
+            return
+        time.sleep(pause)
+    said = f"{store.name}: {missing} tiles that were written are not listed; repeat the call, which finds them"
+    raise StoreError(errno.EAGAIN, said)
 
 
 def _ready(
@@ -161,7 +208,6 @@ def _places(root: Root, request: Request) -> dict[str, np.ndarray]:
 
 def _asked_for(store: TileStore, request: Request) -> xr.Dataset:
     """Open the runs that were asked for, in the order in which they were, under the labels that were asked for."""
-    store.refresh()
     found, places = results_in(store.medium, store.root, store.marks.done()), _places(store.root, request)
     same = all(np.array_equal(place, np.arange(found.sizes[name])) for name, place in places.items())
     chosen = found if same else found.isel(places)
@@ -180,7 +226,7 @@ def _timed(seconds: Sequence[Mapping[str, float]], variants: Sequence[str] | Non
 
 
 @contextmanager
-def drained_by_signals(program: Program, name: str) -> Iterator[None]:
+def drained_by_signals(program: Program | Cluster, name: str) -> Iterator[None]:
     """Finish the tiles in flight at the first interrupt or SIGTERM, stop at once at the second.
 
     Raises a KeyboardInterrupt that says how to go on, where the block was cut short.

@@ -1,5 +1,6 @@
 """What a sweep is told once, checked, and how it answers: from memory, or through a store."""
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -19,11 +20,14 @@ from jaxfact.inputs import positive_integer, problem_with, seed_number, shown
 from jaxfact.measures.records import Records, named_measures
 from jaxfact.results.labels import Origin, join, plain, taken_names
 from jaxfact.store.differences import accepted_names
-from jaxfact.store.medium import Place
+from jaxfact.store.medium import Place, reachable
+from jaxfact.store.provenance import environment
 from jaxfact.store.queues import MemoryQueue
 from jaxfact.store.root import TILES
 from jaxfact.store.work import Request, as_in_store, progress_of, run_into
+from jaxfact.sweep.cluster import Client, Cluster
 from jaxfact.sweep.parts import Options, Part, part_of
+from jaxfact.sweep.tasks import Job
 
 _AHEAD = 2  # variants that are read and compiled while one runs
 
@@ -106,6 +110,21 @@ class Declared:
         variants = None if self.lone else list(self.named)
         return Request(kept, numbers, variants, accept, tile_runs, devices, progress)
 
+    def cluster(self, client: Client, request: Request, store: Place | None) -> Cluster:
+        """Return the workers of a client, told of what is asked for; refuse a store that is out of their reach."""
+        job = Job(
+            self.named,
+            self._tolerances,
+            self._options,
+            request.axes,
+            request.seeds,
+            None if store is None else reachable(store),
+            environment(),
+            jax.config.jax_default_matmul_precision,  # pyright: ignore[reportAttributeAccessIssue]
+            tuple(request.accept),
+        )
+        return Cluster(client, job)
+
     def results(self, parts: Iterable[Part], request: Request, store: Place | None) -> xr.Dataset:
         """Make what is asked for, in memory or in a store."""
         if store is not None:
@@ -150,15 +169,24 @@ class _Ready(NamedTuple):
 def _ready(part: Part, request: Request, *, compiled: bool) -> _Ready:
     """Cut the runs of one experiment into tiles, and trace its program, or compile it."""
     runs = part.runs(request.axes, request.seeds)
-    queue = MemoryQueue(runs, tile_size(int(runs.count), part.engine.way, request.devices, request.tile_runs))
+    threads = request.devices if request.cluster is None else request.cluster.threads
+    queue = MemoryQueue(runs, tile_size(int(runs.count), part.engine.way, threads, request.tile_runs))
     program = part.program(queue.size)
-    return _Ready(part, queue, program, program.compile(request.devices) if compiled else 0.0)
+    return _Ready(
+        part, queue, program, program.compile(request.devices) if compiled and request.cluster is None else 0.0
+    )
 
 
 def _in_memory(made: _Ready, request: Request, place: int, count: int) -> xr.Dataset:
     """Run one of several experiments and keep everything in memory."""
-    timing = made.program.run(made.queue, progress_of(request.progress, place, count), request.devices)
-    timing["compile_seconds"] += made.seconds
+    progress = progress_of(request.progress, place, count)
+    if request.cluster is None:
+        timing = made.program.run(made.queue, progress, request.devices)
+        timing["compile_seconds"] += made.seconds
+    else:
+        began = time.perf_counter()
+        request.cluster.gather(place, made.queue, progress)
+        timing = {"compile_seconds": 0.0, "run_seconds": time.perf_counter() - began}
     runs = made.part.labelled(made.queue.found, request.axes, request.seeds)
     return runs.assign(timing).assign_attrs(made.part.attributes(request.axes))
 

@@ -1,0 +1,141 @@
+"""A sweep on the workers of a cluster: a tile is a task of `dask.distributed`, which hands it out, and again."""
+
+import queue
+import uuid
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from jaxfact.engine.tiles import Progress, Task
+from jaxfact.inputs import problem_with, shown
+from jaxfact.store.grid import Tile
+from jaxfact.store.medium import StoreError
+from jaxfact.store.queues import MemoryQueue
+from jaxfact.sweep.tasks import Job, run_block, run_tile
+
+T = TypeVar("T")
+
+_LOOK = 0.2  # seconds between two looks at whether the scheduler is there
+_ROUNDS, _TRIES = 5, 3
+_LOST = 75  # ESTALE would mean the store: this is the number of a connection that was lost, as an OSError needs one
+
+
+class Client(Protocol):
+    """What a sweep asks of a `dask.distributed.Client`."""
+
+    status: str
+
+    def scatter(self, data: Any, *, broadcast: bool, hash: bool) -> Any:
+        """Send data to all workers."""
+        ...
+
+    def submit(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """Have a function called by a worker."""
+        ...
+
+    def cancel(self, futures: Any) -> Any:
+        """Forget tasks."""
+        ...
+
+    def nthreads(self) -> Mapping[str, int]:
+        """Return how many threads each worker has."""
+        ...
+
+
+class Cluster:
+    """The workers of a client, and one sweep, which is sent to each of them once."""
+
+    def __init__(self, client: Client, job: Job):
+        if not all(hasattr(client, name) for name in ("scatter", "submit", "cancel", "nthreads")):
+            needed = "needs a dask.distributed.Client"
+            raise problem_with("cluster", shown(client), needed, "give Client(address), or Client(cluster)")
+        self._client, self._packed, self._token = client, job.packed(), uuid.uuid4().hex
+        self._is_draining = False
+
+    @property
+    def threads(self) -> int:
+        """How many tiles its workers make at a time, at least one."""
+        return max(1, sum(self._client.nthreads().values()))
+
+    def make(self, tiles: Sequence[Tile], done: Callable[[Tile, int], None]) -> None:
+        """Have tiles of a store made; `done` is told the runs of each that are there, none where another has taken it.
+
+        Raises StoreError where the cluster is lost, and what a tile raised that was tried three times.
+        """
+        self._run(run_tile, {tile: (tile,) for tile in tiles}, done)
+
+    def gather(self, variant: int, runs: MemoryQueue, progress: Progress | None) -> None:
+        """Have all runs of a variant made and bring their results here. Raises as `make`."""
+        tasks: dict[Hashable, Task] = {task.name: task for task in iter(runs.take, None)}
+
+        def keep(name: Hashable, made: tuple[Any, float]) -> None:
+            runs.keep(tasks[name], *made)
+            runs.done += int(tasks[name].work.count)
+            if progress:
+                progress(runs.done, runs.total)
+
+        self._run(run_block, {name: (variant, name, runs.size) for name in tasks}, keep)
+
+    def drain(self) -> None:
+        """Hand out no more; what workers have begun they finish."""
+        self._is_draining = True
+
+    def _run(self, function: Callable[..., T], left: Mapping[Any, tuple], keep: Callable[[Any, T], None]) -> None:
+        """Have a function called for every name, and again where its worker was lost."""
+        for _ in range(_ROUNDS):
+            left = self._round(function, left, keep)
+            if not left or self._is_draining:
+                return
+        raise self._lost(f"{len(left)} tiles were lost with their workers {_ROUNDS} times")
+
+    def _round(
+        self, function: Callable[..., T], left: Mapping[Any, tuple], keep: Callable[[Any, T], None]
+    ) -> dict[Any, tuple]:
+        """Call a function for every name; return those whose worker, or whose copy of the sweep, was lost."""
+        again, ended = {}, queue.SimpleQueue[Any]()
+        try:
+            sent = self._client.scatter(self._packed, broadcast=True, hash=False)
+            flying: dict[Any, Any] = {}
+            for name, arguments in left.items():
+                future = self._client.submit(
+                    function, self._token, sent, *arguments, pure=False, retries=_TRIES, key=_key(self._token, name)
+                )
+                flying[future] = name
+            for future in flying:
+                future.add_done_callback(ended.put)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise self._lost(str(error)) from error
+        try:
+            while flying and not self._is_draining:
+                try:
+                    future = ended.get(timeout=_LOOK)
+                except queue.Empty:
+                    if self._client.status != "running":
+                        raise self._lost("its scheduler is gone") from None
+                    continue
+                name = flying.pop(future)
+                if future.status == "finished":
+                    keep(name, future.result())
+                elif future.status == "error" and not _is_of_the_cluster(future.exception()):
+                    raise future.exception()
+                else:
+                    again[name] = left[name]
+        finally:
+            if flying and self._client.status == "running":
+                self._client.cancel(list(flying))
+        return again
+
+    def _lost(self, why: str) -> StoreError:
+        said = f"the cluster was lost ({why}); what a store holds is safe: repeat the call, which makes only the others"
+        return StoreError(_LOST, said)
+
+
+def _key(token: str, name: Any) -> str:
+    """Return the name of a task: tasks of one prefix are one group on the dashboard."""
+    return f"tile-{token}-{uuid.uuid4().hex[:8]}-{name}"
+
+
+def _is_of_the_cluster(error: BaseException) -> bool:
+    """Tell whether a task failed because its worker was lost, or the sweep with it, and not of itself."""
+    from distributed import FutureCancelledError, KilledWorker  # pyright: ignore[reportMissingImports]
+
+    return isinstance(error, KilledWorker | FutureCancelledError)

@@ -1,0 +1,183 @@
+"""What a worker of a cluster does: it reads a sweep once, and then makes its tiles, one call each.
+
+Nothing here knows what hands the calls out. A sweep travels as bytes, so that whoever carries them need not know what
+functions and arrays are in it.
+"""
+
+import importlib
+import importlib.util
+import io
+import pickle
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from threading import Lock
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxfact.engine.experiment import Experiment
+from jaxfact.engine.program import Program
+from jaxfact.engine.recording import Found
+from jaxfact.inputs import problem_with
+from jaxfact.store import provenance
+from jaxfact.store.differences import differences
+from jaxfact.store.grid import Tile, size
+from jaxfact.store.medium import Place
+from jaxfact.store.queues import MemoryQueue, StoreQueue
+from jaxfact.store.tilestore import TileStore
+from jaxfact.sweep.parts import Options, Part, part_of
+
+_MOST = 2  # sweeps that a worker remembers
+
+
+class Job(NamedTuple):
+    """What a worker needs to know of a sweep.
+
+    `place` is its store, None where results travel back; `environment` is what bits depend on beside the experiment, of
+    which what is named in `accept` may be another on a worker.
+    """
+
+    named: Mapping[str, Experiment]
+    tolerances: Mapping[str, float | None]
+    options: Options
+    axes: Mapping[str, np.ndarray]
+    seeds: np.ndarray
+    place: Place | None
+    environment: Mapping[str, Any]
+    precision: str | None
+    accept: tuple[str, ...] = ()
+
+    def packed(self) -> bytes:
+        """Return it as bytes, with the code of the experiments where that is not of an installed package."""
+        import cloudpickle  # pyright: ignore[reportMissingImports] - which comes with the cluster
+
+        with ExitStack() as registered:
+            for module in {id(module): module for module in map(_home, self.named.values())}.values():
+                if module is not None:
+                    cloudpickle.register_pickle_by_value(module)
+                    registered.callback(cloudpickle.unregister_pickle_by_value, module)
+            file = io.BytesIO()
+            _with_lazy_modules(cloudpickle.Pickler)(file).dump(self)
+            # Arrays of 64 bits would come out with 32 where JAX is not told before.
+            return pickle.dumps((bool(self.environment["x64"]), file.getvalue()))
+
+
+def run_tile(token: str, packed: bytes, tile: Tile) -> int:
+    """Make a tile of a store, unless it is there or another process has it; return how many of its runs are there.
+
+    `token` names the sweep among all. Raises StoreError where the tile cannot be written, and ValueError where this
+    worker would compute other bits.
+    """
+    with _settled(token, packed) as worker:
+        return worker.made(tile)
+
+
+def run_block(token: str, packed: bytes, variant: int, begin: int, size: int) -> tuple[Found, float]:
+    """Return the results of some runs of a variant, in the order of its points and seeds, and the seconds they took."""
+    with _settled(token, packed) as worker:
+        return worker.found(variant, begin, size)
+
+
+class _Worker:
+    """A sweep as one process has read it."""
+
+    def __init__(self, job: Job):
+        self._job, self._lock = job, Lock()
+        self._ready: dict[int, tuple[Part, Program]] = {}
+        self._store = None if job.place is None else TileStore(job.place)
+        self._runs: dict[int, Any] = {}
+
+    def made(self, tile: Tile) -> int:
+        store = self._store
+        assert store is not None, "tiles are those of a store"
+        part, program = self._read(tile[0], int(np.prod(store.grid.blocks)))
+        runs = size(store.grid.box(tile))
+        program.run(StoreQueue(store, part, [tile], runs, patient=False, halted=program.halted), devices=1)
+        return runs if store.is_done(tile) else 0
+
+    def found(self, variant: int, begin: int, count: int) -> tuple[Found, float]:
+        part, program = self._read(variant, count)
+        with self._lock:
+            if variant not in self._runs:
+                self._runs = {variant: part.runs(self._job.axes, self._job.seeds)}
+            runs = self._runs[variant]
+        rows = slice(begin, begin + count)
+        points = {name: values[rows] for name, values in runs.points.items()}
+        seeds, began = runs.seeds[rows], time.perf_counter()
+        task = runs._replace(seeds=seeds, points=points, count=np.asarray(len(seeds), np.int32))
+        queue = MemoryQueue(task, count)
+        program.run(queue, devices=1)
+        return queue.found, time.perf_counter() - began
+
+    def _read(self, variant: int, count: int) -> tuple[Part, Program]:
+        """Return a variant and its program, for this call alone; read and compiled by whoever comes first."""
+        with self._lock:
+            if variant not in self._ready:
+                name = list(self._job.named)[variant]
+                part = part_of(self._job.named[name], self._job.tolerances[name], self._job.options, self._job.axes)
+                program = part.program(max(part.engine.way.lanes, count))
+                program.compile(1)
+                self._ready[variant] = part, program
+            part, program = self._ready[variant]
+        return part, program.anew()
+
+
+_workers: OrderedDict[str, _Worker] = OrderedDict()
+_lock = Lock()
+
+
+@contextmanager
+def _settled(token: str, packed: bytes) -> Iterator[_Worker]:
+    """Yield what this process knows of a sweep, under the settings of JAX that the sweep has."""
+    with _lock:
+        if token not in _workers:
+            _workers[token] = _Worker(_unpacked(packed))
+        _workers.move_to_end(token)
+        while len(_workers) > _MOST:
+            _workers.popitem(last=False)
+        worker = _workers[token]
+    job = worker._job
+    with jax.enable_x64(job.environment["x64"]), jax.default_matmul_precision(job.precision):
+        yield worker
+
+
+def _unpacked(packed: bytes) -> Job:
+    """Return the sweep in some bytes. Raises ValueError where its runs would have other bits here."""
+    x64, content = pickle.loads(packed)
+    with jax.enable_x64(x64):
+        job: Job = pickle.loads(content)
+    with jax.enable_x64(x64), jax.default_matmul_precision(job.precision):
+        differing = differences(job.environment, provenance.environment())
+    if refused := [said for name, said in differing.items() if name not in job.accept]:
+        instead = "run the sweep where workers are of its own kind, or accept what may change last bits"
+        raise problem_with("cluster", "a worker", f"is another machine: {'; '.join(refused)}", instead)
+    return job
+
+
+def _with_lazy_modules(pickler: Any) -> Any:
+    """Return a kind of pickler that knows modules of every kind by their names, such as those that load lazily."""
+
+    class Known(pickler):
+        def reducer_override(self, obj: Any) -> Any:
+            if isinstance(obj, ModuleType) and type(obj) is not ModuleType:
+                return importlib.import_module, (obj.__name__,)
+            return super().reducer_override(obj)
+
+    return Known
+
+
+def _home(experiment: Any) -> ModuleType | None:
+    """Return the module whose code must travel with an experiment; None where workers have it, or it travels anyway."""
+    module = sys.modules.get(getattr(experiment, "__module__", None) or "__main__")
+    if module is None or module.__name__ in ("__main__", "builtins") or module.__name__.startswith("jaxfact."):
+        return None
+    try:
+        found = importlib.util.find_spec(module.__name__)
+    except (ImportError, ValueError):
+        found = None
+    return None if found is not None and "site-packages" in str(found.origin) else module
