@@ -113,6 +113,24 @@ def test_damage_is_named_left_out_and_made_again(call, experiments, store, store
     assert outside == {p: p.read_bytes() for p in store.parents[1].rglob("outside")}
 
 
+@pytest.mark.parametrize("kind", ["the root", "a generation", "seeds", "a tile", "marks"])
+def test_damage_is_named_by_what_draws_and_replays(call, store, kind):
+    """What is whole of it is drawn, and replayed bit for bit; a run in what was left out has not finished."""
+    file = file_of(store, kind)
+    flip(file)
+    where = "tiles/marks-" if kind == "marks" else file.relative_to(store).as_posix()
+    words = [store, "--variant", "plain", "step_size=0.2", "--seed", "0"]
+    lost = kind == "marks"
+    for found, code in ((call("report", store), 2 if lost else 1), (call("replay", *words), 2 if lost else 1)):
+        assert found.code == code
+        assert where in found.err
+        assert "Traceback" not in found.err
+    if kind == "a tile":
+        found = call("replay", store, "--variant", "slow", "step_size=0.2", "--seed", "4")
+        assert (found.code, where in found.err) == (2, True)
+        assert "this run has not finished yet" in found.err
+
+
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
 def test_an_error_of_reading_is_not_damage(call, experiments, monkeypatch, store, number):
     """Whatever is read when: each command ends in one line, and every file stays as it is."""

@@ -1,8 +1,9 @@
 """A store as the objects of a service, or of any Zarr store: nothing is renamed, linked or locked."""
 
+import asyncio
 import errno
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +14,12 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
 
 T = TypeVar("T")
+
+_PAUSES = (0.1, 1.0, 3.0)
+"""Seconds before what a service could not do is tried again; all that a store asks may be done twice."""
+
+_LONG = 10.0  # seconds after which it need not: the service's own client has tried it many times by then
+_SURE = (FileNotFoundError, PermissionError, MemoryError, ValueError, TypeError, NotImplementedError)
 
 _MEMORIES: dict[str, "ZarrStore"] = {}
 
@@ -27,7 +34,7 @@ class Objects:
 
     def get(self, key: str, begin: int = 0, end: int | None = None) -> bytes | None:
         """Return the content of an object, or the part between two places; None where there is none."""
-        return self._done(self.found(key, begin, end))
+        return self._waited(self.found(key, begin, end))
 
     async def found(self, key: str, begin: int = 0, end: int | None = None) -> bytes | None:
         """Return what `get` does, to who waits with others."""
@@ -40,30 +47,31 @@ class Objects:
             part = SuffixByteRequest(-begin) if begin < 0 else OffsetByteRequest(begin)
         else:
             part = None
-        found = await self._store.get(key, default_buffer_prototype(), part)
+        found = await self._tried(key, lambda: self._store.get(key, default_buffer_prototype(), part))
         return None if found is None else found.to_bytes()
 
     def put(self, key: str, content: bytes, *, synced: bool = False) -> None:
         """Put an object, or replace it."""
-        self._done(self._store.set(key, _buffer(content)))
+        self._done(key, lambda: self._store.set(key, _buffer(content)))
 
     def put_new(self, key: str, content: bytes) -> bool:
         """Put an object if there is none, and tell whether it is the one that is there."""
-        self._done(self._store.set_if_not_exists(key, _buffer(content)))
+        self._done(key, lambda: self._store.set_if_not_exists(key, _buffer(content)))
         return self.get(key) == content
 
     def list(self, folder: str) -> list[str]:
         """Return the names of the objects in a folder."""
-        return [key.removeprefix(f"{folder}/") for key in self._done(_collected(self._store.list_prefix(f"{folder}/")))]
+        found = self._done(folder, lambda: _collected(self._store.list_prefix(f"{folder}/")))
+        return [key.removeprefix(f"{folder}/") for key in found]
 
     def delete(self, key: str) -> None:
         """Remove an object, where it is there."""
-        self._done(self._store.delete(key))
+        self._done(key, lambda: self._store.delete(key))
 
     def size(self, key: str) -> int | None:
         """Return how many bytes an object has, None where there is none."""
         try:
-            return self._done(self._store.getsize(key))
+            return self._done(key, lambda: self._store.getsize(key))
         except FileNotFoundError:
             return None
 
@@ -77,23 +85,36 @@ class Objects:
 
     def is_empty(self) -> bool:
         """Tell whether there is no object."""
-        return self._done(self._store.is_empty(""))
+        return self._done("", lambda: self._store.is_empty(""))
 
     def exists(self) -> bool:
         """Tell whether there is an object."""
         return not self.is_empty()
 
-    def _done(self, work: Coroutine[Any, Any, T]) -> T:
-        """Wait for an answer; what a service says that is no OSError becomes one."""
+    def _done(self, key: str, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask a service for something and wait for it."""
+        return self._waited(self._tried(key, ask))
+
+    def _waited(self, work: Any) -> Any:
         from zarr.core.sync import sync
 
-        try:
-            return sync(work)
-        except (OSError, MemoryError):
-            raise
-        except Exception as error:
-            said = f"{self.name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            raise StoreError(errno.EIO, said) from error
+        return sync(work)
+
+    async def _tried(self, key: str, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask a service for something, and again where it fails. Raises StoreError, which says what failed last."""
+        for pause in (*_PAUSES, None):
+            began = time.monotonic()
+            try:
+                return await ask()
+            except FileNotFoundError:
+                raise
+            except Exception as error:
+                if pause is None or isinstance(error, _SURE) or time.monotonic() - began > _LONG:
+                    said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                    said = f"{self.name}: {key or 'the store'} cannot be reached ({said}); what is there is unchanged"
+                    raise StoreError(errno.EIO, f"{said}, try again") from error
+                await asyncio.sleep(pause)
+        raise AssertionError("the last try ends in one way or the other")
 
 
 def in_memory(url: str) -> Objects:
