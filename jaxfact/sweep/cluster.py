@@ -1,5 +1,6 @@
 """A sweep on the workers of a cluster: a tile is a task of `dask.distributed`, which hands it out, and again."""
 
+import errno
 import queue
 import uuid
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -16,17 +17,12 @@ T = TypeVar("T")
 
 _LOOK = 0.2  # seconds between two looks at whether the scheduler is there
 _ROUNDS, _TRIES = 5, 3
-_LOST = 75  # ESTALE would mean the store: this is the number of a connection that was lost, as an OSError needs one
 
 
 class Client(Protocol):
     """What a sweep asks of a `dask.distributed.Client`."""
 
     status: str
-
-    def scatter(self, data: Any, *, broadcast: bool, hash: bool) -> Any:
-        """Send data to all workers."""
-        ...
 
     def submit(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """Have a function called by a worker."""
@@ -45,7 +41,7 @@ class Cluster:
     """The workers of a client, and one sweep, which is sent to each of them once."""
 
     def __init__(self, client: Client, job: Job):
-        if not all(hasattr(client, name) for name in ("scatter", "submit", "cancel", "nthreads")):
+        if not all(hasattr(client, name) for name in ("status", "submit", "cancel", "nthreads")):
             needed = "needs a dask.distributed.Client"
             raise problem_with("cluster", shown(client), needed, "give Client(address), or Client(cluster)")
         self._client, self._packed, self._token = client, job.packed(), uuid.uuid4().hex
@@ -81,11 +77,13 @@ class Cluster:
 
     def _run(self, function: Callable[..., T], left: Mapping[Any, tuple], keep: Callable[[Any, T], None]) -> None:
         """Have a function called for every name, and again where its worker was lost."""
-        for _ in range(_ROUNDS):
-            left = self._round(function, left, keep)
-            if not left or self._is_draining:
-                return
-        raise self._lost(f"{len(left)} tiles were lost with their workers {_ROUNDS} times")
+        tries = 0
+        while left and not self._is_draining:
+            again = self._round(function, left, keep)
+            tries = tries + 1 if len(again) == len(left) else 0
+            if tries == _ROUNDS:
+                raise self._lost(f"{len(left)} tiles were lost with their workers {_ROUNDS} times")
+            left = again
 
     def _round(
         self, function: Callable[..., T], left: Mapping[Any, tuple], keep: Callable[[Any, T], None]
@@ -93,7 +91,9 @@ class Cluster:
         """Call a function for every name; return those whose worker, or whose copy of the sweep, was lost."""
         again, ended = {}, queue.SimpleQueue[Any]()
         try:
-            sent = self._client.scatter(self._packed, broadcast=True, hash=False)
+            # As the result of a task it is sent to each worker once, made again where the last that had it is lost, and
+            # waited for where workers are yet to come.
+            sent = self._client.submit(bytes, self._packed, pure=False, key=_key(self._token, "sweep"))
             flying: dict[Any, Any] = {}
             for name, arguments in left.items():
                 future = self._client.submit(
@@ -126,16 +126,16 @@ class Cluster:
 
     def _lost(self, why: str) -> StoreError:
         said = f"the cluster was lost ({why}); what a store holds is safe: repeat the call, which makes only the others"
-        return StoreError(_LOST, said)
+        return StoreError(errno.ECONNABORTED, said)
 
 
 def _key(token: str, name: Any) -> str:
-    """Return the name of a task: tasks of one prefix are one group on the dashboard."""
-    return f"tile-{token}-{uuid.uuid4().hex[:8]}-{name}"
+    """Return a name of its own for a task."""
+    return f"jaxfact-{uuid.uuid4().hex}-{token[:8]}-{name}"
 
 
 def _is_of_the_cluster(error: BaseException) -> bool:
-    """Tell whether a task failed because its worker was lost, or the sweep with it, and not of itself."""
-    from distributed import FutureCancelledError, KilledWorker  # pyright: ignore[reportMissingImports]
+    """Tell whether a task failed because several workers died with it in turn, and not of itself."""
+    from distributed import KilledWorker  # pyright: ignore[reportMissingImports]
 
-    return isinstance(error, KilledWorker | FutureCancelledError)
+    return isinstance(error, KilledWorker)
