@@ -18,7 +18,7 @@ from factorization import device, device_line
 
 import jaxfact as jf
 
-WIDTH, RUNS, STEPS, TILES, SMALL = 5, 100_000, 1000, 2000, 8
+WIDTH, RUNS, STEPS, TILES, SMALL = 5, 100_000, 1000, 1000, 64
 PROBLEM = jf.Factorization(np.linspace(1, 0.5, WIDTH, dtype=np.float32), shape=(100, 100))
 
 
@@ -44,9 +44,12 @@ def measured(client: Client, folder: Path, turns: int) -> dict[str, float]:
             took.setdefault(f"{way}, store", []).append(seconds(**size, store=folder / f"{way}-{turn}", **more))
     found = {name: min(times[1:]) for name, times in took.items()}
     for way, more in (("threads", {}), ("cluster", {"cluster": client})):
-        small = {"max_steps": 10, "tile_runs": SMALL, "store": folder / f"{way}-small", **more}
-        seconds(seeds=SMALL, **small)
-        found[f"{way}, tiles per second"] = TILES / seconds(seeds=TILES * SMALL, **small)
+        for place in ("memory", "store"):
+            small = {"max_steps": 10, "tile_runs": SMALL, **more}
+            if place == "store":
+                small["store"] = folder / f"{way}-small"
+            seconds(seeds=SMALL, **small)
+            found[f"{way}, {place}, tiles per second"] = TILES / seconds(seeds=TILES * SMALL, **small)
     return found
 
 
@@ -72,8 +75,8 @@ def main() -> None:
     for kind in ("", ", store"):
         threads, cluster = found[f"threads{kind}"], found[f"cluster{kind}"]
         print(f"  threads{kind} {threads:.2f} s, cluster{kind} {cluster:.2f} s, {100 * (cluster / threads - 1):+.1f} %")
-    for way in ("threads", "cluster"):
-        print(f"  {way}: {found[f'{way}, tiles per second']:.0f} tiles of {SMALL} runs per second")
+    for name in (name for name in found if name.endswith("per second")):
+        print(f"  {name}, of {SMALL} runs each: {found[name]:.0f}")
 
 
 if __name__ == "__main__":

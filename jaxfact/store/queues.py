@@ -193,10 +193,9 @@ class StoreQueue:
         held = sum(map(self._store.held, range(len(self._store.variants))))
         total = self._store.grid.runs * len(self._store.variants)
         reason = "the disk is full" if error.errno in _FULL else f"the store cannot be written ({error})"
-        return (
-            f"{self._store.name}: {reason}; {held} of {total} runs are safe there: make room and repeat the call, "
-            "which makes only the others"
-        )
+        instead = "make room and repeat the call" if error.errno in _FULL else "repeat the call"
+        safe = f"{held} of {total} runs are safe there"
+        return f"{self._store.name}: {reason}; {safe}: {instead}, which makes only the others"
 
 
 def results_of(part: Part, grid: Grid, tile: Tile, found: Found) -> Results:

@@ -4,7 +4,7 @@ import errno
 import queue
 import uuid
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from jaxfact.engine.tiles import Progress, Task
 from jaxfact.inputs import problem_with, shown
@@ -14,6 +14,7 @@ from jaxfact.store.queues import MemoryQueue
 from jaxfact.sweep.tasks import Job, run_block, run_tile
 
 T = TypeVar("T")
+Left: TypeAlias = Mapping[Any, tuple[Any, ...]]
 
 _LOOK = 0.2  # seconds between two looks at whether the scheduler is there
 _ROUNDS, _TRIES = 5, 3
@@ -26,6 +27,10 @@ class Client(Protocol):
 
     def submit(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """Have a function called by a worker."""
+        ...
+
+    def map(self, function: Callable[..., Any], items: Sequence[Any], /, **options: Any) -> Sequence[Any]:
+        """Have a function called for each of some items."""
         ...
 
     def cancel(self, futures: Any) -> Any:
@@ -41,7 +46,7 @@ class Cluster:
     """The workers of a client, and one sweep, which is sent to each of them once."""
 
     def __init__(self, client: Client, job: Job):
-        if not all(hasattr(client, name) for name in ("status", "submit", "cancel", "nthreads")):
+        if not all(hasattr(client, name) for name in ("submit", "map", "cancel", "nthreads")):
             needed = "needs a dask.distributed.Client"
             raise problem_with("cluster", shown(client), needed, "give Client(address), or Client(cluster)")
         self._client, self._packed, self._token = client, job.packed(), uuid.uuid4().hex
@@ -57,7 +62,7 @@ class Cluster:
 
         Raises StoreError where the cluster is lost, and what a tile raised that was tried three times.
         """
-        self._run(run_tile, {tile: (tile,) for tile in tiles}, done)
+        self._run(run_tile, {tile: tile for tile in tiles}, done)
 
     def gather(self, variant: int, runs: MemoryQueue, progress: Progress | None) -> None:
         """Have all runs of a variant made and bring their results here. Raises as `make`."""
@@ -75,7 +80,7 @@ class Cluster:
         """Hand out no more; what workers have begun they finish."""
         self._is_draining = True
 
-    def _run(self, function: Callable[..., T], left: Mapping[Any, tuple], keep: Callable[[Any, T], None]) -> None:
+    def _run(self, function: Callable[..., T], left: Left, keep: Callable[[Any, T], None]) -> None:
         """Have a function called for every name, and again where its worker was lost."""
         tries = 0
         while left and not self._is_draining:
@@ -85,21 +90,20 @@ class Cluster:
                 raise self._lost(f"{len(left)} tiles were lost with their workers {_ROUNDS} times")
             left = again
 
-    def _round(
-        self, function: Callable[..., T], left: Mapping[Any, tuple], keep: Callable[[Any, T], None]
-    ) -> dict[Any, tuple]:
+    def _round(self, function: Callable[..., T], left: Left, keep: Callable[[Any, T], None]) -> Left:
         """Call a function for every name; return those whose worker, or whose copy of the sweep, was lost."""
-        again, ended = {}, queue.SimpleQueue[Any]()
+        again: dict[Any, tuple[Any, ...]] = {}
+        ended = queue.SimpleQueue[Any]()
         try:
             # As the result of a task it is sent to each worker once, made again where the last that had it is lost, and
             # waited for where workers are yet to come.
-            sent = self._client.submit(bytes, self._packed, pure=False, key=_key(self._token, "sweep"))
-            flying: dict[Any, Any] = {}
-            for name, arguments in left.items():
-                future = self._client.submit(
-                    function, self._token, sent, *arguments, pure=False, retries=_TRIES, key=_key(self._token, name)
-                )
-                flying[future] = name
+            number = uuid.uuid4().hex
+            sent = self._client.submit(bytes, self._packed, pure=False, key=f"sweep-{number}")
+            # Of tasks whose names are pairs dask gives a worker few at a time: when it dies, few are blamed.
+            keys = [(f"tile-{number}", place) for place in range(len(left))]
+            options = {"key": keys, "retries": _TRIES, "token": self._token, "packed": sent, "pure": False}
+            futures = self._client.map(function, list(left.values()), **options)
+            flying: dict[Any, Any] = dict(zip(futures, left, strict=True))
             for future in flying:
                 future.add_done_callback(ended.put)
         except (OSError, TimeoutError, ValueError) as error:
@@ -127,11 +131,6 @@ class Cluster:
     def _lost(self, why: str) -> StoreError:
         said = f"the cluster was lost ({why}); what a store holds is safe: repeat the call, which makes only the others"
         return StoreError(errno.ECONNABORTED, said)
-
-
-def _key(token: str, name: Any) -> str:
-    """Return a name of its own for a task."""
-    return f"jaxfact-{uuid.uuid4().hex}-{token[:8]}-{name}"
 
 
 def _is_of_the_cluster(error: BaseException) -> bool:

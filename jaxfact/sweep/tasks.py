@@ -4,6 +4,7 @@ Nothing here knows what hands the calls out. A sweep travels as bytes, so that w
 functions and arrays are in it.
 """
 
+import hashlib
 import importlib
 import importlib.util
 import io
@@ -67,20 +68,23 @@ class Job(NamedTuple):
             return pickle.dumps((bool(self.environment["x64"]), file.getvalue()))
 
 
-def run_tile(token: str, packed: bytes, tile: Tile) -> int:
+def run_tile(tile: Tile, *, token: str, packed: bytes) -> int:
     """Make a tile of a store, unless it is there or another process has it; return how many of its runs are there.
 
-    `token` names the sweep among all. Raises StoreError where the tile cannot be written, and ValueError where this
-    worker would compute other bits.
+    `token` names this call of the sweep among all: for each the store is opened once. Raises StoreError where the tile
+    cannot be written, and ValueError where this worker would compute other bits.
     """
-    with _settled(token, packed) as worker:
-        return worker.made(tile)
+    with _settled(packed) as worker:
+        return worker.made(token, tile)
 
 
-def run_block(token: str, packed: bytes, variant: int, begin: int, size: int) -> tuple[Found, float]:
-    """Return the results of some runs of a variant, in the order of its points and seeds, and the seconds they took."""
-    with _settled(token, packed) as worker:
-        return worker.found(variant, begin, size)
+def run_block(block: tuple[int, int, int], *, token: str, packed: bytes) -> tuple[Found, float]:
+    """Return the results of a block of runs, and the seconds they took: of a variant, from a number on, so many.
+
+    They are counted in the order of points and seeds. Raises ValueError as `run_tile`.
+    """
+    with _settled(packed) as worker:
+        return worker.found(*block)
 
 
 class _Worker:
@@ -88,13 +92,12 @@ class _Worker:
 
     def __init__(self, job: Job):
         self._job, self._lock = job, Lock()
-        self._ready: dict[int, tuple[Part, Program]] = {}
-        self._store = None if job.place is None else TileStore(job.place)
+        self._ready: dict[tuple[int, int], tuple[Part, Program]] = {}
+        self._store: tuple[str, TileStore] | None = None
         self._runs: dict[int, Any] = {}
 
-    def made(self, tile: Tile) -> int:
-        store = self._store
-        assert store is not None, "tiles are those of a store"
+    def made(self, token: str, tile: Tile) -> int:
+        store = self._opened(token)
         part, program = self._read(tile[0], int(np.prod(store.grid.blocks)))
         runs = size(store.grid.box(tile))
         program.run(StoreQueue(store, part, [tile], runs, patient=False, halted=program.halted), devices=1)
@@ -114,16 +117,25 @@ class _Worker:
         program.run(queue, devices=1)
         return queue.found, time.perf_counter() - began
 
+    def _opened(self, token: str) -> TileStore:
+        """Return the store as it was when a call began, or later."""
+        with self._lock:
+            if self._store is None or self._store[0] != token:
+                assert self._job.place is not None, "tiles are those of a store"
+                self._store = token, TileStore(self._job.place)
+            return self._store[1]
+
     def _read(self, variant: int, count: int) -> tuple[Part, Program]:
         """Return a variant and its program, for this call alone; read and compiled by whoever comes first."""
         with self._lock:
-            if variant not in self._ready:
+            key = variant, count
+            if key not in self._ready:
                 name = list(self._job.named)[variant]
                 part = part_of(self._job.named[name], self._job.tolerances[name], self._job.options, self._job.axes)
                 program = part.program(max(part.engine.way.lanes, count))
                 program.compile(1)
-                self._ready[variant] = part, program
-            part, program = self._ready[variant]
+                self._ready[key] = part, program
+            part, program = self._ready[key]
         return part, program.anew()
 
 
@@ -132,15 +144,16 @@ _lock = Lock()
 
 
 @contextmanager
-def _settled(token: str, packed: bytes) -> Iterator[_Worker]:
+def _settled(packed: bytes) -> Iterator[_Worker]:
     """Yield what this process knows of a sweep, under the settings of JAX that the sweep has."""
+    digest = hashlib.sha256(packed).hexdigest()
     with _lock:
-        if token not in _workers:
-            _workers[token] = _Worker(_unpacked(packed))
-        _workers.move_to_end(token)
+        if digest not in _workers:
+            _workers[digest] = _Worker(_unpacked(packed))
+        _workers.move_to_end(digest)
         while len(_workers) > _MOST:
             _workers.popitem(last=False)
-        worker = _workers[token]
+        worker = _workers[digest]
     job = worker._job
     with jax.enable_x64(job.environment["x64"]), jax.default_matmul_precision(job.precision):
         yield worker
