@@ -11,6 +11,7 @@ import io
 import pickle
 import sys
 import time
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -131,7 +132,10 @@ class _Worker:
             key = variant, count
             if key not in self._ready:
                 name = list(self._job.named)[variant]
-                part = part_of(self._job.named[name], self._job.tolerances[name], self._job.options, self._job.axes)
+                # The client has warned of all there is; here, other threads draw random numbers of their own.
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", UserWarning)
+                    part = part_of(self._job.named[name], self._job.tolerances[name], self._job.options, self._job.axes)
                 program = part.program(max(part.engine.way.lanes, count))
                 program.compile(1)
                 self._ready[key] = part, program
