@@ -13,7 +13,7 @@ from jaxfact.inputs import problem_with
 from jaxfact.results.flags import encoded, named
 from jaxfact.results.labels import plain
 from jaxfact.results.whole import whole_folder
-from jaxfact.store.medium import MISSING, Damage, Medium
+from jaxfact.store.medium import MISSING, Damage, Medium, medium_of
 from jaxfact.store.metadata import crc
 from jaxfact.store.root import EMPTY_GROUP, ROOT
 
@@ -35,10 +35,12 @@ def write_results(runs: xr.Dataset, path: str | Path) -> None:
     It appears whole or not at all, and `open_results` compares every file with its checksum. Raises ValueError where
     something is there already.
     """
-    path = Path(path)
-    if path.exists():
+    place = medium_of(path).folder
+    if place is None:
+        raise problem_with("path", path, "is no folder", "write results into one, and copy it")
+    if place.exists():
         raise problem_with("path", path, "exists already", "choose another path, or remove it")
-    with whole_folder(path) as made:
+    with whole_folder(place) as made:
         encoded(runs).assign_attrs({SEAL: True}).to_zarr(made, mode="a", zarr_format=3, consolidated=False)
         (made / SEAL).parent.mkdir()
         (made / SEAL).with_name(ROOT).write_bytes(EMPTY_GROUP)  # or readers wonder what the folder is
