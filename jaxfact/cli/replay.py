@@ -13,8 +13,6 @@ from jaxfact.cli import terminal
 from jaxfact.cli.register import command
 from jaxfact.inputs import printable, problem_with
 from jaxfact.store.experiment_file import blaming, check_place, load
-from jaxfact.store.medium import medium_of
-from jaxfact.store.roots import read_root
 
 if TYPE_CHECKING:
     from jaxfact.jobs.replay import Replay
@@ -105,6 +103,9 @@ def _check_new(out: Path) -> None:
 
 def _configure_as(store: str) -> None:
     """Choose the precision as a sweep had it."""
+    from jaxfact.store.medium import medium_of
+    from jaxfact.store.roots import read_root
+
     attributes = read_root(medium_of(store), "give the path that the sweep was given").root.attributes
     import jax
 
