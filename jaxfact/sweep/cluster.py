@@ -4,6 +4,7 @@ import errno
 import queue
 import uuid
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import CancelledError
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from jaxfact.engine.tiles import Progress, Task
@@ -118,7 +119,7 @@ class Cluster:
                     continue
                 name = flying.pop(future)
                 if future.status == "finished":
-                    keep(name, future.result())
+                    keep(name, self._result_of(future))
                 elif future.status == "error" and not _is_of_the_cluster(future.exception()):
                     raise future.exception()
                 else:
@@ -127,6 +128,12 @@ class Cluster:
             if flying and self._client.status == "running":
                 self._client.cancel(list(flying))
         return again
+
+    def _result_of(self, future: Any) -> Any:
+        try:
+            return future.result()
+        except (OSError, TimeoutError, CancelledError) as error:  # it is done, and cannot be brought here
+            raise self._lost(f"{type(error).__name__}") from error
 
     def _lost(self, why: str) -> StoreError:
         said = f"the cluster was lost ({why}); what a store holds is safe: repeat the call, which makes only the others"
