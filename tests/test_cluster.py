@@ -2,12 +2,12 @@
 
 import concurrent.futures
 import os
-import signal
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+import survival
 import xarray as xr
 from commands import OPTIONS, SWEPT, assert_one_line
 
@@ -15,6 +15,7 @@ import jaxfact as jf
 from jaxfact.store import experiment_file, provenance
 from jaxfact.store.medium import StoreError
 from jaxfact.store.tilestore import TileStore
+from jaxfact.sweep import cluster as clusters
 from jaxfact.sweep import declared
 
 pytest.importorskip("cloudpickle")
@@ -67,28 +68,17 @@ def test_the_bits_of_one_process(client, methods, stored, tmp_path, monkeypatch)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:distributed", "ignore::ResourceWarning")
-def test_workers_are_killed(client, cluster, methods, tmp_path):
+def test_workers_are_killed(client, methods, tmp_path):
     """One of the two every half second while they work: nothing is lost, and nothing there twice."""
-    path, over, killed = tmp_path / "a.zarr", threading.Event(), []
-
-    def kill():
-        while not over.wait(0.5):
-            pids = list(client.run(os.getpid, on_error="ignore").values())
-            if pids:
-                killed.append(pids[len(killed) % len(pids)])
-                os.kill(killed[-1], signal.SIGKILL)
-            if len(killed) == 2:
-                return
-
+    path, over = tmp_path / "a.zarr", threading.Event()
     jf.sweep(methods, seeds=2, store=path, tile_runs=6, cluster=client, **SWEPT)
-    thread = threading.Thread(target=kill)
-    thread.start()
-    try:
-        jf.sweep(methods, seeds=120, store=path, tile_runs=6, cluster=client, **SWEPT)
-    finally:
-        over.set()
-        thread.join()
-    assert killed
+    with concurrent.futures.ThreadPoolExecutor(1) as one:
+        killed = one.submit(survival.kill_workers, client, 2, 0.5, over)
+        try:
+            jf.sweep(methods, seeds=120, store=path, tile_runs=6, cluster=client, **SWEPT)
+        finally:
+            over.set()
+    assert killed.result()
     expected = jf.sweep(methods, seeds=120, **SWEPT)
     found = jf.open_results(path)
     for name in ("outcome", "hit", "loss", "distance_path"):
@@ -133,8 +123,10 @@ class Short:
         return futures
 
 
-def test_the_bits_of_what_workers_do(methods, stored, tmp_path, monkeypatch):
+@pytest.mark.parametrize("tasks", [32, 2], ids=["a tile each", "three tiles each"])
+def test_the_bits_of_what_workers_do(methods, stored, tmp_path, monkeypatch, tasks):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(clusters, "_TASKS", tasks)
     assert_bits(methods, Short(100), stored, tmp_path / "a.zarr")
 
 

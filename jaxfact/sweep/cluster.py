@@ -1,9 +1,10 @@
-"""A sweep on the workers of a cluster: a tile is a task of `dask.distributed`, which hands it out, and again."""
+"""A sweep on the workers of a cluster: tiles are tasks of `dask.distributed`, which hands them out, and again."""
 
 import errno
+import itertools
 import queue
 import uuid
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -12,13 +13,16 @@ from jaxfact.inputs import problem_with, shown
 from jaxfact.store.grid import Tile
 from jaxfact.store.medium import StoreError
 from jaxfact.store.queues import MemoryQueue
-from jaxfact.sweep.tasks import Job, run_block, run_tile
+from jaxfact.sweep.tasks import Job, run_blocks, run_tiles
 
 T = TypeVar("T")
 Left: TypeAlias = Mapping[Any, tuple[Any, ...]]
+"""What is to be made, by name: tuples that begin with the number of the variant."""
 
 _LOOK = 0.2  # seconds between two looks at whether the scheduler is there
 _ROUNDS, _TRIES = 5, 3
+_TASKS, _MOST = 32, 16
+"""Tasks that each thread has at least, where there are tiles for them, and tiles of the largest."""
 
 
 class Client(Protocol):
@@ -63,7 +67,7 @@ class Cluster:
 
         Raises StoreError where the cluster is lost, and what a tile raised that was tried three times.
         """
-        self._run(run_tile, {tile: tile for tile in tiles}, done)
+        self._run(run_tiles, {tile: tile for tile in tiles}, done)
 
     def gather(self, variant: int, runs: MemoryQueue, progress: Progress | None) -> None:
         """Have all runs of a variant made and bring their results here. Raises as `make`."""
@@ -75,14 +79,14 @@ class Cluster:
             if progress:
                 progress(runs.done, runs.total)
 
-        self._run(run_block, {name: (variant, name, runs.size) for name in tasks}, keep)
+        self._run(run_blocks, {name: (variant, name, runs.size) for name in tasks}, keep)
 
     def drain(self) -> None:
         """Hand out no more; what workers have begun they finish."""
         self._is_draining = True
 
-    def _run(self, function: Callable[..., T], left: Left, keep: Callable[[Any, T], None]) -> None:
-        """Have a function called for every name, and again where its worker was lost."""
+    def _run(self, function: Callable[..., list[T]], left: Left, keep: Callable[[Any, T], None]) -> None:
+        """Have a function called for all names, some at a time, and again where its worker was lost."""
         tries = 0
         while left and not self._is_draining:
             again = self._round(function, left, keep)
@@ -91,9 +95,10 @@ class Cluster:
                 raise self._lost(f"{len(left)} tiles were lost with their workers {_ROUNDS} times")
             left = again
 
-    def _round(self, function: Callable[..., T], left: Left, keep: Callable[[Any, T], None]) -> Left:
-        """Call a function for every name; return those whose worker, or whose copy of the sweep, was lost."""
+    def _round(self, function: Callable[..., list[T]], left: Left, keep: Callable[[Any, T], None]) -> Left:
+        """Call a function for all names; return those whose worker, or whose copy of the sweep, was lost."""
         again: dict[Any, tuple[Any, ...]] = {}
+        groups = list(_groups(left, min(_MOST, max(1, len(left) // (_TASKS * self.threads)))))
         ended = queue.SimpleQueue[Any]()
         try:
             # As the result of a task it is sent to each worker once, made again where the last that had it is lost, and
@@ -101,10 +106,10 @@ class Cluster:
             number = uuid.uuid4().hex
             sent = self._client.submit(bytes, self._packed, pure=False, key=f"sweep-{number}")
             # Of tasks whose names are pairs dask gives a worker few at a time: when it dies, few are blamed.
-            keys = [(f"tile-{number}", place) for place in range(len(left))]
+            keys = [(f"tile-{number}", place) for place in range(len(groups))]
             options = {"key": keys, "retries": _TRIES, "token": self._token, "packed": sent, "pure": False}
-            futures = self._client.map(function, list(left.values()), **options)
-            flying: dict[Any, Any] = dict(zip(futures, left, strict=True))
+            futures = self._client.map(function, [[left[name] for name in names] for names in groups], **options)
+            flying: dict[Any, Sequence[Any]] = dict(zip(futures, groups, strict=True))
             for future in flying:
                 future.add_done_callback(ended.put)
         except (OSError, TimeoutError, ValueError) as error:
@@ -117,13 +122,14 @@ class Cluster:
                     if self._client.status != "running":
                         raise self._lost("its scheduler is gone") from None
                     continue
-                name = flying.pop(future)
+                names = flying.pop(future)
                 if future.status == "finished":
-                    keep(name, self._result_of(future))
+                    for name, made in zip(names, self._result_of(future), strict=True):
+                        keep(name, made)
                 elif future.status == "error" and not _is_of_the_cluster(future.exception()):
                     raise future.exception()
                 else:
-                    again[name] = left[name]
+                    again |= {name: left[name] for name in names}
         finally:
             if flying and self._client.status == "running":
                 self._client.cancel(list(flying))
@@ -138,6 +144,14 @@ class Cluster:
     def _lost(self, why: str) -> StoreError:
         said = f"the cluster was lost ({why}); what a store holds is safe: repeat the call, which makes only the others"
         return StoreError(errno.ECONNABORTED, said)
+
+
+def _groups(left: Left, most: int) -> Iterator[list[Any]]:
+    """Yield the names of what is to be made, some of one variant at a time."""
+    for _, names in itertools.groupby(left, key=lambda name: left[name][0]):
+        of_one = list(names)
+        for begin in range(0, len(of_one), most):
+            yield of_one[begin : begin + most]
 
 
 def _is_of_the_cluster(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""What a worker of a cluster does: it reads a sweep once, and then makes its tiles, one call each.
+"""What a worker of a cluster does: it reads a sweep once, and then makes its tiles, one or some in a call.
 
 Nothing here knows what hands the calls out. A sweep travels as bytes, so that whoever carries them need not know what
 functions and arrays are in it.
@@ -13,7 +13,7 @@ import sys
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from threading import Lock
 from types import ModuleType
@@ -69,23 +69,24 @@ class Job(NamedTuple):
             return pickle.dumps((bool(self.environment["x64"]), file.getvalue()))
 
 
-def run_tile(tile: Tile, *, token: str, packed: bytes) -> int:
-    """Make a tile of a store, unless it is there or another process has it; return how many of its runs are there.
+def run_tiles(tiles: Sequence[Tile], *, token: str, packed: bytes) -> list[int]:
+    """Make tiles of one variant of a store, but those that are there or that another process has.
 
-    `token` names this call of the sweep among all: for each the store is opened once. Raises StoreError where the tile
-    cannot be written, and ValueError where this worker would compute other bits.
+    Returns how many runs of each are there. `token` names this call of the sweep among all: for each the store is
+    opened once. Raises StoreError where a tile cannot be written, and ValueError where this worker would compute other
+    bits.
     """
     with _settled(packed) as worker:
-        return worker.made(token, tile)
+        return worker.made(token, tiles)
 
 
-def run_block(block: tuple[int, int, int], *, token: str, packed: bytes) -> tuple[Found, float]:
-    """Return the results of a block of runs, and the seconds they took: of a variant, from a number on, so many.
+def run_blocks(blocks: Sequence[tuple[int, int, int]], *, token: str, packed: bytes) -> list[tuple[Found, float]]:
+    """Return the results of blocks of runs, and the seconds they took: of a variant, from a number on, so many.
 
-    They are counted in the order of points and seeds. Raises ValueError as `run_tile`.
+    They are counted in the order of points and seeds. Raises ValueError as `run_tiles`.
     """
     with _settled(packed) as worker:
-        return worker.found(*block)
+        return [worker.found(*block) for block in blocks]
 
 
 class _Worker:
@@ -97,12 +98,12 @@ class _Worker:
         self._store: tuple[str, TileStore] | None = None
         self._runs: dict[int, Any] = {}
 
-    def made(self, token: str, tile: Tile) -> int:
+    def made(self, token: str, tiles: Sequence[Tile]) -> list[int]:
         store = self._opened(token)
-        part, program = self._read(tile[0], int(np.prod(store.grid.blocks)))
-        runs = size(store.grid.box(tile))
-        program.run(StoreQueue(store, part, [tile], runs, patient=False, halted=program.halted), devices=1)
-        return runs if store.is_done(tile) else 0
+        part, program = self._read(tiles[0][0], int(np.prod(store.grid.blocks)))
+        runs = [size(store.grid.box(tile)) for tile in tiles]
+        program.run(StoreQueue(store, part, tiles, sum(runs), patient=False, halted=program.halted), devices=1)
+        return [count if store.is_done(tile) else 0 for tile, count in zip(tiles, runs, strict=True)]
 
     def found(self, variant: int, begin: int, count: int) -> tuple[Found, float]:
         part, program = self._read(variant, count)
