@@ -1,7 +1,7 @@
 """Kills a sweep at random moments, goes on with it each time, and compares it with one that nobody disturbed.
 
 python tests/survival.py --kills 30
-python tests/survival.py --kills 20 --workers-of-a-cluster 4    # kills a worker every four seconds instead
+python tests/survival.py --kills 20 --workers-of-a-cluster 8    # kills a worker every eight seconds instead
 """
 
 import argparse
@@ -176,10 +176,13 @@ def kill_workers(client: Any, kills: int, seconds: float, over: threading.Event)
 
 def killed_in_turn(path: Path, kills: int, seconds: float) -> int:
     """Sweep on two workers of which one is killed now and then; return the number of seeds that took."""
-    from distributed import Client, LocalCluster
+    import dask.config  # pyright: ignore[reportMissingImports]
+    from distributed import Client, LocalCluster  # pyright: ignore[reportMissingImports]
 
     over, seeds = threading.Event(), 0
     with (
+        # Or a worker that dies twice within a quarter of a minute is given up, and not started again.
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"}),
         LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster) as client,
         ThreadPoolExecutor(1) as one,

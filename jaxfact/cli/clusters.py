@@ -22,6 +22,7 @@ def client_of(given: str | None) -> Iterator[Any]:
         yield None
         return
     try:
+        import dask.config  # pyright: ignore[reportMissingImports]
         import distributed  # pyright: ignore[reportMissingImports]
 
         from jaxfact.engine.devices import cores
@@ -31,6 +32,8 @@ def client_of(given: str | None) -> Iterator[Any]:
     with ExitStack() as opened:
         place: Any = given
         if given == "local":
+            # A worker that dies twice within a quarter of a minute would be given up, and not started again.
+            opened.enter_context(dask.config.set({"distributed.deploy.lost-worker-timeout": "24 hours"}))
             place = opened.enter_context(
                 distributed.LocalCluster(cores(), threads_per_worker=1, dashboard_address=":0")
             )
