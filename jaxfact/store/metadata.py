@@ -61,7 +61,9 @@ def dtype_named(name: Any) -> np.dtype:
     return np.dtype(name)
 
 
-def array_of(variable: Variable, shape: Sequence[int], chunk: Sequence[int], parts: Sequence[int] | None) -> dict:
+def array_of(
+    variable: Variable, shape: Sequence[int], chunk: Sequence[int], parts: Sequence[int] | None
+) -> dict[str, Any]:
     """Return the metadata of an array of a shape in chunks; with `parts`, these are shards of such parts."""
     codecs: list[Any] = [_BYTES, _GZIP, _CRC]
     if parts is not None:
