@@ -20,7 +20,7 @@ def damage_of(
     """
     root = known.root
     found = look(medium, root, marks, thorough=thorough)
-    unlike = beside(medium, root) if medium.folder is not None or thorough else {}
+    unlike = beside(medium, known) if medium.folder is not None or thorough else {}
     return {
         **known.damaged,
         **marks.damaged,

@@ -97,20 +97,26 @@ def unlike_root(medium: Medium, root: Root) -> dict[str, str]:
     return unlike
 
 
-def beside(medium: Medium, root: Root) -> dict[str, str]:
+def beside(medium: Medium, known: Found) -> dict[str, str]:
     """Return what is wrong with the files that follow from the root of readers, and with its other copy.
 
     Nothing where a later generation has begun, whose files these may be.
     """
-    damaged: dict[str, str] = {}
+    damaged, root = dict[str, str](), known.root
     try:
         if max([generation_of(name) or 0 for name in medium.list(TILES)], default=0) > root.generation:
             return {}
     except Damage as damage:
         return {damage.key: damage.what}
     key = root_key(root.generation)
-    if _read(medium, key, damaged, root.generation) is None:
-        damaged.setdefault(key, MISSING)
+    try:
+        content = medium.get(key)
+        if content is None:
+            damaged[key] = MISSING
+        elif content != known.content:
+            damaged[key] = "is not what a sweep writes"
+    except Damage as damage:
+        damaged[damage.key] = damage.what
     return {**damaged, **unlike_root(medium, root)}
 
 
