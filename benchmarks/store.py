@@ -82,7 +82,7 @@ def peak_megabytes(runs: int, folder: Path) -> float:
 def opened(path: Path) -> float:
     """Return the seconds it takes to open a store, select a slice and plot it."""
     code = (
-        "import sys, time; from jaxfact.figures import distance; from jaxfact.results.files import open_results; "
+        "import sys, time; from jaxfact.figures import distance; from jaxfact.store.files import open_results; "
         "began = time.perf_counter(); runs = open_results(sys.argv[1]).sel(scale=0.1); "
         "distance(runs).savefig(sys.argv[1] + '.png'); "
         "print(time.perf_counter() - began)"

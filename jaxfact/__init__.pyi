@@ -35,13 +35,13 @@ from .problems.sensing import Sensing as Sensing
 from .problems.tied import Tied as Tied
 from .reports.pages import Report as Report
 from .reports.report import report as report
-from .results import export as export
 from .results import stats as stats
-from .results.files import open_results as open_results
-from .results.files import write_results as write_results
-from .store.queues import StoreError as StoreError
+from .store import export as export
+from .store.files import open_results as open_results
+from .store.medium import StoreError as StoreError
 from .store.status import Status as Status
 from .store.status import status as status
+from .store.written import write_results as write_results
 from .sweep import Prepared as Prepared
 from .sweep import prepare as prepare
 from .sweep import sweep as sweep

@@ -106,6 +106,11 @@ def _listed_steps(every: Iterable[Any], num_steps: int, spread: str) -> list[int
     return kept
 
 
+def printable(text: str) -> str:
+    """Return a text without what a terminal would obey: names in a store may be anybody's."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)
+
+
 def shown(value: object) -> str:
     """Return a value as an error shows it: in one line, not too long."""
     text = " ".join(repr(value).split())

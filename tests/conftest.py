@@ -16,6 +16,8 @@ os.environ.setdefault("XLA_FLAGS", QUICK)
 if "JAXFACT_CACHE" not in os.environ:
     os.environ["JAXFACT_CACHE"] = tempfile.mkdtemp(prefix="jaxfact-tests-")
     atexit.register(shutil.rmtree, os.environ["JAXFACT_CACHE"], ignore_errors=True)
+if "XDG_CONFIG_HOME" not in os.environ:
+    os.environ["XDG_CONFIG_HOME"] = os.environ["JAXFACT_CACHE"]  # where stores are signed with a key of their own
 
 import sys
 import warnings

@@ -1,9 +1,11 @@
 """Kills a sweep at random moments, goes on with it each time, and compares it with one that nobody disturbed.
 
 python tests/survival.py --kills 30
+python tests/survival.py --kills 20 --workers-of-a-cluster 8    # kills a worker every eight seconds instead
 """
 
 import argparse
+import contextlib
 import hashlib
 import os
 import random
@@ -14,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ import xarray as xr
 
 import jaxfact as jf
 from jaxfact import measures
-from jaxfact.store.marks import marks
+from jaxfact.store.tilestore import TileStore
 
 SEEDS, STEP_SIZES, TILE = 6000, (0.1, 0.3, 2.5), 90
 
@@ -102,7 +105,7 @@ class Reader(threading.Thread):
     def run(self) -> None:
         """Open until told to stop."""
         while not self._over.is_set():
-            if self._path.exists():
+            if (self._path / "zarr.json").exists():
                 try:
                     with xr.open_zarr(self._path, chunks=None) as runs:
                         runs.outcome.load()
@@ -145,13 +148,54 @@ def kill_and_resume(path: Path, kills: int, seed: int, seeds: int = SEEDS, devic
 
 def contents(path: Path) -> dict[str, str]:
     """Return a hash of every file that holds numbers."""
-    files = (file for file in sorted(path.rglob("c/**/*")) if file.is_file())
+    files = sorted([*path.glob("*/c"), *path.glob("*/c.*")])
     return {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def runs_made(path: Path) -> int:
     """Return how many runs the marks of a store count."""
-    return sum(work["runs"] for _, mark in marks(path) for work in mark.work)
+    records = TileStore(path).marks.records
+    return sum(int(records["outcomes"][name].sum()) for name in records["outcomes"].dtype.names)
+
+
+def makers(path: Path) -> set[int]:
+    """Return the processes that have made the tiles of a store."""
+    return set(TileStore(path).marks.records["pid"].tolist())
+
+
+def kill_workers(client: Any, kills: int, seconds: float, over: threading.Event) -> int:
+    """Kill a worker of a cluster that often, each in turn, unless it is over; return how often that was done."""
+    killed = 0
+    while killed < kills and not over.wait(seconds):
+        if pids := list(client.run(os.getpid, on_error="ignore").values()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pids[killed % len(pids)], signal.SIGKILL)
+                killed += 1
+    return killed
+
+
+def killed_in_turn(path: Path, kills: int, seconds: float) -> int:
+    """Sweep on two workers of which one is killed now and then; return the number of seeds that took."""
+    import dask.config  # pyright: ignore[reportMissingImports]
+    from distributed import Client, LocalCluster  # pyright: ignore[reportMissingImports]
+
+    over, seeds = threading.Event(), 0
+    with (
+        # Or a worker that dies twice within a quarter of a minute is given up, and not started again.
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"}),
+        LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+        ThreadPoolExecutor(1) as one,
+    ):
+        killing = one.submit(kill_workers, client, kills, seconds, over)
+        try:
+            while not killing.done():
+                seeds += SEEDS
+                swept(path, seeds, cluster=client)
+        finally:
+            over.set()
+    assert killing.result() == kills
+    return seeds
 
 
 def main() -> None:
@@ -159,14 +203,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers-of-a-cluster", type=float, default=None, metavar="SECONDS")
     options = parser.parse_args()
+    seconds, seeds = options.workers_of_a_cluster, SEEDS
     with tempfile.TemporaryDirectory() as folder:
         killed, whole = Path(folder) / "killed.zarr", Path(folder) / "whole.zarr"
-        opened = kill_and_resume(killed, options.kills, options.seed)
-        finished(worker(whole))
+        if seconds is None:
+            opened = kill_and_resume(killed, options.kills, options.seed)
+            print(f"{options.kills} kills; opened {opened} times in between, always readable")
+        else:
+            seeds = killed_in_turn(killed, options.kills, seconds)
+            print(f"{options.kills} kills of a worker, one every {seconds:g} s")
+        finished(worker(whole, seeds=seeds))
         same, counted = contents(killed) == contents(whole), runs_made(killed)
-    wanted = SEEDS * len(STEP_SIZES)
-    print(f"{options.kills} kills; opened {opened} times in between, always readable")
+    wanted = seeds * len(STEP_SIZES)
     print(f"arrays byte for byte as undisturbed: {same}; {counted} of {wanted} runs counted")
     sys.exit(not (same and counted == wanted))
 

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 import jaxfact as jf
-from jaxfact.results import export
+from jaxfact.store import export
 
 parquet = pytest.importorskip("pyarrow.parquet")
 WRITE = {"csv": export.to_csv, "parquet": export.to_parquet, "netcdf": export.to_netcdf}

@@ -5,12 +5,12 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-import zarr
 from cases import METHODS
 from commands import assert_one_line
 from packaging.version import Version
@@ -21,7 +21,10 @@ from jaxfact.engine.program import Program
 from jaxfact.jobs.numpy_script import Descent, descent_of
 from jaxfact.measures import invariants
 from jaxfact.store import experiment_file
-from jaxfact.store.layout import Layout, read_json, write_json
+from jaxfact.store.marks import HELD
+from jaxfact.store.metadata import crc
+from jaxfact.store.shards import parts_of, shard_of
+from jaxfact.store.tilestore import TileStore
 from jaxfact.sweep import Options, Part
 
 PROBLEM = jf.Factorization(np.array([1, 0.6, 0.3]), shape=(8, 6))
@@ -68,13 +71,23 @@ def altered(store, tmp_path):
     def change(attributes=(), **variables) -> Path:
         path = tmp_path / "altered.zarr"
         shutil.copytree(store, path)
-        group = zarr.open_group(path, mode="r+")
+        opened, tile = TileStore(path), (0, 0, 0)
+        marks = opened.marks.records.copy()
         for name, new in variables.items():
+            shape = opened.root.shard(name)
+            values = np.full(shape, 0, opened.root.variables[name].dtype)
+            there = opened.read(name, tile)
+            values[tuple(map(slice, there.shape))] = there
             at = (0, 0, 1)  # step size 0.3, plain, the second seed
-            group[name][at] = new(group[name][at])
-        root = read_json(Layout(path).root)
-        root["attributes"].update(attributes)
-        write_json(Layout(path).root, root)
+            values[at] = new(values[at])
+            content = shard_of(values, parts_of(shape))
+            opened.medium.put(opened.root.key(name, tile), content)
+            marks["sums"][name][0] = HELD | crc(content)
+        marks["seen"] = time.time_ns()
+        opened.remember(marks)
+        content = opened.root._replace(attributes=opened.root.attributes | dict(attributes)).content()
+        for key in ("zarr.json", "tiles/root-0.json"):
+            opened.medium.put(key, content)
         return path
 
     return change

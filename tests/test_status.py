@@ -4,27 +4,38 @@ import json
 import math
 import shutil
 from contextlib import AbstractContextManager
+from datetime import datetime
 
 import numpy as np
 import pytest
 
 import jaxfact as jf
-from jaxfact.store.layout import Layout
-from jaxfact.store.marks import claimed, here, marks, write_mark
+from jaxfact.store.claims import LOCKS, claimed
+from jaxfact.store.folder import Folder
+from jaxfact.store.marks import here
+from jaxfact.store.tilestore import TileStore
 
 TILE = (1, 0, 3)  # one that is missing in the unfinished store
 
 
-def set_work(store, number: int, **facts) -> None:
-    """Change what the mark of a tile says of who made it."""
-    tile, mark = list(marks(store))[number]
-    mark.work[0].update(facts)
-    write_mark(Layout(store), tile, mark)
+def set_work(store, work) -> None:
+    """Write marks once more, with other dates, seconds and steps."""
+    opened = TileStore(store)
+    marks = opened.marks.records.copy()
+    for mark, facts in zip(marks, work, strict=True):
+        for name, value in facts.items():
+            mark[name] = value
+    marks["seen"] += 1
+    opened.remember(marks)
+
+
+def at(time: str) -> float:
+    return datetime.fromisoformat(f"2026-01-01T{time}+00:00").timestamp()
 
 
 def claim(store) -> AbstractContextManager:
     """Hold one tile of the store, as a process does that works on it."""
-    return claimed(Layout(store), TILE, tidy=lambda: None)
+    return claimed(Folder(store), TILE)
 
 
 def test_a_finished_store(stored):
@@ -51,15 +62,13 @@ def test_rates_are_over_the_union_of_intervals(stored, tmp_path):
     """Two tiles side by side for two seconds, one alone for one, then a night, then three for one: four seconds."""
     shutil.copytree(stored, tmp_path / "copy")
     times = [("00:00:02.000", 2), ("00:00:02.000", 2), ("00:00:03.000", 1)] + [("12:00:00.500", 1)] * 3
-    for number, (time, seconds) in enumerate(times):
-        set_work(tmp_path / "copy", number, date=f"2026-01-01T{time}+00:00", seconds=seconds, run_steps=100)
+    set_work(tmp_path / "copy", [{"date": at(time), "seconds": s, "run_steps": 100} for time, s in times])
     assert jf.status(tmp_path / "copy").run_steps_per_second == pytest.approx(600 / 4)
 
 
 def test_time_left_is_that_of_the_last_tiles(unfinished):
     """Six tiles of six runs, one after the other in two seconds each: 18 runs more take six seconds."""
-    for number in range(6):
-        set_work(unfinished, number, date=f"2026-01-01T00:00:{2 * number + 2:02d}.000+00:00", seconds=2)
+    set_work(unfinished, [{"date": at(f"00:00:{2 * k + 2:02d}.000"), "seconds": 2} for k in range(6)])
     with claim(unfinished):
         found = jf.status(unfinished)
     assert found.workers == {f"process {here()['pid']} on {here()['host']}": 1}
@@ -68,12 +77,12 @@ def test_time_left_is_that_of_the_last_tiles(unfinished):
 
 def test_the_dead_do_not_work(unfinished):
     """A process that was killed leaves its name behind, but not its lock."""
-    layout = Layout(unfinished)
-    layout.owner(TILE).write_text(json.dumps({"host": "gone", "pid": 1}))
-    layout.tile_lock(TILE).touch()
-    assert layout.owned() == [TILE]
+    locks = unfinished / LOCKS
+    locks.mkdir(exist_ok=True)
+    (locks / "1-0-3.owner").write_text(json.dumps({"host": "gone", "pid": 1}))
+    (locks / "1-0-3.lock").touch()
     assert jf.status(unfinished).workers == {}
-    assert layout.owned() == [TILE]
+    assert (locks / "1-0-3.owner").exists()
     with claim(unfinished):
         assert len(jf.status(unfinished).workers) == 1
 

@@ -9,7 +9,7 @@ import xarray as xr
 import jaxfact as jf
 from jaxfact import measures
 from jaxfact.engine.outcomes import OUTCOMES
-from jaxfact.results.files import PENDING
+from jaxfact.results.flags import PENDING
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,14 @@ def test_anybodys_xarray_opens_it(tmp_path, runs):
         assert plain.attrs["max_steps"] == 300
 
 
-def test_nothing_is_overwritten(tmp_path, runs):
+def test_nothing_is_overwritten(tmp_path, runs, monkeypatch):
+    """Home is meant by its sign, and what is no folder is refused."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ValueError, match="path=memory://a: is no folder"):
+        jf.write_results(runs, "memory://a")
+    (tmp_path / "home").mkdir()
+    with pytest.raises(ValueError, match=r"path=~/home: exists already"):
+        jf.write_results(runs, "~/home")
     (tmp_path / "taken").write_text("mine")
     with pytest.raises(ValueError, match="taken: exists already"):
         jf.write_results(runs, tmp_path / "taken")

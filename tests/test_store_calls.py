@@ -5,15 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
 from commands import SWEPT
 from zarr.codecs import Crc32cCodec
 
 import jaxfact as jf
 from jaxfact.store import shards
+from jaxfact.store.claims import LOCKS, claimed, owner_key
+from jaxfact.store.folder import Folder
 from jaxfact.store.grid import Grid, blocks_of
-from jaxfact.store.layout import Layout
-from jaxfact.store.marks import claimed
+from jaxfact.store.medium import DamageWarning
 from jaxfact.store.tilestore import TileStore
 from jaxfact.store.upkeep import admit, create, extend, mend
 
@@ -21,7 +23,7 @@ AXES = {"step_size": np.asarray(SWEPT["step_size"])}
 TILE = (1, 0, 2)  # of the second variant: all three step sizes, and the last two of six seeds
 
 
-def files(path: Path) -> dict[Path, bytes]:
+def contents(path: Path) -> dict[Path, bytes]:
     """Return what is on disk, locks apart, which may stay."""
     return {file: file.read_bytes() for file in path.rglob("*") if file.is_file() and file.suffix != ".lock"}
 
@@ -35,68 +37,84 @@ def store(stored, tmp_path) -> Path:
 @pytest.fixture
 def damaged(store) -> Path:
     """Return that store with a file of one tile cut short."""
-    variant, step_size, seeds = TILE
-    file = Layout(store).shard("loss", (step_size, variant, seeds))
+    file = store / "loss" / "c.0.1.2"
+    assert TileStore(store).root.key("loss", TILE) == "loss/c.0.1.2"
     file.write_bytes(file.read_bytes()[:-7])
     return store
 
 
-def test_opening_changes_nothing(damaged):
+def test_opening_changes_nothing(damaged, stored):
     """Not even where something is damaged, and everything is to be read."""
-    before = files(damaged)
+    before = contents(damaged)
     opened = TileStore(damaged)
     assert opened.variants == ["plain", "slow"]
     assert opened.grid.shape == (3, 6)
     assert (opened.held(0), opened.held(1)) == (18, 18)
-    runs = jf.open_results(damaged)
-    np.testing.assert_array_equal(opened.read("steps", TILE, (3, 6)), runs.steps[:, 1, 4:])
-    assert files(damaged) == before
+    with pytest.warns(DamageWarning, match=r"loss/c.0.1.2 has .* bytes instead of"):
+        runs = jf.open_results(damaged)
+    np.testing.assert_array_equal(opened.read("steps", TILE)[:, 0], jf.open_results(stored).steps[:, 1, 4:])
+    assert (runs.outcome[:, 1, 4:] == "pending").all()
+    assert int((runs.outcome == "pending").sum()) == 6
+    assert contents(damaged) == before
 
 
-def test_mending_drops_what_is_damaged_and_nothing_else(damaged):
-    before = files(damaged)
+def test_mending_moves_what_is_damaged_aside_and_nothing_else(damaged):
+    before = contents(damaged)
     (said,) = mend(TileStore(damaged))
-    assert "loss/c/0/1/2 has" in said
-    gone = {file.relative_to(damaged).parts for file in before.keys() - files(damaged).keys()}
-    shards = {parts for parts in gone if parts[1:5] == ("c", "0", "1", "2")}
-    assert {parts[0] for parts in shards} == set(TileStore(damaged).names)
-    assert gone - shards == {Layout(damaged).mark(TILE).relative_to(damaged).parts}
-    assert TileStore(damaged).held(0) == 18
-    assert TileStore(damaged).held(1) == 12
-    assert TileStore(damaged).missing(TILE) == [(range(3), range(4, 6))]
+    assert "loss/c.0.1.2 has" in said
+    gone = {file.relative_to(damaged).as_posix() for file in before.keys() - contents(damaged).keys()}
+    assert gone == {"loss/c.0.1.2"}
+    (aside,) = (damaged / "tiles" / "damaged").iterdir()
+    assert aside.read_bytes() == before[damaged / "loss" / "c.0.1.2"]
+    opened = TileStore(damaged)
+    assert (opened.held(0), opened.held(1)) == (18, 12)
+    assert opened.left(1, np.ones((1, 3), bool)) == [TILE]
     assert mend(TileStore(damaged)) == []
 
 
 def test_a_tile_that_somebody_works_on_is_not_mended(damaged):
-    with claimed(Layout(damaged), TILE, tidy=lambda: None):
+    with claimed(Folder(damaged), TILE):
         assert mend(TileStore(damaged)) == []
     assert len(mend(TileStore(damaged))) == 1
 
 
 def test_a_whole_store_needs_no_mending(store):
-    before = files(store)
+    before = contents(store)
     assert mend(TileStore(store)) == []
-    assert files(store) == before
+    assert contents(store) == before
 
 
-def test_extending_adds_behind_what_is_there(store):
-    """Half-full tiles lack what is new of them alone; values that are there already change no byte."""
-    before = files(store)
+def test_extending_adds_behind_what_is_there(store, stored):
+    """No tile changes that is there: what is new has tiles of its own; nothing new changes no byte."""
+    before = contents(store)
     extend(store, AXES, np.array([5, 3]))
-    assert files(store) == before
-    extend(store, {"step_size": np.array([0.1, 0.5])}, np.array([8, 0, 6]))
+    assert contents(store) == before
+    extend(store, {"step_size": np.array([0.1, 0.5])}, np.array([8, 0, 6, 9]))
+    extend(store, {}, np.arange(12, 15))
+    extend(store, {}, np.array([20]))
     opened = TileStore(store)
     assert opened.grid.axes["step_size"].tolist() == [0.2, 0.5, 5.0, 0.1]
-    assert opened.grid.seeds.tolist() == [*range(6), 8, 6]
+    assert opened.grid.seeds.tolist() == [*range(6), 8, 6, 9, 12, 13, 14, 20]
+    assert opened.grid.segments == ((4,), (9, 13, 15))
     assert opened.held(0) == 18
-    assert sum(len(opened.missing(tile)) > 0 for tile in opened.tiles(0)) == 5  # 2 × 4 tiles, three are whole
+    assert len(opened.left(0, np.ones((2, 8), bool))) == 2 * 8 - 3
     runs = jf.open_results(store)
-    np.testing.assert_array_equal((runs.outcome == "pending").sum(), 2 * (4 * 8 - 18))
+    np.testing.assert_array_equal((runs.outcome == "pending").sum(), 2 * (4 * 13 - 18))
+    xr.testing.assert_equal(runs.sel(opened_part(stored)).load(), jf.open_results(stored).load())
+    with xr.open_zarr(store, chunks=None) as plain:
+        assert plain.sizes["seed"] == 15
+        np.testing.assert_array_equal(plain.seed[plain.seed >= 0], opened.grid.seeds)
+        assert len(set(plain.seed.values.tolist())) == 15
+
+
+def opened_part(store: Path) -> dict[str, np.ndarray]:
+    """Return the seeds and values of a store."""
+    return {name: jf.open_results(store)[name].values for name in ("seed", "step_size")}
 
 
 def test_nothing_but_create_creates(store, tmp_path):
     missing = tmp_path / "missing.zarr"
-    attributes = Layout(store).attributes()
+    attributes = TileStore(store).root.attributes
     for call in (
         lambda: TileStore(missing),
         lambda: extend(missing, AXES, np.arange(6)),
@@ -109,47 +127,46 @@ def test_nothing_but_create_creates(store, tmp_path):
 
 def test_create_makes_an_empty_store_once(store, tmp_path):
     template = jf.open_results(store).isel(step_size=[0], seed=[0]).load()
-    template.attrs = Layout(store).attributes()
+    template.attrs = TileStore(store).root.attributes
     made, grid = tmp_path / "deep" / "made.zarr", Grid(AXES, np.arange(6), (3, 2))
     create(made, grid, template)
     opened = TileStore(made)
     assert (opened.grid.blocks, opened.held(0)) == ((3, 2), 0)
     assert opened.names == TileStore(store).names
     assert (jf.open_results(made).outcome == "pending").all()
-    before = files(made)
+    before = contents(made)
     with pytest.raises(FileExistsError):
         create(made, grid, template)
-    assert files(made) == before
+    assert contents(made) == before
     assert list(made.parent.iterdir()) == [made]
     with pytest.raises(ValueError, match="axes=tiles: is what a store calls its tiles; rename"):
-        create(tmp_path / "other.zarr", Grid({"tiles": np.arange(3)}, np.arange(6), (3, 2)), template)
+        create(tmp_path / "other.zarr", grid, template.assign(tiles=template.loss))
 
 
 def test_admitting_writes_down_what_is_accepted(store):
-    attributes, before = Layout(store).attributes(), files(store)
+    attributes, before = TileStore(store).root.attributes, contents(store)
     admit(store, attributes)
-    assert files(store) == before
+    assert contents(store) == before
     with pytest.raises(ValueError, match="max_steps was 200 and is 300"):
         admit(store, attributes | {"max_steps": 300}, accept=["jax"])
     with pytest.raises(ValueError, match="jax was .* and is 0.9.0"):
         admit(store, attributes | {"jax": "0.9.0"})
-    assert files(store) == before
+    assert contents(store) == before
     admit(store, attributes | {"jax": "0.9.0"}, accept=["jax"])
-    (note,) = Layout(store).attributes()["accepted"]
+    (note,) = TileStore(store).root.attributes["accepted"]
     assert note["differences"] == [f"jax: {attributes['jax']} → 0.9.0"]
 
 
-def test_a_tile_has_one_owner_and_is_tidied_after_a_dead_one(store):
-    layout, tidied = Layout(store), []
-    with claimed(layout, TILE, lambda: tidied.append("first")) as mine:
-        with claimed(layout, TILE, lambda: tidied.append("second")) as theirs:
+def test_a_tile_has_one_owner(store):
+    medium = Folder(store)
+    with claimed(medium, TILE) as mine:
+        with claimed(medium, TILE) as theirs:
             assert (mine, theirs) == (True, False)
-        assert layout.owned() == [TILE]
-    assert (layout.owned(), tidied) == ([], [])
-    layout.owner(TILE).write_text("")  # what a process leaves that dies
-    with claimed(layout, TILE, lambda: tidied.append("after it")) as mine:
+        assert medium.size(owner_key(TILE))
+    assert not list((store / LOCKS).glob("[0-9]*"))
+    (store / owner_key(TILE)).write_text("")  # what a process leaves that dies
+    with claimed(medium, TILE) as mine:
         assert mine
-    assert (layout.owned(), tidied) == ([], ["after it"])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32, np.int8, bool])
@@ -164,9 +181,12 @@ def test_shards_are_what_zarr_writes(tmp_path, dtype):
         array[...] = made
         file = tmp_path / str(shape[0]) / "c" / "0" / "0" / "0" / "0"
         theirs = file.read_bytes()
-        file.write_bytes(b"".join(shards.shard_of(made, parts)))
+        file.write_bytes(shards.shard_of(made, parts))
         np.testing.assert_array_equal(array[...], made)
         assert file.read_bytes() == theirs
+        assert len(theirs) == shards.length_of(shape, made.dtype)
+        np.testing.assert_array_equal(shards.values_in(theirs, shape, made.dtype), made)
+        assert shards.values_in(theirs[:9] + bytes([theirs[9] ^ 1]) + theirs[10:], shape, made.dtype) is None
     assert shards.parts_of((3, 1, 80, 60)) == (1, 1, 80, 60)
 
 

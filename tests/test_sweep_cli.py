@@ -21,8 +21,7 @@ from jaxfact.engine.program import Program
 from jaxfact.figures import axes as axis_plots
 from jaxfact.reports import sweep as sweep_report
 from jaxfact.store import experiment_file, provenance
-from jaxfact.store.marks import marks
-from jaxfact.store.queues import StoreError
+from jaxfact.store.medium import StoreError
 
 SHORT = ["--seeds", "2", "--store", "new.zarr"]
 module = importlib.import_module("jaxfact.sweep")
@@ -483,7 +482,7 @@ def test_an_interrupted_process_says_how_to_go_on(experiments, tmp_path):
     command = [sys.executable, "-c", "from jaxfact.cli.main import main; main()", "sweep", f"{experiments}:plain"]
     options = [*OPTIONS, "--seeds", "1000000", "--tile-runs", "600", "--devices", "1", "--store", store]
     with subprocess.Popen([*command, *options], stdout=-1, stderr=-1, encoding="utf-8") as process:
-        while process.poll() is None and not any(marks(store)):
+        while process.poll() is None and not list(store.glob("tiles/marks-*.npy")):
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)

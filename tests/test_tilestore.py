@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -23,9 +22,10 @@ import xarray as xr
 import jaxfact as jf
 from jaxfact import measures
 from jaxfact.engine import program
-from jaxfact.store import differences, provenance, queues, tilestore, upkeep
-from jaxfact.store.layout import Layout
-from jaxfact.store.marks import marks
+from jaxfact.store import differences, provenance, queues, tilestore
+from jaxfact.store.folder import Folder
+from jaxfact.store.roots import read_root
+from jaxfact.store.tilestore import TileStore
 
 TIMES = ["compile_seconds", "run_seconds"]
 PROBLEM = jf.Factorization(np.array([1.0, 0.5], np.float32), shape=(20, 10))
@@ -46,7 +46,7 @@ TILES = [(0, 0, 0, number) for number in range(5)]  # of the one variant, at all
 
 def loss_of(store: Path) -> Path:
     """Return the file of the losses of the third tile."""
-    return Layout(store).shard("loss", TILES[2][1:])
+    return store / TileStore(store).root.key("loss", TILES[2])
 
 
 experiment, weighted = with_weight(0.0), with_weight(0.125)
@@ -130,9 +130,9 @@ def test_anybodys_xarray_opens_it(whole):
         assert plain.attrs["axes"] == ["step_size", "scale"]
         assert plain.imbalance.units == "σ₁"
         assert {"jax", "device", "dtype", "matmul_precision", "base_seed", "experiment", "date"} <= set(plain.attrs)
-    work = [work for _, mark in marks(whole) for work in mark.work]
-    assert sum(w["run_steps"] for w in work) == int(jf.open_results(whole).steps.sum())
-    assert all(w["seconds"] > 0 for w in work)
+    marks = TileStore(whole).marks.records
+    assert marks["run_steps"].sum() == int(jf.open_results(whole).steps.sum())
+    assert np.all(marks["seconds"] > 0)
 
 
 @pytest.mark.parametrize("tiles", [0, 2])
@@ -143,8 +143,7 @@ def test_it_goes_on_where_it_stopped(monkeypatch, tmp_path, whole, tiles):
     assert survival.runs_made(path) == 72 * tiles
     half = jf.open_results(path)
     assert int((half.outcome == "pending").sum()) == 6 * SEEDS - 72 * tiles
-    layout = Layout(path)
-    assert not any(file.exists() for tile in TILES for file in (layout.tile_lock(tile), layout.owner(tile)))
+    assert not list((path / "tiles" / "locks").glob("[0-9]*"))
     swept(path)
     assert survival.runs_made(path) == 6 * SEEDS
     assert survival.contents(path) == survival.contents(whole)
@@ -177,23 +176,26 @@ def test_an_extension_may_die_as_well(monkeypatch, store, expected):
     assert_same(swept(store, seeds=75), expected)
 
 
-@pytest.mark.parametrize("part", ["root", "arrays"])
-def test_an_extension_is_seen_at_once(monkeypatch, store, expected, part):
+@pytest.mark.parametrize("files", [0, 1, 3, -1], ids=["root-1", "a coordinate", "metadata", "zarr.json"])
+def test_an_extension_is_seen_at_once(monkeypatch, store, expected, files):
     """Killed between two files of it, the store is readable, and the same call completes it."""
-    write, done = upkeep.write_json, itertools.count()
+    write, done = Folder.put, itertools.count(1)
 
-    def writing(file, content):
-        if next(done) == (0 if part == "root" else 3):
+    def writing(self, key, content, *, synced=False):
+        if next(done) == files or (files == -1 and key == "zarr.json"):
             fail()
-        write(file, content)
+        write(self, key, content, synced=synced)
 
     with monkeypatch.context() as patch:
-        patch.setattr(upkeep, "write_json", writing)
+        patch.setattr(Folder, "put", writing)
+        if files == 0:
+            patch.setattr(Folder, "put_new", lambda *_: fail())
         with pytest.raises(Broken):
             swept(store, seeds=75)
     with xr.open_zarr(store, chunks=None) as plain:
-        assert plain.sizes["seed"] == (60 if part == "root" else 75)
+        assert plain.sizes["seed"] == 60
         plain.load()
+    assert jf.status(store).damaged == {}
     assert_same(swept(store, seeds=75), expected)
 
 
@@ -217,8 +219,11 @@ def test_damage_is_found_and_mended(store, whole, damage):
 
 
 def test_any_reader_finds_a_flipped_bit(store):
+    """Also where the time of the file does not say that it has changed."""
+    times = loss_of(store).stat()
     flipped(loss_of(store))
-    with pytest.raises(ValueError, match="checksum"):
+    os.utime(loss_of(store), ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(ValueError, match="loss/c.0.0.2 has another checksum"):
         jf.open_results(store).loss.load()
 
 
@@ -269,7 +274,7 @@ def test_another_machine_is_refused_unless_accepted(monkeypatch, store, name):
             swept(store, accept=[name])
         return
     swept(store, accept=[name])
-    (accepted,) = Layout(store).attributes()["accepted"]
+    (accepted,) = read_root(Folder(store), "").root.attributes["accepted"]
     assert accepted["differences"][0].startswith(name)
 
 
@@ -278,23 +283,22 @@ def test_what_is_no_store_is_left_alone(tmp_path, whole, name):
     jf.write_results(jf.open_results(whole), tmp_path / "results")
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "mine").touch()
     with pytest.raises(ValueError, match=rf"{name}: is not the store of a sweep; choose a path where nothing is yet"):
         swept(tmp_path / name)
     assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_full_disk_loses_nothing(monkeypatch, tmp_path, whole):
-    write, calls = tilestore.whole_file, itertools.count()
+    write, calls = Folder.put, itertools.count()
 
-    @contextmanager
-    def writing(file):
-        with write(file) as made:
-            yield made
-            if next(calls) == 25:  # in the middle of the third tile
-                raise OSError(errno.ENOSPC, "No space left on device")
+    def writing(self, key, content, *, synced=False):
+        if "/c.0" in key and len(content) > 100 and next(calls) == 28:  # in the middle of the third tile
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, key, content, synced=synced)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tilestore, "whole_file", writing)
+        patch.setattr(Folder, "put", writing)
         with pytest.raises(
             jf.StoreError, match="the disk is full; 144 of 360 runs are safe there: make room and repeat"
         ):
@@ -357,9 +361,9 @@ def test_two_interrupts_stop_at_once(monkeypatch, tmp_path):
 HOLD = """
 import sys, time
 from pathlib import Path
-from jaxfact.store.marks import claimed
-from jaxfact.store.layout import Layout
-with claimed(Layout(Path(sys.argv[1])), (0, 0, 0, 2), tidy=lambda: None):
+from jaxfact.store.claims import claimed
+from jaxfact.store.folder import Folder
+with claimed(Folder(Path(sys.argv[1])), (0, 0, 0, 2)):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -376,10 +380,8 @@ def test_a_tile_of_another_is_left_to_it_and_taken_when_it_dies(monkeypatch, tmp
 
     def pause(seconds):
         seen.append(survival.runs_made(path))
-        mark = Layout(path).mark(TILES[2])
-        mark.parent.mkdir()
-        for file in (loss_of(path), mark):
-            file.with_name(f"{file.name}.4711-1.partial").touch()
+        half = loss_of(path)
+        half.with_name(f"{half.name}.4711-1.partial").touch()
         owner.send_signal(signal.SIGKILL)
         owner.communicate()
 
@@ -423,7 +425,7 @@ def test_two_processes_share_a_sweep(tmp_path, undisturbed):
     for process in both:
         survival.finished(process)
     assert survival.runs_made(path) == 4500
-    assert len({work["pid"] for _, mark in marks(path) for work in mark.work}) == 2
+    assert len(survival.makers(path)) == 2
     assert survival.contents(path) == undisturbed
 
 

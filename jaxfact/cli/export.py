@@ -7,6 +7,7 @@ import typer
 
 from jaxfact.choices import Format
 from jaxfact.cli.register import Store, command
+from jaxfact.store.medium import medium_of
 
 _SUFFIXES = {Format.CSV: ".csv", Format.PARQUET: ".parquet", Format.NETCDF: ".nc"}
 
@@ -21,7 +22,7 @@ def export(
 
     Example: jaxfact export runs/a.zarr --to csv
     """
-    from jaxfact.results import export as writing
+    from jaxfact.store import export as writing
 
     write = {Format.CSV: writing.to_csv, Format.PARQUET: writing.to_parquet, Format.NETCDF: writing.to_netcdf}[to]
     file = _beside(store, _SUFFIXES[to]) if out is None else out
@@ -29,6 +30,8 @@ def export(
     return file
 
 
-def _beside(store: Path, suffix: str) -> Path:
-    """Return the store's name with another suffix; only .zarr counts as one."""
-    return store.with_name(store.name.removesuffix(".zarr") + suffix)
+def _beside(store: str, suffix: str) -> Path:
+    """Return the store's name with another suffix; only .zarr counts as one. What is no folder has it here."""
+    folder = medium_of(store).folder
+    place = Path(store.rstrip("/").rpartition("/")[2]) if folder is None else folder
+    return place.with_name(place.name.removesuffix(".zarr") + suffix)

@@ -10,16 +10,26 @@ import typer
 from jaxfact.cli import terminal
 from jaxfact.cli.output import forgiving_streams
 from jaxfact.cli.register import commands
+from jaxfact.inputs import printable
+from jaxfact.store.medium import Damage, DamageWarning, StoreError
 from jaxfact.version import __version__
 
 
 def main() -> None:
     """Run the command line; a user's mistake is one line and exit code 2, a warning one line.
 
+    What is damaged of a store is a warning, and exit code 1.
+
     A pipe that is closed ends nothing and is no error. Other output that cannot be written is said, and is an error
     where the command leaves no results that hold what was to be told.
     """
-    warnings.showwarning = lambda message, *_: print(f"jaxfact: note: {message}", file=sys.stderr)
+    damaged: list[object] = []
+
+    def note(message: Warning | str, category: type[Warning], *_: object) -> None:
+        print(printable(f"jaxfact: note: {message}"), file=sys.stderr)
+        damaged.extend([message] * issubclass(category, DamageWarning))
+
+    warnings.showwarning = note
     with forgiving_streams() as told:
         results = _called()
         told.flush()
@@ -28,7 +38,7 @@ def main() -> None:
             if results is None:
                 terminal.fail(said, 1)
             print(f"jaxfact: note: {said}; the results are in {results}", file=sys.stderr)
-        sys.exit(0)
+        sys.exit(1 if damaged else 0)
 
 
 def _called() -> Path | None:
@@ -37,8 +47,12 @@ def _called() -> Path | None:
         code = _app()(standalone_mode=False)
     except typer.TyperException as error:
         terminal.fail(error.format_message())
+    except Damage as error:
+        terminal.fail(f"{error}; {error.remedy}", 1)
     except ValueError as error:
         terminal.fail(str(error))
+    except StoreError as error:
+        terminal.fail(str(error), 1)
     except OSError as error:
         terminal.fail(f"the results could not be written ({error}); nothing was left behind", 1)
     except MemoryError:

@@ -16,7 +16,7 @@ import typer
 from jaxfact.choices import members
 from jaxfact.inputs import problem_with
 
-Store = Annotated[Path, typer.Argument(metavar="STORE", help="The store of a sweep.", show_default=False)]
+Store = Annotated[str, typer.Argument(metavar="STORE", help="The store of a sweep: path or URL.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON instead of the table.")]
 Levels = Annotated[
     str | None,

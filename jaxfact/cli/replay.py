@@ -11,9 +11,8 @@ import typer
 
 from jaxfact.cli import terminal
 from jaxfact.cli.register import command
-from jaxfact.inputs import problem_with
+from jaxfact.inputs import printable, problem_with
 from jaxfact.store.experiment_file import blaming, check_place, load
-from jaxfact.store.layout import Layout
 
 if TYPE_CHECKING:
     from jaxfact.jobs.replay import Replay
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 @command(place=24)
 def replay(
-    store: Annotated[Path, typer.Argument(help="The store of a sweep.")],
+    store: Annotated[str, typer.Argument(help="The store of a sweep: path or URL.")],
     seed: Annotated[int, typer.Option(help="Number of the seed.")],
     point: Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Value along each axis.")] = None,
     variant: Annotated[str | None, typer.Option(help="Which variant, where the store has several.")] = None,
@@ -34,15 +33,19 @@ def replay(
     numpy: Annotated[
         Path | None, typer.Option(help="New .py file: the run as a NumPy script, with its start in a .npz beside it.")
     ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Execute the text that the store holds, though no sweep of yours wrote it.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the run as JSON.")] = False,
 ) -> Path | None:
     """Run one run of a store again, step by step, and check that it reproduces every stored number bit for bit.
 
-    This executes the text of the experiment's file that the store holds: trust a store as you would trust a script.
+    This executes the text of the experiment's file that the store holds, where a sweep of yours wrote it, or you
+    --trust it as you would trust a script.
 
     Example: jaxfact replay runs/a.zarr --seed 8123 step_size=0.1
     """
-    chosen: dict[str, Any] = {"seed": seed, "variant": variant, "axes": _axes(point or [])}
+    chosen: dict[str, Any] = {"seed": seed, "variant": variant, "trust": trust, "axes": _axes(point or [])}
     if out is not None:
         _check_new(out)
     file = None if experiment is None else check_place(experiment)[0]
@@ -62,7 +65,7 @@ def replay(
         if as_json:
             terminal.tell_json(_as_json(found))
         else:
-            print(_as_text(found))
+            print(printable(_as_text(found)))
     beside = sys.stderr if as_json else sys.stdout
     if out is not None:
         print(f"trajectory: {out}", file=beside)
@@ -98,9 +101,12 @@ def _check_new(out: Path) -> None:
     check_new_file(out)
 
 
-def _configure_as(store: Path) -> None:
+def _configure_as(store: str) -> None:
     """Choose the precision as a sweep had it."""
-    attributes = Layout.of(store, "give the path that the sweep was given").attributes()
+    from jaxfact.store.medium import medium_of
+    from jaxfact.store.roots import read_root
+
+    attributes = read_root(medium_of(store), "give the path that the sweep was given").root.attributes
     import jax
 
     precision = attributes.get("matmul_precision", "None")

@@ -2,11 +2,13 @@
 
 import math
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from jaxfact.cli import terminal
 from jaxfact.cli.register import AsJson, Store, command
+from jaxfact.inputs import printable
 
 if TYPE_CHECKING:
     from jaxfact.store.status import Status
@@ -16,31 +18,34 @@ if TYPE_CHECKING:
 def status(
     store: Store,
     as_json: AsJson = False,
+    check: Annotated[bool, typer.Option("--check", help="Read every file and compare it with its checksum.")] = False,
 ) -> None:
-    """Say how far a sweep has got, how its runs ended, and who is working on it.
+    """Say how far a sweep has got, how its runs ended, and who is working on it; exit code 1 where it is damaged.
 
     Example: jaxfact status runs/a.zarr
     """
     from jaxfact.store.status import status as look
 
+    found = look(store, check=check)
     if as_json:
-        terminal.tell_json(_status_numbers(look(store)))
+        terminal.tell_json(_status_numbers(found))
     else:
-        say_status(store)
+        print(printable("\n".join(_status_lines(found))))
+    if found.damaged:
+        raise typer.Exit(1)
 
 
-def say_status(store: Path) -> None:
+def say_status(store: str) -> None:
     """Print how far a sweep has got."""
     from jaxfact.store.status import status as look
 
-    found = look(store)
-    print("\n".join(_status_lines(found)))
+    print(printable("\n".join(_status_lines(look(store)))))
 
 
 def _status_lines(found: "Status") -> list[str]:
     share = f"{math.floor(1000 * found.done / found.runs) / 10:g} %"
     done = f"finished, {found.runs} runs" if found.finished else f"{found.done} of {found.runs} runs done ({share})"
-    lines = [f"{found.path}: {done}"]
+    lines = [f"{found.path}: {done}", *(f"damaged: {key} {what}" for key, what in found.damaged.items())]
     if len(found.variants) > 1:
         lines += [f"  {name}: {_ended(counts, found.total)}" for name, counts in found.variants.items()]
     if found.done:
@@ -66,4 +71,4 @@ def _ended(counts: dict[str, int], total: int) -> str:
 def _status_numbers(found: "Status") -> dict[str, Any]:
     """Return a status as plain numbers and strings."""
     derived = {name: getattr(found, name) for name in ("runs", "done", "failed", "outcomes", "finished")}
-    return {**asdict(found), "path": str(found.path), **derived}
+    return {**asdict(found), **derived}

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from jaxfact.cli import terminal
+from jaxfact.cli.clusters import client_of
 from jaxfact.cli.register import X64, Levels, command, listed_levels
 from jaxfact.cli.status import say_status
 from jaxfact.inputs import positive, positive_integer, problem_with, seed_number
@@ -32,7 +32,7 @@ def sweep(
             help="A function in a file that returns a jaxfact.Run, or a dict of such functions: variants.",
         ),
     ],
-    store: Annotated[Path, typer.Option(help="Where the runs are kept; what is there already is not run again.")],
+    store: Annotated[str, typer.Option(help="Where the runs are kept, path or URL; what is there is not run again.")],
     axis: Annotated[
         list[str] | None,
         typer.Option(
@@ -58,6 +58,10 @@ def sweep(
     ] = None,
     base_seed: Annotated[int, typer.Option(help="Number from which all random keys derive.")] = 0,
     devices: Annotated[str, typer.Option(metavar="all|N", help="Cores or accelerators to use.")] = "all",
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS|local|FILE.yaml", help="Workers that make the runs: see the guide to stores."),
+    ] = None,
     tile_runs: Annotated[int | None, typer.Option(help="Most runs written together.  [default: about 4096]")] = None,
     accept: Annotated[
         list[str] | None,
@@ -98,12 +102,16 @@ def sweep(
     experiment_file.check_place(experiment)
     terminal.configure(x64)
     from jaxfact.descent import log_steps
-    from jaxfact.store.status import outcomes_so_far
+    from jaxfact.store.status import Watch
     from jaxfact.sweep import sweep as run
 
     steps = log_steps(max_steps, unit=check_every) if stride == "log" else stride
     found = experiment_file.load(experiment)
-    with _ending_in_one_line(experiment, store), terminal.sweep_progress(partial(outcomes_so_far, store)) as progress:
+    with (
+        client_of(cluster) as client,
+        _ending_in_one_line(experiment, store),
+        terminal.sweep_progress(Watch(store).outcomes) as progress,
+    ):
         run(
             found,
             seeds=seeds,
@@ -122,17 +130,18 @@ def sweep(
             accept=accept or (),
             tile_runs=tile_runs,
             devices=count,
+            cluster=client,
             axes=axes,  # pyright: ignore[reportArgumentType]
         )
     say_status(store)
     print(f"see it with: jaxfact report {store}")
-    return store
+    return Path(store)
 
 
 @contextmanager
-def _ending_in_one_line(experiment: str, store: Path) -> Iterator[None]:
+def _ending_in_one_line(experiment: str, store: str) -> Iterator[None]:
     """Say in one line what ended a sweep, unless it was a value that the user gave."""
-    from jaxfact.store.queues import StoreError
+    from jaxfact.store.medium import StoreError
 
     try:
         with experiment_file.blaming(experiment_file.file_of(experiment)):

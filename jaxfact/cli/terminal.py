@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Never
 
 from jaxfact.cli.output import can_print
 from jaxfact.cli.waiting import Waiting
+from jaxfact.inputs import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,7 +53,7 @@ def configure(x64: bool) -> None:
 def fail(message: str, code: int = 2) -> Never:
     """End the command with one line."""
     _waiting.end()
-    print("jaxfact: " + " ".join(message.split()), file=sys.stderr)
+    print(printable("jaxfact: " + " ".join(message.split())), file=sys.stderr)
     sys.exit(code)
 
 

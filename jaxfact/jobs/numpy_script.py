@@ -1,5 +1,6 @@
 """One run of a store as a plain NumPy script, for a referee with nothing else installed."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,6 +82,7 @@ def numpy_script(
     variant: str | None = None,
     experiment: Experiment | Mapping[str, Experiment] | None = None,
     record: Records | None = None,
+    trust: bool = False,
     axes: Mapping[str, float] | None = None,
     **more_axes: float,
 ) -> Path:
@@ -98,7 +100,7 @@ def numpy_script(
         if file.exists():
             raise problem_with("path", file, "exists already", "choose another path, or remove it")
     point = both_given(axes, more_axes)
-    again = StoredRun(store, seed, variant, experiment, record, point)
+    again = StoredRun(store, seed, variant, experiment, record, point, trust=trust)
     problem, transformation = again.ingredients
     if not isinstance(problem, Factorization):
         raise problem_with("problem", type(problem).__name__, "only a Factorization becomes a script", "use replay")
@@ -111,7 +113,7 @@ def numpy_script(
     steps = hits.values.astype(int)
     named = [*([] if variant is None else [variant]), f"seed {seed}", *(f"{name}={x}" for name, x in point.items())]
     text = _SCRIPT.format(
-        title=f"{Path(again.name).name}: {', '.join(named)}",
+        title=json.dumps(f"{Path(again.name).name}: {', '.join(named)}")[1:-1],  # a folder may have any name
         rule=rule,
         form=", compressed" if isinstance(problem, Compressed) else "",
         dtype=problem.dtype,

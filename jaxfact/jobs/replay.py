@@ -4,6 +4,7 @@ The compiled program of the sweep is run again, for this run alone. How many ste
 first as many as the sweep took, so that every stored number can be compared, then one.
 """
 
+import hashlib
 import importlib
 import json
 import math
@@ -35,11 +36,15 @@ from jaxfact.numerics.draws import fold, key_from
 from jaxfact.numerics.products import in_full_precision
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factors import AnyFactors
-from jaxfact.results.files import PENDING, encoded, open_results
+from jaxfact.results.flags import PENDING, encoded
 from jaxfact.results.labels import Origin
 from jaxfact.store import experiment_file, provenance
 from jaxfact.store.differences import HARMLESS, differences
-from jaxfact.store.layout import Layout
+from jaxfact.store.files import open_results
+from jaxfact.store.medium import medium_of
+from jaxfact.store.root import Root
+from jaxfact.store.roots import read_root
+from jaxfact.store.trust import is_own
 from jaxfact.sweep import Options, Part
 
 _GIVE = "give the experiment, as it was given to the sweep"
@@ -76,6 +81,7 @@ def replay(
     variant: str | None = None,
     experiment: Experiment | Mapping[str, Experiment] | None = None,
     record: Records | None = None,
+    trust: bool = False,
     axes: Mapping[str, float] | None = None,
     **more_axes: float,
 ) -> Replay:
@@ -83,14 +89,16 @@ def replay(
 
     `variant` is needed where there are several, and one value of every axis that has several, by keyword or, for names
     that collide with arguments, in the mapping `axes`. `experiment` is what the sweep was given; a dataset in memory
-    remembers it, and of a store the text that it holds of the experiment's file is executed, up to where it sweeps: so
-    trust a store as you would trust a script. `record` is needed for records that are neither of this library nor of
-    the file the experiment is in. All factors of all steps are kept in memory, in √σ₁.
+    remembers it, and of a store the text that it holds of the experiment's file is executed, up to where it sweeps:
+    only where a sweep of this user has written it, unless you `trust` the store as you would a script. `record` is
+    needed for records that are neither of this library nor of the file the experiment is in. All factors of all steps
+    are kept in memory, in √σ₁.
 
-    Raises ValueError for a run that the store does not hold or has not finished, and for an experiment or settings that
-    are not those of the store; RuntimeError where a number differs from the stored one in any bit.
+    Raises ValueError for a run that the store does not hold or has not finished, for an experiment or settings that are
+    not those of the store, and for code that is not trusted; RuntimeError where a number differs from the stored one in
+    any bit.
     """
-    return StoredRun(store, seed, variant, experiment, record, both_given(axes, more_axes)).replay()
+    return StoredRun(store, seed, variant, experiment, record, both_given(axes, more_axes), trust=trust).replay()
 
 
 @explained
@@ -102,6 +110,7 @@ def draw(
     variant: str | None = None,
     experiment: Experiment | Mapping[str, Experiment] | None = None,
     record: Records | None = None,
+    trust: bool = False,
     axes: Mapping[str, float] | None = None,
     **more_axes: float,
 ) -> Run:
@@ -110,7 +119,7 @@ def draw(
     From there `descend` goes on. The problem is the compressed one, where that was run, and the factors are its.
     Arguments and errors are those of `replay`.
     """
-    return StoredRun(store, seed, variant, experiment, record, both_given(axes, more_axes)).begun()
+    return StoredRun(store, seed, variant, experiment, record, both_given(axes, more_axes), trust=trust).begun()
 
 
 class StoredRun:
@@ -127,9 +136,12 @@ class StoredRun:
         experiment: Experiment | Mapping[str, Experiment] | None,
         record: Records | None,
         axes: Mapping[str, float],
+        *,
+        trust: bool = False,
     ):
+        self._trust = trust
         self.name: str = "the dataset"
-        self._layout: Layout | None = None
+        self._root: Root | None = None
         if isinstance(store, xr.Dataset):
             runs, self._all = _in_memory(store)
             origin = store.attrs.get("base_seed")
@@ -138,12 +150,13 @@ class StoredRun:
             if gone := [name for name in self._all["axes"] if name not in runs]:
                 raise problem_with("runs", f"without {gone[0]}", "lacks an axis of its sweep", "rename axes back first")
         else:
-            if not isinstance(store, str | PathLike):
+            if not isinstance(store, str | PathLike) and not hasattr(store, "set_if_not_exists"):
                 raise problem_with(
                     "runs", shown(store), "needs a dataset of a sweep, or a path", "give what sweep returned"
                 )
-            self._layout = Layout.of(Path(store), "give the path that sweep(store=) was given, or what it returned")
-            self.name, runs, self._all = str(store), open_results(store), self._layout.attributes()
+            instead = "give the path that sweep(store=) was given, or what it returned"
+            self._root = read_root(medium_of(store), instead).root
+            self.name, runs, self._all = str(store), open_results(store), self._root.attributes
         _check_variant(runs, variant)
         self._axes = {name: runs[name].values for name in self._all["axes"]}
         place = _check_point(self._axes, axes, self._all["x64"])
@@ -161,13 +174,18 @@ class StoredRun:
 
     @cached_property
     def _program(self) -> Program:
-        blocks = 1 if self._layout is None else math.prod(self._layout.blocks())
+        blocks = 1 if self._root is None else math.prod(self._root.grid.blocks)
         return self.part.program(max(self.part.engine.way.lanes, blocks))
 
     def attribute(self, name: str) -> Any:
         """Return an attribute of the store; where variants differ in it, that of this run's variant."""
         value = self._all[name]
         return value[self._all["variants"].index(str(self.said.variant.item()))] if self._differs(name) else value
+
+    @property
+    def _signature(self) -> Any:
+        """What is to show that this user has written the text of its experiment; nothing where there is none."""
+        return self.attribute("signature") if "signature" in self._all else ""
 
     def _differs(self, name: str) -> bool:
         """Tell whether an attribute has one value per variant."""
@@ -244,9 +262,13 @@ class StoredRun:
         if not self._name:
             held = "the store holds no file that has it: it comes from a notebook, or lives inside a function"
             raise problem_with("experiment", None, held, _GIVE)
-        return experiment_file.from_text(
-            self.attribute("experiment_file"), self._name, f"experiment of {Path(self.name).absolute()}"
-        )
+        text = str(self.attribute("experiment_file"))
+        if not self._trust and not is_own(str(self._signature), str(self._name), text):
+            lines, digest = len(text.splitlines()), hashlib.sha256(text.encode()).hexdigest()[:12]
+            unknown = f"no sweep of this user has written the {lines} lines of Python that would be executed for "
+            unknown += f"{self._name} (SHA-256 {digest}…, its attribute experiment_file)"
+            raise problem_with("store", self.name, unknown, f"read them, then give trust=True or --trust; or {_GIVE}")
+        return experiment_file.from_text(text, self._name, f"experiment of {Path(self.name).absolute()}")
 
     def _records(self, beside: Mapping[str, Any]) -> Records | None:
         """Return the functions that were recorded: the library's, or those that stand beside the experiment."""
@@ -256,7 +278,7 @@ class StoredRun:
         found = {}
         for name, place in zip(names, places, strict=True):
             home, _, function = place.partition(":")
-            holder = vars(importlib.import_module(home)) if home.startswith("jaxfact.") else beside
+            holder = vars(importlib.import_module(home)) if home.startswith("jaxfact.measures") else beside
             found[name] = holder.get(function)
             if found[name] is None:
                 missing = f"{name} was a function that cannot be found beside the experiment"
@@ -266,7 +288,7 @@ class StoredRun:
     def _check_program(self) -> dict[str, str]:
         """Refuse another experiment; return what else has changed."""
         wanted = self.part.attributes(self._axes) | {"variants": self._all["variants"]}
-        if self._layout is not None:
+        if self._root is not None:
             wanted["program"] = self._program.fingerprint
         wanted, stored = json.loads(json.dumps(wanted)), json.loads(json.dumps(dict(self._all)))
         for name in wanted.keys() & stored.keys():

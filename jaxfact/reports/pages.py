@@ -19,9 +19,10 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxfact.figures import save
+from jaxfact.inputs import printable
 from jaxfact.results import strict_json
-from jaxfact.results.files import write_results
 from jaxfact.results.whole import check_new_folder, whole_folder
+from jaxfact.store.written import write_results
 
 RESULTS, PAGE, SUMMARY = "results.zarr", "report.html", "summary.json"
 
@@ -62,11 +63,11 @@ class Report:
         """Print heading, tables and lines."""
         console = Console() if console is None else console
         for line in self.heading:
-            console.print(line, highlight=False, markup=False)
+            console.print(printable(line), highlight=False, markup=False)
         for title, columns, rows in self.tables:
             print_table(console, title, columns, rows)
         for line in self.lines:
-            console.print(f"• {line}", highlight=False, markup=False)
+            console.print(f"• {printable(line)}", highlight=False, markup=False)
 
     def write(self, out: str | Path) -> Path:
         """Write results, figures, numbers and page into a new folder, and return the path of the page.
@@ -115,10 +116,10 @@ def print_table(console: Console, title: str, columns: list[str], rows: list[lis
     """Print a table in the style of all tables, under a title that may be wider than it is."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
-        table.add_column(name, overflow="fold")
+        table.add_column(printable(name), overflow="fold")
     for row in rows:
-        table.add_row(*row)
-    console.print(title, style="italic", highlight=False, markup=False)
+        table.add_row(*map(printable, row))
+    console.print(printable(title), style="italic", highlight=False, markup=False)
     console.print(table, markup=False)
 
 

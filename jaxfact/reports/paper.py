@@ -12,9 +12,9 @@ from rich.padding import Padding
 from jaxfact import papers
 from jaxfact.papers import Finding, Outcome, Paper, Preset
 from jaxfact.reports.pages import print_table
-from jaxfact.results.files import write_results
 from jaxfact.results.strict_json import finite_or_none
 from jaxfact.results.whole import check_new_folder, whole_folder
+from jaxfact.store.written import write_results
 
 _HOLDS = {True: "yes", False: "no", None: "–"}
 

@@ -16,8 +16,9 @@ from jaxfact.figures.styles import variants_of
 from jaxfact.inputs import problem_with
 from jaxfact.reports.pages import Report, Rows
 from jaxfact.results import stats
-from jaxfact.results.files import PENDING, open_results
+from jaxfact.results.flags import PENDING
 from jaxfact.results.strict_json import finite_or_none
+from jaxfact.store.files import open_results
 
 _PATH_SEEDS = 10_000  # whose paths are drawn: a band over more looks the same
 _ROWS = 24  # of a table along an axis

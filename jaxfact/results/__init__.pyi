@@ -1,2 +1,1 @@
-from . import export as export
 from . import stats as stats

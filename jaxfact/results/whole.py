@@ -4,7 +4,6 @@ What is made lies beside its place until then, under the same name with process,
 that several processes may make the same thing, and what a killed one has left is recognised by its name.
 """
 
-import glob
 import os
 import shutil
 import tempfile
@@ -53,11 +52,6 @@ def whole_folder(path: Path, *, new: bool = False) -> Iterator[Path]:
             made.rename(path)
     finally:
         shutil.rmtree(made, ignore_errors=True)
-
-
-def remains(path: Path) -> list[Path]:
-    """Return what was left by processes that died while making a file or folder."""
-    return list(path.parent.glob(f"{glob.escape(path.name)}.*.partial"))
 
 
 def check_new_file(path: Path) -> None:

@@ -1,7 +1,6 @@
 """Which differences between a store and a sweep forbid going on with it, and how they are reported."""
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from jaxfact.inputs import problem_with
@@ -27,7 +26,7 @@ def accepted_names(accept: str | Iterable[str]) -> tuple[str, ...]:
     return names
 
 
-def check_same(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], accept: Iterable[str]) -> list[str]:
+def check_same(store: str, stored: Mapping[str, Any], wanted: Mapping[str, Any], accept: Iterable[str]) -> list[str]:
     """Return the accepted differences between a store and a sweep that is to go on with it; refuse any other.
 
     Raises a ValueError that names each difference.
@@ -43,7 +42,7 @@ def check_same(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any],
     if harmless == refused:
         new = "new runs of the experiment as it is now" if "program" in harmless else "last bits that may differ"
         instead += f"; accept={harmless} goes on, with {new}"
-    raise problem_with("store", path, f"was made by another sweep: {said}", instead)
+    raise problem_with("store", store, f"was made by another sweep: {said}", instead)
 
 
 def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, str]:

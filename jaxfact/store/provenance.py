@@ -16,6 +16,7 @@ from jaxfact.engine.experiment import Experiment
 from jaxfact.problems.base import Problem
 from jaxfact.store.experiment_file import Name
 from jaxfact.store.marks import now
+from jaxfact.store.trust import signature
 from jaxfact.version import __version__
 
 # The last bits of a sum depend on the width of vectors and on fused multiply-adds.
@@ -41,8 +42,10 @@ def environment() -> dict[str, Any]:
 
 
 def of_experiment(experiment: Experiment) -> dict[str, Any]:
-    """Return the text of an experiment, and where it is found."""
-    return {"experiment": source(experiment), **home(experiment)}
+    """Return the text of an experiment, where it is found, and a signature of what a replay would execute of it."""
+    held = home(experiment)
+    signed = signature(held["experiment_name"], held["experiment_file"])
+    return {"experiment": source(experiment), **held, "signature": signed}
 
 
 def of_problem(problem: Problem) -> dict[str, Any]:

@@ -7,9 +7,8 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-import jax
 import numpy as np
 import xarray as xr
 
@@ -17,22 +16,15 @@ from jaxfact.engine.lanes import Engine, Work
 from jaxfact.engine.outcomes import Limits, Plan
 from jaxfact.engine.program import Program
 from jaxfact.engine.recording import Found
-from jaxfact.engine.tiles import Task
+from jaxfact.engine.tiles import Progress, Task
 from jaxfact.results.labels import along_runs
-from jaxfact.store import marks
-from jaxfact.store.grid import Box, Grid, size
-from jaxfact.store.layout import Tile
+from jaxfact.store import claims
+from jaxfact.store.grid import Grid, Tile, size
+from jaxfact.store.medium import StoreError
 from jaxfact.store.tilestore import Results, TileStore
 
 _PAUSE = 0.2
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-class StoreError(OSError):
-    """The results could not be written; what was written before is safe, and the same call goes on from there."""
-
-    def __str__(self) -> str:
-        return str(self.strerror)
 
 
 class Part(Protocol):
@@ -56,6 +48,24 @@ class Part(Protocol):
 
     def labelled(self, found: Found, axes: Mapping[str, np.ndarray], seeds: np.ndarray) -> xr.Dataset:
         """Return the results of such runs as a dataset."""
+        ...
+
+
+class Cluster(Protocol):
+    """Whoever makes tiles in other processes."""
+
+    threads: int
+
+    def make(self, tiles: Sequence[Tile], done: Callable[[Tile, int], None]) -> None:
+        """Have tiles of a store made; `done` is told the runs of each that are there, none where another has it."""
+        ...
+
+    def gather(self, variant: int, runs: "MemoryQueue", progress: Progress | None) -> None:
+        """Have the runs of a variant made, and keep what is found."""
+        ...
+
+    def drain(self) -> None:
+        """Hand out no more."""
         ...
 
 
@@ -100,27 +110,29 @@ class MemoryQueue:
         """Do nothing: nobody else could take the tile."""
 
 
-class _Claim(NamedTuple):
-    """A tile that is ours: the boxes of its runs that were missing, and what releases it."""
-
-    boxes: list[Box]
-    given_back: ExitStack
-
-
 class StoreQueue:
-    """The tiles of one variant that a store does not hold; those that others work on are left to them.
+    """Tiles of one variant that a store does not hold, of `total` runs; those that others work on are theirs.
 
     A patient queue waits for the tiles of others, and takes them over where their owner dies; any other leaves them.
     Nothing more is taken once the program has `halted`.
     """
 
-    def __init__(self, store: TileStore, variant: int, part: Part, *, patient: bool, halted: Callable[[], bool]):
+    def __init__(
+        self,
+        store: TileStore,
+        part: Part,
+        left: Sequence[Tile],
+        total: int,
+        *,
+        patient: bool,
+        halted: Callable[[], bool],
+    ):
         self._store, self._part = store, part
         self._patient, self._halted, self._told = patient, halted, False
-        self.total: int = store.grid.runs
-        self.done: int = store.held(variant)
-        self._left = deque(tile for tile in store.tiles(variant) if store.missing(tile))
-        self._claims: dict[Any, _Claim] = {}
+        self._left = deque(left)
+        self.total: int = total
+        self.done: int = self.total - sum(size(store.grid.box(tile)) for tile in self._left)
+        self._claims: dict[Any, ExitStack] = {}
 
     def __len__(self) -> int:
         """Return the number of tiles that were missing."""
@@ -144,65 +156,52 @@ class StoreQueue:
 
     def keep(self, task: Task, found: Found, seconds: float) -> None:
         """Write a tile's results and mark it. Raises StoreError where that is not possible."""
-        results = _results_in(self._part, self._store.grid, self._claims[task.name].boxes, found)
+        tile: Tile = task.name  # pyright: ignore[reportAssignmentType]
         facts = {"seconds": round(seconds, 3), "run_steps": found.run_steps}
         try:
-            self._store.write(task.name, results, facts)  # pyright: ignore[reportArgumentType]
+            self._store.write(tile, results_of(self._part, self._store.grid, tile, found), facts)
         except OSError as error:
             raise StoreError(error.errno, self._unwritten(error)) from error
 
     def release(self, task: Task) -> None:
         """Let go of a tile's lock."""
-        self._claims.pop(task.name).given_back.close()
+        self._claims.pop(task.name).close()
 
     def _claim(self, tile: Tile) -> Task | None:
         claim = ExitStack()
         if not claim.enter_context(self._store.claimed(tile)):
             self._left.append(tile)
             return None
-        boxes = self._store.missing(tile)
-        if not boxes:  # somebody has done it in the meantime
+        if self._store.is_done(tile):  # somebody has done it in the meantime
             claim.close()
             self.done += size(self._store.grid.box(tile))
             return None
-        self._claims[tile] = _Claim(boxes, claim)
-        return Task(tile, _runs_in(self._part, self._store.grid, boxes))
+        self._claims[tile] = claim
+        return Task(tile, self._part.runs(*self._store.grid.at(self._store.grid.box(tile))))
 
     def _tell(self) -> None:
         """Say once who is waited for."""
         if self._told or not self._left or self._claims:
             return
         self._told = True
-        owner = marks.owner(self._store.layout, self._left[0]) or "another process"
+        owner = claims.owner(self._store.medium, self._left[0]) or "another process"
         warnings.warn(
-            f"{self._store.path}: waiting for {len(self._left)} tiles, of which {owner} has one", stacklevel=2
+            f"{self._store.name}: waiting for {len(self._left)} tiles, of which {owner} has one", stacklevel=2
         )
 
     def _unwritten(self, error: OSError) -> str:
         held = sum(map(self._store.held, range(len(self._store.variants))))
         total = self._store.grid.runs * len(self._store.variants)
         reason = "the disk is full" if error.errno in _FULL else f"the store cannot be written ({error})"
-        return (
-            f"{self._store.path}: {reason}; {held} of {total} runs are safe there: make room and repeat the call, "
-            "which makes only the others"
-        )
+        instead = "make room and repeat the call" if error.errno in _FULL else "repeat the call"
+        safe = f"{held} of {total} runs are safe there"
+        return f"{self._store.name}: {reason}; {safe}: {instead}, which makes only the others"
 
 
-def _runs_in(part: Part, grid: Grid, boxes: Sequence[Box]) -> Work:
-    """Return the runs of some boxes, one box after the other."""
-    works = [part.runs(*grid.at(box)) for box in boxes]
-    seeds, points = jax.tree.map(lambda *xs: np.concatenate(xs), *[(w.seeds, dict(w.points)) for w in works])
-    return works[0]._replace(seeds=seeds, points=points, count=np.asarray(sum(map(size, boxes)), np.int32))
-
-
-def _results_in(part: Part, grid: Grid, boxes: Sequence[Box], found: Found) -> list[tuple[Box, Results]]:
-    """Return what was found in these boxes, as a store takes it."""
-    parts, begin = [], 0
-    for box in boxes:
-        rows = found.rows(slice(begin, begin + size(box)))
-        begin += size(box)
-        lengths = dict(zip(grid.axes, map(len, box), strict=False))
-        findings = part.engine.reading.findings
-        variables = along_runs(rows, part.plan, lengths, findings.is_pair, findings.misfits)
-        parts.append((box, Results(np.asarray(part.plan.levels), variables)))
-    return parts
+def results_of(part: Part, grid: Grid, tile: Tile, found: Found) -> Results:
+    """Return what was found in a tile, as a store takes it."""
+    lengths = dict(zip(grid.axes, map(len, grid.box(tile)), strict=False))
+    findings = part.engine.reading.findings
+    return Results(
+        np.asarray(part.plan.levels), along_runs(found, part.plan, lengths, findings.is_pair, findings.misfits)
+    )

@@ -2,14 +2,15 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
 
-from jaxfact.store.layout import Layout, dims_of
-from jaxfact.store.marks import marks, owners
+import numpy as np
+
+from jaxfact.store.claims import owners
+from jaxfact.store.damage import damage_of
+from jaxfact.store.marks import Marks
+from jaxfact.store.medium import Place, medium_of
+from jaxfact.store.roots import read_root
 
 _RECENT = 20  # tiles whose pace tells the time left
 
@@ -20,16 +21,18 @@ class Status:
 
     `total` counts the runs of one variant; `variants` maps each variant's name, "" where there is only one, to its runs
     by outcome. `run_steps_per_second` is over the time in which anybody worked, without compilation; `seconds_left` is
-    inferred from the last tiles, NaN where nobody works or none is done. `workers` maps who holds tiles to how many.
+    inferred from the last tiles, NaN where nobody works or none is done. `workers` maps who holds tiles to how many,
+    `damaged` files that are damaged, whose tiles are not counted, to what is wrong with them.
     """
 
-    path: Path
+    path: str
     total: int
     variants: dict[str, dict[str, int]]
     run_steps: int
     run_steps_per_second: float
     seconds_left: float
     workers: dict[str, int]
+    damaged: dict[str, str] = field(default_factory=dict)
 
     @property
     def runs(self) -> int:
@@ -57,52 +60,64 @@ class Status:
         return self.done == self.runs
 
 
-def status(path: str | Path) -> Status:
-    """Return how far the sweep with this store has got.
+def status(store: Place, *, check: bool = False) -> Status:
+    """Return how far the sweep with this store has got; with `check` every file is read.
 
     Raises ValueError where there is no store of a sweep.
     """
-    path = Path(path)
-    layout = Layout.of(path, "give the path that the sweep was given")
-    names, total = _plan(layout)
-    found: list[Counter[str]] = [Counter() for _ in names]
-    work: list[dict[str, Any]] = []
-    for (variant, *_), mark in marks(path):
-        found[variant].update(mark.outcomes)
-        work += mark.work
-    workers = dict(Counter(owners(layout)))
-    seconds, run_steps = _worked(work), sum(entry["run_steps"] for entry in work)
-    recent = sorted(work, key=lambda entry: entry["date"])[-_RECENT:]
-    lasted, runs = _worked(recent), sum(entry["runs"] for entry in recent)
-    missing = total * len(names) - sum(count.total() for count in found)
+    medium = medium_of(store)
+    found = read_root(medium, "give the path that the sweep was given")
+    root, marks = found.root, Marks(medium, found.root)
+    damaged, done = damage_of(medium, found, marks, thorough=check)
+    records = marks.records[done[tuple(marks.records["tile"].T)]]
+    outcomes = {name: _outcomes_of(records[records["tile"][:, 0] == place]) for place, name in enumerate(root.variants)}
+    workers = dict(Counter(owners(medium)))
+    recent = records[np.argsort(records["date"], kind="stable")[-_RECENT:]]
+    runs = sum(_outcomes_of(recent).values())
+    missing = root.grid.runs * len(outcomes) - sum(sum(counts.values()) for counts in outcomes.values())
+    seconds, run_steps = _worked(records), int(records["run_steps"].sum())
     return Status(
-        path=path,
-        total=total,
-        variants={name: dict(counts) for name, counts in zip(names, found, strict=True)},
+        path=medium.name,
+        total=root.grid.runs,
+        variants=outcomes,
         run_steps=run_steps,
         run_steps_per_second=run_steps / seconds if seconds else math.nan,
-        seconds_left=0.0 if not missing else missing * lasted / runs if workers and runs else math.nan,
+        seconds_left=0.0 if not missing else missing * _worked(recent) / runs if workers and runs else math.nan,
         workers=workers,
+        damaged=damaged,
     )
 
 
-def outcomes_so_far(path: Path) -> dict[str, int]:
-    """Return how many runs of a store have had each outcome; none where there is no store yet."""
-    return dict(sum((Counter(mark.outcomes) for _, mark in marks(path)), Counter()))
+class Watch:
+    """How the runs of a store end while a sweep goes on: only what is new is read."""
+
+    def __init__(self, store: Place):
+        self._medium = medium_of(store)
+        self._marks: Marks | None = None
+
+    def outcomes(self) -> dict[str, int]:
+        """Return how many runs have had each outcome; none where there is no store yet."""
+        try:
+            if self._marks is None:
+                self._marks = Marks(self._medium, read_root(self._medium, "").root)
+            else:
+                self._marks.refresh()
+        except ValueError:
+            return {}
+        return _outcomes_of(self._marks.records)
 
 
-def _plan(layout: Layout) -> tuple[list[str], int]:
-    """Return the variants of a store and the number of runs of each."""
-    outcome = layout.arrays()["outcome"]
-    sizes = zip(dims_of(outcome), outcome["shape"], strict=True)
-    return layout.attributes()["variants"] or [""], math.prod(length for dim, length in sizes if dim != "variant")
+def _outcomes_of(records: np.ndarray) -> dict[str, int]:
+    """Return how many runs of some tiles had each outcome that any had."""
+    counts = {name: int(records["outcomes"][name].sum()) for name in records.dtype["outcomes"].names or ()}
+    return {name: count for name, count in counts.items() if count}
 
 
-def _worked(work: Iterable[Mapping[str, Any]]) -> float:
+def _worked(records: np.ndarray) -> float:
     """Return for how many seconds somebody worked: the length of the union of the tiles' intervals."""
-    ends = [(datetime.fromisoformat(entry["date"]).timestamp(), entry["seconds"]) for entry in work]
-    total, until = 0.0, -math.inf
-    for began, ended in sorted((end - seconds, end) for end, seconds in ends):
-        total += max(0.0, ended - max(began, until))
-        until = max(until, ended)
-    return total
+    if not len(records):
+        return 0.0
+    ends, begins = records["date"], records["date"] - records["seconds"]
+    order = np.argsort(begins, kind="stable")
+    until = np.maximum.accumulate(np.concatenate([[-np.inf], ends[order][:-1]]))
+    return float(np.sum(np.maximum(0.0, ends[order] - np.maximum(begins[order], until))))

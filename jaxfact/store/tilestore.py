@@ -1,166 +1,181 @@
 """A store that is read and written tile by tile, by several threads and processes, and outlives them all.
 
-A tile is a block of seeds at a block of points of one variant. It is written whole, one shard per variable, and then
-marked: by a Zarr group of its own, whose attributes say what it holds, how long it took and who made it. What is not
-marked is not there. A tile is taken by locking a file, and the system releases the locks of a process that dies.
+A tile is a block of seeds at a block of points of one variant. It is written once, one shard per variable, and then
+marked, and never changes. What is not marked is not there.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxfact.engine.outcomes import OUTCOMES
-from jaxfact.results.whole import remains, whole_file
-from jaxfact.store import marks
-from jaxfact.store.grid import Box, Grid, size
-from jaxfact.store.layout import Layout, Tile, dims_of
-from jaxfact.store.marks import Mark, now, read_mark, unmark, write_mark
-from jaxfact.store.shards import shard_of
+from jaxfact.store import claims
+from jaxfact.store.folder import Folder
+from jaxfact.store.grid import Grid, Tile
+from jaxfact.store.look import Look, look
+from jaxfact.store.marks import HELD, Mark, Marks, Writer, outcomes_in
+from jaxfact.store.medium import MISSING, Damage, Medium, Place, medium_of, put_over
+from jaxfact.store.metadata import crc, fill_of
+from jaxfact.store.root import Root
+from jaxfact.store.roots import read_root
+from jaxfact.store.shards import parts_of, shard_of, values_in
 
 
 class Results(NamedTuple):
-    """What was found in a box: the levels of its hits, and the dims and values of every variable."""
+    """What was found in a tile: the levels of its hits, and the dims and values of every variable."""
 
     levels: np.ndarray
     variables: Mapping[str, tuple[Sequence[str], np.ndarray]]
 
 
 class TileStore:
-    """A store on disk, opened; `grid` is what it is to hold of each variant, in its order there.
+    """A store, opened; `root` says what it is to hold, `grid` what of each variant.
 
-    `variants` are their names, an empty one where there is one variant without a name. Opening changes nothing:
-    see `create`, `extend` and `mend`. Raises ValueError where there is no store.
+    Opening changes nothing: see `create`, `extend` and `mend`. Raises ValueError where there is no store.
     """
 
-    def __init__(self, path: Path):
-        import zarr  # a tenth of a second that sweeps without a store need not spend
-
-        self.layout: Layout = Layout.of(path, "give the path that the sweep was given")
-        attributes = self.layout.attributes()
-        with zarr.config.set({"array.write_empty_chunks": True}):
-            group = zarr.open_group(path, mode="r+")
-            # What does not depend on the runs was written when the store was made.
-            self._arrays: dict[str, Any] = {
-                name: group[name]
-                for name, metadata in self.layout.arrays().items()
-                if "seed" in dims_of(metadata) and name != "seed"
-            }
-        axes = {name: np.asarray(group[name]) for name in attributes["axes"]}
-        self.grid: Grid = Grid(axes, np.asarray(group["seed"]), self.layout.blocks())
-        self.variants: list[str] = attributes["variants"] or [""]
-        self._levels = np.asarray(group["level"])
+    def __init__(self, place: Place):
+        self.medium: Medium = medium_of(place)
+        self.root: Root = read_root(self.medium, "give the path that the sweep was given").root
+        self.marks: Marks = Marks(self.medium, self.root)
+        self._done = self.marks.done()
+        self._writer = Writer(self.medium, self.root)
 
     @property
-    def path(self) -> Path:
-        """Where it is."""
-        return self.layout.path
+    def name(self) -> str:
+        """What a user calls it."""
+        return self.medium.name
+
+    @property
+    def grid(self) -> Grid:
+        """What it is to hold of each variant, in its order there."""
+        return self.root.grid
+
+    @property
+    def variants(self) -> list[str]:
+        """Their names, an empty one where there is one variant without a name."""
+        return self.root.variants
 
     @property
     def names(self) -> list[str]:
         """The variables of the runs."""
-        return list(self._arrays)
+        return list(self.root.of_runs)
 
     def tiles(self, variant: int) -> list[Tile]:
         """Return every tile of a variant, in the order in which they should be made."""
         return self.grid.tiles(variant)
 
-    def mark(self, tile: Tile) -> Mark | None:
-        """Return the mark of a tile, None where it is not done."""
-        return read_mark(self.layout, tile)
-
-    def missing(self, tile: Tile) -> list[Box]:
-        """Return the runs of a tile that the store does not hold, as boxes that do not overlap."""
-        mark = self.mark(tile)
-        return [self.grid.box(tile)] if mark is None else self.grid.beyond(tile, mark.covers)
+    def is_done(self, tile: Tile) -> bool:
+        """Tell whether the store holds a tile, by anybody's hand."""
+        if not self._done[tile] and self.medium.size(self.root.key("outcome", tile)) is not None:
+            self.marks.refresh()
+            self._done |= self.marks.done()
+        return bool(self._done[tile])
 
     def held(self, variant: int) -> int:
         """Return how many runs of a variant the store holds."""
-        return self.grid.runs - sum(size(box) for tile in self.tiles(variant) for box in self.missing(tile))
+        return int(np.sum(self.grid.sizes(), where=self._done[variant]))
+
+    def left(self, variant: int, asked: np.ndarray) -> list[Tile]:
+        """Return the tiles of a variant that are not done, of those asked for."""
+        wanted = asked & ~self._done[variant]
+        return [tile for tile in self.tiles(variant) if wanted[tile[1:]]]
 
     @contextmanager
     def claimed(self, tile: Tile) -> Iterator[bool]:
         """Take a tile for the time of the block; false where another thread or process has it."""
-        with marks.claimed(self.layout, tile, partial(self._tidy, tile)) as mine:
+        with claims.claimed(self.medium, tile, (self.root.key(name, tile) for name in self.names)) as mine:
             yield mine
 
-    def write(self, tile: Tile, parts: Sequence[tuple[Box, Results]], facts: Mapping[str, Any]) -> None:
-        """Write the missing runs of a tile, then mark it; `facts` are kept with the mark."""
-        for box, found in parts:
-            # The outcome last: whoever sees that a run has ended sees its other numbers.
-            for name in sorted(found.variables, key=lambda name: (name == "outcome", name)):
-                self._put(name, found, tile, box)
-        past = self.mark(tile)
-        codes = np.concatenate([found.variables["outcome"][1].ravel() for _, found in parts])
-        counts = Counter(past.outcomes if past else {}) + Counter(map(OUTCOMES.__getitem__, codes.tolist()))
-        # Not those of all arrays: a variant may lack a variable that others have, as tied factors lack the imbalance.
-        files = [self._shard(name, tile) for name in parts[0][1].variables]
-        mark = Mark(
-            covers=[positions.stop for positions in self.grid.box(tile)],
-            outcomes=counts,
-            work=[*(past.work if past else ()), {**facts, "runs": len(codes), "date": now(), **marks.here()}],
-            files={str(file.relative_to(self.path)): file.stat().st_size for file in files},
-        )
-        write_mark(self.layout, tile, mark)
+    def write(self, tile: Tile, found: Results, facts: Mapping[str, Any]) -> None:
+        """Write a tile, then mark it, with the number of its steps and the seconds it took."""
+        sums = {}
+        # The outcome last: where it is, everything is.
+        for name in sorted(found.variables, key=lambda name: (name == "outcome", name)):
+            content = self._shard(name, found)
+            put_over(self.medium, self.root.key(name, tile), content)
+            sums[name] = crc(content)
+        names = outcomes_in(self.root)
+        counts = Counter(map(names.__getitem__, found.variables["outcome"][1].ravel().tolist()))
+        self._writer.write([Mark(tile, counts, facts["run_steps"], facts["seconds"], sums, self._seen(tile, sums))])
+        self._done[tile] = True
 
-    def read(self, name: str, tile: Tile, ends: Sequence[int]) -> np.ndarray:
-        """Return the values of a variable of a tile, up to some ends along the axes and the seeds.
+    def read(self, name: str, tile: Tile) -> np.ndarray:
+        """Return the values of a variable of a tile. Raises Damage where its file is not what was written."""
+        key = self.root.key(name, tile)
+        content = self.medium.get(key)
+        shape, dtype = self.root.shard(name), self.root.variables[name].dtype
+        values = None if content is None else values_in(content, shape, dtype)
+        if values is None:
+            raise Damage(key, MISSING if content is None else "has another checksum than it should")
+        along = dict(zip(self.grid.names, map(len, self.grid.box(tile)), strict=True))
+        return values[tuple(slice(along.get(dim)) for dim in self.root.variables[name].dims)]
 
-        Raises ValueError, RuntimeError or OSError where its file is damaged.
-        """
-        box = self.grid.box(tile)
-        along: dict[str, Any] = {
-            dim: slice(positions.start, end) for dim, positions, end in zip(self.grid.names, box, ends, strict=True)
-        }
-        along["variant"] = tile[0]
-        array = self._arrays[name]
-        return array[tuple(along.get(dim, slice(None)) for dim in array.metadata.dimension_names)]
+    def look(self, tile: Tile | None = None, *, thorough: bool = False) -> Look:
+        """Compare the tiles that are marked with their files; one alone by its last mark."""
+        if tile is not None:
+            self.refresh()
+        return look(self.medium, self.root, self.marks, tile, thorough=thorough)
 
-    def drop(self, tile: Tile) -> None:
-        """Unmark a tile and remove its files, so that its runs are missing."""
-        unmark(self.layout, tile)
-        for name in self._arrays:
-            self._shard(name, tile).unlink(missing_ok=True)
+    def remember(self, seen: np.ndarray) -> None:
+        """Keep marks whose files were read and are whole, so that the next process need not read them."""
+        if len(seen) and isinstance(self.medium, Folder):
+            self._writer.put(seen)
 
-    def _put(self, name: str, found: Results, tile: Tile, box: Box) -> None:
-        """Write a variable of a box: as one file where it is the whole of a tile, else into the file that is there."""
-        array = self._arrays[name]
-        dims = array.metadata.dimension_names
+    def drop(self, tile: Tile, damaged: Sequence[str]) -> None:
+        """Move damaged files of a tile aside and take back its mark, so that its runs are missing."""
+        for key in damaged:
+            self.medium.put_aside(key)
+        self._writer.write([Mark(tile, {}, 0, 0.0, {}, self._since(tile))])
+        self._done[tile] = False
+
+    def adopt(self, tile: Tile) -> bool:
+        """Mark a tile that was written and not marked, or whose mark was lost; false where it is not whole."""
+        done = self.marks.records[self.marks.records["tile"][:, 0] == tile[0]]
+        names = self.names if not len(done) else [n for n in self.names if done[0]["sums"][n] >= HELD]
+        try:
+            values = {name: self.read(name, tile) for name in names}
+        except Damage:
+            return False
+        sums = {name: crc(self.medium.get(self.root.key(name, tile)) or b"") for name in names}
+        counts = Counter(map(outcomes_in(self.root).__getitem__, values["outcome"].ravel().tolist()))
+        steps = int(np.sum(values["steps"], dtype=np.int64))
+        self._writer.write([Mark(tile, counts, steps, 0.0, sums, self._seen(tile, sums))])
+        self._done[tile] = True
+        return True
+
+    def refresh(self) -> None:
+        """Take note of what others have marked, or taken back."""
+        self.marks.refresh()
+        self._done = self.marks.done()
+
+    def _shard(self, name: str, found: Results) -> bytes:
+        """Return a variable of a tile as a file; at the end of a segment it is smaller than its shard."""
+        variable, shape = self.root.variables[name], self.root.shard(name)
         _, values = found.variables[name]
-        if "level" in dims:  # a variant's own levels are some of those of all
-            own, values = values, np.full((*values.shape[:-1], len(self._levels)), np.nan)
-            values[..., np.searchsorted(-self._levels, -found.levels)] = own
-        if "variant" in dims:
-            values = np.expand_dims(values, dims.index("variant"))
-        if box == self.grid.box(tile):
-            self._put_whole(array, self._shard(name, tile), values)
-            return
-        along = {dim: slice(p.start, p.stop) for dim, p in zip(self.grid.names, box, strict=True)}
-        along["variant"] = slice(tile[0], tile[0] + 1)
-        array[tuple(along.get(dim, slice(None)) for dim in dims)] = values
-
-    def _put_whole(self, array: Any, file: Path, values: np.ndarray) -> None:
-        """Write a whole tile of a variable, which at the end of an axis is smaller than its shard."""
-        whole = values.astype(array.dtype, copy=False)
-        if whole.shape != array.shards:
-            whole = np.full(array.shards, array.fill_value, array.dtype)
+        if "level" in variable.dims:  # a variant's own levels are some of those of all
+            levels = self.root.coordinates["level"]
+            own, values = values, np.full((*values.shape[:-1], len(levels)), np.nan)
+            values[..., np.searchsorted(-levels, -found.levels)] = own
+        if "variant" in variable.dims:
+            values = np.expand_dims(values, variable.dims.index("variant"))
+        whole = values.astype(variable.dtype, copy=False)
+        if whole.shape != shape:
+            whole = np.full(shape, fill_of(variable.dtype), variable.dtype)
             whole[tuple(map(slice, values.shape))] = values
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(file) as made:
-            made.write_bytes(b"".join(shard_of(whole, array.chunks)))
+        return shard_of(whole, parts_of(shape))
 
-    def _shard(self, name: str, tile: Tile) -> Path:
-        """Return the file of a variable of a tile."""
-        places = dict(zip(("variant", *self.grid.names), tile, strict=True))
-        dims = self._arrays[name].metadata.dimension_names
-        return self.layout.shard(name, [places.get(dim, 0) for dim in dims])
+    def _seen(self, tile: Tile, names: Mapping[str, int]) -> int:
+        """Return when the files of a tile changed last, later than any mark of it."""
+        if not isinstance(self.medium, Folder):
+            return self._since(tile)
+        keys = [self.root.key(name, tile).split("/") for name in names]
+        times = [self.medium.seen(folder, [file])[0, 1] for folder, file in keys]
+        return max(int(max(times)), self._since(tile))
 
-    def _tidy(self, tile: Tile) -> None:
-        """Remove what was left by a process that died in the middle of a file."""
-        for file in (*(self._shard(name, tile) for name in self._arrays), self.layout.mark(tile)):
-            for half in remains(file):
-                half.unlink(missing_ok=True)
+    def _since(self, tile: Tile) -> int:
+        """Return a time later than that of any mark of a tile."""
+        mark = self.marks.latest(tile)
+        return 0 if mark is None else int(mark["seen"]) + 1

@@ -1,7 +1,6 @@
 """What is done to a whole store: it is created, a sweep is admitted to it, it is extended, and mended."""
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,162 +8,142 @@ import xarray as xr
 
 from jaxfact.engine.axes import places_of
 from jaxfact.inputs import problem_with
-from jaxfact.results.files import consolidate, encoded
-from jaxfact.results.whole import whole_folder
+from jaxfact.results.flags import encoded
+from jaxfact.store.damage import written_only
 from jaxfact.store.differences import check_same
 from jaxfact.store.grid import Grid
-from jaxfact.store.layout import BLOCKS, TILES, Layout, Tile, as_json, dims_of, metadata_in, read_json, write_json
-from jaxfact.store.marks import Mark, changing, now
-from jaxfact.store.shards import parts_of
+from jaxfact.store.marks import Writer, now
+from jaxfact.store.medium import MISSING, Place, medium_of
+from jaxfact.store.metadata import LARGEST, Variable
+from jaxfact.store.root import TILES, Root, as_json, check_name, root_key
+from jaxfact.store.roots import change, settle
 from jaxfact.store.tilestore import TileStore
 
-_COORDINATES = 65536
-_FILL = {"f": float("nan"), "i": -1, "u": 0, "b": False}
+_MANY = 64  # files of marks that are not full
 
 
-def create(path: Path, grid: Grid, template: xr.Dataset) -> None:
-    """Make an empty store for the runs of a grid; it appears whole or not at all.
+def create(place: Place, grid: Grid, template: xr.Dataset) -> None:
+    """Make an empty store for the runs of a grid; readers see it whole or not at all.
 
     `template` is the dataset of all variants at one point and one seed: its variables, its attributes, and the sizes of
     the dimensions after the seeds.
 
-    Raises FileExistsError where something is there, which is left alone, and ValueError for an axis named `tiles`.
+    Raises FileExistsError where something is there, which is left alone, and ValueError for names and numbers of values
+    that a store cannot have.
     """
-    if TILES in grid.axes:
-        raise problem_with("axes", TILES, "is what a store calls its tiles", "rename the experiment's parameter")
-    try:
-        with whole_folder(path, new=True) as made:
-            _fill(made, grid, encoded(template))
-    except OSError as error:
-        if path.exists():
-            raise FileExistsError(path) from error
-        raise
+    medium = medium_of(place)
+    root = _root(grid, encoded(template))
+    content = root.content()
+    if not medium.is_empty() or not medium.put_new(root_key(0), content):
+        raise FileExistsError(medium.name)
+    settle(medium, root, content)
 
 
-def _fill(path: Path, grid: Grid, template: xr.Dataset) -> None:
-    import zarr  # only now, as in `TileStore`
-
-    attributes = as_json(template.attrs) | {BLOCKS: list(grid.blocks), "created": now()}
-    group = zarr.create_group(path, zarr_format=3, attributes=attributes)
-    lengths = dict(zip(grid.names, grid.shape, strict=True))
-    blocks = dict(zip(grid.names, grid.blocks, strict=True)) | {"variant": 1}
-    for name, variable in template.variables.items():
-        _create_array(group, str(name), variable, lengths, blocks)
-    for name in lengths:
-        coordinate: Any = group[name]
-        coordinate[:] = grid.axes.get(name, grid.seeds)
-    group.create_group(TILES)
-    consolidate(path)
-
-
-def _create_array(group: Any, name: str, variable: Any, lengths: Mapping[str, int], blocks: Mapping[str, int]) -> None:
-    """Create one variable or coordinate; what runs do not change is written at once."""
-    from zarr.codecs import Crc32cCodec
-
-    shape = tuple(lengths.get(d, n) for d, n in variable.sizes.items())
-    if "seed" in variable.dims and name != "seed":
-        shards = tuple(blocks.get(d, n) for d, n in zip(variable.dims, shape, strict=True))
-        layout: dict[str, Any] = {"chunks": parts_of(shards), "shards": shards, "compressors": [Crc32cCodec()]}
-    else:
-        layout = {"chunks": tuple(_COORDINATES if d in lengths else max(1, n) for d, n in variable.sizes.items())}
-    array = group.create_array(
-        name,
-        shape=shape,
-        dtype=variable.dtype,
-        fill_value=_FILL[variable.dtype.kind],
-        attributes=as_json(variable.attrs),
-        dimension_names=variable.dims,
-        **layout,
-    )
-    if "shards" not in layout and name not in lengths:
-        array[...] = variable.values
+def _root(grid: Grid, template: xr.Dataset) -> Root:
+    """Return the first root of a store."""
+    for name in (*template.variables, *template.dims):
+        try:
+            check_name(name)
+        except ValueError:
+            needed = "is what a store calls its tiles" if name == TILES else "is no name of a file"
+            raise problem_with("axes", name, needed, "rename the experiment's parameter, or the record") from None
+    _check_lengths(grid)
+    variables = {
+        str(name): Variable(
+            tuple(map(str, variable.dims)),
+            variable.dtype,
+            as_json(variable.attrs),
+            None if "seed" in variable.dims or name in grid.axes else variable.values,
+        )
+        for name, variable in template.variables.items()
+    }
+    for name in grid.names:
+        variables[name] = variables[name]._replace(dtype=grid.values[name].dtype)
+    sizes = {str(dim): length for dim, length in template.sizes.items() if dim not in grid.names}
+    return Root(as_json(template.attrs) | {"created": now()}, grid, variables, sizes)
 
 
-def admit(path: Path, wanted: Mapping[Any, Any], accept: Iterable[str] = ()) -> None:
+def _check_lengths(grid: Grid) -> None:
+    for name, ends in zip(grid.names, grid.segments, strict=True):
+        if ends[-1] > LARGEST:
+            raise problem_with(name, f"{ends[-1]} values", "a store has at most 2²⁸ along an axis", "use two stores")
+
+
+def admit(place: Place, wanted: Mapping[Any, Any], accept: Iterable[str] = ()) -> list[str]:
     """Refuse a sweep whose attributes are not those of the store, and record the differences that are accepted.
 
-    Raises a ValueError that names each difference, for names that cannot be accepted, and where there is no store.
+    Returns what was damaged of the store's metadata and has been made again. Raises a ValueError that names each
+    difference, for names that cannot be accepted, and where there is no store.
     """
-    layout = Layout.of(path, "choose a path where nothing is yet")
-    with changing(layout):
-        root = read_json(layout.root)
-        if accepted := check_same(path, root["attributes"], as_json(wanted), accept):
-            notes = root["attributes"].setdefault("accepted", [])
-            notes.append({"date": now(), "differences": accepted})
-            write_json(layout.root, root)
+    medium = medium_of(place)
+
+    def noted(root: Root) -> Root | None:
+        accepted = check_same(medium.name, root.attributes, as_json(wanted), accept)
+        notes = root.attributes.get("accepted", [])
+        known = [difference for note in notes for difference in note["differences"]]
+        if not set(accepted) - set(known):
+            return None
+        note = {"date": now(), "differences": accepted}
+        return root._replace(attributes={**root.attributes, "accepted": [*notes, note]})
+
+    return change(medium, "choose a path where nothing is yet", noted)
 
 
-def extend(path: Path, axes: Mapping[str, np.ndarray], seeds: np.ndarray) -> None:
-    """Let a store hold more seeds and axis values, after those that are there.
+def extend(place: Place, axes: Mapping[str, np.ndarray], seeds: np.ndarray) -> None:
+    """Let a store hold more seeds and axis values, after those that are there, in tiles of their own.
 
-    Readers see the shapes in the root's metadata, which one atomic replacement switches to larger ones. Raises
-    ValueError where there is no store.
+    What runs compute the same with, in 64 bits or in 32, is not new. Raises ValueError where there is no store.
     """
-    layout = Layout.of(path, "create it first")
-    with changing(layout):
-        root, grown = read_json(layout.root), {}
-        x64 = root["attributes"]["x64"]
-        arrays = {name: of for name, of in metadata_in(root).items() if of["node_type"] == "array"}
+
+    def longer(root: Root) -> Root | None:
+        new = {}
         for name, wanted in {**axes, "seed": seeds}.items():
-            there = arrays[name]["shape"][0]
-            if (length := _lengthened(path, name, there, wanted, x64 or name == "seed")) is not None:
-                grown[name] = length
-        if not grown:
-            return
-        for metadata in arrays.values():
-            sizes = zip(dims_of(metadata), metadata["shape"], strict=True)
-            metadata["shape"] = [grown.get(dim, length) for dim, length in sizes]
-        write_json(layout.root, root)
-        for name, metadata in arrays.items():
-            write_json(layout.array(name), metadata)
+            there = root.grid.values[name]
+            new[name] = wanted[places_of(wanted, there, root.attributes["x64"] or name == "seed") < 0]
+        if not any(map(len, new.values())):
+            return None
+        grid = root.grid.extended(new)
+        _check_lengths(grid)
+        return root._replace(grid=grid)
 
-
-def _lengthened(path: Path, name: str, length: int, wanted: np.ndarray, x64: bool) -> int | None:
-    """Write new values of a coordinate after those it keeps, and return how many there are; None without new ones.
-
-    What runs compute the same with, in 64 bits or in 32, is not new. There may be more than readers see yet, from an
-    extension that was cut short.
-    """
-    import zarr
-
-    array = zarr.open_array(path / name, mode="r+")
-    there = np.asarray(array)[:length]
-    new = wanted[places_of(wanted, there, x64) < 0]
-    if not len(new):
-        return None
-    both = np.concatenate([there, new])
-    array.resize(len(both))
-    array[:] = both
-    return len(both)
+    change(medium_of(place), "create it first", longer)
 
 
 def mend(store: TileStore) -> list[str]:
-    """Read every tile that is done, with its checksums, drop those that are damaged, and return what was wrong.
+    """Look at every tile that is done, take back those that are damaged, and return what was wrong.
 
-    The runs of a dropped tile are missing, so the sweep makes them again. Tiles that others work on are left to them.
+    What was written and is not marked, or whose mark was lost, is marked. The runs of a damaged tile are missing, so
+    that the sweep makes them again. Tiles that others work on are left to them. Raises OSError for what cannot be read.
     """
-    found = []
-    for variant in range(len(store.variants)):
-        for tile in store.tiles(variant):
-            if store.mark(tile) is None:
-                continue
-            with store.claimed(tile) as mine:
-                mark = store.mark(tile)
-                if mine and mark is not None and (damage := _damage(store, tile, mark)):
-                    store.drop(tile)
-                    found.append(damage)
-    return found
+    said = []
+    for key, what in store.marks.damaged.items():
+        store.medium.put_aside(key)
+        said.append(f"{key} {what}")
+    found = store.look()
+    store.remember(found.read)
+    for tile in found.lost:
+        with store.claimed(tile) as mine:
+            # Somebody else may have made it again in the meantime.
+            damaged = store.look(tile).damaged if mine else {}
+            if damaged:
+                store.drop(tile, [key for key, what in damaged.items() if what != MISSING])
+                said += [f"{key} {what}" for key, what in damaged.items()]
+    store.refresh()
+    for tile in written_only(store.medium, store.root, store.marks):
+        with store.claimed(tile) as mine:
+            if mine and not store.is_done(tile):
+                store.adopt(tile)
+    _put_together(store)
+    return said
 
 
-def _damage(store: TileStore, tile: Tile, mark: Mark) -> str:
-    """Return what is wrong with a tile, or nothing."""
-    for name, length in mark.files.items():
-        file = store.path / name
-        if not file.exists() or file.stat().st_size != length:
-            return f"{name} has {file.stat().st_size if file.exists() else 0} bytes instead of {length}"
-    for name in store.names:
-        try:
-            store.read(name, tile, mark.covers)
-        except (ValueError, RuntimeError, OSError) as error:
-            return f"{name} of tile {'-'.join(map(str, tile))} is damaged ({error})"
-    return ""
+def _put_together(store: TileStore) -> None:
+    """Put many files of few marks together, since every reader reads them all.
+
+    Whoever still writes to one of them writes it again, with the marks that were in it: those are there twice then.
+    """
+    names, records = store.marks.small()
+    if len(names) > _MANY:
+        Writer(store.medium, store.root).put(records)
+        for name in names:
+            store.medium.delete(f"{TILES}/{name}")

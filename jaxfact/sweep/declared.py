@@ -1,7 +1,7 @@
 """What a sweep is told once, checked, and how it answers: from memory, or through a store."""
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -20,10 +20,14 @@ from jaxfact.inputs import positive_integer, problem_with, seed_number, shown
 from jaxfact.measures.records import Records, named_measures
 from jaxfact.results.labels import Origin, join, plain, taken_names
 from jaxfact.store.differences import accepted_names
-from jaxfact.store.layout import TILES
+from jaxfact.store.medium import Place, reachable
+from jaxfact.store.provenance import environment
 from jaxfact.store.queues import MemoryQueue
+from jaxfact.store.root import TILES
 from jaxfact.store.work import Request, as_in_store, progress_of, run_into
+from jaxfact.sweep.cluster import Client, Cluster
 from jaxfact.sweep.parts import Options, Part, part_of
+from jaxfact.sweep.tasks import Job
 
 _AHEAD = 2  # variants that are read and compiled while one runs
 
@@ -85,14 +89,14 @@ class Declared:
         self,
         seeds: Any,
         axes: Mapping[str, np.ndarray],
-        store: str | Path | None,
+        store: Place | None,
         progress: Progress | None,
         accept: Iterable[str],
         counts: Mapping[str, Any],
     ) -> Request:
         """Return what a call asks for, checked."""
         numbers = seed_numbers(seeds)
-        kept = axes if store is None else as_in_store(Path(store), axes)
+        kept = axes if store is None else as_in_store(store, axes)
         check_size(kept, numbers, (not self.lone) + 1, None if store is not None else MOST_RUNS)
         accept = accepted_names(accept)
         if not callable(progress or print):
@@ -106,10 +110,25 @@ class Declared:
         variants = None if self.lone else list(self.named)
         return Request(kept, numbers, variants, accept, tile_runs, devices, progress)
 
-    def results(self, parts: Iterable[Part], request: Request, store: str | Path | None) -> xr.Dataset:
+    def cluster(self, client: Client, request: Request, store: Place | None) -> Cluster:
+        """Return the workers of a client, told of what is asked for; refuse a store that is out of their reach."""
+        job = Job(
+            self.named,
+            self._tolerances,
+            self._options,
+            request.axes,
+            request.seeds,
+            None if store is None else reachable(store),
+            environment(),
+            jax.config.jax_default_matmul_precision,  # pyright: ignore[reportAttributeAccessIssue]
+            tuple(request.accept),
+        )
+        return Cluster(client, job)
+
+    def results(self, parts: Iterable[Part], request: Request, store: Place | None) -> xr.Dataset:
         """Make what is asked for, in memory or in a store."""
         if store is not None:
-            return run_into(Path(store), list(parts), request)
+            return run_into(store, list(parts), request)
         # The first is compiled where it is run, each other one while those before it run.
         made = (_ready(part, request, compiled=place > 0) for place, part in enumerate(parts))
         ready = made_ahead(made, _AHEAD, while_light=lambda ready: ready.part.is_light)
@@ -150,15 +169,24 @@ class _Ready(NamedTuple):
 def _ready(part: Part, request: Request, *, compiled: bool) -> _Ready:
     """Cut the runs of one experiment into tiles, and trace its program, or compile it."""
     runs = part.runs(request.axes, request.seeds)
-    queue = MemoryQueue(runs, tile_size(int(runs.count), part.engine.way, request.devices, request.tile_runs))
+    threads = request.devices if request.cluster is None else request.cluster.threads
+    queue = MemoryQueue(runs, tile_size(int(runs.count), part.engine.way, threads, request.tile_runs))
     program = part.program(queue.size)
-    return _Ready(part, queue, program, program.compile(request.devices) if compiled else 0.0)
+    return _Ready(
+        part, queue, program, program.compile(request.devices) if compiled and request.cluster is None else 0.0
+    )
 
 
 def _in_memory(made: _Ready, request: Request, place: int, count: int) -> xr.Dataset:
     """Run one of several experiments and keep everything in memory."""
-    timing = made.program.run(made.queue, progress_of(request.progress, place, count), request.devices)
-    timing["compile_seconds"] += made.seconds
+    progress = progress_of(request.progress, place, count)
+    if request.cluster is None:
+        timing = made.program.run(made.queue, progress, request.devices)
+        timing["compile_seconds"] += made.seconds
+    else:
+        began = time.perf_counter()
+        request.cluster.gather(place, made.queue, progress)
+        timing = {"compile_seconds": 0.0, "run_seconds": time.perf_counter() - began}
     runs = made.part.labelled(made.queue.found, request.axes, request.seeds)
     return runs.assign(timing).assign_attrs(made.part.attributes(request.axes))
 

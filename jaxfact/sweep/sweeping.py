@@ -13,6 +13,7 @@ from jaxfact.engine.tiles import Progress
 from jaxfact.inputs import explained
 from jaxfact.measures.records import Records
 from jaxfact.numerics.products import in_full_precision
+from jaxfact.sweep.cluster import Client
 from jaxfact.sweep.declared import Declared, Told, without_single
 
 
@@ -37,6 +38,7 @@ def sweep(
     accept: Iterable[str] = (),
     tile_runs: int | None = None,
     devices: int | None = None,
+    cluster: Client | None = None,
     axes: Mapping[str, Values] | None = None,
     **more_axes: Values,
 ) -> xr.Dataset:
@@ -79,6 +81,8 @@ def sweep(
         tile_runs: The largest number of runs in a tile, which is run and written as one.
         devices: How many local devices work, all of them by default; on a CPU how many threads, by default as many as
             cores that this process may use.
+        cluster: A `dask.distributed.Client`, whose workers make the tiles: into the store, which they must reach under
+            the same path or URL, or without one into the memory of this process; `devices` is of no account then.
         axes: The values of each axis, for names that collide with options; others may be given by keyword.
         **more_axes: The values of each axis by keyword; one number gives a coordinate, and no dimension.
 
@@ -94,7 +98,7 @@ def sweep(
             result; a tolerance below three times the distance at which rounding stalls a run; levels below the
             tolerance; an experiment that does not fit; and a store made by another sweep.
         RuntimeError: Where an invariant is broken.
-        StoreError: Where a store cannot be written.
+        StoreError: Where a store cannot be written, or a cluster is lost.
         MemoryError: Where a tile does not fit into memory; it says how large one may be.
     """
     told = Told(max_steps, tolerance, levels, record, every, check_every, base_seed, checked, compress, compensated)
@@ -102,6 +106,8 @@ def sweep(
     declared = Declared(experiment, told, given, _OPTIONS)
     counts = {"tile_runs": tile_runs, "devices": devices}
     request = declared.request(seeds, declared.axes, store, progress, accept, counts)
+    if cluster is not None:
+        request = request._replace(cluster=declared.cluster(cluster, request, store))
     return without_single(declared.results(declared.parts(request.axes), request, store), given)
 
 

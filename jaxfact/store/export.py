@@ -18,9 +18,10 @@ import xarray as xr
 
 from jaxfact.choices import listed
 from jaxfact.inputs import problem_with
-from jaxfact.results.files import PENDING, encoded, open_results
+from jaxfact.results.flags import PENDING, encoded
 from jaxfact.results.labels import plain
 from jaxfact.results.whole import check_new_file, whole_file
+from jaxfact.store.files import open_results
 
 _ROWS = 65536  # about this many at a time
 

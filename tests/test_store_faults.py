@@ -1,0 +1,287 @@
+"""Damage of every kind of file × what every command does: nothing silent, no traceback, nothing whole is deleted."""
+
+import errno
+import functools
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from commands import SWEPT
+
+import jaxfact as jf
+from jaxfact.store import experiment_file
+from jaxfact.store.claims import owner_key
+from jaxfact.store.folder import Folder
+from jaxfact.store.medium import StoreError
+from jaxfact.store.root import parsed
+from jaxfact.store.tilestore import TileStore
+from jaxfact.store.upkeep import extend, mend
+
+KINDS = {
+    "the root": "zarr.json",
+    "a generation": "tiles/root-0.json",
+    "metadata": "loss/zarr.json",
+    "seeds": "seed/c.0",
+    "an axis": "step_size/c.0",
+    "a constant": "tolerance/c.0",
+    "a tile": "loss/c.0.1.2",
+    "outcomes": "outcome/c.0.1.2",
+    "marks": "tiles/marks-*.npy",
+    "the group": "tiles/zarr.json",
+}
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(content)
+
+
+def emptied(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-3])
+
+
+def of_another_type(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def linked(file: Path) -> None:
+    """Link to a copy outside, which is whole."""
+    file.rename(file.parents[2] / "outside")
+    file.symlink_to(file.parents[2] / "outside")
+
+
+DAMAGES: list[Callable[[Path], None]] = [flip, emptied, cut, Path.unlink, of_another_type, linked]
+
+
+def results(path: Path) -> dict[str, bytes]:
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.glob("*/c*")}
+
+
+@pytest.fixture
+def store(stored, tmp_path) -> Path:
+    return Path(shutil.copytree(stored, tmp_path / "inside" / "runs.zarr"))
+
+
+@functools.cache
+def methods(file: Path):
+    return experiment_file.load(f"{file}:methods")
+
+
+def swept(file: Path, store: str | Path) -> None:
+    jf.sweep(methods(file), seeds=6, store=store, tile_runs=6, **SWEPT)
+
+
+def file_of(store: Path, kind: str) -> Path:
+    (file,) = store.glob(KINDS[kind])
+    return file
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("kind", KINDS)
+def test_damage_is_named_left_out_and_made_again(call, experiments, store, stored, kind, damage):
+    file = file_of(store, kind)
+    damage(file)
+    where = "tiles/marks-" if kind == "marks" else file.relative_to(store).as_posix()
+    outside = {p: p.read_bytes() for p in store.parents[1].rglob("outside")}
+    found = call("status", store)
+    assert (found.code, found.err) == (1, "")
+    assert where in found.out
+    found = call("export", store, "--to", "csv", "--out", "runs.csv")
+    assert found.code == 1
+    assert all(line.startswith("jaxfact: note: ") for line in found.err.splitlines())
+    assert where in found.err
+    lost = {"a tile": 6, "outcomes": 6, "marks": 36}.get(kind, 0)
+    assert len(Path("runs.csv").read_text().splitlines()) == 1 + 36 - lost
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        swept(experiments, store)
+    # Lost marks are made from the tiles, which loses nothing.
+    assert where in "".join(str(one.message) for one in said) or (kind, damage) == ("marks", Path.unlink)
+    assert results(store) == results(stored)
+    assert jf.status(store, check=True).damaged == {}
+    assert outside == {p: p.read_bytes() for p in store.parents[1].rglob("outside")}
+
+
+@pytest.mark.parametrize("kind", ["the root", "a generation", "seeds", "a tile", "marks"])
+def test_damage_is_named_by_what_draws_and_replays(call, store, kind):
+    """What is whole of it is drawn, and replayed bit for bit; a run in what was left out has not finished."""
+    file = file_of(store, kind)
+    flip(file)
+    where = "tiles/marks-" if kind == "marks" else file.relative_to(store).as_posix()
+    words = [store, "--variant", "plain", "step_size=0.2", "--seed", "0"]
+    lost = kind == "marks"
+    for found, code in ((call("report", store), 2 if lost else 1), (call("replay", *words), 2 if lost else 1)):
+        assert found.code == code
+        assert where in found.err
+        assert "Traceback" not in found.err
+    if kind == "a tile":
+        found = call("replay", store, "--variant", "slow", "step_size=0.2", "--seed", "4")
+        assert (found.code, where in found.err) == (2, True)
+        assert "this run has not finished yet" in found.err
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_an_error_of_reading_is_not_damage(call, experiments, monkeypatch, store, number):
+    """Whatever is read when: each command ends in one line, and every file stays as it is."""
+    before = {file: file.read_bytes() for file in store.rglob("*") if file.is_file()}
+    opened = os.open
+    # Newer than it was known to be whole, so that it is read.
+    os.utime(store / "loss" / "c.0.1.2")
+    for part in ("zarr.json", "c.0.1.2", "marks-", "root-0"):
+
+        def failing(path, *arguments, part=part, **options):
+            if part in str(path) and "partial" not in str(path):
+                raise OSError(number, os.strerror(number))
+            return opened(path, *arguments, **options)
+
+        monkeypatch.setattr(os, "open", failing)
+        found = call("status", store)
+        assert (found.code, found.out) == (1, "")
+        assert len(found.err.splitlines()) == 1
+        assert f"cannot be read ({os.strerror(number)}); nothing was changed" in found.err
+        with pytest.raises(StoreError, match="cannot be read"):
+            swept(experiments, store)
+        monkeypatch.setattr(os, "open", opened)
+        assert before == {file: file.read_bytes() for file in before}
+    assert jf.status(store, check=True).damaged == {}
+
+
+def test_no_flipped_bit_reads_as_another_number(store):
+    """120 bits of what holds coordinates and of the root, which is where they are read."""
+    rng, whole = np.random.default_rng(0), jf.open_results(store).load()
+    content = (store / "zarr.json").read_bytes()
+    for bit in rng.integers(0, 8 * len(content), 120):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(ValueError, match="is not what a sweep writes"):
+            parsed("zarr.json", bytes(changed))
+    for name in ("seed", "step_size", "level", "step", "variant"):
+        flip(next((store / name).glob("c.0")))
+    with pytest.warns(UserWarning, match=r"(seed|step_size|level|step|variant)/c.0 is not what a sweep writes"):
+        found = jf.open_results(store)
+    for name in whole.coords:
+        np.testing.assert_array_equal(found[name], whole[name])
+
+
+def test_a_tile_that_is_whole_again_is_not_taken_back(monkeypatch, store):
+    """Two mend the same damage: the slower one finds what the faster one has made, and leaves it."""
+    kept = (store / "loss" / "c.0.1.2").read_bytes()
+    cut(store / "loss" / "c.0.1.2")
+    opened, look = TileStore(store), TileStore.look
+
+    def overtaken(self, tile=None, *, thorough=False):
+        found = look(self, tile, thorough=thorough)
+        if tile is None:
+            self.medium.put("loss/c.0.1.2", kept)
+        return found
+
+    monkeypatch.setattr(TileStore, "look", overtaken)
+    assert mend(opened) == []
+    assert (store / "loss" / "c.0.1.2").read_bytes() == kept
+    assert jf.status(store, check=True).damaged == {}
+
+
+def test_what_was_written_is_marked_and_marks_are_put_together(store):
+    """A mark that was lost is made from the tile; many files of few marks become one."""
+    before = TileStore(store).marks
+    for file in store.glob("tiles/marks-*.npy"):
+        file.unlink()
+    assert len(jf.status(store).damaged) == 1
+    opened = TileStore(store)
+    assert mend(opened) == []
+    after = TileStore(store).marks
+    for name in ("tile", "outcomes", "run_steps", "sums"):
+        np.testing.assert_array_equal(after.records[name], before.records[name])
+    for k in range(66):
+        opened = TileStore(store)
+        opened.remember(opened.marks.records[k % 6 :][:1])
+    mend(TileStore(store))
+    assert len(list(store.glob("tiles/marks-*.npy"))) <= 2
+    np.testing.assert_array_equal(TileStore(store).marks.records["sums"], before.records["sums"])
+
+
+@pytest.mark.parametrize("place", ["memory://a/runs.zarr", "file://{}/runs.zarr", "~/runs.zarr"])
+def test_urls_and_homes(call, experiments, stored, tmp_path, monkeypatch, place):
+    """The same runs, one extension later; nothing is made beside the place that was meant."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    place = place.format(tmp_path)
+    jf.sweep(methods(experiments), seeds=5, store=place, tile_runs=6, **SWEPT)
+    swept(experiments, place)
+    found, expected = jf.open_results(place), jf.open_results(stored)
+    xr.testing.assert_equal(found.drop_attrs(), expected.drop_attrs())
+    assert call("status", place, "--check").out.splitlines()[0].endswith(": finished, 36 runs")
+    assert call("export", place, "--to", "csv").out.endswith("runs.csv\n")
+    assert (tmp_path / "runs.zarr").exists() == (not place.startswith("memory"))
+    assert not {"memory:", "file:", "~"} & {file.name for file in tmp_path.iterdir()}
+
+
+def test_other_schemes_are_refused():
+    with pytest.raises(ValueError, match=r"store=ftp://a: needs a path, or a URL that begins with s3://"):
+        jf.status("ftp://a")
+
+
+def test_what_is_left_of_dead_owners_is_nobodys(store):
+    extend(store, {}, np.arange(8))
+    (store / owner_key((0, 0, 3))).write_text('["a"]')
+    assert jf.status(store).workers == {}
+
+
+def test_a_store_keeps_its_times_when_it_has_moved(tmp_path, store, monkeypatch):
+    """A copy has newer files: they are read once, which is remembered, and not again."""
+    copy, read = tmp_path / "copy.zarr", []
+    shutil.copytree(store, copy, copy_function=shutil.copyfile)
+    get = Folder.get
+    monkeypatch.setattr(Folder, "get", lambda self, key, *part: read.append(key) or get(self, key, *part))
+    mend(TileStore(copy))
+    tiles = sum("/c.0." in key for key in read)
+    assert tiles > 6
+    read.clear()
+    mend(TileStore(copy))
+    assert sum("/c.0." in key for key in read) == 0
+
+
+WRITTEN = {
+    "the root": "zarr.json",
+    "the seal": "seal/files.json",
+    "metadata": "loss/zarr.json",
+    "seeds": "seed/c/0",
+    "outcomes": "outcome/c/0/0/0",
+    "numbers": "loss/c/0/0/0",
+}
+
+
+@pytest.fixture(scope="module")
+def written(stored, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("written") / "results.zarr"
+    jf.write_results(jf.open_results(stored).load(), path)
+    return path
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+def test_damage_of_results_written_at_once(call, written, tmp_path, kind):
+    """Nothing can make them again: each command names what is damaged, and reads nothing of it."""
+    for damage in DAMAGES:
+        path = Path(shutil.copytree(written, tmp_path / damage.__name__ / "results.zarr"))
+        damage(path / WRITTEN[kind])
+        for command in (["export", path, "--to", "csv"], ["report", path]):
+            found = call(*command)
+            assert (found.code, found.out, found.err.count("\n")) == (1, "", 1)
+            assert f"results.zarr: {WRITTEN[kind]} " in found.err
+        assert len(list(path.parent.iterdir())) == 1 + (damage is linked) * (path.parent / "outside").exists()
+
+
+def test_whole_results_have_no_trace_of_their_seal(written, stored):
+    found, expected = jf.open_results(written), jf.open_results(stored)
+    assert "seal/files.json" not in found.attrs
+    xr.testing.assert_equal(found, expected)
