@@ -1,0 +1,75 @@
+"""The figure of a claim: what was measured, with its intervals, against what is promised."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from jaxfact.figures.styles import COLOURS, FEW, LINES, new_figure, put_title, styled
+
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+_ENTRIES = 6  # of a legend that leaves room for the data
+
+
+class Series(NamedTuple):
+    """A curve, or points where there are few, with intervals; `x`, `y`, `low` and `high` are equally long."""
+
+    name: str
+    x: np.ndarray
+    y: np.ndarray
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+
+
+class Plot(NamedTuple):
+    """What a claim's figure shows: series measured in colour, promised ones in black.
+
+    A promised series with `low` and `high` is a grey region. Scales are those of matplotlib.
+    """
+
+    x_label: str
+    y_label: str
+    measured: Sequence[Series]
+    promised: Sequence[Series]
+    x_scale: str = "linear"
+    y_scale: str = "linear"
+
+
+@styled
+def claim(plot: Plot, title: str = "") -> Figure:
+    """Plot what was measured against what is promised, 8 cm wide; `title` goes above, in one line or two."""
+    figure, (axes,) = new_figure(2.6)
+    axes.set(xlabel=plot.x_label, ylabel=plot.y_label, xscale=plot.x_scale, yscale=plot.y_scale)
+    for place, series in enumerate(plot.measured):
+        _measured(axes, series, place)
+    for place, series in enumerate(plot.promised):
+        _promised(axes, series, place)
+    if len(plot.measured) + len(plot.promised) <= _ENTRIES:
+        axes.legend()
+    else:
+        figure.legend(loc="outside lower center", ncols=2)
+    if title:
+        put_title(axes, title)
+    return figure
+
+
+def _measured(axes: Axes, series: Series, place: int) -> None:
+    colour, x, y = COLOURS[place % len(COLOURS)], np.asarray(series.x, float), np.asarray(series.y, float)
+    few = len(x) <= 3 * FEW
+    style = {"marker": _MARKERS[place % len(_MARKERS)], "markersize": 3.5, "linestyle": "none"} if few else {}
+    axes.plot(x, y, color=colour, label=series.name, zorder=3, **style)  # pyright: ignore[reportArgumentType]
+    if series.low is None or series.high is None:
+        return
+    if few:
+        axes.vlines(x, series.low, series.high, color=colour, linewidth=1, zorder=3)
+    else:
+        axes.fill_between(x, series.low, series.high, color=colour, alpha=0.25, linewidth=0)
+
+
+def _promised(axes: Axes, series: Series, place: int) -> None:
+    if series.low is not None and series.high is not None:
+        axes.fill_between(series.x, series.low, series.high, color="0.88", linewidth=0, zorder=0, label=series.name)
+        return
+    axes.plot(series.x, series.y, color="black", linestyle=LINES[(1 + place) % len(LINES)], label=series.name, zorder=2)
