@@ -60,8 +60,8 @@ def test_the_chance_of_a_false_alarm_of_all_claims_is_below_one_per_cent():
 
 @pytest.fixture(scope="module")
 def sensed():
-    """At n=10 a matrix has 100 entries: 50 Gaussian numbers are far from an isometry, 600 nearer than at n=20."""
-    return wind_2023.sensings(Sweeps(4), sizes=((10, 50), (10, 600)), norms=(1e-1, 1e-2, 1e-3))
+    """At n=10 a matrix has 100 entries: 50 Gaussian numbers are far from an isometry, and all entries are one."""
+    return wind_2023.sensings(Sweeps(4), sizes=((10, 50), (10, None)), norms=(1e-1, 1e-2, 1e-3))
 
 
 def test_wind_needs_measurements_for_the_rate(sensed):
@@ -69,7 +69,7 @@ def test_wind_needs_measurements_for_the_rate(sensed):
     findings = wind_2023.judged(sensed)
     assert set(verdicts(findings, "slope")) == {HOLDS}
     assert set(verdicts(findings, "max ‖[U; V]‖")) == {HOLDS}
-    assert few.attrs["rip_lower_bound"] > 1 > many.attrs["rip_lower_bound"] > 0
+    assert few.attrs["rip_lower_bound"] > 1 > many.attrs["rip_lower_bound"] == 0
     assert list(few.norm.values) == [1e-1, 1e-2, 1e-3]
     swapped = wind_2023.of_operator(few, rules.above) + wind_2023.of_operator(many, rules.below)
     assert HOLDS not in verdicts(swapped, "slope")

@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from jaxfact.figures.styles import COLOURS, FEW, LINES, new_figure, put_title, styled
 
 _MARKERS = ("o", "s", "^", "D", "v", "P")
-_ENTRIES = 6  # of a legend that leaves room for the data
+_LONG = 26  # letters of a name that leaves no room for another one beside it
 
 
 class Series(NamedTuple):
-    """A curve, or points where there are few, with intervals; `x`, `y`, `low` and `high` are equally long."""
+    """A curve with intervals, or points where there are few, or out of order; all arrays are equally long."""
 
     name: str
     x: np.ndarray
@@ -40,16 +40,14 @@ class Plot(NamedTuple):
 @styled
 def claim(plot: Plot, title: str = "") -> Figure:
     """Plot what was measured against what is promised, 8 cm wide; `title` goes above, in one line or two."""
-    figure, (axes,) = new_figure(2.6)
+    figure, (axes,) = new_figure(2.9)
     axes.set(xlabel=plot.x_label, ylabel=plot.y_label, xscale=plot.x_scale, yscale=plot.y_scale)
     for place, series in enumerate(plot.measured):
         _measured(axes, series, place)
     for place, series in enumerate(plot.promised):
         _promised(axes, series, place)
-    if len(plot.measured) + len(plot.promised) <= _ENTRIES:
-        axes.legend()
-    else:
-        figure.legend(loc="outside lower center", ncols=2)
+    names = [series.name for series in (*plot.measured, *plot.promised)]
+    figure.legend(loc="outside lower center", ncols=1 if max(map(len, names)) > _LONG else 2)
     if title:
         put_title(axes, title)
     return figure
@@ -57,8 +55,9 @@ def claim(plot: Plot, title: str = "") -> Figure:
 
 def _measured(axes: Axes, series: Series, place: int) -> None:
     colour, x, y = COLOURS[place % len(COLOURS)], np.asarray(series.x, float), np.asarray(series.y, float)
-    few = len(x) <= 3 * FEW
-    style = {"marker": _MARKERS[place % len(_MARKERS)], "markersize": 3.5, "linestyle": "none"} if few else {}
+    few = len(x) <= 3 * FEW or bool(np.any(np.diff(x) < 0))
+    size = 3.5 if len(x) <= 3 * FEW else 2
+    style = {"marker": _MARKERS[place % len(_MARKERS)], "markersize": size, "linestyle": "none"} if few else {}
     axes.plot(x, y, color=colour, label=series.name, zorder=3, **style)  # pyright: ignore[reportArgumentType]
     if series.low is None or series.high is None:
         return

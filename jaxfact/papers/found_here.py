@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -68,22 +69,12 @@ def _edges(runs: Runs) -> list[Finding]:
     edges = {budget: _edge(f"50 % point of success at {budget} steps, in 1/σ₁", each) for budget, each in found.items()}
     asked = BUDGETS[1] if BUDGETS[1] in edges else max(edges)
     off = [abs(1 - edges[budget].measured) for budget in sorted(edges)]
-    nearer = np.array([later / sooner for sooner, later in zip(off, off[1:], strict=False)])
-    moving = [bounded("distance of the 50 % point from 1 over that at a tenth of the budget", nearer, 1.0)]
+    nearer = np.array([later / sooner for sooner, later in pairwise(off)])
     sharp, flat = (np.concatenate([each[place] for each in map(_sharpness, found.values())]) for place in (0, 1))
-    return [
-        edges[asked],
-        *(moving if len(off) > 1 else []),
-        bounded("η(σ₁²(U) + σ₁²(V))/2 where runs converge", sharp, 1.0),
-        bounded("2σ₁ over σ₁²(U) + σ₁²(V) there", flat, 1 + 1e-5),
-    ]
-
-
-def _sharpness(runs: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sharpness over its bounds, 2/η from above and 2σ₁ from below, of all runs that converge."""
-    sharpness, converged = xr.broadcast(runs.sum_of_squares, runs.outcome == "converged")
-    of_step = (runs.step_size * sharpness / 2).transpose(*sharpness.dims)
-    return of_step.values[converged.values], (2 / sharpness).values[converged.values]
+    bounds = {"η(σ₁²(U) + σ₁²(V))/2 where runs converge": (sharp, 1.0)}
+    bounds["2σ₁ over σ₁²(U) + σ₁²(V) there"] = flat, 1 + 1e-5  # at the tolerance of 1e-6
+    bounds["distance of the 50 % point from 1 over that at a tenth of the budget"] = nearer, 1.0
+    return [edges[asked], *(bounded(what, *known) for what, known in bounds.items() if len(known[0]))]
 
 
 def _edge(what: str, runs: xr.Dataset) -> Finding:
@@ -93,6 +84,13 @@ def _edge(what: str, runs: xr.Dataset) -> Finding:
 
 def _bracketed(what: str, grid: np.ndarray, success: np.ndarray) -> Finding:
     return bracketed(what, grid, success, 0.995, 1.005)
+
+
+def _sharpness(runs: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sharpness over its bounds, 2/η from above and 2σ₁ from below, of all runs that converge."""
+    sharpness, converged = xr.broadcast(runs.sum_of_squares, runs.outcome == "converged")
+    of_step = (runs.step_size * sharpness / 2).transpose(*sharpness.dims)
+    return of_step.values[converged.values], (2 / sharpness).values[converged.values]
 
 
 def _plot_edge(runs: Runs) -> Plot:

@@ -142,8 +142,8 @@ C9 = Claim(
     control=Control(
         "a weight of 0.6, beyond its stability edge 1/(8·weight) = 0.2",
         changed={"weight": 0.6},
-        small={"size": 60, "fraction": 0.5, "conditions": (1.0,)},
-        seeds=5,
+        small={"size": 60, "fraction": 0.5, "conditions": (2.0,)},
+        seeds=20,
     ),
     departure="n is 200 and 30 % are seen, where the paper has n = 1000, rank 10 and 15 %; its step size and spectrum "
     "are not stated.",

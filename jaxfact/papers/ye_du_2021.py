@@ -93,7 +93,7 @@ def _survivors(runs: Runs) -> Plot:
         measured.append(Series(_said(found), shown.time.values, shown.values))
     count = next(iter(runs.values())).sizes["seed"]
     ends = np.array([min(one.x[-1] for one in measured) / 10, max(one.x[-1] for one in measured) * 1.1])
-    promised = [Series("none of the starts", ends, ends, np.full(2, 0.2 / count), np.full(2, 1 / count))]
+    promised = [Series("fewer than one start", ends, ends, np.full(2, 0.2 / count), np.full(2, 1 / count))]
     return Plot("step $t$", "starts that have not arrived", measured, promised, y_scale="log")
 
 

@@ -1,6 +1,7 @@
 """How long descent takes from a small start: the law of Ye & Du's Theorem 1.1, and the sharper one that runs show."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,21 +21,26 @@ SCALES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
 LEVELS = (1e-4, 1e-6, 1e-8, 1e-10, 1e-12)
 _SMALL = 1e-2  # starts up to here are what the law is about
 _OFF = 0.03
+"""How far a slope may be off 1, and up to which ησ_d the rates ln(1+ησ_d) and −ln(1−ησ_d) are as near to each other."""
+_PROVEN = "T·ησ_d over the theorem's form, at most, over its constant at the smallest ε"
 
 Stepping = Callable[[float], optax.GradientTransformation]
 
 
 class Timed(NamedTuple):
-    """Times in units of 1/ln(1 + ησ_d), along (setting, scale, level, seed), and what the laws say, without seeds.
+    """Times in units of 1/ln(1 + x), x = ησ_d, along (setting, scale, level, seed), and what laws say, without seeds.
 
-    `sharp` is ln(√σ_d/ε) + max(½ln(1/δ), ln(ε√m/δ)), `proven` ln(dσ_d/ε) + ln(σ_d/f) with f the loss at distance δ,
-    `flat` tells where δ < ε²m.
+    `sharp` is ln(√σ_d/ε) + max(½ln(1/δ), ln(ε√m/δ)). In `exact` what decays has its own rate in place of ln(1+x):
+    −½ln(1−2x) in the first logarithm of the maximum, −ln(1−x) in the second. `proven` is ln(dσ_d/ε) + ln(σ_d/f) with f
+    the loss at distance δ; `flat` tells where δ < ε²m, `products` are the x.
     """
 
     times: np.ndarray
     sharp: np.ndarray
+    exact: np.ndarray
     proven: np.ndarray
     flat: np.ndarray
+    products: np.ndarray
     scales: np.ndarray
     names: list[str]
 
@@ -80,14 +86,21 @@ def timed_descents(
 def timed(runs: Runs) -> Timed:
     """Return the times of all runs, and the laws beside them; a run that did not arrive takes for ever."""
     parts = [_of_width(found) for found in runs.values()]
-    times, sharp, proven, flat = (np.concatenate(each) for each in zip(*(part[:4] for part in parts), strict=True))
-    return Timed(times, sharp, proven, flat, parts[0].scales, [name for part in parts for name in part.names])
+    times, sharp, exact, proven, flat, products = (
+        np.concatenate(each) for each in zip(*(part[:6] for part in parts), strict=True)
+    )
+    names = [name for part in parts for name in part.names]
+    return Timed(times, sharp, exact, proven, flat, products, parts[0].scales, names)
 
 
 def _of_width(runs: xr.Dataset) -> Timed:
     width, settings = runs.attrs["width"], ("size", "least", "step_size")
-    m, least, _, scale, level = xr.broadcast(runs.coords["size"], runs.least, runs.step_size, runs.scale, runs.level)
-    sharp = np.log(least**0.5 / scale) + np.maximum(np.log(1 / level) / 2, np.log(scale * m**0.5 / level))
+    m, least, step_size, scale, level = xr.broadcast(
+        runs.coords["size"], runs.least, runs.step_size, runs.scale, runs.level
+    )
+    signal, rest, grown = np.log(1 / level), np.log(scale * m**0.5 / level), np.log(least**0.5 / scale)
+    x, unit = step_size * least, np.log1p(step_size * least)
+    exact = grown + unit * np.maximum(signal / -np.log1p(-2 * x), rest / -np.log1p(-x))
     values = np.linspace(1, 0, width)
     energy = xr.concat([(value + (1 - value) * least) ** 2 for value in values], "value").sum("value")
     proven = np.log(width * least / scale) + np.log(least / (level**2 * energy / 2))
@@ -101,9 +114,11 @@ def _of_width(runs: xr.Dataset) -> Timed:
     names = [f"m={a:g}, d={width}, σ_d={b:g}, η={c:g}" for a, b, c in zip(*stacked, strict=True)]
     return Timed(
         flattened(hit, "seed"),
-        flattened(sharp),
+        flattened(grown + np.maximum(signal / 2, rest)),
+        flattened(exact),
         flattened(proven),
         flattened(level < scale**2 * m),
+        stacked[1] * stacked[2],
         runs.scale.values,
         names,
     )
@@ -115,36 +130,37 @@ def judged(runs: Runs) -> list[Finding]:
 
 
 def findings_of(found: Timed) -> list[Finding]:
-    """Judge slopes and residuals of the sharp law, the range in which ε does not matter, and the proven constant."""
-    seeds = found.times.shape[-1]
+    """Judge slopes and residuals of both laws, the range in which ε does not matter, and the proven constant."""
+    seeds, slow = found.times.shape[-1], found.products <= _OFF
+    small = Timed(*(each[slow] for each in found[:6]), found.scales, found.names)  # pyright: ignore
 
-    def over(statistic: Callable[[np.ndarray], float]) -> Callable[[np.ndarray], float]:
-        return lambda at: statistic(np.median(found.times[..., at], axis=-1))
+    def expect(what: str, of: Timed, statistic: Callable[[np.ndarray], float], least: float, most: float) -> Finding:
+        return estimated(what, lambda at: statistic(np.median(of.times[..., at], axis=-1)), seeds, least, most)
 
-    def slopes(medians: np.ndarray) -> np.ndarray:
-        return _fits(found, medians)[0]
+    def slopes(of: Timed, law: np.ndarray, said: str) -> list[Finding]:
+        ends = [("least", np.min, 1 - _OFF, np.inf), ("largest", np.max, -np.inf, 1 + _OFF)]
+        return [
+            expect(f"{name} slope {said}", of, lambda t, end=end: end(_fits(of, law, t)[0]), least, most)
+            for name, end, least, most in ends
+        ]
 
-    least = "least slope of T·ln(1+ησ_d) in the law, over m, d, σ_d and η"
     return [
-        estimated(least, over(lambda t: slopes(t).min()), seeds, 1 - _OFF, np.inf),
-        estimated("largest slope", over(lambda t: slopes(t).max()), seeds, -np.inf, 1 + _OFF),
-        estimated("largest relative residual", over(lambda t: _fits(found, t)[1].max()), seeds, -np.inf, 0.05),
-        estimated("largest slope in ln(1/ε), δ < ε²m", over(lambda t: _tilts(found, t).max()), seeds, -np.inf, _OFF),
-        estimated(
-            "T·ησ_d over the proven form: ε < 1e-4 or δ < 1e-8, over the constant fitted elsewhere",
-            over(lambda t: _constant(found, t)),
-            seeds,
-            -np.inf,
-            1,
+        *slopes(small, small.sharp, f"of T·ln(1+ησ_d) in the law, ησ_d ≤ {_OFF:g}"),
+        expect(
+            "largest relative residual there", small, lambda t: _fits(small, small.sharp, t)[1].max(), -np.inf, 0.05
         ),
+        replace(slopes(found, found.sharp, "of the same at any η")[0], expected="–", verdict=None, why="", alarm=0.0),
+        *slopes(found, found.exact, "with a rate of its own for what decays, any η"),
+        expect("largest slope in ln(1/ε) beyond that, δ < ε²m", found, lambda t: _tilts(found, t).max(), -np.inf, _OFF),
+        expect(_PROVEN, found, lambda t: _constant(found, t), -np.inf, 1.05),
     ]
 
 
-def _fits(found: Timed, medians: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the slope of each setting's times in the sharp law, and the largest residual over the time."""
+def _fits(found: Timed, laws: np.ndarray, medians: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the slope of each setting's times in a law, and the largest residual over the time."""
     small = found.scales <= _SMALL
     slopes, residuals = [], []
-    for times, law in zip(medians[:, small], found.sharp[:, small], strict=True):
+    for times, law in zip(medians[:, small], laws[:, small], strict=True):
         slope, offset = np.polyfit(law.ravel(), times.ravel(), 1) if np.isfinite(times).all() else (np.inf, 0.0)
         slopes.append(slope)
         residuals.append(np.abs(times / (slope * law + offset) - 1).max())
@@ -152,37 +168,38 @@ def _fits(found: Timed, medians: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _tilts(found: Timed, medians: np.ndarray) -> np.ndarray:
-    """Return how steep times are in ln(1/ε) at each setting and level, where three starts or more are in the range."""
+    """Return how steep times beside the exact law are in ln(1/ε), where three starts or more are in the range."""
     tilts = []
-    for times, flat in zip(medians, found.flat, strict=True):
-        for level in range(times.shape[1]):
+    for beside, flat in zip(medians - found.exact, found.flat, strict=True):
+        for level in range(beside.shape[1]):
             at = flat[:, level] & (found.scales <= _SMALL)
             if at.sum() >= 3:
-                tilts.append(abs(np.polyfit(-np.log(found.scales[at]), times[at, level], 1)[0]))
+                tilts.append(abs(np.polyfit(-np.log(found.scales[at]), beside[at, level], 1)[0]))
     return np.array(tilts or [0.0])
 
 
 def _constant(found: Timed, medians: np.ndarray) -> float:
-    """Return the largest ratio to the proven form at extreme starts and levels, over the largest elsewhere."""
+    """Return the largest ratio to the proven form, over the largest at the smallest start, where it tends to 1."""
     ratio = medians / found.proven
-    mild = (found.scales[:, None] >= 1e-4) & (np.asarray(LEVELS) >= 1e-8)
-    return float(ratio[:, ~mild].max() / ratio[:, mild].max())
+    return float(ratio.max() / ratio[:, found.scales.argmin()].max())
 
 
 def plotted(runs: Runs) -> Plot:
-    """Plot medians against the law, a series for each width and η at the first size and σ_d, beside slope 1."""
+    """Plot medians against the law, a series for each step size, beside slope 1 from the first."""
     found = timed(runs)
     medians, small = np.median(found.times, axis=-1), found.scales <= _SMALL
-    shown = [place for place, name in enumerate(found.names) if name.startswith("m=30, ") and "σ_d=0.5" in name]
-    shown = shown or list(range(len(found.names)))[:6]
-    measured = [Series(found.names[at], found.sharp[at][small].ravel(), medians[at][small].ravel()) for at in shown]
+    steps = sorted({name.rpartition("η=")[2] for name in found.names})
+    of_step = {step: [at for at, name in enumerate(found.names) if name.endswith(f"η={step}")] for step in steps}
+    measured = [
+        Series(rf"$\eta={step}$", found.sharp[at][:, small].ravel(), medians[at][:, small].ravel())
+        for step, at in of_step.items()
+    ]
     ends = np.array([found.sharp[:, small].min(), found.sharp[:, small].max()])
-    offset = float(np.median(medians[shown][:, small] - found.sharp[shown][:, small]))
     return Plot(
         x_label=r"$\ln(\sqrt{\sigma_d}/\epsilon) + \max(\ln(1/\delta)/2, \ln(\epsilon\sqrt{m}/\delta))$",
         y_label=r"median $T\,\ln(1+\eta\sigma_d)$",
         measured=measured,
-        promised=[Series("slope 1", ends, ends + offset)],
+        promised=[Series("slope 1", ends, ends + float(np.median(measured[0].y - measured[0].x)))],
     )
 
 
@@ -210,7 +227,7 @@ def _too_slow(rng: np.random.Generator) -> list[Finding]:
     luck = rng.exponential(1.0, 100)
     times = 1.06 * law[None, ..., None] + luck
     flat = levels < scales[:, None] ** 2 * 30
-    return findings_of(Timed(times, law[None], law[None], flat[None], scales, [""]))[:2]
+    return findings_of(Timed(times, law[None], law[None], law[None], flat[None], np.zeros(1), scales, [""]))[:2]
 
 
 C2 = Claim(
@@ -230,5 +247,7 @@ C2 = Claim(
         small={"widths": (2,), "sizes": (30,), "leasts": (0.5,), "step_sizes": (0.05,), "scales": SCALES[1:5]},
         seeds=40,
     ),
-    departure="The law with the maximum is ours; the theorem states the sum of both logarithms, with the loss for δ.",
+    departure="The law with the maximum is ours; the theorem states the sum of both logarithms, with the loss for δ. "
+    "It is judged where ησ_d ≤ 0.03, as what decays does so by −ln(1−ησ_d) a step and not by ln(1+ησ_d): at ησ_d = 0.1 "
+    "slopes in it are 0.92, and times tilt by 0.1 in ln(1/ε). With both rates the law is judged at every step size.",
 )
