@@ -22,7 +22,7 @@ LEVELS = (1e-4, 1e-6, 1e-8, 1e-10, 1e-12)
 _SMALL = 1e-2  # starts up to here are what the law is about
 _OFF = 0.03
 """How far a slope may be off 1, and up to which ησ_d the rates ln(1+ησ_d) and −ln(1−ησ_d) are as near to each other."""
-_PROVEN = "T·ησ_d over the theorem's form, at most, over its constant at the smallest ε"
+_PROVEN = "T·ησ_d over the theorem's form, ε < 1e-4 or δ < 1e-8, over the constant fitted elsewhere"
 
 Stepping = Callable[[float], optax.GradientTransformation]
 
@@ -179,9 +179,10 @@ def _tilts(found: Timed, medians: np.ndarray) -> np.ndarray:
 
 
 def _constant(found: Timed, medians: np.ndarray) -> float:
-    """Return the largest ratio to the proven form, over the largest at the smallest start, where it tends to 1."""
+    """Return the largest ratio to the proven form at extreme starts and levels, over the largest elsewhere."""
     ratio = medians / found.proven
-    return float(ratio.max() / ratio[:, found.scales.argmin()].max())
+    mild = (found.scales[:, None] >= 1e-4) & (np.asarray(LEVELS) >= 1e-8)
+    return float(ratio[:, ~mild].max() / ratio[:, mild].max())
 
 
 def plotted(runs: Runs) -> Plot:
@@ -244,10 +245,11 @@ C2 = Claim(
     control=Control(
         "momentum of one half, which is no plain descent",
         changed={"method": momentum},
-        small={"widths": (2,), "sizes": (30,), "leasts": (0.5,), "step_sizes": (0.05,), "scales": SCALES[1:5]},
+        small={"widths": (2,), "sizes": (30,), "leasts": (0.5,), "step_sizes": (0.05,), "scales": SCALES[:5]},
         seeds=40,
     ),
     departure="The law with the maximum is ours; the theorem states the sum of both logarithms, with the loss for δ. "
     "It is judged where ησ_d ≤ 0.03, as what decays does so by −ln(1−ησ_d) a step and not by ln(1+ησ_d): at ησ_d = 0.1 "
-    "slopes in it are 0.92, and times tilt by 0.1 in ln(1/ε). With both rates the law is judged at every step size.",
+    "slopes in it are 0.92, and times tilt by 0.1 in ln(1/ε). With both rates the law is judged at every step "
+    "size, and so is that ε does not matter. The fitted constant may be exceeded by 5 %, as medians scatter.",
 )
