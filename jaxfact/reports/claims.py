@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.padding import Padding
 
 from jaxfact import figures, papers
+from jaxfact.inputs import printable
 from jaxfact.jobs.verifying import Chosen, Verification, Verified
 from jaxfact.papers import Finding
 from jaxfact.reports.pages import Report, Rows, print_table
@@ -73,11 +74,11 @@ def print_findings(found: Verification, console: Console) -> None:
             f"{preset.name}: {preset.randomness} {one.seeds} seeds, {attrs['dtype']} on {attrs['devices']} × "
             f"{attrs['device']}, jax {attrs['jax']}",
         ):
-            console.print(line, highlight=False, markup=False)
+            console.print(printable(line), highlight=False, markup=False)
         columns = ["what", "measured", "interval", "expected", "verdict"]
         print_table(console, "findings", columns, [_cells(finding) for finding in one.findings])
         for line in _lines(one):
-            console.print(f"• {line}", highlight=False, markup=False)
+            console.print(printable(f"• {line}"), highlight=False, markup=False)
 
 
 def as_json(found: Verification) -> dict[str, Any]:
