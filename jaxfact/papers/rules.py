@@ -91,6 +91,14 @@ def always(what: str, successes: np.ndarray) -> Finding:
     return Finding(what, float(np.mean(successes)), float(low), float(high), WILSON, "1", verdict)
 
 
+def rare(what: str, occurred: np.ndarray, most: float) -> Finding:
+    """Expect fewer than a share of runs to do something, with its whole Wilson interval."""
+    number, count = int(np.sum(occurred)), np.size(occurred)
+    (low, high), (least, largest) = (stats.wilson(number, count, level) for level in (0.95, 1 - ALARM))
+    found = Finding(what, number / count, float(low), float(high), WILSON, _said(-np.inf, most), None)
+    return _between(found, (float(least), float(largest)), -np.inf, most)
+
+
 def measured(what: str, value: float, error: float, least: float, most: float) -> Finding:
     """Expect a number to lie between two others, with its whole normal interval by its standard error."""
     ends = [float(scipy.special.ndtri(1 - alpha / 2)) * error for alpha in (0.05, ALARM)]
