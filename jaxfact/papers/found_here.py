@@ -17,6 +17,7 @@ from jaxfact.numerics.decompositions import largest_eigenvalue
 from jaxfact.numerics.products import gram
 from jaxfact.papers.base import Paper
 from jaxfact.papers.claims import Claim, Control, Hypothesis, Power, Preset, Runs, Sweeps
+from jaxfact.papers.imbalance_drift import C14
 from jaxfact.papers.rules import Finding, always, bounded, bracketed, measured
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factorization import Factorization
@@ -249,4 +250,4 @@ C31 = Claim(
     hypotheses=_exact_width,
 )
 
-PAPER = Paper(__name__, title="What was found with jaxfact itself", authors=(), year=2026, claims=(C8, C31))
+PAPER = Paper(__name__, title="What was found with jaxfact itself", authors=(), year=2026, claims=(C8, C14, C31))

@@ -9,6 +9,7 @@ from jaxfact.papers.claims import Claim, Control, Power, Runs
 from jaxfact.papers.rules import Finding, always
 from jaxfact.papers.ye_du_bounds import C3, C4, C5, C6
 from jaxfact.papers.ye_du_ensemble import ENSEMBLE, TOLERANCE, YEDU_ENSEMBLE, frozen, said, steps_beyond
+from jaxfact.papers.ye_du_extras import C12
 from jaxfact.papers.ye_du_step import C7
 from jaxfact.papers.ye_du_times import C2
 from jaxfact.results import stats
@@ -64,5 +65,5 @@ PAPER = Paper(
     title="Global Convergence of Gradient Descent for Asymmetric Low-Rank Matrix Factorization",
     authors=("Tian Ye", "Simon S. Du"),
     year=2021,
-    claims=(C1, C2, C3, C4, C5, C6, C7),
+    claims=(C1, C2, C3, C4, C5, C6, C7, C12),
 )
