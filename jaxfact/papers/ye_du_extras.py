@@ -32,17 +32,18 @@ STARTS: Starts = {"theory": (proven_scale(*ENSEMBLE[-1]), 1.0), "moderate": (0.1
 def descents(
     sweeps: Sweeps, *, starts: Starts = STARTS, noises: Mapping[str, float] = NOISES, steps: int = STEPS
 ) -> Runs:
-    """Factorise a 30×30 matrix of rank 5 with and without a regulariser or noise, from starts of three kinds."""
+    """Factorise a 30×30 matrix of rank 5 with and without a regulariser, and noise for the theorem's kind of start."""
     m, n, values = ENSEMBLE[-1]
     problem = Factorization(np.asarray(values), shape=(m, n))
     methods: dict[str, optax.GradientTransformation] = {"plain": gradient_descent(STEP_SIZE)}
     methods |= {name: balanced(STEP_SIZE, weight) for name, weight in WEIGHTS.items()}
     methods |= {name: perturbed_on_sphere(STEP_SIZE, size / STEP_SIZE) for name, size in noises.items()}
-    tolerances = {name: None if name in noises else FINE for name in methods}
 
     def descended(name: str, scale: float, ratio: float) -> xr.Dataset:
         start = Gaussian(len(values), scale=scale, ratio=ratio)
-        named = {key: lambda method=method: Run(problem, start, method) for key, method in methods.items()}
+        used = {key: method for key, method in methods.items() if name == "theory" or key not in noises}
+        named = {key: lambda method=method: Run(problem, start, method) for key, method in used.items()}
+        tolerances = {key: None if key in noises else FINE for key in used}
         return sweeps(name, named, max_steps=steps, tolerance=tolerances, levels=(COARSE, FINE), check_every=2)
 
     return {name: descended(name, *of) for name, of in starts.items()}
@@ -55,11 +56,16 @@ def judged(runs: Runs) -> list[Finding]:
     return [
         *(_ratio(theory, name, f"theory: time over that with {name}", FINE) for name in WEIGHTS),
         always("theory: fraction of plain runs that come to f < 1e-10", np.isfinite(_times(theory, "plain", FINE))),
-        always(
-            f"theory: fraction of runs that {noisy[0]} keeps from f < 1e-10",
-            ~np.isfinite(_times(theory, noisy[0], FINE)),
+        *(
+            always(
+                f"theory: fraction of runs that {name} keeps from f < 1e-10", ~np.isfinite(_times(theory, name, FINE))
+            )
+            for name in noisy[:1]
         ),
-        *(_reported(_ratio(theory, name, f"theory: time to f < 1e-3 over that with {name}", COARSE)) for name in noisy),
+        *(
+            _reported(_ratio(theory, name, f"theory: time to f < 1e-3 over that with {name}, 0 if never", COARSE))
+            for name in noisy
+        ),
         *(finding for name, found in runs.items() if name != "theory" for finding in _beside(name, found)),
     ]
 
@@ -133,8 +139,8 @@ C12 = Claim(
     control=Control(
         "the unbalanced start in place of the theorem's",
         changed={"starts": {"theory": STARTS["unbalanced"]}},
-        small={"starts": {"theory": STARTS["theory"]}, "noises": {"noise 0.001": 1e-3}},
-        seeds=40,
+        small={"starts": {"theory": STARTS["theory"]}, "noises": {}},
+        seeds=20,
     ),
     departure="5 % is our margin for what is unnecessary. Noise is that of Ge et al. (2015), its norm that of what is "
     "added to the factors at a step; as it cannot come to f < 1e-10, no time is judged against it. What other starts "
