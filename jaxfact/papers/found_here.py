@@ -14,6 +14,7 @@ from jaxfact.methods import balanced, gradient_descent
 from jaxfact.papers.balanced_edge import C33, edge_grid, sum_of_squares
 from jaxfact.papers.base import Paper
 from jaxfact.papers.claims import Claim, Control, Hypothesis, Power, Preset, Runs, Sweeps
+from jaxfact.papers.noise_drift import C32
 from jaxfact.papers.rules import Finding, always, bounded, bracketed, measured
 from jaxfact.problems.factorization import Factorization
 from jaxfact.results import stats
@@ -232,4 +233,4 @@ C31 = Claim(
     hypotheses=_exact_width,
 )
 
-PAPER = Paper(__name__, title="What was found with jaxfact itself", authors=(), year=2026, claims=(C8, C31, C33))
+PAPER = Paper(__name__, title="What was found with jaxfact itself", authors=(), year=2026, claims=(C8, C31, C32, C33))
