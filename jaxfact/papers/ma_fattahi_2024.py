@@ -132,7 +132,7 @@ C17 = Claim(
     control=Control(
         "starts that are not small, α up to 8",
         changed={"norms": (0.5, 0.8, 8.0)},
-        small={"widths": (3, 4), "norms": (1e-2, 1e-4, 1e-6), "fractions": (0.3, 0.5, 1.0)},
+        small={"widths": (4,), "norms": (1e-2, 1e-4, 1e-6), "fractions": (0.3, 0.5, 1.0), "steps": 300},
         seeds=4,
     ),
     departure="The step size, the number of steps and the spectrum of the paper's figure are not stated: η = 0.25, 600 "

@@ -43,7 +43,7 @@ def descents(sweeps: Sweeps, *, width: int = WIDTH, scales: Sequence[float] = SC
         symmetric,
         max_steps=SYMMETRIC_STEPS,
         record=["distance"],
-        every=log_steps(SYMMETRIC_STEPS, per_octave=4, unit=10),
+        every=log_steps(SYMMETRIC_STEPS, unit=10),
         check_every=10,
         width=sorted({RANK, width}),
     )
@@ -57,7 +57,7 @@ def descents(sweeps: Sweeps, *, width: int = WIDTH, scales: Sequence[float] = SC
             tolerance=LEVELS[-1],
             levels=LEVELS,
             record=["distance"],
-            every=log_steps(STEPS, per_octave=4, unit=10),
+            every=log_steps(STEPS),
             check_every=1,
             scale=scales,
         ),
