@@ -4,8 +4,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from optax import GradientTransformation
@@ -13,26 +11,19 @@ from optax import GradientTransformation
 from jaxfact.engine.experiment import Run
 from jaxfact.figures.claims import Plot, Series
 from jaxfact.methods import balanced, gradient_descent
-from jaxfact.numerics.decompositions import largest_eigenvalue
-from jaxfact.numerics.products import gram
+from jaxfact.papers.balanced_edge import C33, edge_grid, sum_of_squares
 from jaxfact.papers.base import Paper
 from jaxfact.papers.claims import Claim, Control, Hypothesis, Power, Preset, Runs, Sweeps
 from jaxfact.papers.imbalance_drift import C14
+from jaxfact.papers.noise_drift import C32
 from jaxfact.papers.rules import Finding, always, bounded, bracketed, measured
-from jaxfact.problems.base import Problem
 from jaxfact.problems.factorization import Factorization
-from jaxfact.problems.factors import Factors
 from jaxfact.results import stats
 from jaxfact.starts import Gaussian
 
 OFFSETS = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1)
 BUDGETS = (2_000, 20_000, 200_000)
 _EDGE = 1.0
-
-
-def edge_grid(offsets: Sequence[float] = OFFSETS) -> np.ndarray:
-    """Return step sizes on both sides of 1/σ₁, the nearer to it the denser."""
-    return np.sort(np.concatenate([1 - np.asarray(offsets), 1 + np.asarray(offsets)]))
 
 
 def steps_at_the_edge(
@@ -44,7 +35,7 @@ def steps_at_the_edge(
 ) -> Runs:
     """Factorise a 12×9 matrix with steps about 1/σ₁, at several budgets."""
     problem = Factorization(np.array([1.0, 0.7, 0.4]), shape=(12, 9))
-    grid = edge_grid() if step_sizes is None else step_sizes
+    grid = edge_grid(OFFSETS) if step_sizes is None else step_sizes
     return {
         f"budget{budget}": sweeps(
             f"budget{budget}",
@@ -56,12 +47,6 @@ def steps_at_the_edge(
         )
         for budget in budgets
     }
-
-
-def sum_of_squares(problem: Problem, factors: Factors) -> jax.Array:
-    """Return σ₁²(U) + σ₁²(V): where UVᵀ = Σ, the largest eigenvalue of the Hessian."""
-    del problem
-    return jnp.asarray(largest_eigenvalue(gram(factors.U)) + largest_eigenvalue(gram(factors.V)))
 
 
 def _edges(runs: Runs) -> list[Finding]:
@@ -114,7 +99,7 @@ def _plot_edge(runs: Runs) -> Plot:
 
 def _edge_off_by(share: float, rng: np.random.Generator, seeds: int) -> Finding:
     """Return what the rule makes of runs whose edge is elsewhere, each with an edge of its own 0.1 % from there."""
-    grid = edge_grid()
+    grid = edge_grid(OFFSETS)
     edges = 1 - share + 0.001 * rng.normal(size=seeds)
     return _bracketed("", grid, grid[:, None] < edges)
 
@@ -152,12 +137,12 @@ TAIL_STEP, TAIL_SHARE = 0.1, 0.05
 TAIL_VALUES = (1.0, 0.5)
 
 
-def tail(sweeps: Sweeps, *, width: int = 2) -> Runs:
+def tail(sweeps: Sweeps, *, width: int = 2, step_size: float = TAIL_STEP) -> Runs:
     """Factorise a 30×30 matrix of rank 2 and time each run to the step."""
     problem = Factorization(np.asarray(TAIL_VALUES, np.float32), shape=(30, 30))
-    run = Run(problem, Gaussian(width, scale=0.01), gradient_descent(TAIL_STEP))
+    run = Run(problem, Gaussian(width, scale=0.01), gradient_descent(step_size))
     runs = sweeps("runs", lambda: run, max_steps=3000, tolerance=1e-3, check_every=1)
-    return {"runs": runs.assign_attrs(width=width)}
+    return {"runs": runs.assign_attrs(width=width, growth=float(np.log1p(step_size * TAIL_VALUES[-1])))}
 
 
 def tail_rate(times: np.ndarray) -> tuple[float, float]:
@@ -177,13 +162,12 @@ def _tail(runs: Runs) -> list[Finding]:
     times = _times(runs["runs"])
     arrived = np.isfinite(times)
     return [
-        _tail_of(times[arrived]),
+        _tail_of(times[arrived], runs["runs"].attrs["growth"]),
         always("fraction of runs that arrive within the budget", arrived),
     ]
 
 
-def _tail_of(times: np.ndarray) -> Finding:
-    promised = np.log1p(TAIL_STEP * TAIL_VALUES[-1])
+def _tail_of(times: np.ndarray, promised: float) -> Finding:
     rate, error = tail_rate(times)
     return measured("tail rate of the time over ln(1+ησ_r)", rate / promised, error / promised, 0.95, 1.05)
 
@@ -205,7 +189,7 @@ def _plot_tail(runs: Runs) -> Plot:
     left = 1 - np.searchsorted(np.sort(times), steps, side="right") / len(times)
     kept = left > 0
     beyond = np.array([threshold, steps[kept][-1]])
-    promised = TAIL_SHARE * (1 + TAIL_STEP * TAIL_VALUES[-1]) ** -(beyond - threshold)
+    promised = TAIL_SHARE * np.exp(-runs["runs"].attrs["growth"] * (beyond - threshold))
     low, high = stats.wilson(np.round(left[kept] * len(times)).astype(int), len(times))
     return Plot(
         x_label="step $t$",
@@ -217,8 +201,8 @@ def _plot_tail(runs: Runs) -> Plot:
 
 
 def _tail_off_by(factor: float, rng: np.random.Generator, seeds: int) -> Finding:
-    rate = factor * np.log1p(TAIL_STEP * TAIL_VALUES[-1])
-    return _tail_of(np.ceil(rng.exponential(1 / rate, seeds)))
+    growth = float(np.log1p(TAIL_STEP * TAIL_VALUES[-1]))
+    return _tail_of(np.ceil(rng.exponential(1 / (factor * growth), seeds)), growth)
 
 
 TAIL = Preset(
@@ -244,10 +228,16 @@ C31 = Claim(
     control=Control(
         "a width above the rank, where a start is unlucky only if two directions are",
         changed={"width": 3},
-        small={},
+        small={"step_size": 0.5},
         seeds=100_000,
     ),
     hypotheses=_exact_width,
 )
 
-PAPER = Paper(__name__, title="What was found with jaxfact itself", authors=(), year=2026, claims=(C8, C14, C31))
+PAPER = Paper(
+    __name__,
+    title="What was found with jaxfact itself",
+    authors=(),
+    year=2026,
+    claims=(C8, C14, C31, C32, C33),
+)
