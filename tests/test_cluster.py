@@ -5,6 +5,7 @@ import os
 import threading
 from pathlib import Path
 
+import distributed
 import numpy as np
 import pytest
 import survival
@@ -18,14 +19,12 @@ from jaxfact.store.tilestore import TileStore
 from jaxfact.sweep import cluster as clusters
 from jaxfact.sweep import declared
 
-pytest.importorskip("cloudpickle")
 TIMES = ["compile_seconds", "run_seconds"]
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     """Two workers, processes that a nanny starts again, and their client."""
-    distributed = pytest.importorskip("distributed")
     folder = str(tmp_path_factory.mktemp("workers"))
     with distributed.LocalCluster(2, threads_per_worker=1, local_directory=folder, dashboard_address=None) as made:
         yield made
@@ -33,7 +32,7 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(cluster):
-    with pytest.importorskip("distributed").Client(cluster) as client:
+    with distributed.Client(cluster) as client:
         yield client
 
 
@@ -155,7 +154,6 @@ def test_the_scheduler_is_lost(methods, tmp_path):
 @pytest.mark.filterwarnings("ignore::UserWarning:distributed", "ignore::ResourceWarning")
 def test_what_a_command_means_by_a_cluster(call, experiments, tmp_path):
     """A file of dask's form, or one line that says what is wrong with what was given."""
-    pytest.importorskip("distributed")
     words = ["sweep", f"{experiments}:plain", *OPTIONS, "--seeds", "2", "--store", tmp_path / "a.zarr", "--cluster"]
     (tmp_path / "bad.yaml").write_text("module: distributed\nclass: NoCluster\n")
     assert_one_line(call(*words, "bad.yaml"), "bad.yaml: does not describe a cluster .*NoCluster.*; give local, the")
