@@ -1,5 +1,6 @@
 """What a sweep does with a store, one call at a time: create, admit, extend, open, mend, and who may take a tile."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -70,6 +71,17 @@ def test_mending_moves_what_is_damaged_aside_and_nothing_else(damaged):
     assert (opened.held(0), opened.held(1)) == (18, 12)
     assert opened.left(1, np.ones((1, 3), bool)) == [TILE]
     assert mend(TileStore(damaged)) == []
+
+
+def test_what_changed_without_a_trace_is_mended_where_every_file_is_read(store):
+    """Rot leaves length and time alone: a usual look misses it, as a thorough one must not."""
+    file = store / "loss" / "c.0.1.2"
+    whole, before = file.read_bytes(), file.stat()
+    file.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert mend(TileStore(store)) == []
+    assert mend(TileStore(store), thorough=True) == ["loss/c.0.1.2 has another checksum than it should"]
+    assert TileStore(store).left(1, np.ones((1, 3), bool)) == [TILE]
 
 
 def test_a_tile_that_somebody_works_on_is_not_mended(damaged):

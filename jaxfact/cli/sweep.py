@@ -60,7 +60,7 @@ def sweep(
     devices: Annotated[str, typer.Option(metavar="all|N", help="Cores or accelerators to use.")] = "all",
     cluster: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS|local|FILE.yaml", help="Workers that make the runs: see the guide to stores."),
+        typer.Option(metavar="ADDRESS|local|FILE.yaml", help="Workers that make the runs: see docs/stores.md."),
     ] = None,
     tile_runs: Annotated[int | None, typer.Option(help="Most runs written together.  [default: about 4096]")] = None,
     accept: Annotated[
@@ -70,6 +70,9 @@ def sweep(
             help=f"Go on despite this difference from the store: {', '.join(HARMLESS)} (a changed experiment).",
         ),
     ] = None,
+    check_store: Annotated[
+        bool, typer.Option("--check-store", help="Read every file of the store, and make again what is damaged.")
+    ] = False,
     checked: Annotated[bool, typer.Option("--checked", help="Check the invariants after every step.")] = False,
     compress: Annotated[
         bool, typer.Option("--compress/--no-compress", help="Run on the exactly compressed problem.")
@@ -128,6 +131,7 @@ def sweep(
             progress=progress,
             store=store,
             accept=accept or (),
+            check_store=check_store,
             tile_runs=tile_runs,
             devices=count,
             cluster=client,

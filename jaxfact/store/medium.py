@@ -27,7 +27,7 @@ MISSING, FOREIGN = "is missing", "is a link, or of another kind"
 class Damage(ValueError):
     """What lies at a key of a store is not what was written there; `what` says what it is, after the key."""
 
-    remedy: str = "jaxfact status --check names all that is damaged, and the sweep makes it again"
+    remedy: str = "jaxfact status --check names all that is damaged, and the sweep with --check-store makes it again"
 
     def __init__(self, key: str, what: str):
         super().__init__(f"{key} {what}")
