@@ -1,6 +1,7 @@
 """The command that runs a sweep which outlives the process."""
 
 import math
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +13,10 @@ from jaxfact.cli import terminal
 from jaxfact.cli.clusters import client_of
 from jaxfact.cli.register import X64, Levels, command, listed_levels
 from jaxfact.cli.status import say_status
-from jaxfact.inputs import positive, positive_integer, problem_with, seed_number
+from jaxfact.inputs import positive, positive_integer, printable, problem_with, seed_number
 from jaxfact.store import experiment_file
 from jaxfact.store.differences import HARMLESS, accepted_names
+from jaxfact.store.medium import reachable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,6 +105,7 @@ def sweep(
         positive_integer("tile_runs", tile_runs, "leave it out for the usual number")
     accepted_names(accept or ())
     experiment_file.check_place(experiment)
+    reachable(store)
     terminal.configure(x64)
     from jaxfact.descent import log_steps
     from jaxfact.store.medium import reachable
@@ -140,7 +143,7 @@ def sweep(
             axes=axes,  # pyright: ignore[reportArgumentType]
         )
     say_status(store)
-    print(f"see it with: jaxfact report {store}")
+    print(printable(f"see it with: jaxfact report {shlex.quote(store)}"))
     return Path(store)
 
 

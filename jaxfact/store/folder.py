@@ -177,6 +177,8 @@ class Folder:
         try:
             for name in filter(None, folder.split("/")):
                 at = f"{at}/{name}".lstrip("/")
+                if name in (".", ".."):  # no store has such a key
+                    raise Damage(at, FOREIGN)
                 with _not_foreign(at):
                     inner = _stepped(now, name, made=made)
                 os.close(now)

@@ -10,6 +10,7 @@ import os
 import secrets
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -112,6 +113,16 @@ class Marks:
         """Return the files that are not full, and their marks."""
         names = [name for name, records in self._files.items() if len(records) < MOST]
         return names, np.concatenate([np.zeros(0, self._kind), *(self._files[name] for name in names)])
+
+    def unchanged(self, names: Sequence[str]) -> list[str]:
+        """Return the files that still hold what was read of them; their writers may have added marks since."""
+        same = []
+        for name in names:
+            with suppress(Damage):
+                content = self._medium.get(key := f"{TILES}/{name}")
+                if content is not None and np.array_equal(_records_in(key, content, self._kind), self._files[name]):
+                    same.append(name)
+        return same
 
     def number(self, tile: Tile) -> int:
         """Return the number of a tile among all of the store, in its order on disk."""

@@ -146,5 +146,5 @@ def _put_together(store: TileStore) -> None:
     names, records = store.marks.small()
     if len(names) > _MANY:
         Writer(store.medium, store.root).put(records)
-        for name in names:
+        for name in store.marks.unchanged(names):
             store.medium.delete(f"{TILES}/{name}")
