@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import io
 import os
 import shutil
 import warnings
@@ -15,9 +16,11 @@ from commands import SWEPT
 
 import jaxfact as jf
 from jaxfact.store import experiment_file
+from jaxfact.store import look as looks
 from jaxfact.store.claims import owner_key
 from jaxfact.store.folder import Folder
 from jaxfact.store.medium import StoreError
+from jaxfact.store.metadata import summed
 from jaxfact.store.root import parsed
 from jaxfact.store.tilestore import TileStore
 from jaxfact.store.upkeep import extend, mend
@@ -209,6 +212,32 @@ def test_what_was_written_is_marked_and_marks_are_put_together(store):
     mend(TileStore(store))
     assert len(list(store.glob("tiles/marks-*.npy"))) <= 2
     np.testing.assert_array_equal(TileStore(store).marks.records["sums"], before.records["sums"])
+
+
+def test_marks_below_another_header(store):
+    """As NumPy of another version may write it: they are what they were."""
+    before = TileStore(store).marks.records
+    (file,) = store.glob("tiles/marks-*.npy")
+    content = io.BytesIO()
+    np.lib.format.write_array(content, before, version=(2, 0))
+    file.write_bytes(summed(content.getvalue()))
+    np.testing.assert_array_equal(TileStore(store).marks.records, before)
+
+
+def test_of_very_many_tiles_the_names_are_compared(store, monkeypatch):
+    """And the lengths of the last alone; what is missing, or not marked, is named as of few."""
+    monkeypatch.setattr(looks, "_MANY", 0)
+    monkeypatch.setattr(looks, "_LAST", 1)
+    assert jf.status(store).damaged == {}
+    file = file_of(store, "a tile")
+    file.rename(store.parent / "c")
+    assert jf.status(store).damaged == {"loss/c.0.1.2": "is missing"}
+    (store.parent / "c").rename(file)
+    (marks,) = store.glob("tiles/marks-*.npy")
+    records = TileStore(store).marks.records[1:]
+    marks.unlink()
+    TileStore(store).remember(records)
+    assert jf.status(store).damaged == {"tiles/marks-*.npy": "lacks tile 0-0-0, which was written"}
 
 
 @pytest.mark.parametrize("place", ["memory://a/runs.zarr", "file://{}/runs.zarr", "~/runs.zarr"])
