@@ -169,6 +169,32 @@ def test_the_scheduler_is_lost(methods, tmp_path):
     assert jf.status(path).finished
 
 
+class Empty(Short):
+    """One whose workers come after half a second."""
+
+    def nthreads(self):
+        return {}
+
+    def map(self, function, items, **options):
+        futures = [Future() for _ in items]
+
+        def come():
+            for future, made in zip(futures, Short.map(self, function, items, **options), strict=True):
+                future.set_result(made.result())
+
+        threading.Timer(0.5, come).start()
+        return futures
+
+
+def test_there_are_no_workers(methods, monkeypatch):
+    """That is said once, and waited for."""
+    monkeypatch.setattr(clusters, "_SILENT", 0.0)
+    with pytest.warns(UserWarning, match="the cluster has no workers: waiting until there are some") as said:
+        found = jf.sweep(methods, seeds=2, cluster=Empty(9), **SWEPT)
+    assert len(said) == 1
+    assert (found.outcome != "pending").all()
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning:distributed", "ignore::ResourceWarning")
 def test_what_a_command_means_by_a_cluster(call, experiments, tmp_path):
     """A file of dask's form, or one line that says what is wrong with what was given."""

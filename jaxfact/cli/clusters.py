@@ -40,7 +40,7 @@ def client_of(given: str | None) -> Iterator[Any]:
         elif given.endswith((".yaml", ".yml")):
             place = opened.enter_context(_described(Path(given)))
         try:
-            client = distributed.Client(place, timeout="30s")
+            client: Any = distributed.Client(place, timeout="30s")
         except (OSError, ValueError, TimeoutError) as error:
             raise problem_with("--cluster", given, f"cannot be reached ({error})", _GIVE) from None
         print(f"jaxfact: cluster {client.scheduler.address}, {client.dashboard_link}", file=sys.stderr)
