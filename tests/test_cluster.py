@@ -3,6 +3,7 @@
 import concurrent.futures
 import os
 import threading
+from collections import OrderedDict
 from pathlib import Path
 
 import distributed
@@ -17,7 +18,7 @@ from jaxfact.store import experiment_file, provenance
 from jaxfact.store.medium import StoreError
 from jaxfact.store.tilestore import TileStore
 from jaxfact.sweep import cluster as clusters
-from jaxfact.sweep import declared
+from jaxfact.sweep import declared, parts, tasks
 
 TIMES = ["compile_seconds", "run_seconds"]
 
@@ -122,11 +123,27 @@ class Short:
         return futures
 
 
-@pytest.mark.parametrize("tasks", [32, 2], ids=["a tile each", "three tiles each"])
-def test_the_bits_of_what_workers_do(methods, stored, tmp_path, monkeypatch, tasks):
+@pytest.mark.parametrize("least", [32, 2], ids=["a tile each", "three tiles each"])
+def test_the_bits_of_what_workers_do(methods, stored, tmp_path, monkeypatch, least):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(clusters, "_TASKS", tasks)
+    monkeypatch.setattr(clusters, "_TASKS", least)
     assert_bits(methods, Short(100), stored, tmp_path / "a.zarr")
+
+
+def test_workers_remember_experiments_between_sweeps(methods, tmp_path, monkeypatch):
+    """Another store, other seeds and other values of the axes: the experiments are the same, and not read again."""
+    read, begun = [], parts.Part.__init__
+    monkeypatch.setattr(tasks, "_wanted", OrderedDict())
+    monkeypatch.setattr(parts, "_remembered", OrderedDict())
+    monkeypatch.setattr(parts.Part, "__init__", lambda *given: read.append(given) or begun(*given))
+    jf.sweep(methods, seeds=2, store=tmp_path / "a.zarr", cluster=Short(9), **SWEPT)
+    first = len(read)
+    assert first == 4  # by the client and by the worker
+    for number, place in enumerate([tmp_path / "b.zarr", None]):
+        jf.sweep(methods, seeds=3 + number, store=place, cluster=Short(9), **SWEPT | {"step_size": [0.2, 0.4, 0.5]})
+    assert len(read) == first
+    jf.sweep(methods, seeds=2, cluster=Short(9), **SWEPT | {"tolerance": 1e-3})
+    assert len(read) == first + 4
 
 
 def test_what_is_no_cluster_and_what_is_no_worker(methods, tmp_path, monkeypatch):
@@ -149,6 +166,32 @@ def test_the_scheduler_is_lost(methods, tmp_path):
     assert jf.status(path).done == 24
     assert jf.sweep(methods, seeds=6, store=path, tile_runs=6, cluster=Short(6), **SWEPT).sizes["seed"] == 6
     assert jf.status(path).finished
+
+
+class Empty(Short):
+    """One whose workers come after half a second."""
+
+    def nthreads(self):
+        return {}
+
+    def map(self, function, items, **options):
+        futures = [Future() for _ in items]
+
+        def come():
+            for future, made in zip(futures, Short.map(self, function, items, **options), strict=True):
+                future.set_result(made.result())
+
+        threading.Timer(0.5, come).start()
+        return futures
+
+
+def test_there_are_no_workers(methods, monkeypatch):
+    """That is said once, and waited for."""
+    monkeypatch.setattr(clusters, "_SILENT", 0.0)
+    with pytest.warns(UserWarning, match="the cluster has no workers: waiting until there are some") as said:
+        found = jf.sweep(methods, seeds=2, cluster=Empty(9), **SWEPT)
+    assert len(said) == 1
+    assert (found.outcome != "pending").all()
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:distributed", "ignore::ResourceWarning")

@@ -14,6 +14,7 @@ from zarr.codecs import Crc32cCodec
 import jaxfact as jf
 from jaxfact.store import shards
 from jaxfact.store.claims import LOCKS, claimed, owner_key
+from jaxfact.store.differences import accepted_names
 from jaxfact.store.folder import Folder
 from jaxfact.store.grid import Grid, blocks_of
 from jaxfact.store.medium import DamageWarning
@@ -214,3 +215,9 @@ def test_tiles_cover_all_runs_once():
         assert (covered == 1).all()
     assert blocks_of((3, 2), 60, 72) == (3, 2, 12)
     assert blocks_of((5000,), 2, 4096) == (4096, 1)
+
+
+@pytest.mark.parametrize("accept", [3, None, [3], [["jax"]], ["jax", "luck"]])
+def test_what_can_be_accepted_are_names(accept):
+    with pytest.raises(ValueError, match=r"accept=.*: needs names among jaxfact, jax, .*; leave it out"):
+        accepted_names(accept)

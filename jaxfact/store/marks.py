@@ -11,6 +11,7 @@ import secrets
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -162,14 +163,14 @@ class Marks:
 
     def _put_together(self, records: np.ndarray) -> None:
         """Keep the mark of each tile that was seen last; none of tiles that this root does not have."""
-        counts = np.array(self._root.counts)
-        records = records[np.all((records["tile"] >= 0) & (records["tile"] < counts), axis=1)]
-        records = records[np.argsort(-records["seen"], kind="stable")]
-        numbers = np.ravel_multi_index(tuple(records["tile"].T), tuple(counts))
+        counts, tiles = np.array(self._root.counts), records["tile"]
+        there = np.flatnonzero(np.all((tiles >= 0) & (tiles < counts), axis=1))
+        there = there[np.argsort(-records["seen"][there], kind="stable")]
+        numbers = np.ravel_multi_index(tuple(tiles[there].T), tuple(counts))
         numbers, first = np.unique(numbers, return_index=True)
-        self._latest = records[first]
+        self._latest = records[there[first]]
         held = np.any([self._latest["sums"][name] >= HELD for name in self._kind["sums"].names or ()], axis=0)
-        self.numbers, self.records = numbers[held], self._latest[held]
+        self.numbers, self.records = (numbers, self._latest) if held.all() else (numbers[held], self._latest[held])
 
 
 class Writer:
@@ -212,11 +213,22 @@ def _content_of(records: np.ndarray) -> bytes:
     return summed(file.getvalue())
 
 
+@lru_cache(MOST)
+def _header_of(kind: np.dtype, count: int) -> bytes:
+    """Return what lies in front of so many marks: parsing it takes longer than reading them."""
+    file = io.BytesIO()
+    np.save(file, np.zeros(count, kind), allow_pickle=False)
+    return file.getvalue()[: file.tell() - count * kind.itemsize]
+
+
 def _records_in(key: str, content: bytes, kind: np.dtype) -> np.ndarray:
     """Return the marks in a file. Raises Damage for anything else."""
     if not is_summed(content):
         raise Damage(key, "has another checksum than it should")
-    try:
+    count = (len(content) - len(_header_of(kind, 0))) // kind.itemsize
+    if content.startswith(header := _header_of(kind, min(count, MOST))):
+        return np.frombuffer(content, kind, count, len(header))
+    try:  # NumPy of another version may write another header
         found = np.load(io.BytesIO(content), allow_pickle=False)
     except (ValueError, SyntaxError, EOFError, TypeError, OverflowError, RecursionError):
         raise Damage(key, "is not what a sweep writes") from None
