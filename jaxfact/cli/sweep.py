@@ -108,11 +108,9 @@ def sweep(
     reachable(store)
     terminal.configure(x64)
     from jaxfact.descent import log_steps
-    from jaxfact.store.medium import reachable
     from jaxfact.store.status import Watch
     from jaxfact.sweep import sweep as run
 
-    reachable(store)
     steps = log_steps(max_steps, unit=check_every) if stride == "log" else stride
     found = experiment_file.load(experiment)
     with (
