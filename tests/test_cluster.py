@@ -92,7 +92,7 @@ class Future(concurrent.futures.Future):
 
     @property
     def status(self):
-        return "finished" if self._exception is None else "error"
+        return "cancelled" if self.cancelled() else "finished" if self._exception is None else "error"
 
 
 class Short:
@@ -120,6 +120,21 @@ class Short:
         if len(items) > self._left:
             self.status = "closed"
         self._left -= len(items)
+        return futures
+
+
+class Cancelling(Short):
+    """One that gives all tasks back then, as dask does, and waits in vain for a connection if it is asked."""
+
+    def nthreads(self):
+        if self.status != "running":
+            raise OSError("timed out")
+        return super().nthreads()
+
+    def map(self, function, items, **options):
+        futures = super().map(function, items, **options)
+        for future in futures:
+            future.cancel()  # those that have not ended
         return futures
 
 
@@ -158,11 +173,12 @@ def test_what_is_no_cluster_and_what_is_no_worker(methods, tmp_path, monkeypatch
     assert jf.sweep(methods, seeds=2, cluster=Short(9), accept=["cpu_features"], **SWEPT).sizes["seed"] == 2
 
 
-def test_the_scheduler_is_lost(methods, tmp_path):
+@pytest.mark.parametrize("client", [Short, Cancelling])
+def test_the_scheduler_is_lost(methods, tmp_path, client):
     """One line, and what is there is there: the same call without it makes the others."""
     path = tmp_path / "a.zarr"
     with pytest.raises(StoreError, match=r"the cluster was lost \(its scheduler is gone\); what a store holds is safe"):
-        jf.sweep(methods, seeds=6, store=path, tile_runs=6, cluster=Short(4), **SWEPT)
+        jf.sweep(methods, seeds=6, store=path, tile_runs=6, cluster=client(4), **SWEPT)
     assert jf.status(path).done == 24
     assert jf.sweep(methods, seeds=6, store=path, tile_runs=6, cluster=Short(6), **SWEPT).sizes["seed"] == 6
     assert jf.status(path).finished

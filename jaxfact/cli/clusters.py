@@ -1,6 +1,7 @@
 """Which cluster a command means: an address, this machine, or what a file says."""
 
 import importlib
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -29,6 +30,8 @@ def client_of(given: str | None) -> Iterator[Any]:
     except ImportError:
         needed, instead = "the package distributed is missing", "pip install 'jaxfact[cluster]' installs it"
         raise problem_with("--cluster", given, needed, instead) from None
+    # That a scheduler has gone is said in one line, and its client would add a traceback.
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     with ExitStack() as opened:
         place: Any = given
         if given == "local":

@@ -94,6 +94,7 @@ class Cluster:
         """Have a function called for all names, some at a time, and again where its worker was lost."""
         tries = 0
         while left and not self._is_draining:
+            self._check()  # or all that was flying comes back at once, cancelled, and is handed out to nobody
             again = self._round(function, left, keep)
             tries = tries + 1 if len(again) == len(left) else 0
             if tries == _ROUNDS:
@@ -103,9 +104,9 @@ class Cluster:
     def _round(self, function: Callable[..., list[T]], left: Left, keep: Callable[[Any, T], None]) -> Left:
         """Call a function for all names; return those whose worker, or whose copy of the sweep, was lost."""
         again: dict[Any, tuple[Any, ...]] = {}
-        groups = list(_groups(left, min(_MOST, max(1, len(left) // (_TASKS * self.threads)))))
         ended = queue.SimpleQueue[Any]()
         try:
+            groups = list(_groups(left, min(_MOST, max(1, len(left) // (_TASKS * self.threads)))))
             # As the result of a task it is sent to each worker once, made again where the last that had it is lost, and
             # waited for where workers are yet to come.
             number = uuid.uuid4().hex
@@ -144,8 +145,7 @@ class Cluster:
             self._heard = time.monotonic()
             return future
         except queue.Empty:
-            if self._client.status != "running":
-                raise self._lost("its scheduler is gone") from None
+            self._check()
         if time.monotonic() - self._heard >= _SILENT and not self._is_told:
             self._heard = time.monotonic()
             with suppress(OSError, TimeoutError):  # the scheduler is gone, which the next look finds
@@ -153,6 +153,10 @@ class Cluster:
                     self._is_told = True
                     warnings.warn("the cluster has no workers: waiting until there are some", stacklevel=2)
         return None
+
+    def _check(self) -> None:
+        if self._client.status != "running":
+            raise self._lost("its scheduler is gone") from None
 
     def _result_of(self, future: Any) -> Any:
         try:
