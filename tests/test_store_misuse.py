@@ -1,5 +1,7 @@
 """What a user may mistake for a store, and what others may have left in one."""
 
+import copy
+import errno
 import json
 import os
 import shutil
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 from commands import OPTIONS, assert_one_line
 
-from jaxfact.store import trust, upkeep
+from jaxfact.store import root, trust, upkeep
 from jaxfact.store.files import open_results
 from jaxfact.store.folder import Folder
 from jaxfact.store.marks import Writer
@@ -89,6 +91,42 @@ def test_a_key_that_others_can_read_shows_nothing(tmp_path, monkeypatch, mode):
     os.chmod(tmp_path / "jaxfact" / "key", mode)
     assert not trust.is_own(signed, "text")
     assert trust.signature("text") == ""
+
+
+def test_what_a_root_says_of_its_sweep_has_the_types_of_a_sweep(stored):
+    """A seal shows that nothing was changed by accident; who means to can make one."""
+    document = json.loads((stored / "zarr.json").read_bytes())
+
+    def read(change):
+        changed = copy.deepcopy(document)
+        change(changed["attributes"], changed["consolidated_metadata"]["metadata"]["outcome"]["attributes"])
+        changed["attributes"]["store"]["sha256"] = root._seal(changed)
+        return root.parsed("zarr.json", json.dumps(changed).encode())
+
+    assert read(lambda said, _: said.update(created="today", tolerance=0.5)).attributes["created"] == "today"
+    for name in root._SAID:
+        for wrong in (None, 5.5, [None], {"a": 1}):
+            with pytest.raises(Damage):
+                read(lambda said, _: said.update({name: wrong}))  # noqa: B023
+        with pytest.raises(Damage):
+            read(lambda said, _: said.pop(name))  # noqa: B023
+    for wrong in ("pending", "pending converged converged"):
+        with pytest.raises(Damage):
+            read(lambda _, outcome: outcome.update(flag_meanings=wrong))  # noqa: B023
+    for name in ("zarr.json", "ü" * 100):
+        with pytest.raises(ValueError, match="^" + name):
+            root.check_name(name)
+
+
+def test_a_folder_that_cannot_be_read_is_not_empty(tmp_path, monkeypatch):
+    def refuse(_):
+        raise OSError(errno.EIO, "no")
+
+    (tmp_path / "runs.zarr").mkdir()
+    assert Folder(tmp_path / "runs.zarr").is_empty()
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(OSError, match="no"):
+        Folder(tmp_path / "runs.zarr").is_empty()
 
 
 def test_arrays_of_zarr_2_are_not_decoded(tmp_path):

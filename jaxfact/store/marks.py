@@ -56,17 +56,12 @@ def here() -> dict[str, Any]:
     return {"host": socket.gethostname(), "pid": os.getpid()}
 
 
-def outcomes_in(root: Root) -> list[str]:
-    """Return the outcomes that runs have, by number."""
-    return str(root.variables["outcome"].attributes["flag_meanings"]).split()[1:]
-
-
 def kind_of(root: Root) -> np.dtype:
     """Return the type of a mark in a store."""
     return np.dtype(
         [
             ("tile", "<i4", (len(root.counts),)),
-            ("outcomes", [(name, "<i8") for name in outcomes_in(root)]),
+            ("outcomes", [(name, "<i8") for name in root.outcomes]),
             ("run_steps", "<i8"),
             ("seconds", "<f8"),
             ("date", "<f8"),
