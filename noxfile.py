@@ -12,8 +12,8 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-# What other versions of the dependencies break first: public names, the README, the command line.
-SURFACE = [f"tests/test_{name}.py" for name in ("public", "imports", "notebooks", "cli", "sweep_cli")]
+# What other versions of the dependencies break first: public names, the README, the command line, optional packages.
+SURFACE = [f"tests/test_{name}.py" for name in ("public", "imports", "notebooks", "cli", "sweep_cli", "gradient_flow")]
 
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -41,7 +41,10 @@ def newest_python() -> str | None:
 
 def floors() -> list[str]:
     """Return the lowest version of every dependency of the package and of its tests, as constraints."""
-    lines = [*PROJECT["dependencies"], *EXTRAS["export"], *EXTRAS["flow"], *EXTRAS["test"]]
+    lines = [
+        *PROJECT["dependencies"],
+        *(line for name in ("cluster", "export", "flow", "test") for line in EXTRAS[name]),
+    ]
     found = [Requirement(line) for line in lines if not line.startswith(PROJECT["name"])]
     if unbounded := [str(item) for item in found if [bound.operator for bound in item.specifier] != [">="]]:
         raise ValueError(f"{unbounded} in pyproject.toml; each needs one floor; write it as name>=version")

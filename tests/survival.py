@@ -2,11 +2,13 @@
 
 python tests/survival.py --kills 30
 python tests/survival.py --kills 20 --workers-of-a-cluster 8    # kills a worker every eight seconds instead
+python tests/survival.py --kills 2 --schedulers    # kills the scheduler that a command sweeps on, once for each sweep
 """
 
 import argparse
 import contextlib
 import hashlib
+import json
 import os
 import random
 import signal
@@ -198,17 +200,61 @@ def killed_in_turn(path: Path, kills: int, seconds: float) -> int:
     return seeds
 
 
+def commanded(path: Path, *more: str) -> subprocess.Popen:
+    """Start the sweep by the command line."""
+    axis = f"step_size={','.join(map(str, STEP_SIZES))}"
+    words = [
+        *("sweep", f"{__file__}:experiment", "--axis", axis, "--seeds", str(SEEDS), "--max-steps", "400"),
+        *("--tolerance", "1e-4", "--record", "distance,singular_values", "--every", "100", "--tile-runs", str(TILE)),
+        *("--store", str(path), *more),
+    ]
+    code = "from jaxfact.cli.main import main; main()"
+    return subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.PIPE, text=True, cwd=path.parent)
+
+
+def schedulers_killed(path: Path, kills: int) -> None:
+    """Sweep on a scheduler and two workers, processes all, and kill the scheduler on the way; finish without one."""
+    about = path.parent / "scheduler.json"
+
+    def started(over: contextlib.ExitStack, kind: str, *more: str) -> subprocess.Popen:
+        words = [sys.executable, "-m", f"distributed.cli.{kind}", "--scheduler-file", str(about), "--no-dashboard"]
+        process = subprocess.Popen([*words, *more], stderr=subprocess.DEVNULL)
+        over.callback(process.kill)
+        return process
+
+    for _ in range(kills):
+        with contextlib.ExitStack() as over:
+            about.unlink(missing_ok=True)
+            scheduler = started(over, "dask_scheduler", "--port", "0")
+            for _ in range(2):
+                started(over, "dask_worker", "--nthreads", "1", "--no-nanny", "--local-directory", str(path.parent))
+            while not about.exists():
+                time.sleep(0.1)
+            before = runs_made(path) if path.exists() else 0
+            sweeping = commanded(path, "--cluster", json.loads(about.read_text())["address"])
+            while sweeping.poll() is None and (not any(path.glob("tiles/marks-*")) or runs_made(path) <= before):
+                time.sleep(0.02)
+            scheduler.kill()
+            began, (_, said) = time.monotonic(), sweeping.communicate(timeout=120)
+            print(f"scheduler killed; {time.monotonic() - began:.1f} s later the command ended, exit code", end=" ")
+            print(f"{sweeping.returncode}, {runs_made(path)} runs in the store; it said:\n{said}", flush=True)
+    finished(commanded(path))
+
+
 def main() -> None:
     """Kill, resume and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers-of-a-cluster", type=float, default=None, metavar="SECONDS")
+    parser.add_argument("--schedulers", action="store_true")
     options = parser.parse_args()
     seconds, seeds = options.workers_of_a_cluster, SEEDS
     with tempfile.TemporaryDirectory() as folder:
         killed, whole = Path(folder) / "killed.zarr", Path(folder) / "whole.zarr"
-        if seconds is None:
+        if options.schedulers:
+            schedulers_killed(killed, options.kills)
+        elif seconds is None:
             opened = kill_and_resume(killed, options.kills, options.seed)
             print(f"{options.kills} kills; opened {opened} times in between, always readable")
         else:

@@ -3,8 +3,10 @@
 import concurrent.futures
 import os
 import threading
+from collections import OrderedDict
 from pathlib import Path
 
+import distributed
 import numpy as np
 import pytest
 import survival
@@ -16,16 +18,14 @@ from jaxfact.store import experiment_file, provenance
 from jaxfact.store.medium import StoreError
 from jaxfact.store.tilestore import TileStore
 from jaxfact.sweep import cluster as clusters
-from jaxfact.sweep import declared
+from jaxfact.sweep import declared, parts, tasks
 
-pytest.importorskip("cloudpickle")
 TIMES = ["compile_seconds", "run_seconds"]
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     """Two workers, processes that a nanny starts again, and their client."""
-    distributed = pytest.importorskip("distributed")
     folder = str(tmp_path_factory.mktemp("workers"))
     with distributed.LocalCluster(2, threads_per_worker=1, local_directory=folder, dashboard_address=None) as made:
         yield made
@@ -33,7 +33,7 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(cluster):
-    with pytest.importorskip("distributed").Client(cluster) as client:
+    with distributed.Client(cluster) as client:
         yield client
 
 
@@ -92,7 +92,7 @@ class Future(concurrent.futures.Future):
 
     @property
     def status(self):
-        return "finished" if self._exception is None else "error"
+        return "cancelled" if self.cancelled() else "finished" if self._exception is None else "error"
 
 
 class Short:
@@ -123,11 +123,42 @@ class Short:
         return futures
 
 
-@pytest.mark.parametrize("tasks", [32, 2], ids=["a tile each", "three tiles each"])
-def test_the_bits_of_what_workers_do(methods, stored, tmp_path, monkeypatch, tasks):
+class Cancelling(Short):
+    """One that gives all tasks back then, as dask does, and waits in vain for a connection if it is asked."""
+
+    def nthreads(self):
+        if self.status != "running":
+            raise OSError("timed out")
+        return super().nthreads()
+
+    def map(self, function, items, **options):
+        futures = super().map(function, items, **options)
+        for future in futures:
+            future.cancel()  # those that have not ended
+        return futures
+
+
+@pytest.mark.parametrize("least", [32, 2], ids=["a tile each", "three tiles each"])
+def test_the_bits_of_what_workers_do(methods, stored, tmp_path, monkeypatch, least):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(clusters, "_TASKS", tasks)
+    monkeypatch.setattr(clusters, "_TASKS", least)
     assert_bits(methods, Short(100), stored, tmp_path / "a.zarr")
+
+
+def test_workers_remember_experiments_between_sweeps(methods, tmp_path, monkeypatch):
+    """Another store, other seeds and other values of the axes: the experiments are the same, and not read again."""
+    read, begun = [], parts.Part.__init__
+    monkeypatch.setattr(tasks, "_wanted", OrderedDict())
+    monkeypatch.setattr(parts, "_remembered", OrderedDict())
+    monkeypatch.setattr(parts.Part, "__init__", lambda *given: read.append(given) or begun(*given))
+    jf.sweep(methods, seeds=2, store=tmp_path / "a.zarr", cluster=Short(9), **SWEPT)
+    first = len(read)
+    assert first == 4  # by the client and by the worker
+    for number, place in enumerate([tmp_path / "b.zarr", None]):
+        jf.sweep(methods, seeds=3 + number, store=place, cluster=Short(9), **SWEPT | {"step_size": [0.2, 0.4, 0.5]})
+    assert len(read) == first
+    jf.sweep(methods, seeds=2, cluster=Short(9), **SWEPT | {"tolerance": 1e-3})
+    assert len(read) == first + 4
 
 
 def test_what_is_no_cluster_and_what_is_no_worker(methods, tmp_path, monkeypatch):
@@ -142,20 +173,46 @@ def test_what_is_no_cluster_and_what_is_no_worker(methods, tmp_path, monkeypatch
     assert jf.sweep(methods, seeds=2, cluster=Short(9), accept=["cpu_features"], **SWEPT).sizes["seed"] == 2
 
 
-def test_the_scheduler_is_lost(methods, tmp_path):
+@pytest.mark.parametrize("client", [Short, Cancelling])
+def test_the_scheduler_is_lost(methods, tmp_path, client):
     """One line, and what is there is there: the same call without it makes the others."""
     path = tmp_path / "a.zarr"
     with pytest.raises(StoreError, match=r"the cluster was lost \(its scheduler is gone\); what a store holds is safe"):
-        jf.sweep(methods, seeds=6, store=path, tile_runs=6, cluster=Short(4), **SWEPT)
+        jf.sweep(methods, seeds=6, store=path, tile_runs=6, cluster=client(4), **SWEPT)
     assert jf.status(path).done == 24
     assert jf.sweep(methods, seeds=6, store=path, tile_runs=6, cluster=Short(6), **SWEPT).sizes["seed"] == 6
     assert jf.status(path).finished
 
 
+class Empty(Short):
+    """One whose workers come after half a second."""
+
+    def nthreads(self):
+        return {}
+
+    def map(self, function, items, **options):
+        futures = [Future() for _ in items]
+
+        def come():
+            for future, made in zip(futures, Short.map(self, function, items, **options), strict=True):
+                future.set_result(made.result())
+
+        threading.Timer(0.5, come).start()
+        return futures
+
+
+def test_there_are_no_workers(methods, monkeypatch):
+    """That is said once, and waited for."""
+    monkeypatch.setattr(clusters, "_SILENT", 0.0)
+    with pytest.warns(UserWarning, match="the cluster has no workers: waiting until there are some") as said:
+        found = jf.sweep(methods, seeds=2, cluster=Empty(9), **SWEPT)
+    assert len(said) == 1
+    assert (found.outcome != "pending").all()
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning:distributed", "ignore::ResourceWarning")
 def test_what_a_command_means_by_a_cluster(call, experiments, tmp_path):
     """A file of dask's form, or one line that says what is wrong with what was given."""
-    pytest.importorskip("distributed")
     words = ["sweep", f"{experiments}:plain", *OPTIONS, "--seeds", "2", "--store", tmp_path / "a.zarr", "--cluster"]
     (tmp_path / "bad.yaml").write_text("module: distributed\nclass: NoCluster\n")
     assert_one_line(call(*words, "bad.yaml"), "bad.yaml: does not describe a cluster .*NoCluster.*; give local, the")

@@ -1,5 +1,6 @@
 """What a sweep does with a store, one call at a time: create, admit, extend, open, mend, and who may take a tile."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from zarr.codecs import Crc32cCodec
 import jaxfact as jf
 from jaxfact.store import shards
 from jaxfact.store.claims import LOCKS, claimed, owner_key
+from jaxfact.store.differences import accepted_names
 from jaxfact.store.folder import Folder
 from jaxfact.store.grid import Grid, blocks_of
 from jaxfact.store.medium import DamageWarning
@@ -70,6 +72,17 @@ def test_mending_moves_what_is_damaged_aside_and_nothing_else(damaged):
     assert (opened.held(0), opened.held(1)) == (18, 12)
     assert opened.left(1, np.ones((1, 3), bool)) == [TILE]
     assert mend(TileStore(damaged)) == []
+
+
+def test_what_changed_without_a_trace_is_mended_where_every_file_is_read(store):
+    """Rot leaves length and time alone: a usual look misses it, as a thorough one must not."""
+    file = store / "loss" / "c.0.1.2"
+    whole, before = file.read_bytes(), file.stat()
+    file.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert mend(TileStore(store)) == []
+    assert mend(TileStore(store), thorough=True) == ["loss/c.0.1.2 has another checksum than it should"]
+    assert TileStore(store).left(1, np.ones((1, 3), bool)) == [TILE]
 
 
 def test_a_tile_that_somebody_works_on_is_not_mended(damaged):
@@ -202,3 +215,9 @@ def test_tiles_cover_all_runs_once():
         assert (covered == 1).all()
     assert blocks_of((3, 2), 60, 72) == (3, 2, 12)
     assert blocks_of((5000,), 2, 4096) == (4096, 1)
+
+
+@pytest.mark.parametrize("accept", [3, None, [3], [["jax"]], ["jax", "luck"]])
+def test_what_can_be_accepted_are_names(accept):
+    with pytest.raises(ValueError, match=r"accept=.*: needs names among jaxfact, jax, .*; leave it out"):
+        accepted_names(accept)

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from commands import SWEPT
+from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore, WrapperStore
 
 import jaxfact as jf
@@ -95,6 +96,21 @@ def test_every_tenth_answer_fails(methods, whole, error, late):
     found = swept(methods, Faulty(store, lambda number: number % 10 == 9, error, late=late))
     assert values(store) == whole[0]
     assert (found.outcome != "pending").all()
+
+
+def test_a_damaged_object_is_made_again_where_every_one_is_read(methods, whole):
+    """A service tells neither times nor losses: only a sweep that is told to read all of it finds them."""
+    store = MemoryStore()
+    swept(methods, store)
+    rotten, lost = "loss/c.0.1.0", "steps/c.0.0.0"
+    store._store_dict[rotten] = default_buffer_prototype().buffer.from_bytes(b"rot")
+    del store._store_dict[lost]
+    swept(methods, store)
+    assert values(store)[rotten] == b"rot"
+    with pytest.warns(UserWarning, match=f"{rotten}|{lost}") as told:
+        jf.sweep(methods, seeds=6, store=store, tile_runs=18, check_store=True, **SWEPT)
+    assert len(told) == 2
+    assert values(store) == whole[0]
 
 
 def test_a_service_that_has_gone(methods, whole):

@@ -150,6 +150,8 @@ def test_stores_of_other_sweeps(call, experiments, stored):
 
 def test_a_store_is_needed(call, experiments):
     assert_one_line(call("sweep", f"{experiments}:plain"), "Missing option '--store'")
+    given = ["sweep", f"{experiments}:plain", *OPTIONS, "--store", "memory://a"]
+    assert_one_line(call(*given), "store=memory://a: is in the memory of this process; give a folder")
 
 
 FILES = {

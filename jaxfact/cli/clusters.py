@@ -1,6 +1,7 @@
 """Which cluster a command means: an address, this machine, or what a file says."""
 
 import importlib
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -29,6 +30,8 @@ def client_of(given: str | None) -> Iterator[Any]:
     except ImportError:
         needed, instead = "the package distributed is missing", "pip install 'jaxfact[cluster]' installs it"
         raise problem_with("--cluster", given, needed, instead) from None
+    # That a scheduler has gone is said in one line, and its client would add a traceback.
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     with ExitStack() as opened:
         place: Any = given
         if given == "local":
@@ -40,7 +43,7 @@ def client_of(given: str | None) -> Iterator[Any]:
         elif given.endswith((".yaml", ".yml")):
             place = opened.enter_context(_described(Path(given)))
         try:
-            client = distributed.Client(place, timeout="30s")
+            client: Any = distributed.Client(place, timeout="30s")
         except (OSError, ValueError, TimeoutError) as error:
             raise problem_with("--cluster", given, f"cannot be reached ({error})", _GIVE) from None
         print(f"jaxfact: cluster {client.scheduler.address}, {client.dashboard_link}", file=sys.stderr)

@@ -34,4 +34,6 @@ def _beside(store: str, suffix: str) -> Path:
     """Return the store's name with another suffix; only .zarr counts as one. What is no folder has it here."""
     folder = medium_of(store).folder
     place = Path(store.rstrip("/").rpartition("/")[2]) if folder is None else folder
+    if place.name in ("", ".."):
+        place = place.resolve()
     return place.with_name(place.name.removesuffix(".zarr") + suffix)

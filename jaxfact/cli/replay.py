@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 def replay(
     store: Annotated[str, typer.Argument(help="The store of a sweep: path or URL.")],
     seed: Annotated[int, typer.Option(help="Number of the seed.")],
-    point: Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Value along each axis.")] = None,
+    point: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Value along each axis: step_size=0.1.")
+    ] = None,
     variant: Annotated[str | None, typer.Option(help="Which variant, where the store has several.")] = None,
     experiment: Annotated[
         str | None, typer.Option(help="FILE.py:NAME[:KEY] of the experiment, where the store does not hold its file.")

@@ -36,13 +36,17 @@ def status(
 
 
 def say_status(store: str) -> None:
-    """Print how far a sweep has got."""
+    """Print how far a store has got after a sweep, which may have asked for some of its runs only."""
     from jaxfact.store.status import status as look
 
-    print(printable("\n".join(_status_lines(look(store)))))
+    print(
+        printable(
+            "\n".join(_status_lines(look(store), "that sweep is done; one of all seeds and values makes the rest"))
+        )
+    )
 
 
-def _status_lines(found: "Status") -> list[str]:
+def _status_lines(found: "Status", rest: str = "repeat the sweep to go on") -> list[str]:
     share = f"{math.floor(1000 * found.done / found.runs) / 10:g} %"
     done = f"finished, {found.runs} runs" if found.finished else f"{found.done} of {found.runs} runs done ({share})"
     lines = [f"{found.path}: {done}", *(f"damaged: {key} {what}" for key, what in found.damaged.items())]
@@ -60,7 +64,7 @@ def _status_lines(found: "Status") -> list[str]:
         )
         lines += [f"about {terminal.duration(found.seconds_left)} left"] * math.isfinite(found.seconds_left)
     elif not found.finished:
-        lines.append("nobody is working on it: repeat the sweep to go on")
+        lines.append(f"nobody is working on it: {rest}")
     return lines
 
 

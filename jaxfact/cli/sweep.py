@@ -1,6 +1,7 @@
 """The command that runs a sweep which outlives the process."""
 
 import math
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +13,10 @@ from jaxfact.cli import terminal
 from jaxfact.cli.clusters import client_of
 from jaxfact.cli.register import X64, Levels, command, listed_levels
 from jaxfact.cli.status import say_status
-from jaxfact.inputs import positive, positive_integer, problem_with, seed_number
+from jaxfact.inputs import positive, positive_integer, printable, problem_with, seed_number
 from jaxfact.store import experiment_file
 from jaxfact.store.differences import HARMLESS, accepted_names
+from jaxfact.store.medium import reachable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,7 +62,7 @@ def sweep(
     devices: Annotated[str, typer.Option(metavar="all|N", help="Cores or accelerators to use.")] = "all",
     cluster: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS|local|FILE.yaml", help="Workers that make the runs: see the guide to stores."),
+        typer.Option(metavar="ADDRESS|local|FILE.yaml", help="Workers that make the runs: see docs/stores.md."),
     ] = None,
     tile_runs: Annotated[int | None, typer.Option(help="Most runs written together.  [default: about 4096]")] = None,
     accept: Annotated[
@@ -70,6 +72,9 @@ def sweep(
             help=f"Go on despite this difference from the store: {', '.join(HARMLESS)} (a changed experiment).",
         ),
     ] = None,
+    check_store: Annotated[
+        bool, typer.Option("--check-store", help="Read every file of the store, and make again what is damaged.")
+    ] = False,
     checked: Annotated[bool, typer.Option("--checked", help="Check the invariants after every step.")] = False,
     compress: Annotated[
         bool, typer.Option("--compress/--no-compress", help="Run on the exactly compressed problem.")
@@ -100,6 +105,7 @@ def sweep(
         positive_integer("tile_runs", tile_runs, "leave it out for the usual number")
     accepted_names(accept or ())
     experiment_file.check_place(experiment)
+    reachable(store)
     terminal.configure(x64)
     from jaxfact.descent import log_steps
     from jaxfact.store.status import Watch
@@ -128,13 +134,14 @@ def sweep(
             progress=progress,
             store=store,
             accept=accept or (),
+            check_store=check_store,
             tile_runs=tile_runs,
             devices=count,
             cluster=client,
             axes=axes,  # pyright: ignore[reportArgumentType]
         )
     say_status(store)
-    print(f"see it with: jaxfact report {store}")
+    print(printable(f"see it with: jaxfact report {shlex.quote(store)}"))
     return Path(store)
 
 

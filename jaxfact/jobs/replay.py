@@ -266,7 +266,7 @@ class StoredRun:
         if not self._trust and not is_own(str(self._signature), str(self._name), text):
             lines, digest = len(text.splitlines()), hashlib.sha256(text.encode()).hexdigest()[:12]
             unknown = f"no sweep of this user has written the {lines} lines of Python that would be executed for "
-            unknown += f"{self._name} (SHA-256 {digest}…, its attribute experiment_file)"
+            unknown += f"{self._name} (open_results(store).attrs['experiment_file'], SHA-256 {digest}…)"
             raise problem_with("store", self.name, unknown, f"read them, then give trust=True or --trust; or {_GIVE}")
         return experiment_file.from_text(text, self._name, f"experiment of {Path(self.name).absolute()}")
 

@@ -52,11 +52,12 @@ def shown(path: str | Path) -> Shown:
     waiting = (runs.outcome == PENDING).any([dim for dim in runs.outcome.dims if dim != "seed"]).values
     if waiting.all():
         needed = "has no seed yet that is done at every point and with every variant"
-        raise problem_with("store", path, needed, "wait: jaxfact status says how far it has got")
+        raise problem_with("store", path, needed, "repeat the sweep, or wait: jaxfact status says how far it has got")
     count = runs.sizes["seed"]
     if waiting.any():
         runs = runs.isel(seed=np.flatnonzero(~waiting))
     axes = [str(dim) for dim in runs.outcome.dims if dim not in ("seed", "variant")]
+    runs = runs.sortby(axes)  # a store has them in the order in which they came
     drawn = [dim for dim in axes if runs.sizes[dim] > 1][:2]
     fixed = {dim: runs[dim].values[0] for dim in axes if dim not in drawn}
     runs = runs.isel(dict.fromkeys(fixed, 0))

@@ -25,7 +25,7 @@ def damage_of(
         **known.damaged,
         **marks.damaged,
         **unlike,
-        **_without_mark(medium, root, marks),
+        **({} if found.is_all else _without_mark(medium, root, marks)),
         **found.damaged,
     }, found.done
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from jaxfact.inputs import problem_with
+from jaxfact.inputs import problem_with, shown
 
 HARMLESS = ("jaxfact", "jax", "jaxlib", "device", "cpu_features", "xla_flags", "program")
 """Differences that a user may accept.
@@ -20,9 +20,13 @@ _RULES = (*_RUNS, "levels", "record_names", "record_steps")
 
 def accepted_names(accept: str | Iterable[str]) -> tuple[str, ...]:
     """Return the names of differences that are accepted; refuse those that cannot be."""
-    names = (accept,) if isinstance(accept, str) else tuple(accept)
-    if unknown := sorted(map(str, set(names) - set(HARMLESS))):
-        raise problem_with("accept", unknown, f"needs names among {', '.join(HARMLESS)}", "leave it out")
+    needed = f"needs names among {', '.join(HARMLESS)}"
+    try:
+        names = (accept,) if isinstance(accept, str) else tuple(accept)
+    except TypeError:
+        raise problem_with("accept", shown(accept), needed, "leave it out") from None
+    if unknown := sorted({str(name) for name in names if name not in HARMLESS}):
+        raise problem_with("accept", unknown, needed, "leave it out")
     return names
 
 

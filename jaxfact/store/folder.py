@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -133,7 +134,11 @@ class Folder:
         """Tell whether there is nothing, apart from folders and what a killed process has left half written."""
         if not os.path.lexists(self._path):
             return True
-        files = (name for _, _, names in os.walk(self._path) for name in names)
+
+        def refuse(error: OSError) -> NoReturn:
+            raise error  # what cannot be read may hold anything
+
+        files = (name for _, _, names in os.walk(self._path, onerror=refuse) for name in names)
         return self._path.is_dir() and all(name.endswith(_HALF) for name in files)
 
     def exists(self) -> bool:
@@ -177,6 +182,8 @@ class Folder:
         try:
             for name in filter(None, folder.split("/")):
                 at = f"{at}/{name}".lstrip("/")
+                if name in (".", ".."):  # no store has such a key
+                    raise Damage(at, FOREIGN)
                 with _not_foreign(at):
                     inner = _stepped(now, name, made=made)
                 os.close(now)

@@ -11,20 +11,22 @@ from jaxfact.store.medium import FOREIGN, MISSING, Damage, Medium
 from jaxfact.store.metadata import crc
 from jaxfact.store.root import Root
 
-_MANY, _LAST = 100_000, 2_000
+_MANY, _LAST = 100_000, 1_000
 
 
 class Look(NamedTuple):
     """What was found: `done` says of every tile, in its place, whether it is marked and whole.
 
     `damaged` maps files of tiles to what is wrong with them; `lost` are the tiles they belong to. `read` are the marks
-    of those that were read and are whole, with the times of their files.
+    of those that were read and are whole, with the times of their files. `is_all` tells that the folder of the outcomes
+    was listed, and holds no file of a tile that is not marked.
     """
 
     done: np.ndarray
     damaged: dict[str, str]
     lost: list[Tile]
     read: np.ndarray
+    is_all: bool
 
 
 def look(medium: Medium, root: Root, marks: Marks, tile: Tile | None = None, *, thorough: bool = False) -> Look:
@@ -40,10 +42,12 @@ def look(medium: Medium, root: Root, marks: Marks, tile: Tile | None = None, *, 
     has = np.stack([records["sums"][name] >= HELD for name in names])
     wrong, doubtful, times = np.zeros(len(records), bool), has & thorough, records["seen"].copy()
     damaged: dict[str, str] = {}
+    is_all = False
     if isinstance(medium, Folder):
         near = _compared(records, len(names), thorough)
         for k, name in enumerate(names):
-            lengths, changed = _seen(medium, root, name, records["tile"], near, int(has[k].sum()))
+            lengths, changed, counted = _seen(medium, root, name, records["tile"], near, int(has[k].sum()))
+            is_all |= counted and name == "outcome"
             bad = has[k] & (lengths != root.length(name))
             for place in np.flatnonzero(bad):
                 said = f"has {lengths[place]} bytes instead of {root.length(name)}"
@@ -64,7 +68,7 @@ def look(medium: Medium, root: Root, marks: Marks, tile: Tile | None = None, *, 
     lost = [tuple(tile) for tile in records["tile"][wrong].tolist()]
     for tile in lost:
         done[tile] = False
-    return Look(done, damaged, lost, read)
+    return Look(done, damaged, lost, read, is_all)
 
 
 def _compared(records: np.ndarray, variables: int, thorough: bool) -> np.ndarray:
@@ -76,14 +80,18 @@ def _compared(records: np.ndarray, variables: int, thorough: bool) -> np.ndarray
 
 def _seen(
     medium: Folder, root: Root, name: str, tiles: np.ndarray, near: np.ndarray, count: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return length and time of change of the files of a variable; of those that are not near, as they should be."""
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Return length and time of change of the files of a variable; of those that are not near, as they should be.
+
+    And whether their folder was listed, and has as many files as it should.
+    """
     lengths, changed = np.full(len(tiles), root.length(name)), np.zeros(len(tiles), np.int64)
-    if len(near) < len(tiles) and medium.count(name) != count + 1:  # and the metadata
+    is_all = len(near) < len(tiles) and medium.count(name) == count + 1  # and the metadata
+    if len(near) < len(tiles) and not is_all:
         lost = ~np.isin(np.array(_files(root, name, tiles)), np.array(medium.list(name), dtype=str))
         near = np.union1d(near, np.flatnonzero(lost))
     lengths[near], changed[near] = medium.seen(name, _files(root, name, tiles[near])).T
-    return lengths, changed
+    return lengths, changed, is_all
 
 
 def _said_of(medium: Medium, key: str, wanted: int) -> str:

@@ -10,6 +10,8 @@ import os
 import secrets
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -54,17 +56,12 @@ def here() -> dict[str, Any]:
     return {"host": socket.gethostname(), "pid": os.getpid()}
 
 
-def outcomes_in(root: Root) -> list[str]:
-    """Return the outcomes that runs have, by number."""
-    return str(root.variables["outcome"].attributes["flag_meanings"]).split()[1:]
-
-
 def kind_of(root: Root) -> np.dtype:
     """Return the type of a mark in a store."""
     return np.dtype(
         [
             ("tile", "<i4", (len(root.counts),)),
-            ("outcomes", [(name, "<i8") for name in outcomes_in(root)]),
+            ("outcomes", [(name, "<i8") for name in root.outcomes]),
             ("run_steps", "<i8"),
             ("seconds", "<f8"),
             ("date", "<f8"),
@@ -113,6 +110,16 @@ class Marks:
         names = [name for name, records in self._files.items() if len(records) < MOST]
         return names, np.concatenate([np.zeros(0, self._kind), *(self._files[name] for name in names)])
 
+    def unchanged(self, names: Sequence[str]) -> list[str]:
+        """Return the files that still hold what was read of them; their writers may have added marks since."""
+        same = []
+        for name in names:
+            with suppress(Damage):
+                content = self._medium.get(key := f"{TILES}/{name}")
+                if content is not None and np.array_equal(_records_in(key, content, self._kind), self._files[name]):
+                    same.append(name)
+        return same
+
     def number(self, tile: Tile) -> int:
         """Return the number of a tile among all of the store, in its order on disk."""
         return int(np.ravel_multi_index(tile, self._root.counts))
@@ -151,14 +158,14 @@ class Marks:
 
     def _put_together(self, records: np.ndarray) -> None:
         """Keep the mark of each tile that was seen last; none of tiles that this root does not have."""
-        counts = np.array(self._root.counts)
-        records = records[np.all((records["tile"] >= 0) & (records["tile"] < counts), axis=1)]
-        records = records[np.argsort(-records["seen"], kind="stable")]
-        numbers = np.ravel_multi_index(tuple(records["tile"].T), tuple(counts))
+        counts, tiles = np.array(self._root.counts), records["tile"]
+        there = np.flatnonzero(np.all((tiles >= 0) & (tiles < counts), axis=1))
+        there = there[np.argsort(-records["seen"][there], kind="stable")]
+        numbers = np.ravel_multi_index(tuple(tiles[there].T), tuple(counts))
         numbers, first = np.unique(numbers, return_index=True)
-        self._latest = records[first]
+        self._latest = records[there[first]]
         held = np.any([self._latest["sums"][name] >= HELD for name in self._kind["sums"].names or ()], axis=0)
-        self.numbers, self.records = numbers[held], self._latest[held]
+        self.numbers, self.records = (numbers, self._latest) if held.all() else (numbers[held], self._latest[held])
 
 
 class Writer:
@@ -201,11 +208,22 @@ def _content_of(records: np.ndarray) -> bytes:
     return summed(file.getvalue())
 
 
+@lru_cache(MOST)
+def _header_of(kind: np.dtype, count: int) -> bytes:
+    """Return what lies in front of so many marks: parsing it takes longer than reading them."""
+    file = io.BytesIO()
+    np.save(file, np.zeros(count, kind), allow_pickle=False)
+    return file.getvalue()[: file.tell() - count * kind.itemsize]
+
+
 def _records_in(key: str, content: bytes, kind: np.dtype) -> np.ndarray:
     """Return the marks in a file. Raises Damage for anything else."""
     if not is_summed(content):
         raise Damage(key, "has another checksum than it should")
-    try:
+    count = (len(content) - len(_header_of(kind, 0))) // kind.itemsize
+    if content.startswith(header := _header_of(kind, min(count, MOST))):
+        return np.frombuffer(content, kind, count, len(header))
+    try:  # NumPy of another version may write another header
         found = np.load(io.BytesIO(content), allow_pickle=False)
     except (ValueError, SyntaxError, EOFError, TypeError, OverflowError, RecursionError):
         raise Damage(key, "is not what a sweep writes") from None

@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union
+from urllib.parse import unquote
 
 from jaxfact.inputs import problem_with, shown
 
@@ -18,6 +19,7 @@ Place: TypeAlias = Union[str, os.PathLike[str], "ZarrStore"]  # noqa: UP007 - a 
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _SERVICES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss")
+_SHORTENED = re.compile(f"({'|'.join(_SERVICES)}|file|memory|https?):/", re.IGNORECASE)
 
 
 MISSING, FOREIGN = "is missing", "is a link, or of another kind"
@@ -27,7 +29,7 @@ MISSING, FOREIGN = "is missing", "is a link, or of another kind"
 class Damage(ValueError):
     """What lies at a key of a store is not what was written there; `what` says what it is, after the key."""
 
-    remedy: str = "jaxfact status --check names all that is damaged, and the sweep makes it again"
+    remedy: str = "jaxfact status --check names all that is damaged, and the sweep with --check-store makes it again"
 
     def __init__(self, key: str, what: str):
         super().__init__(f"{key} {what}")
@@ -119,7 +121,7 @@ def medium_of(store: Any) -> Medium:
     if isinstance(store, str) and _SCHEME.match(store):
         scheme, _, rest = store.partition("://")
         if scheme.lower() == "file":
-            return Folder(_checked(Path(f"/{rest.lstrip('/')}"), store))
+            return Folder(_checked(_local(store, rest), store))
         from jaxfact.store.objects import in_memory, in_service
 
         if scheme.lower() == "memory":
@@ -129,6 +131,8 @@ def medium_of(store: Any) -> Medium:
         needed = "needs a path, or a URL that begins with s3://, gs://, az://, file:// or memory://"
         raise problem_with("store", store, needed, "give one of these")
     if isinstance(store, str | os.PathLike):
+        if _SHORTENED.match(str(store)):  # which a Path makes of s3://
+            raise problem_with("store", store, "is a URL with one slash only", "write it as text, with two")
         return Folder(_checked(Path(store), store))
     if hasattr(store, "set_if_not_exists"):
         from jaxfact.store.objects import Objects
@@ -145,13 +149,21 @@ def reachable(store: Place) -> Place:
     return store if folder is None else str(folder.absolute())
 
 
+def _local(url: str, rest: str) -> Path:
+    """Return the path in the rest of a file URL; refuse one of another machine, or of no folder."""
+    host, slash, path = rest.partition("/")
+    if host.lower() not in ("", "localhost") or not slash:
+        raise problem_with("store", url, f"{host or 'nothing'} is no path from the root", "write file:///, or a path")
+    return Path(f"/{unquote(path).lstrip('/')}")
+
+
 def _checked(path: Path, given: Any) -> Path:
     """Return a path with its `~` expanded; refuse one that no file system takes."""
     try:
         path = path.expanduser()
     except RuntimeError:
         raise problem_with("store", given, "there is no such home", "write the path out") from None
-    if not str(path) or "\0" in str(path):
+    if not str(given) or "\0" in str(path):
         raise problem_with("store", shown(str(given)), "is no path", "give another")
     if len(os.fsencode(path.name)) > 255:
         raise problem_with("store", f"{str(path)[:40]}…", "its name is longer than file systems take", "give a shorter")

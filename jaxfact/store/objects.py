@@ -112,7 +112,7 @@ class Objects:
                 if pause is None or isinstance(error, _SURE) or time.monotonic() - began > _LONG:
                     said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
                     said = f"{self.name}: {key or 'the store'} cannot be reached ({said}); what is there is unchanged"
-                    raise StoreError(errno.EIO, f"{said}, try again") from error
+                    raise StoreError(errno.EIO, f"{said}: look whether there is such a place, or try again") from error
                 await asyncio.sleep(pause)
         raise AssertionError("the last try ends in one way or the other")
 

@@ -24,6 +24,25 @@ BLOCKS = "tile"
 
 _OURS, _FORMAT = "store", 1
 _GROUP = {"zarr_format": 3, "node_type": "group"}
+_TEXTS = ("jaxfact", "jax", "jaxlib", "backend", "device", "matmul_precision", "compression", "date")
+_OF_EXPERIMENT = ("experiment_name", "experiment_file", "signature", "program")
+_NUMBERS = ("base_seed", "max_steps", "check_every")
+_LISTS = {
+    "axes": (str,),
+    "cpu_features": (str,),
+    "xla_flags": (str,),
+    "record_names": (str,),
+    "record_functions": (str,),
+    "record_steps": (int,),
+    "levels": (int, float),
+}
+# What is read of what a store says of its sweep, by its type.
+_SAID = {
+    **dict.fromkeys((*_TEXTS, *_OF_EXPERIMENT), str),
+    **dict.fromkeys(_NUMBERS, int),
+    **dict.fromkeys(("x64", "checked", "compensated"), bool),
+    **dict.fromkeys(_LISTS, list),
+}
 
 
 class Root(NamedTuple):
@@ -43,6 +62,11 @@ class Root(NamedTuple):
     def variants(self) -> list[str]:
         """The names of the variants, an empty one where there is one without a name."""
         return self.attributes["variants"] or [""]
+
+    @property
+    def outcomes(self) -> list[str]:
+        """The outcomes that runs have, by number."""
+        return str(self.variables["outcome"].attributes["flag_meanings"]).split()[1:]
 
     @property
     def of_runs(self) -> dict[str, Variable]:
@@ -145,8 +169,8 @@ def generation_of(name: str) -> int | None:
 
 def check_name(name: Any) -> None:
     """Refuse a name that no sweep gives a variable or dimension. Raises ValueError."""
-    wrong = not isinstance(name, str) or not 0 < len(name) < 200 or not name.isprintable()
-    if wrong or name[0] in "._" or set(name) & set("/\\") or name == TILES:
+    wrong = not isinstance(name, str) or not name.isprintable() or not 0 < len(name.encode()) < 200
+    if wrong or name[0] in "._" or set(name) & set("/\\") or name in (ROOT, TILES):
         raise ValueError(name)
 
 
@@ -181,9 +205,29 @@ def _understood(document: Mapping[str, Any], kept: Mapping[str, Any]) -> Root:
     names = attributes["variants"]
     if names is not None and (not names or not all(isinstance(name, str) for name in names)):
         raise ValueError("variants")
-    if "outcome" not in variables or variables["outcome"].values is not None:
+    _check_said(attributes)
+    root = Root(attributes, grid, variables, sizes, _whole(kept["generation"], least=0))
+    meanings = root.outcomes
+    if variables["outcome"].values is not None or not meanings or len(set(meanings)) != len(meanings):
         raise ValueError("outcome")
-    return Root(attributes, grid, variables, sizes, _whole(kept["generation"], least=0))
+    return root
+
+
+def _check_said(attributes: Mapping[str, Any]) -> None:
+    """Refuse what no sweep says of itself, or says with other types. Raises ValueError, KeyError or TypeError."""
+    variants, differing = attributes["variants"] or [], attributes.get("differing", [])
+    for name, kind in _SAID.items():
+        value = attributes[name]
+        if name in differing:  # text for each variant
+            right = kind is str and len(value) == len(variants) and _all(value, (str,))
+        else:
+            right = type(value) is kind and (kind is not list or _all(value, _LISTS[name]))
+        if not right:
+            raise ValueError(name)
+
+
+def _all(values: Any, kinds: tuple[type, ...]) -> bool:
+    return isinstance(values, list) and all(type(value) in kinds for value in values)
 
 
 def _check_grid(grid: Grid) -> None:

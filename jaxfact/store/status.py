@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -69,8 +70,10 @@ def status(store: Place, *, check: bool = False) -> Status:
     found = read_root(medium, "give the path that the sweep was given")
     root, marks = found.root, Marks(medium, found.root)
     damaged, done = damage_of(medium, found, marks, thorough=check)
-    records = marks.records[done[tuple(marks.records["tile"].T)]]
-    outcomes = {name: _outcomes_of(records[records["tile"][:, 0] == place]) for place, name in enumerate(root.variants)}
+    whole = done[tuple(marks.records["tile"].T)]
+    records = marks.records if whole.all() else marks.records[whole]
+    variant = records["tile"][:, 0]
+    outcomes = {name: _outcomes_of(records, variant == place) for place, name in enumerate(root.variants)}
     workers = dict(Counter(owners(medium)))
     recent = records[np.argsort(records["date"], kind="stable")[-_RECENT:]]
     runs = sum(_outcomes_of(recent).values())
@@ -107,9 +110,11 @@ class Watch:
         return _outcomes_of(self._marks.records)
 
 
-def _outcomes_of(records: np.ndarray) -> dict[str, int]:
+def _outcomes_of(records: np.ndarray, where: Any = True) -> dict[str, int]:
     """Return how many runs of some tiles had each outcome that any had."""
-    counts = {name: int(records["outcomes"][name].sum()) for name in records.dtype["outcomes"].names or ()}
+    counts = {
+        name: int(np.sum(records["outcomes"][name], where=where)) for name in records.dtype["outcomes"].names or ()
+    }
     return {name: count for name, count in counts.items() if count}
 
 

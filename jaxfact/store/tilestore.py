@@ -15,7 +15,7 @@ from jaxfact.store import claims
 from jaxfact.store.folder import Folder
 from jaxfact.store.grid import Grid, Tile
 from jaxfact.store.look import Look, look
-from jaxfact.store.marks import HELD, Mark, Marks, Writer, outcomes_in
+from jaxfact.store.marks import HELD, Mark, Marks, Writer
 from jaxfact.store.medium import MISSING, Damage, Medium, Place, medium_of, put_over
 from jaxfact.store.metadata import crc, fill_of
 from jaxfact.store.root import Root
@@ -97,7 +97,7 @@ class TileStore:
             content = self._shard(name, found)
             put_over(self.medium, self.root.key(name, tile), content)
             sums[name] = crc(content)
-        names = outcomes_in(self.root)
+        names = self.root.outcomes
         counts = Counter(map(names.__getitem__, found.variables["outcome"][1].ravel().tolist()))
         self._writer.write([Mark(tile, counts, facts["run_steps"], facts["seconds"], sums, self._seen(tile, sums))])
         self._done[tile] = True
@@ -140,7 +140,7 @@ class TileStore:
         except Damage:
             return False
         sums = {name: crc(self.medium.get(self.root.key(name, tile)) or b"") for name in names}
-        counts = Counter(map(outcomes_in(self.root).__getitem__, values["outcome"].ravel().tolist()))
+        counts = Counter(map(self.root.outcomes.__getitem__, values["outcome"].ravel().tolist()))
         steps = int(np.sum(values["steps"], dtype=np.int64))
         self._writer.write([Mark(tile, counts, steps, 0.0, sums, self._seen(tile, sums))])
         self._done[tile] = True

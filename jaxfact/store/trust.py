@@ -33,7 +33,7 @@ def _signed(key: bytes, texts: tuple[str, ...]) -> str:
 
 
 def _key() -> bytes | None:
-    """Return the key of this user, made where there is none yet; None where it cannot be kept, or is of another."""
+    """Return the key of this user, made where there is none yet; None where it is not for this user alone."""
     folder = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config")
     with suppress(OSError, RuntimeError):  # RuntimeError: a user without a home
         file = folder.expanduser() / "jaxfact" / "key"
@@ -41,7 +41,8 @@ def _key() -> bytes | None:
             _make(file)
         with file.open("rb") as opened:
             about, key = os.fstat(opened.fileno()), opened.read()
-        if len(key) == _BYTES and about.st_uid == os.getuid():
+        # What others can read or replace shows nothing about who has signed.
+        if len(key) == _BYTES and about.st_uid == os.getuid() and not about.st_mode & 0o077:
             return key
     return None
 

@@ -109,22 +109,23 @@ def extend(place: Place, axes: Mapping[str, np.ndarray], seeds: np.ndarray) -> N
     change(medium_of(place), "create it first", longer)
 
 
-def mend(store: TileStore) -> list[str]:
+def mend(store: TileStore, *, thorough: bool = False) -> list[str]:
     """Look at every tile that is done, take back those that are damaged, and return what was wrong.
 
     What was written and is not marked, or whose mark was lost, is marked. The runs of a damaged tile are missing, so
-    that the sweep makes them again. Tiles that others work on are left to them. Raises OSError for what cannot be read.
+    that the sweep makes them again. With `thorough` every file is read, which finds what has changed without a trace in
+    its length or time. Tiles that others work on are left to them. Raises OSError for what cannot be read.
     """
     said = []
     for key, what in store.marks.damaged.items():
         store.medium.put_aside(key)
         said.append(f"{key} {what}")
-    found = store.look()
+    found = store.look(thorough=thorough)
     store.remember(found.read)
     for tile in found.lost:
         with store.claimed(tile) as mine:
             # Somebody else may have made it again in the meantime.
-            damaged = store.look(tile).damaged if mine else {}
+            damaged = store.look(tile, thorough=thorough).damaged if mine else {}
             if damaged:
                 store.drop(tile, [key for key, what in damaged.items() if what != MISSING])
                 said += [f"{key} {what}" for key, what in damaged.items()]
@@ -145,5 +146,5 @@ def _put_together(store: TileStore) -> None:
     names, records = store.marks.small()
     if len(names) > _MANY:
         Writer(store.medium, store.root).put(records)
-        for name in names:
+        for name in store.marks.unchanged(names):
             store.medium.delete(f"{TILES}/{name}")

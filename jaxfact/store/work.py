@@ -48,6 +48,7 @@ class Request(NamedTuple):
     devices: int | None = None
     progress: Progress | None = None
     cluster: Cluster | None = None
+    check_store: bool = False
 
 
 def run_into(place: Place, parts: Sequence[Part], request: Request) -> xr.Dataset:
@@ -68,7 +69,7 @@ def run_into(place: Place, parts: Sequence[Part], request: Request) -> xr.Datase
     extend(place, request.axes, request.seeds)
     store = TileStore(place)
     for damage in [f"{damage}; it is made again" for damage in damaged] + [
-        f"{damage}; the runs of this tile are made again" for damage in mend(store)
+        f"{damage}; the runs of this tile are made again" for damage in mend(store, thorough=request.check_store)
     ]:
         warnings.warn(f"{store.name}: {damage}", stacklevel=3)
     if request.cluster is None:

@@ -63,6 +63,7 @@ def open_written(medium: Medium, instead: str) -> xr.Dataset:
     said = _attributes(content, sealed=seal is not None, medium=medium)
     if seal is not None or SEAL in said["attributes"]:
         _check(medium, seal)
+    _check_format(medium, said)
     runs = named(xr.open_dataset(folder, engine="zarr", chunks=None, consolidated="consolidated_metadata" in said))
     runs.attrs = plain({name: value for name, value in runs.attrs.items() if name != SEAL})
     return runs
@@ -84,6 +85,15 @@ def _attributes(content: bytes | None, *, sealed: bool, medium: Medium) -> dict[
         if sealed:
             raise BrokenSeal(f"{medium.name}: {ROOT}", MISSING if content is None else _UNLIKE) from None
         raise problem_with("path", medium.name, f"its {ROOT} is not that of a store", "give another") from None
+
+
+def _check_format(medium: Medium, said: dict[str, Any]) -> None:
+    """Refuse arrays of Zarr 2 in the root of a Zarr 3 store: their filters may be pickles."""
+    inside = said.get("consolidated_metadata")
+    nodes = inside.get("metadata") if isinstance(inside, dict) else {}
+    found = list(nodes.values()) if isinstance(nodes, dict) else [None]
+    if not all(isinstance(of, dict) and of.get("zarr_format") == 3 for of in [said, *found]):
+        raise problem_with("path", medium.name, f"its {ROOT} is not that of a Zarr 3 store", "give another")
 
 
 def _check(medium: Medium, seal: bytes | None) -> None:

@@ -3,9 +3,12 @@
 import errno
 import itertools
 import queue
+import time
 import uuid
+import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from jaxfact.engine.tiles import Progress, Task
@@ -20,6 +23,7 @@ Left: TypeAlias = Mapping[Any, tuple[Any, ...]]
 """What is to be made, by name: tuples that begin with the number of the variant."""
 
 _LOOK = 0.2  # seconds between two looks at whether the scheduler is there
+_SILENT = 5.0  # and until it is said that there are no workers
 _ROUNDS, _TRIES = 5, 3
 _TASKS, _MOST = 32, 16
 """Tasks that each thread has at least, where there are tiles for them, and tiles of the largest."""
@@ -55,7 +59,8 @@ class Cluster:
             needed = "needs a dask.distributed.Client"
             raise problem_with("cluster", shown(client), needed, "give Client(address), or Client(cluster)")
         self._client, self._packed, self._token = client, job.packed(), uuid.uuid4().hex
-        self._is_draining = False
+        self._is_draining = self._is_told = False
+        self._heard = 0.0  # when a task ended last
 
     @property
     def threads(self) -> int:
@@ -89,6 +94,7 @@ class Cluster:
         """Have a function called for all names, some at a time, and again where its worker was lost."""
         tries = 0
         while left and not self._is_draining:
+            self._check()  # or all that was flying comes back at once, cancelled, and is handed out to nobody
             again = self._round(function, left, keep)
             tries = tries + 1 if len(again) == len(left) else 0
             if tries == _ROUNDS:
@@ -98,9 +104,9 @@ class Cluster:
     def _round(self, function: Callable[..., list[T]], left: Left, keep: Callable[[Any, T], None]) -> Left:
         """Call a function for all names; return those whose worker, or whose copy of the sweep, was lost."""
         again: dict[Any, tuple[Any, ...]] = {}
-        groups = list(_groups(left, min(_MOST, max(1, len(left) // (_TASKS * self.threads)))))
         ended = queue.SimpleQueue[Any]()
         try:
+            groups = list(_groups(left, min(_MOST, max(1, len(left) // (_TASKS * self.threads)))))
             # As the result of a task it is sent to each worker once, made again where the last that had it is lost, and
             # waited for where workers are yet to come.
             number = uuid.uuid4().hex
@@ -115,12 +121,9 @@ class Cluster:
         except (OSError, TimeoutError, ValueError) as error:
             raise self._lost(str(error)) from error
         try:
+            self._heard = time.monotonic()
             while flying and not self._is_draining:
-                try:
-                    future = ended.get(timeout=_LOOK)
-                except queue.Empty:
-                    if self._client.status != "running":
-                        raise self._lost("its scheduler is gone") from None
+                if (future := self._next(ended)) is None:
                     continue
                 names = flying.pop(future)
                 if future.status == "finished":
@@ -134,6 +137,26 @@ class Cluster:
             if flying and self._client.status == "running":
                 self._client.cancel(list(flying))
         return again
+
+    def _next(self, ended: "queue.SimpleQueue[Any]") -> Any:
+        """Return the next task that has ended, None after a while; say once where there are no workers."""
+        try:
+            future = ended.get(timeout=_LOOK)
+            self._heard = time.monotonic()
+            return future
+        except queue.Empty:
+            self._check()
+        if time.monotonic() - self._heard >= _SILENT and not self._is_told:
+            self._heard = time.monotonic()
+            with suppress(OSError, TimeoutError):  # the scheduler is gone, which the next look finds
+                if not self._client.nthreads():
+                    self._is_told = True
+                    warnings.warn("the cluster has no workers: waiting until there are some", stacklevel=2)
+        return None
+
+    def _check(self) -> None:
+        if self._client.status != "running":
+            raise self._lost("its scheduler is gone") from None
 
     def _result_of(self, future: Any) -> Any:
         try:

@@ -27,7 +27,7 @@ from jaxfact.store.root import TILES
 from jaxfact.store.work import Request, as_in_store, progress_of, run_into
 from jaxfact.sweep.cluster import Client, Cluster
 from jaxfact.sweep.parts import Options, Part, part_of
-from jaxfact.sweep.tasks import Job
+from jaxfact.sweep.tasks import Job, Wanted
 
 _AHEAD = 2  # variants that are read and compiled while one runs
 
@@ -112,17 +112,15 @@ class Declared:
 
     def cluster(self, client: Client, request: Request, store: Place | None) -> Cluster:
         """Return the workers of a client, told of what is asked for; refuse a store that is out of their reach."""
-        job = Job(
+        wanted = Wanted(
             self.named,
             self._tolerances,
             self._options,
-            request.axes,
-            request.seeds,
-            None if store is None else reachable(store),
             environment(),
             jax.config.jax_default_matmul_precision,  # pyright: ignore[reportAttributeAccessIssue]
             tuple(request.accept),
         )
+        job = Job(wanted, request.axes, request.seeds, None if store is None else reachable(store))
         return Cluster(client, job)
 
     def results(self, parts: Iterable[Part], request: Request, store: Place | None) -> xr.Dataset:

@@ -36,6 +36,7 @@ def sweep(
     progress: Progress | None = None,
     store: str | Path | None = None,
     accept: Iterable[str] = (),
+    check_store: bool = False,
     tile_runs: int | None = None,
     devices: int | None = None,
     cluster: Client | None = None,
@@ -78,6 +79,8 @@ def sweep(
         accept: Names of differences from what made the store, to go on despite them: jaxfact, jax, jaxlib, device,
             cpu_features, xla_flags, after which the last bits of new runs may differ, and program, after which new runs
             are those of a changed experiment or of changed data, beside the old ones.
+        check_store: Whether every file that the store holds is read first, and what is damaged made again. Without it a
+            file in a folder is read where its length or time has changed, and an object of a service never.
         tile_runs: The largest number of runs in a tile, which is run and written as one.
         devices: How many local devices work, all of them by default; on a CPU how many threads, by default as many as
             cores that this process may use.
@@ -105,7 +108,7 @@ def sweep(
     given = both_given(axes, more_axes)
     declared = Declared(experiment, told, given, _OPTIONS)
     counts = {"tile_runs": tile_runs, "devices": devices}
-    request = declared.request(seeds, declared.axes, store, progress, accept, counts)
+    request = declared.request(seeds, declared.axes, store, progress, accept, counts)._replace(check_store=check_store)
     if cluster is not None:
         request = request._replace(cluster=declared.cluster(cluster, request, store))
     return without_single(declared.results(declared.parts(request.axes), request, store), given)

@@ -13,11 +13,11 @@ import sys
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from threading import Lock
+from threading import Lock, RLock
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -34,39 +34,49 @@ from jaxfact.store.queues import MemoryQueue, StoreQueue
 from jaxfact.store.tilestore import TileStore
 from jaxfact.sweep.parts import Options, Part, part_of
 
-_MOST = 2  # sweeps that a worker remembers
+T = TypeVar("T")
+
+_MOST = 2  # sweeps that a worker remembers, and experiments
 
 
-class Job(NamedTuple):
-    """What a worker needs to know of a sweep.
+class Wanted(NamedTuple):
+    """Experiments, and how they are run, wherever and with whatever seeds.
 
-    `place` is its store, None where results travel back; `environment` is what bits depend on beside the experiment, of
-    which what is named in `accept` may be another on a worker.
+    `environment` is what bits depend on beside them, of which what is named in `accept` may be another on a worker.
     """
 
     named: Mapping[str, Experiment]
     tolerances: Mapping[str, float | None]
     options: Options
-    axes: Mapping[str, np.ndarray]
-    seeds: np.ndarray
-    place: Place | None
     environment: Mapping[str, Any]
     precision: str | None
     accept: tuple[str, ...] = ()
 
+
+class Job(NamedTuple):
+    """What a worker needs to know of a sweep; `place` is its store, None where results travel back."""
+
+    wanted: Wanted
+    axes: Mapping[str, np.ndarray]
+    seeds: np.ndarray
+    place: Place | None
+
     def packed(self) -> bytes:
-        """Return it as bytes, with the code of the experiments where that is not of an installed package."""
+        """Return it as bytes, with the code of the experiments where that is not of an installed package.
+
+        What sweeps of the same experiments have in common are bytes of their own, so that workers read them once.
+        """
         import cloudpickle  # pyright: ignore[reportMissingImports] - which comes with the cluster
 
         with ExitStack() as registered:
-            for module in {id(module): module for module in map(_home, self.named.values())}.values():
+            for module in {id(module): module for module in map(_home, self.wanted.named.values())}.values():
                 if module is not None:
                     cloudpickle.register_pickle_by_value(module)
                     registered.callback(cloudpickle.unregister_pickle_by_value, module)
-            file = io.BytesIO()
-            _with_lazy_modules(cloudpickle.Pickler)(file).dump(self)
+            pickler = _with_lazy_modules(cloudpickle.Pickler)
             # Arrays of 64 bits would come out with 32 where JAX is not told before.
-            return pickle.dumps((bool(self.environment["x64"]), file.getvalue()))
+            x64 = bool(self.wanted.environment["x64"])
+            return pickle.dumps((x64, _bytes_of(pickler, self.wanted), _bytes_of(pickler, self[1:])))
 
 
 def run_tiles(tiles: Sequence[Tile], *, token: str, packed: bytes) -> list[int]:
@@ -132,11 +142,12 @@ class _Worker:
         with self._lock:
             key = variant, count
             if key not in self._ready:
-                name = list(self._job.named)[variant]
+                wanted = self._job.wanted
+                name = list(wanted.named)[variant]
                 # The client has warned of all there is; here, other threads draw random numbers of their own.
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", UserWarning)
-                    part = part_of(self._job.named[name], self._job.tolerances[name], self._job.options, self._job.axes)
+                    part = part_of(wanted.named[name], wanted.tolerances[name], wanted.options, self._job.axes)
                 program = part.program(max(part.engine.way.lanes, count))
                 program.compile(1)
                 self._ready[key] = part, program
@@ -145,36 +156,52 @@ class _Worker:
 
 
 _workers: OrderedDict[str, _Worker] = OrderedDict()
-_lock = Lock()
+_wanted: OrderedDict[str, Wanted] = OrderedDict()
+_lock = RLock()
 
 
 @contextmanager
 def _settled(packed: bytes) -> Iterator[_Worker]:
     """Yield what this process knows of a sweep, under the settings of JAX that the sweep has."""
-    digest = hashlib.sha256(packed).hexdigest()
-    with _lock:
-        if digest not in _workers:
-            _workers[digest] = _Worker(_unpacked(packed))
-        _workers.move_to_end(digest)
-        while len(_workers) > _MOST:
-            _workers.popitem(last=False)
-        worker = _workers[digest]
-    job = worker._job
-    with jax.enable_x64(job.environment["x64"]), jax.default_matmul_precision(job.precision):
+    worker = _known(_workers, packed, lambda: _Worker(_unpacked(packed)))
+    wanted = worker._job.wanted
+    with jax.enable_x64(wanted.environment["x64"]), jax.default_matmul_precision(wanted.precision):
         yield worker
+
+
+def _known(known: OrderedDict[str, T], content: bytes, read: Callable[[], T]) -> T:
+    """Return what was read from some bytes, lately or now."""
+    digest = hashlib.sha256(content).hexdigest()
+    with _lock:
+        if digest not in known:
+            known[digest] = read()
+        known.move_to_end(digest)
+        while len(known) > _MOST:
+            known.popitem(last=False)
+        return known[digest]
 
 
 def _unpacked(packed: bytes) -> Job:
     """Return the sweep in some bytes. Raises ValueError where its runs would have other bits here."""
-    x64, content = pickle.loads(packed)
+    x64, wanted, others = pickle.loads(packed)
     with jax.enable_x64(x64):
-        job: Job = pickle.loads(content)
-    with jax.enable_x64(x64), jax.default_matmul_precision(job.precision):
-        differing = differences(job.environment, provenance.environment())
-    if refused := [said for name, said in differing.items() if name not in job.accept]:
+        return Job(_known(_wanted, wanted, lambda: _checked(pickle.loads(wanted))), *pickle.loads(others))
+
+
+def _checked(wanted: Wanted) -> Wanted:
+    """Return what is wanted. Raises ValueError where its runs would have other bits here."""
+    with jax.default_matmul_precision(wanted.precision):
+        differing = differences(wanted.environment, provenance.environment())
+    if refused := [said for name, said in differing.items() if name not in wanted.accept]:
         instead = "run the sweep where workers are of its own kind, or accept what may change last bits"
         raise problem_with("cluster", "a worker", f"is another machine: {'; '.join(refused)}", instead)
-    return job
+    return wanted
+
+
+def _bytes_of(pickler: Any, content: Any) -> bytes:
+    file = io.BytesIO()
+    pickler(file).dump(content)
+    return file.getvalue()
 
 
 def _with_lazy_modules(pickler: Any) -> Any:
