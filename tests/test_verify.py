@@ -62,9 +62,9 @@ PAPER = Paper(
     authors=("A. Nobody", "Some Body"),
     year=2030,
     claims=(
-        Claim(id="C901", place="Fact 1", statement="It converges.", preset=SMALL, judge=judged, **GIVEN),
-        Claim(id="C902", place="Fact 2", statement="It never does.", preset=SMALL, judge=wrong, **GIVEN),
-        Claim(id="C903", place="Fact 3", statement="So.", preset=OTHER, judge=wrong, hypotheses=unmet, **GIVEN),
+        Claim("C901", "it converges", "Fact 1", "It converges.", preset=SMALL, judge=judged, **GIVEN),
+        Claim("C902", "it never does", "Fact 2", "It never does.", preset=SMALL, judge=wrong, **GIVEN),
+        Claim("C903", "so", "Fact 3", "So.", preset=OTHER, judge=wrong, hypotheses=unmet, **GIVEN),
     ),
 )
 """
@@ -127,7 +127,7 @@ def test_a_broken_step_breaks_an_identity():
 def test_the_command_tells_a_table_and_leaves_a_page(call, tmp_path):
     code, out, err = call("verify", "C901", "C903", "--seeds", "8")
     assert (code, err) == (0, "")
-    assert "It converges." in out
+    assert "it converges" in out
     assert "outside" in out
     assert "the step is 0.5, not at most 0.1" in out
     assert out.splitlines()[-1].endswith("page: jaxfact-verify/report.html")
@@ -171,7 +171,7 @@ def test_an_interrupt_keeps_the_claims_that_are_done(call, monkeypatch, tmp_path
     monkeypatch.setattr(verifying, "_of_preset", interrupted)
     code, out, err = call("verify", "nobody-2030")
     assert code == 130
-    assert "It converges." in out
+    assert "it converges" in out
     assert err == "jaxfact: interrupted before C903\n"
     assert (tmp_path / "jaxfact-verify" / "report.html").exists()
 
@@ -196,7 +196,7 @@ def test_the_commands_list_claims(call):
 def test_the_command_prints_all_numbers_of_a_paper(call, tmp_path):
     code, out, err = call("paper", "nobody-2030", "--seeds", "8", "--out", "new")
     assert (code, err) == (0, "")
-    assert "C901: Nobody & Body (2030), Fact 1: holds" in out
+    assert "C901, it converges: holds (Nobody & Body (2030), Fact 1)" in out
     assert "fraction that converge" in out
     assert out.splitlines()[-1] == "page: new/report.html"
     assert jf.open_results(tmp_path / "new" / "nobody_other" / "runs.zarr").sizes["seed"] == 8

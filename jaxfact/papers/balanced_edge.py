@@ -115,6 +115,7 @@ BALANCED_EDGE = Preset(
 
 C33 = Claim(
     id="C33",
+    title="balancing has an edge of its own",
     place="derived",
     statement="A balancing term has a stability edge of its own: up to a weight of 1/8 steps may be as long as without "
     "it, and above that only as long as 1/(8·weight·σ₁), below which every run from a small start converges and above "

@@ -106,6 +106,7 @@ CHEN_FIG1_SMALL = Preset(
 
 C15 = Claim(
     id="C15",
+    title="rows are learned one after the other",
     place="Figures 1 and 2",
     statement="From small and large starts alike the rows of the signal are learned one after the other, the largest "
     "eigenvalue first; only the first stage depends on the size ϖ of the start. ϖ = 10 diverges.",

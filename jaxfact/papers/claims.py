@@ -139,13 +139,14 @@ def no_hypotheses(_: Runs) -> list[Hypothesis]:
 class Claim:
     """A statement of a paper that runs can refute.
 
-    `id` is its number in the table of claims, `place` where the paper has it. `judge` returns what the preset's runs
-    show, the number that matters most first; `plot` the figure, measured against promised. `evidence` says what was
-    read where the paper's own text was not available, and `departure` where and why preset or rule are not those of
-    the paper.
+    `id` is its number in the table of claims, `title` what it says in a few words, `place` where the paper has it.
+    `judge` returns what the preset's runs show, the number that matters most first; `plot` the figure, measured against
+    promised. `evidence` says what was read where the paper's own text was not available, and `departure` where and why
+    preset or rule are not those of the paper.
     """
 
     id: str
+    title: str
     place: str
     statement: str
     formula: str

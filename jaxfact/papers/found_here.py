@@ -117,6 +117,7 @@ EDGE = Preset(
 
 C8 = Claim(
     id="C8",
+    title="steps are stable up to 1/σ₁",
     place="derived",
     statement="No minimiser is stable for steps above 1/σ₁: from small starts every run converges below it, none "
     "above, and the point at which half of them do moves to 1/σ₁ as the budget grows.",
@@ -217,6 +218,7 @@ TAIL = Preset(
 
 C31 = Claim(
     id="C31",
+    title="unlucky starts have an exponential tail",
     place="derived",
     statement="At the exact width the slowest starts are exponentially rare: the chance that a run takes longer than t "
     "falls by 1 + ησ_r per step, as a start is as unlucky as its signal is near singular.",

@@ -132,6 +132,7 @@ DRIFT = Preset(
 
 C14 = Claim(
     id="C14",
+    title="steps move the imbalance in second order",
     place="derived",
     statement="Descent moves the imbalance, which gradient flow conserves, only in second order of the step: over a "
     "whole run by at most 2ηf₀, and in proportion to η.",

@@ -107,6 +107,7 @@ _SLOPE = STEP_SIZE / np.log1p(STEP_SIZE)
 
 C19 = Claim(
     id="C19",
+    title="entries stay spread",
     place="main theorem",
     statement="Descent from a random start of any size β₀ finds a rank-one matrix from 30 % of its entries; the time "
     "grows like log(1/β₀)/(ηλ), and no entry becomes much larger than the others: here at most twice √(2 ln n), the "

@@ -117,6 +117,7 @@ MAFATTAHI_FIG1 = Preset(
 
 C17 = Claim(
     id="C17",
+    title="above the rank the error follows the start",
     place="Figure 1",
     statement="At the exact width the error falls to rounding for every start and every fraction seen. Above it the "
     "error grows with the norm α of the start, at least in proportion to it, and more entries seen make it smaller.",

@@ -128,6 +128,7 @@ BEYOND_PROCRUSTES_FIG2 = Preset(
 
 C9 = Claim(
     id="C9",
+    title="no regulariser is needed from a spectral start",
     place="Figure 2",
     statement="From the spectral start the error curves with and without a balancing term of weight 1/64 coincide to "
     "5 % on average over the masks, down to an error of 1e-6, and the factors stay nearly balanced without it.",

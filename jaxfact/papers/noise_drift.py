@@ -138,6 +138,7 @@ NOISE_DRIFT = Preset(
 
 C32 = Claim(
     id="C32",
+    title="noise unbalances factors of unequal size",
     place="derived",
     statement="Iterate noise moves the imbalance of an m×n matrix by its variance times m − n a step, as long as the "
     "factors are nearly balanced; the drift ends near the edge of stability. A square matrix does not drift.",

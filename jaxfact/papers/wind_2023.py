@@ -145,6 +145,7 @@ WIND_SMALL = Preset(
 
 C20 = Claim(
     id="C20",
+    title="the error falls with the start",
     place="Theorem 2.8",
     statement="With enough measurements the spectral error at step K falls faster than a₀^{4/3}; with fewer the "
     "isometry constant δ₂ is large, the theorem does not apply, and the error falls more slowly. ‖[U; V]‖₂ stays below "

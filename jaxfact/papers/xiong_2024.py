@@ -143,6 +143,7 @@ XIONG_SMALL = Preset(
 
 C21 = Claim(
     id="C21",
+    title="above the rank 1/t with one factor, linear with two",
     place="abstract: lower bound, and rates by imbalance",
     statement="Above the rank, descent on one factor comes near only as 1/t, while at the rank it is linear; with two "
     "factors whose starts differ in scale it is linear there too, at a rate in proportion to the square of that scale.",

@@ -42,6 +42,7 @@ def _survivors(runs: Runs) -> Plot:
 
 C1 = Claim(
     id="C1",
+    title="every random start converges",
     place="Theorem 1.1",
     statement="Descent from a small Gaussian start always comes as near to a target of exact rank as one likes, though "
     "its steps are thousands of times longer than the proof allows.",

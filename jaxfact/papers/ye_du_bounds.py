@@ -177,6 +177,7 @@ _FASTER = "η = 0.05 is thousands of times the proven step; the claim is about t
 
 C3 = Claim(
     id="C3",
+    title="with the proven step all bounds hold",
     place="Theorems 1.1 and 3.1",
     statement="With the scale and the step of the theorem everything that its proof bounds is within its bounds: the "
     "asymmetry B, the signal from above, J and K, and from T₀ on the error and both factors.",
@@ -196,6 +197,7 @@ C3 = Claim(
 
 C4 = Claim(
     id="C4",
+    title="the asymmetry stays small while the signal grows",
     place="Theorem 3.1",
     statement="Until the signal has grown the asymmetry B stays as small as it began and the signal below √2 of its "
     "goal, and what is off the singular directions never grows, on every run.",
@@ -214,6 +216,7 @@ C4 = Claim(
 
 C5 = Claim(
     id="C5",
+    title="the signal grows almost monotonically",
     place="§2.2",
     statement="The signal grows almost monotonically: it drops by more than 1 % in less than one run in a thousand. "
     "The asymmetry never exceeds its start, though it rises again for a while on many runs.",
@@ -231,6 +234,7 @@ C5 = Claim(
 
 C6 = Claim(
     id="C6",
+    title="stage 2 contracts by 1 − ησ_d/2 a step",
     place="§2.2, stage 2",
     statement="Once the signal has grown the error of the leading block falls at least by 1 − ησ_d/2 a step, and no "
     "factor loses what it has grown to, on every run.",

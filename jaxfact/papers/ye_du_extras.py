@@ -124,6 +124,7 @@ UNNEEDED_EXTRAS = Preset(
 
 C12 = Claim(
     id="C12",
+    title="no regulariser is needed from a random start",
     place="introduction",
     statement="From the theorem's small random start a balancing regulariser changes the time by less than 5 %, and "
     "noise only sets a floor to the error. A strongly unbalanced start is where the regulariser earns its keep.",

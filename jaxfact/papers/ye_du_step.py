@@ -99,6 +99,7 @@ YEDU_STEPS = Preset(
 
 C7 = Claim(
     id="C7",
+    title="the proven step is far too small",
     place="remark after Theorem 1.1",
     statement="The condition on the step is loose: every start converges up to about 1/σ₁, which is some ten thousand "
     "times the step of the theorem.",

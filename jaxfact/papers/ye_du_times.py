@@ -233,6 +233,7 @@ def _too_slow(rng: np.random.Generator) -> list[Finding]:
 
 C2 = Claim(
     id="C2",
+    title="time is logarithmic in 1/ε and 1/δ",
     place="Theorem 1.1",
     statement="The time to a small distance δ grows by one unit of 1/ln(1+ησ_d) with ln(1/ε), as the signal grows from "
     "the start's size ε, and with ln(1/δ) as what is off the signal decays; from starts that are large for δ it does "

@@ -17,7 +17,7 @@ from jaxfact.papers import Finding
 from jaxfact.reports.pages import Report, Rows, print_table
 from jaxfact.results.strict_json import finite_or_none
 
-_COLUMNS = ["id", "paper and theorem", "claim", "measured", "promised", "verdict", "s"]
+_COLUMNS = ["id", "claim", "measured", "promised", "verdict", "s"]
 
 
 def report_of(found: Verification, *, stored: bool = False) -> Report:
@@ -49,10 +49,10 @@ def print_list(console: Console) -> None:
 def list_of(chosen: Chosen) -> Rows:
     """Return the table of claims that were not run: what they say, and what they cost."""
     rows = [
-        [name, f"{paper.citation}, {claim.place}", claim.statement, str(claim.preset.seeds), str(claim.preset.seconds)]
+        [name, claim.title, f"{paper.citation}, {claim.place}", str(claim.preset.seeds), str(claim.preset.seconds)]
         for name, (paper, claim) in chosen.items()
     ]
-    return "claims", ["id", "paper and theorem", "claim", "seeds", "s"], rows
+    return "claims", ["id", "claim", "paper and theorem", "seeds", "s"], rows
 
 
 def list_as_json(chosen: Chosen) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def print_findings(found: Verification, console: Console) -> None:
     for one in found.claims:
         attrs, preset = next(iter(one.runs.values())).attrs, one.claim.preset
         for line in (
-            f"{one.claim.id}: {one.paper.citation}, {one.claim.place}: {one.verdict}",
+            f"{one.claim.id}, {one.claim.title}: {one.verdict} ({one.paper.citation}, {one.claim.place})",
             one.claim.statement,
             one.claim.formula,
             f"{preset.name}: {preset.randomness} {one.seeds} seeds, {attrs['dtype']} on {attrs['devices']} × "
@@ -96,16 +96,8 @@ def _heading(found: Verification) -> list[str]:
 def _row(one: Verified) -> list[str]:
     finding = one.deciding
     measured = f"{finding.what}: {_number(finding.measured)} [{_interval(finding)}]"
-    where = f"{one.paper.citation}, {one.claim.place}"
-    return [
-        one.claim.id,
-        where,
-        one.claim.statement,
-        measured,
-        finding.expected,
-        str(one.verdict),
-        f"{one.seconds:.0f}",
-    ]
+    claimed = f"{one.claim.title} ({one.paper.citation}, {one.claim.place})"
+    return [one.claim.id, claimed, measured, finding.expected, str(one.verdict), f"{one.seconds:.0f}"]
 
 
 def _lines(one: Verified) -> list[str]:
@@ -129,12 +121,12 @@ def _lines(one: Verified) -> list[str]:
 def _caption(one: Verified) -> str:
     """Return the caption: what is claimed, what became of it, and the line that makes it again."""
     where = f"{one.paper.citation}, {one.claim.place}"
-    return f"{one.claim.id} {one.verdict}. {one.claim.statement} ({where}) Made again by: {one.command}"
+    return f"{one.claim.id}: {one.verdict}. {one.claim.statement} ({where}) Made again by: {one.command}"
 
 
 def _drawn(found: Verification) -> dict[str, Figure]:
     return {
-        one.claim.id: figures.claim(one.claim.plot(one.runs), f"{one.claim.id}, {one.paper.citation}: {one.verdict}")
+        one.claim.id: figures.claim(one.claim.plot(one.runs), f"{one.claim.id}, {one.claim.title}: {one.verdict}")
         for one in found.claims
     }
 
@@ -159,7 +151,7 @@ def _claim_as_json(one: Verified) -> dict[str, Any]:
 
 
 def _described(paper: papers.Paper, claim: papers.Claim) -> dict[str, Any]:
-    names = ("place", "statement", "formula", "evidence", "departure")
+    names = ("title", "place", "statement", "formula", "evidence", "departure")
     described = {name: getattr(claim, name) for name in names}
     notices, broken = claim.power.deviation, claim.control.said
     return {"paper": paper.name, "citation": paper.citation, **described, "notices": notices, "control": broken}
