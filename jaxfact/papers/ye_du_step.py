@@ -18,7 +18,6 @@ from jaxfact.starts import Gaussian
 
 GRID = (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 1.02, 1.05, 1.1, 1.2)
 STEPS = 1_000_000
-"""So many that the slowest starts arrive with the smallest step: at 400,000 two of 64 were still on their way."""
 _SAFE, _LOOSE = 0.9, 1000.0
 
 
@@ -114,5 +113,6 @@ C7 = Claim(
         small={"step_sizes": GRID[6:], "steps": 20_000},
         seeds=20,
     ),
-    departure="The constant of the theorem's O(·) is not stated: it is taken to be 1.",
+    departure="The constant of the theorem's O(·) is not stated: it is taken to be 1. The budget is 10⁶ steps: with "
+    "400,000, which were tried first, two of 64 starts were still on their way with the smallest step.",
 )
