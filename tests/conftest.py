@@ -5,6 +5,7 @@ other processes of the same session, and no longer.
 """
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -35,6 +36,8 @@ from jaxfact.store import experiment_file
 from jaxfact.store.upkeep import extend
 
 jax.config.update("jax_enable_x64", True)
+# Traced programs are millions of objects that live as long as the session: looking through them took a fifteenth of it.
+gc.set_threshold(100_000, 20, 50)
 
 
 @pytest.fixture
