@@ -26,7 +26,7 @@ def report_of(found: Verification, *, stored: bool = False) -> Report:
         title="Claims of papers, measured",
         heading=_heading(found),
         tables=[("claims", _COLUMNS, [_row(one) for one in found.claims])],
-        lines=[line for one in found.claims for line in _lines(one)],
+        lines=[line for one in found.claims for line in _remarkable(one)],
         captions={one.claim.id: _caption(one) for one in found.claims},
         summary=as_json(found),
         runs={} if stored else _stores(found),
@@ -77,7 +77,7 @@ def print_findings(found: Verification, console: Console) -> None:
             console.print(printable(line), highlight=False, markup=False)
         columns = ["what", "measured", "interval", "expected", "verdict"]
         print_table(console, "findings", columns, [_cells(finding) for finding in one.findings])
-        for line in _lines(one):
+        for line in (*_remarkable(one), *_behind(one)):
             console.print(printable(f"• {line}"), highlight=False, markup=False)
 
 
@@ -90,6 +90,8 @@ def as_json(found: Verification) -> dict[str, Any]:
 def _heading(found: Verification) -> list[str]:
     chance = f"if all of them hold, one is called violated in at most {100 * found.alarm:.2g} % of cases"
     said = [f"{len(found.claims)} claims, {sum(one.seconds for one in found.claims):.0f} s; {chance}"]
+    if len(found.claims) > 1:
+        said.append("what stands behind each is on the page, all its numbers: jaxfact paper NAME")
     return said + [f"interrupted before {', '.join(found.left_out)}"] * bool(found.left_out)
 
 
@@ -100,33 +102,39 @@ def _row(one: Verified) -> list[str]:
     return [one.claim.id, claimed, measured, finding.expected, str(one.verdict), f"{one.seconds:.0f}"]
 
 
-def _lines(one: Verified) -> list[str]:
-    """Return what a reader should know beside the number in the table."""
-    claim, name = one.claim, one.claim.id
+def _remarkable(one: Verified) -> list[str]:
+    """Return what keeps a claim from a plain verdict."""
+    name = one.claim.id
     unmet = [f"{h.what} is {h.value:.3g}, not {h.bound}" for h in one.hypotheses if h.met is False]
-    reported = [f"{h.what}: {h.value:.3g} ({h.bound})" for h in one.hypotheses if h.met is not False]
     broken = [f"{identity} by {ratio:.3g}" for identity, ratio in one.defects.items() if ratio > 1]
-    worst = max(one.defects.values(), default=0.0)
     return [
         *(f"{name}: outside its hypotheses: {said}" for said in unmet),
-        *(f"{name}: hypothesis: {said}" for said in reported),
         *(f"{name}: {finding.what}: {finding.why}" for finding in one.findings if finding.why),
         *(f"{name}: its runs break an identity by more than rounding explains: {said}" for said in broken),
-        *([f"{name}: identities of a step: {worst:.2g} of what rounding explains"] if one.defects else []),
-        f"{name}: its rule notices, with probability 0.95, {claim.power.deviation}; control: {claim.control.said}",
-        *(f"{name}: {said}" for said in (claim.evidence, claim.departure) if said),
+    ]
+
+
+def _behind(one: Verified) -> list[str]:
+    """Return what stands behind a verdict."""
+    claim, worst = one.claim, max(one.defects.values(), default=0.0)
+    return [
+        *(f"Hypothesis: {h.what}: {h.value:.3g} ({h.bound})." for h in one.hypotheses if h.met is not False),
+        f"The rule notices, with probability 0.95, {claim.power.deviation}; control: {claim.control.said}.",
+        *([f"Identities of a step: {worst:.2g} of what rounding explains."] if one.defects else []),
+        *(said for said in (claim.evidence, claim.departure) if said),
     ]
 
 
 def _caption(one: Verified) -> str:
-    """Return the caption: what is claimed, what became of it, and the line that makes it again."""
+    """Return the caption: what is claimed, what became of it and stands behind it, and the line that makes it again."""
     where = f"{one.paper.citation}, {one.claim.place}"
-    return f"{one.claim.id}: {one.verdict}. {one.claim.statement} ({where}) Made again by: {one.command}"
+    said = f"{one.claim.id}: {one.verdict}. {one.claim.statement} ({where}) {' '.join(_behind(one))}"
+    return f"{said} Made again by: {one.command}"
 
 
 def _drawn(found: Verification) -> dict[str, Figure]:
     return {
-        one.claim.id: figures.claim(one.claim.plot(one.runs), f"{one.claim.id}, {one.claim.title}: {one.verdict}")
+        one.claim.id: figures.claim(one.claim.plot(one.runs), f"{one.claim.id}: {one.verdict}\n{one.claim.title}")
         for one in found.claims
     }
 
