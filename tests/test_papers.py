@@ -166,6 +166,7 @@ PAPERS = [
     "kim-chung-2023",
     "ma-fattahi-2024",
     "ma-li-chi-2021",
+    "min-2021",
     "tong-ma-chi-2021",
     "wind-2023",
     "xiong-2024",
