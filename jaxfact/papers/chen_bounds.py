@@ -26,7 +26,8 @@ GAP = 0.2
 PROVEN = GAP**2 / 100
 """Theorem 5's step, Δ²/(100λ₁³) with λ₁ = 1."""
 STEPS, _LOOK = 80_000, 400
-_ROUNDING = 1e-9
+_ROUNDING = 1e-11
+"""Of a relative change over a step in η: some twenty times what one rounding makes of it."""
 
 
 class Blocks(NamedTuple):
