@@ -163,6 +163,7 @@ def test_findings_are_printed_without_nan():
 PAPERS = [
     "chen-2024",
     "found-here",
+    "jiang-2023",
     "kim-chung-2023",
     "ma-fattahi-2024",
     "ma-li-chi-2021",
