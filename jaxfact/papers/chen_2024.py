@@ -10,6 +10,7 @@ from jaxfact.figures.claims import Plot, Series
 from jaxfact.measures import rows
 from jaxfact.methods import gradient_descent
 from jaxfact.papers.base import Paper
+from jaxfact.papers.chen_bounds import C16
 from jaxfact.papers.claims import Claim, Control, Power, Preset, Runs, Sweeps
 from jaxfact.papers.rules import Finding, always, within
 from jaxfact.problems.factorization import Factorization
@@ -133,5 +134,5 @@ PAPER = Paper(
     title="Gradient descent in matrix factorization: Understanding large initialization",
     authors=("Hengchao Chen", "Xin Chen", "Mohamad Elmasri", "Qiang Sun"),
     year=2024,
-    claims=(C15,),
+    claims=(C15, C16),
 )

@@ -12,6 +12,7 @@ from jaxfact.numerics.decompositions import qr
 from jaxfact.numerics.draws import fold, normal
 from jaxfact.papers.base import Paper
 from jaxfact.papers.claims import Claim, Control, Power, Preset, Runs, Sweeps
+from jaxfact.papers.ma_fattahi_split import C18
 from jaxfact.papers.rules import Finding, above, below, bounded, log_slopes
 from jaxfact.problems.completion import Completion
 from jaxfact.problems.factorization import Factorization
@@ -145,5 +146,5 @@ PAPER = Paper(
     title="Convergence of Gradient Descent with Small Initialization for Unregularized Matrix Completion",
     authors=("Jianhao Ma", "Salar Fattahi"),
     year=2024,
-    claims=(C17,),
+    claims=(C17, C18),
 )
