@@ -168,9 +168,11 @@ PAPERS = [
     "ma-fattahi-2024",
     "ma-li-chi-2021",
     "tong-ma-chi-2021",
+    "ward-kolda-2023",
     "wind-2023",
     "xiong-2024",
     "xu-2024",
+    "xu-2025",
     "ye-du-2021",
 ]
 
