@@ -163,14 +163,18 @@ def test_findings_are_printed_without_nan():
 PAPERS = [
     "chen-2024",
     "found-here",
+    "jia-2023",
     "jiang-2023",
     "kim-chung-2023",
     "ma-fattahi-2024",
     "ma-li-chi-2021",
     "min-2021",
     "tong-ma-chi-2021",
+    "ward-kolda-2023",
     "wind-2023",
     "xiong-2024",
+    "xu-2024",
+    "xu-2025",
     "ye-du-2021",
 ]
 

@@ -188,6 +188,7 @@ CHEN_PROVEN_STEP = Preset(
 
 C16 = Claim(
     id="C16",
+    title="large starts obey the one-step bounds",
     place="Lemmas 12, 13 and 16 to 18",
     statement="With the step of the proof no single step changes the signal or what is to decay by more than the "
     "lemmas allow, and runs from small and large starts arrive in the sets R and S and never leave them.",

@@ -158,6 +158,7 @@ MIN_SMALL = Preset(
 
 C28 = Claim(
     id="C28",
+    title="imbalance certifies a rate",
     place="exponential convergence by imbalance",
     statement="The imbalance of the start certifies a rate at which the loss falls. At large width it always does, and "
     "runs keep to it; at the exact rank it certifies nothing, though the loss falls there too.",
