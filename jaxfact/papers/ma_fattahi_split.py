@@ -172,7 +172,7 @@ MAFATTAHI_SPLIT = Preset(
 
 C18 = Claim(
     id="C18",
-    title="what is off the signal stays small",
+    title="the residual stays small, and the frame spread",
     place="Appendix D",
     statement="While the signal of a completion grows from a small start, the residual stays below twice the start, "
     "and the frame that carries the signal stays near the truth's and as spread over the rows.",

@@ -158,6 +158,6 @@ C12 = Claim(
     ),
     departure="5 % is our margin for what is unnecessary. Kicks are those of Jin et al. (2017), uniform in a ball of "
     "10⁻³√σ₁ where ‖∇f‖ ≤ 10⁻³ and 1000 steps after the last; sizes are ours. Noise is that of Ge et al. (2015), its "
-    "norm that of what is added to the factors at a step; as it cannot come to f < 1e-10, no time is judged against it. "
-    "What other starts show is reported, and a run that is cut off at the budget counts with it.",
+    "norm that of what is added to the factors at a step; as it cannot come to f < 1e-10, no time is judged against "
+    "it. What other starts show is reported, and a run that is cut off at the budget counts with it.",
 )
