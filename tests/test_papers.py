@@ -167,6 +167,7 @@ PAPERS = [
     "ma-fattahi-2024",
     "ma-li-chi-2021",
     "tong-ma-chi-2021",
+    "tu-2016",
     "wind-2023",
     "xiong-2024",
     "ye-du-2021",
