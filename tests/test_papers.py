@@ -162,6 +162,7 @@ def test_findings_are_printed_without_nan():
 
 PAPERS = [
     "chen-2024",
+    "du-hu-lee-2018",
     "found-here",
     "kim-chung-2023",
     "ma-fattahi-2024",
