@@ -169,6 +169,7 @@ PAPERS = [
     "ma-li-chi-2021",
     "tong-ma-chi-2021",
     "tu-2016",
+    "wang-2022",
     "wind-2023",
     "xiong-2024",
     "ye-du-2021",
