@@ -162,6 +162,7 @@ def test_findings_are_printed_without_nan():
 
 PAPERS = [
     "chen-2024",
+    "du-hu-lee-2018",
     "found-here",
     "jia-2023",
     "jiang-2023",
@@ -170,6 +171,8 @@ PAPERS = [
     "ma-li-chi-2021",
     "min-2021",
     "tong-ma-chi-2021",
+    "tu-2016",
+    "wang-2022",
     "ward-kolda-2023",
     "wind-2023",
     "xiong-2024",

@@ -1,4 +1,4 @@
-"""Ma, Li & Chi (2021), Figure 2: completion from the spectral start, with and without a balancing term."""
+"""Ma, Li & Chi (2021): completion from the spectral start, with and without a balancing term (Figure 2)."""
 
 from collections.abc import Sequence
 
@@ -14,6 +14,7 @@ from jaxfact.methods import balanced, gradient_descent
 from jaxfact.numerics.draws import fold, key_of
 from jaxfact.papers.base import Paper
 from jaxfact.papers.claims import Claim, Control, Power, Preset, Runs, Sweeps
+from jaxfact.papers.ma_li_chi_contraction import C10
 from jaxfact.papers.rules import Finding, always, below, bounded, unjudged
 from jaxfact.problems.completion import Completion
 from jaxfact.problems.drawn import random_target
@@ -156,5 +157,5 @@ PAPER = Paper(
     title="Beyond Procrustes: Balancing-Free Gradient Descent for Asymmetric Low-Rank Matrix Sensing",
     authors=("Cong Ma", "Yuanxin Li", "Yuejie Chi"),
     year=2021,
-    claims=(C9,),
+    claims=(C9, C10),
 )
