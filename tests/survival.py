@@ -7,8 +7,10 @@ python tests/survival.py --kills 2 --schedulers    # kills the scheduler that a 
 
 import argparse
 import contextlib
+import ctypes
 import hashlib
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -19,6 +21,9 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +35,10 @@ from jaxfact import measures
 from jaxfact.store.tilestore import TileStore
 
 SEEDS, STEP_SIZES, TILE = 6000, (0.1, 0.3, 2.5), 90
+PRELOADED = ["distributed", "jaxfact.sweep.sweeping", "jaxfact.sweep.tasks", "jaxfact.store.shown"]
+FORKED = multiprocessing.get_context("forkserver")
+"""Processes come from one that has loaded all they need, and has begun nothing: each is there at once."""
+FORKED.set_forkserver_preload(PRELOADED)
 
 
 def experiment(step_size):
@@ -38,19 +47,14 @@ def experiment(step_size):
     return jf.Run(problem, jf.starts.Gaussian(2, scale=0.01), jf.methods.gradient_descent(step_size))
 
 
-def running() -> None:
-    """Say that the first runs are being made."""
-    print("running", flush=True)
-
-
-def swept(path: Path | None, seeds: int = SEEDS, begun: Callable[[], Any] = running, **options) -> xr.Dataset:
+def swept(path: Path | None, seeds: int = SEEDS, begun: Callable[[], Any] | None = None, **options) -> xr.Dataset:
     """Run the sweep; call something once when the first runs are made, for which all threads wait."""
     told, one = [], threading.Lock()
 
     def progress(done, total):
         with one:
             if not told:
-                told.append(begun())
+                told.append(begun and begun())
 
     return jf.sweep(
         experiment,
@@ -67,33 +71,51 @@ def swept(path: Path | None, seeds: int = SEEDS, begun: Callable[[], Any] = runn
     )
 
 
-def worker(
-    path: Path, *, seeds: int = SEEDS, devices: int = 2, prelude: str = "", begun: str = "survival.running"
-) -> subprocess.Popen:
-    """Start the sweep in a process of its own."""
-    code = (
-        f"import sys; from pathlib import Path\n{prelude}\n"
-        f"import survival; survival.swept(Path(sys.argv[1]), {seeds}, devices={devices}, begun={begun})"
-    )
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
-        "XLA_FLAGS": "",  # bits are compared: compiled as users do
-        "JAXFACT_CACHE": str(path.parent / "compiled"),  # the same program each time
-    }
-    return subprocess.Popen(
-        [sys.executable, "-c", code, str(path)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def worker(path: Path, *, seeds: int = SEEDS, devices: int = 2, begun: Callable[[], Any] | None = None) -> BaseProcess:
+    """Start the sweep in a process of its own; its compiled code is kept beside the store."""
+    process = FORKED.Process(target=_work, args=(path, seeds, devices, begun))
+    process.start()
+    return process
 
 
-def finished(process: subprocess.Popen) -> None:
-    """Wait for a worker, and fail with what it said where it failed."""
-    _, said = process.communicate(timeout=120)
-    if process.returncode:
-        raise RuntimeError(said)
+def _work(path: Path, seeds: int, devices: int, begun: Callable[[], Any] | None) -> None:
+    _compile_beside(path)
+    swept(path, seeds, begun, devices=devices)
+
+
+def _compile_beside(path: Path) -> None:
+    """Compile as users do, since bits are compared, and the same program once for all stores in a folder."""
+    os.environ |= {"XLA_FLAGS": "", "JAXFACT_CACHE": str(path.parent / "compiled")}
+
+
+def finished(process: BaseProcess) -> None:
+    """Wait for a worker, and fail where it failed, which it has said itself."""
+    process.join(timeout=120)
+    if process.exitcode != 0:
+        process.kill()
+        raise RuntimeError(f"exit code {process.exitcode}")
+
+
+def on_a_small_disk(folder: Path, beside: Path, told: Connection) -> None:
+    """Sweep into a file system of 300 kB, in a name space of its own, and tell what was said and what is held.
+
+    Compiled code is that which lies beside another store.
+    """
+    _compile_beside(beside)
+    libc, (user, group) = ctypes.CDLL(None), (os.getuid(), os.getgid())
+    if libc.unshare(0x10020000):  # CLONE_NEWUSER | CLONE_NEWNS
+        return told.send("no name spaces here")
+    maps = {"setgroups": "deny", "uid_map": f"0 {user} 1", "gid_map": f"0 {group} 1"}
+    for name, text in maps.items():
+        Path("/proc/self", name).write_text(text)
+    if libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", 0, b"size=300k"):
+        return told.send("no file systems to be mounted here")
+    said = ""
+    try:
+        swept(folder / "a.zarr", 3000)
+    except jf.StoreError as error:
+        said = str(error)
+    return told.send((said, int((jf.open_results(folder / "a.zarr").outcome != "pending").sum())))
 
 
 class Reader(threading.Thread):
@@ -131,15 +153,16 @@ def kill_and_resume(path: Path, kills: int, seed: int, seeds: int = SEEDS, devic
     reader.start()
     try:
         for _ in range(kills):
-            process = worker(path, seeds=seeds, devices=devices[0])
-            assert process.stdout is not None
+            reading, writing = FORKED.Pipe(duplex=False)
+            process = worker(path, seeds=seeds, devices=devices[0], begun=partial(writing.send, "running"))
+            writing.close()
             if moments.random() < 0.25:
-                time.sleep(moments.uniform(0, 3))
+                time.sleep(moments.uniform(0, 2))
             else:
-                process.stdout.readline()
+                reading.recv()
                 time.sleep(moments.uniform(0, 0.25))
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
+            process.kill()
+            process.join()
         finished(worker(path, seeds=seeds, devices=devices[1]))
     finally:
         reader.stop()
@@ -238,7 +261,9 @@ def schedulers_killed(path: Path, kills: int) -> None:
             began, (_, said) = time.monotonic(), sweeping.communicate(timeout=120)
             print(f"scheduler killed; {time.monotonic() - began:.1f} s later the command ended, exit code", end=" ")
             print(f"{sweeping.returncode}, {runs_made(path)} runs in the store; it said:\n{said}", flush=True)
-    finished(commanded(path))
+    _, said = (last := commanded(path)).communicate(timeout=120)
+    if last.returncode:
+        raise RuntimeError(said)
 
 
 def main() -> None:

@@ -601,7 +601,7 @@ def test_a_dataset_in_memory_is_replayed():
     np.testing.assert_array_equal(factors.U, found.factors.U[0])
     last = jf.descend(problem, method, factors, num_steps=int(found.steps[-1])).factors
     np.testing.assert_allclose(last.U, found.factors.U[-1], rtol=1e-10)
-    with pytest.raises(ValueError, match="axes=none: the dataset has step_size|give one value of each"):
+    with pytest.raises(ValueError, match="axes=no value: the runs have step_size; give one value of each"):
         jf.replay(runs, seed=17, variant="slow")
     with pytest.raises(ValueError, match="is not the dataset of a sweep"):
         jf.replay(xr.Dataset(), seed=17)

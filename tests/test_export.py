@@ -78,6 +78,14 @@ def test_netcdf_holds_the_whole_dataset(stored, tmp_path):
         assert json.loads(found.attrs["record_names"]) == ["distance", "imbalance"]
 
 
+def test_attributes_that_netcdf_keeps_for_itself_are_left_out(stored, tmp_path):
+    """No sweep writes them; whoever means harm may."""
+    runs = jf.open_results(stored).load()
+    runs.loss.attrs["REFERENCE_LIST"] = runs.attrs["_NCProperties"] = "anybody's"
+    jf.write_results(runs, tmp_path / "runs.zarr")
+    assert export.to_netcdf(tmp_path / "runs.zarr", tmp_path / "runs.nc") == 36
+
+
 @pytest.mark.parametrize("kind", WRITE)
 def test_runs_that_are_not_there_are_no_rows(unfinished, tmp_path, kind):
     assert WRITE[kind](unfinished, tmp_path / "file") == 36

@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import xarray as xr
 from cases import METHODS
 from commands import assert_one_line
 from packaging.version import Version
@@ -210,6 +211,14 @@ def test_a_checked_program_is_known_again(monkeypatch):
 def test_runs_that_are_not_there(store, changed, message):
     with pytest.raises(ValueError, match=message):
         jf.replay(store, **{"seed": SEED, "variant": "plain", "step_size": 0.3, **changed})
+
+
+def test_runs_without_axes(store):
+    runs = xr.Dataset({"outcome": ("seed", ["converged"])}, {"seed": [0]}, {"axes": "[]", "x64": "true"})
+    with pytest.raises(ValueError, match="axes=step_size: the runs have no axis; leave it out"):
+        jf.replay(runs, seed=0, step_size=0.3)
+    with pytest.raises(ValueError, match="axes=no value: the runs have step_size; give one value of each"):
+        jf.replay(store, seed=SEED, variant="plain")
 
 
 def test_a_run_that_is_pending(altered):

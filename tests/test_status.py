@@ -5,6 +5,7 @@ import math
 import shutil
 from contextlib import AbstractContextManager
 from datetime import datetime
+from functools import partialmethod
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from jaxfact.store.claims import LOCKS, claimed
 from jaxfact.store.folder import Folder
 from jaxfact.store.marks import here
 from jaxfact.store.tilestore import TileStore
+from jaxfact.store.upkeep import create, extend
 
+FIRST = (0, 0, 0)
 TILE = (1, 0, 3)  # one that is missing in the unfinished store
 
 
@@ -87,6 +90,62 @@ def test_the_dead_do_not_work(unfinished):
         assert len(jf.status(unfinished).workers) == 1
 
 
+def created(stored, store):
+    template = jf.open_results(stored).isel(step_size=[0], seed=[0]).load()
+    opened = TileStore(stored)
+    template.attrs = opened.root.attributes
+    create(store, opened.grid, template)
+
+
+def extended(stored, store):
+    extend(store, {"step_size": np.array([0.1])}, np.arange(9))
+
+
+def made_again(stored, store):
+    """Make a tile that was taken back."""
+    opened, whole = TileStore(store), TileStore(stored)
+    for name in whole.names:
+        opened.medium.put(whole.root.key(name, FIRST), whole.medium.get(whole.root.key(name, FIRST)))
+    assert opened.adopt(FIRST)
+
+
+def damage_said(store):
+    try:
+        return jf.status(store).damaged
+    except ValueError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("work", [created, extended, made_again])
+def test_what_others_do_meanwhile_is_no_damage(stored, tmp_path, monkeypatch, work):
+    """Before each look of a reader at what says what there is, another process does all its work at once."""
+    looks = {name: getattr(Folder, name) for name in ("get", "list", "count")}
+    for moment in range(20):
+        store, left = tmp_path / f"{moment}.zarr", [moment]
+        if work is not created:
+            shutil.copytree(stored, store)
+        if work is made_again:
+            TileStore(store).drop(FIRST, [TileStore(store).root.key(name, FIRST) for name in TileStore(store).names])
+            shutil.rmtree(store / "tiles" / "damaged")
+
+        def noted(self, key, *others, look, store=store, left=left):
+            if key in ("zarr.json", "tiles", "outcome", "outcome/zarr.json") or key.startswith("tiles/"):
+                left[0] -= 1
+                if left[0] == -1:
+                    work(stored, store)
+            return look(self, key, *others)
+
+        with monkeypatch.context() as patch:
+            for name, look in looks.items():
+                patch.setattr(Folder, name, partialmethod(noted, look=look))
+            said = damage_said(store)
+        assert said == {} or (work is created and "is not the store of a sweep" in said)
+        if left[0] >= 0:
+            break
+        assert jf.status(store).damaged == {}
+    assert 2 < moment < 19
+
+
 @pytest.mark.parametrize("name", ["missing", "results.zarr"])
 def test_only_stores_of_sweeps(stored, tmp_path, name):
     jf.write_results(jf.open_results(stored).isel(seed=[0]).load(), tmp_path / "results.zarr")
@@ -106,7 +165,7 @@ def test_the_command(call, stored, unfinished):
     assert lines[5].endswith(" run-steps/s")
     lines = call("status", unfinished).out.splitlines()
     assert lines[0] == f"{unfinished}: 36 of 54 runs done (66.6 %)"
-    assert lines[-1] == "nobody is working on it: repeat the sweep to go on"
+    assert lines[-1] == "nobody is working on it: a sweep of all its seeds and values makes the rest"
     with claim(unfinished):
         lines = call("status", unfinished).out.splitlines()
     assert lines[-2] == f"working: process {here()['pid']} on {here()['host']} (1 tile)"

@@ -120,6 +120,25 @@ def test_extending_adds_behind_what_is_there(store, stored):
         assert len(set(plain.seed.values.tolist())) == 15
 
 
+def test_roots_and_marks_are_on_disk_before_they_count(store, monkeypatch):
+    """Power may fail after any call of the system: first the content, then the name, then the folder that has it."""
+    opened, done = TileStore(store), []
+    for name, real in {"fsync": os.fsync, "replace": os.replace, "link": os.link}.items():
+
+        def noted(*given, name=name, real=real, **options):
+            done.append(name)
+            return real(*given, **options)
+
+        monkeypatch.setattr(os, name, noted)
+    opened.remember(opened.marks.records)
+    assert done == ["fsync", "replace", "fsync"]
+    done.clear()
+    extend(store, {}, np.array([8]))
+    assert done[:3] == ["fsync", "link", "fsync"]
+    assert done[-3:] == ["fsync", "replace", "fsync"]
+    assert set(done[3:-3]) == {"replace"}, "what follows from the root is made again from it"
+
+
 def opened_part(store: Path) -> dict[str, np.ndarray]:
     """Return the seeds and values of a store."""
     return {name: jf.open_results(store)[name].values for name in ("seed", "step_size")}
@@ -138,10 +157,21 @@ def test_nothing_but_create_creates(store, tmp_path):
     assert not missing.exists()
 
 
-def test_create_makes_an_empty_store_once(store, tmp_path):
+def cut_short(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_create_makes_an_empty_store_once(store, tmp_path, monkeypatch):
     template = jf.open_results(store).isel(step_size=[0], seed=[0]).load()
     template.attrs = TileStore(store).root.attributes
     made, grid = tmp_path / "deep" / "made.zarr", Grid(AXES, np.arange(6), (3, 2))
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "put", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            create(made, grid, template)
+    found = jf.status(made)
+    assert (found.done, found.runs, found.damaged) == (0, 36, {}), "others see a store that is being created"
+    shutil.rmtree(made)
     create(made, grid, template)
     opened = TileStore(made)
     assert (opened.grid.blocks, opened.held(0)) == ((3, 2), 0)

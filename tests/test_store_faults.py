@@ -2,8 +2,10 @@
 
 import errno
 import functools
+import gc
 import io
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -94,6 +96,18 @@ def test_a_run_in_a_damaged_tile_is_not_replayed(call, store):
     found = call("replay", store, "--variant", "slow", "step_size=0.2", "--seed", "4")
     assert (found.code, "loss/c.0.1.2" in found.err) == (2, True)
     assert "this run has not finished yet" in found.err
+
+
+def test_many_rotten_tiles_are_one_line(call, store, caplog):
+    """They are read side by side; what has failed beside the first would be logged with its traceback."""
+    for file in store.glob("outcome/c.*"):
+        whole, before = file.read_bytes(), file.stat()
+        file.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    found = call("export", store, "--to", "netcdf")
+    gc.collect()
+    assert (found.code, found.err.count("\n"), caplog.records) == (1, 1, [])
+    assert re.search("outcome/c.* has another checksum than it should; jaxfact status --check names all", found.err)
 
 
 def test_an_error_of_reading_is_not_damage(call, experiments, monkeypatch, store):

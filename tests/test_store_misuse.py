@@ -2,20 +2,23 @@
 
 import copy
 import errno
+import io
 import json
 import os
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 from commands import OPTIONS, assert_one_line
 
-from jaxfact.store import root, trust, upkeep
+from jaxfact.store import metadata, root, trust, upkeep
 from jaxfact.store.files import open_results
 from jaxfact.store.folder import Folder
 from jaxfact.store.marks import Writer
 from jaxfact.store.medium import Damage, medium_of
+from jaxfact.store.status import status
 from jaxfact.store.tilestore import TileStore
 from jaxfact.store.upkeep import mend
 
@@ -25,7 +28,10 @@ def store(stored, tmp_path) -> Path:
     return Path(shutil.copytree(stored, tmp_path / "runs.zarr"))
 
 
-@pytest.mark.parametrize("place", ["", "s3:/bucket/x", Path("s3://bucket/x"), "file:/a", "file://a.zarr", "file://b/a"])
+PLACES = ["", "s3:/bucket/x", Path("s3://bucket/x"), "file:/a", "file://a.zarr", "file://b/a", "a" * 256, "~no-one/a"]
+
+
+@pytest.mark.parametrize("place", PLACES)
 def test_what_only_looks_like_a_folder_is_none(place):
     with pytest.raises(ValueError, match=r"^store="):
         medium_of(place)
@@ -83,6 +89,18 @@ def test_marks_that_come_while_others_are_put_together_stay(store, monkeypatch):
     assert mend(TileStore(store)) == []
 
 
+def test_a_store_among_the_marks_is_no_part_of_it_and_marks_of_other_types_are_damage(store, stored):
+    shutil.copytree(stored, store / "tiles" / "inner.zarr")
+    assert status(store, check=True).damaged == {}
+    content = io.BytesIO()
+    np.save(content, np.zeros(3))
+    (store / "tiles" / "marks-a-0.npy").write_bytes(metadata.summed(content.getvalue()))
+    found = status(store)
+    assert (found.damaged, found.done) == ({"tiles/marks-a-0.npy": "is not what a sweep writes"}, 36)
+    assert mend(TileStore(store)) == ["tiles/marks-a-0.npy is not what a sweep writes"]
+    assert status(store, check=True).damaged == {}
+
+
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o602])
 def test_a_key_that_others_can_read_shows_nothing(tmp_path, monkeypatch, mode):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
@@ -116,6 +134,58 @@ def test_what_a_root_says_of_its_sweep_has_the_types_of_a_sweep(stored):
     for name in ("zarr.json", "ü" * 100):
         with pytest.raises(ValueError, match="^" + name):
             root.check_name(name)
+
+
+def many_values(opened: TileStore) -> bytes:
+    document = json.loads(opened.root.content())
+    kept = document["attributes"]["store"]
+    many = metadata.LARGEST // 4
+    kept["values"] |= {name: {"dtype": "int8", "shape": [many], "ranges": [[0, many]]} for name in "abcd"}
+    kept["sha256"] = root._seal(document)
+    return json.dumps(document).encode()
+
+
+def many_holes(opened: TileStore) -> bytes:
+    half = metadata.LARGEST // 2
+    grid = opened.root.grid._replace(blocks=(half, half), ends=((1, half + 2), (3, half + 3)))
+    return opened.root._replace(grid=grid).content()
+
+
+@pytest.mark.parametrize("declared", [many_values, many_holes])
+def test_a_short_root_cannot_ask_for_much_memory(call, store, declared):
+    """Its coordinates are added up before any of them is made: here each is below the limit, and all are not."""
+    content = declared(TileStore(store))
+    for key in ("zarr.json", "tiles/root-0.json"):
+        (store / key).write_bytes(content)
+    tracemalloc.start()
+    ended = call("status", store)
+    asked = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert_one_line(ended, r"runs.zarr: tiles/root-0.json is not what a sweep writes", 1)
+    assert asked < 4_000_000
+
+
+def test_what_readers_refuse_is_not_made(store, monkeypatch):
+    """A root at either limit is read, extended to it, and no further."""
+    opened = TileStore(store)
+    content, places = opened.root.content(), opened.root.places
+    assert places == sum(values.size for values in opened.root.coordinates.values())
+    for name, module, most in (("LARGEST", root, places), ("MOST_TILES", root, 2 * 3)):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, most)
+            assert root.parsed("zarr.json", content).places == places
+            patch.setattr(module, name, most - 1)
+            with pytest.raises(Damage):
+                root.parsed("zarr.json", content)
+    for name, most, said in (
+        ("LARGEST", places + 1, rf"store={places + 2} seeds and values of axes: a store has at most"),
+        ("MOST_TILES", 2 * 4, "store=10 tiles: a store has at most .* tile_runs, or use two stores"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(upkeep, name, most)
+            with pytest.raises(ValueError, match=said):
+                upkeep.extend(store, {}, np.arange(6 + (2 if name == "LARGEST" else 3)))
+    assert opened.root.content() == TileStore(store).root.content()
 
 
 def test_a_folder_that_cannot_be_read_is_not_empty(tmp_path, monkeypatch):

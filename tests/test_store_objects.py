@@ -1,12 +1,13 @@
 """A service of objects that fails, at any of its answers: tried again, or one line and a store to go on with."""
 
 import itertools
+import shutil
 
 import numpy as np
 import pytest
 from commands import SWEPT
 from zarr.core.buffer import default_buffer_prototype
-from zarr.storage import MemoryStore, WrapperStore
+from zarr.storage import MemoryStore, WrapperStore, ZipStore
 
 import jaxfact as jf
 from jaxfact.store import experiment_file, objects, work
@@ -145,6 +146,24 @@ def test_readers_of_a_service_that_has_gone(methods, whole):
         runs.loss.load()
     half.fails = lambda number: False
     assert runs.loss.load().notnull().any()
+
+
+def test_a_zipped_store_is_read(stored, tmp_path):
+    """As it was zipped, without its having been opened before; and where it is not writable."""
+    archive = ZipStore(shutil.make_archive(str(tmp_path / "runs"), "zip", stored), mode="r")
+    assert jf.status(archive, check=True).finished
+    np.testing.assert_array_equal(jf.open_results(archive).loss, jf.open_results(stored).loss)
+    archive.close()
+
+
+def test_a_service_without_credentials():
+    """Its client looks for them on the network at last, which says nothing to who has forgotten them."""
+
+    def refused(_):
+        return Throttled("Error performing PUT http://169.254.169.254/latest/api/token after 10 retries")
+
+    with pytest.raises(StoreError, match="api/token .*; what is there is unchanged: no credentials were found"):
+        jf.status(Faulty(MemoryStore(), lambda number: True, refused))
 
 
 def test_a_listing_that_lags(methods, whole):

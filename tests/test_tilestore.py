@@ -6,10 +6,10 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -173,6 +173,10 @@ def test_an_extension_may_die_as_well(monkeypatch, store, expected):
         interrupted(monkeypatch, store, 1, fail, seeds=75)
     with xr.open_zarr(store, chunks=None) as plain:
         assert plain.sizes["seed"] == 75
+    with monkeypatch.context() as patch:
+        patch.setattr(program.Program, "run", lambda *_: fail())
+        assert (swept(store, seeds=72).outcome != "pending").all(), "what a sweep of fewer asks for is there"
+    assert jf.status(store).done == 6 * 72
     assert_same(swept(store, seeds=75), expected)
 
 
@@ -307,26 +311,20 @@ def test_a_full_disk_loses_nothing(monkeypatch, tmp_path, whole):
     assert survival.contents(tmp_path / "a.zarr") == survival.contents(whole)
 
 
-def test_a_really_full_disk(tmp_path):
-    """A file system of 300 kB, in a name space of its own, fills up in the middle of a sweep."""
-    script = (
-        "import sys, survival, jaxfact as jf\nfrom pathlib import Path\n"
-        "path = Path(sys.argv[1]) / 'a.zarr'\n"
-        "try:\n    survival.swept(path, 3000)\nexcept jf.StoreError as error:\n    print('said', error)\n"
-        "runs = jf.open_results(path).outcome\nprint('held', int((runs != 'pending').sum()))"
-    )
-    mounted = f'mount -t tmpfs -o size=300k tmpfs {tmp_path} && exec {sys.executable} -c "$1" {tmp_path}'
-    command = ["unshare", "--mount", "--user", "--map-root-user", "sh", "-c", mounted, "sh", script]
-    if shutil.which("unshare") is None or subprocess.run([*command[:4], "true"], capture_output=True).returncode:
-        pytest.skip("no name spaces here")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    if "mount" in done.stderr and "permission" in done.stderr.lower():
-        pytest.skip("no file systems to be mounted here")
-    said, held = done.stdout.splitlines()[-2:]
-    assert "the disk is full" in said, done.stderr
+def test_a_really_full_disk(tmp_path, undisturbed):
+    """It fills up in the middle of a sweep."""
+    hearing, told = survival.FORKED.Pipe(duplex=False)
+    process = survival.FORKED.Process(target=survival.on_a_small_disk, args=(tmp_path, undisturbed, told))
+    process.start()
+    told.close()
+    heard = hearing.recv()
+    survival.finished(process)
+    if isinstance(heard, str):
+        pytest.skip(heard)
+    said, held = heard
+    assert "the disk is full" in said
     safe = int(re.search(r"(\d+) of 9000 runs are safe", said)[1])  # pyright: ignore[reportOptionalSubscript]
-    assert 90 <= safe <= int(held.split()[1]) <= safe + 90, "the other thread may write its tile still"
+    assert 90 <= safe <= held <= safe + 90, "the other thread may write its tile still"
 
 
 def interrupt() -> None:
@@ -394,39 +392,33 @@ def test_a_tile_of_another_is_left_to_it_and_taken_when_it_dies(monkeypatch, tmp
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> dict[str, str]:
-    """Return what eight threads write."""
+def undisturbed(tmp_path_factory) -> Path:
+    """Return what eight threads write, with the compiled program beside it."""
     path = tmp_path_factory.mktemp("undisturbed") / "a.zarr"
     survival.finished(survival.worker(path, seeds=1500, devices=8))
-    return survival.contents(path)
+    return path
 
 
-def test_killed_anywhere_it_goes_on(tmp_path, undisturbed):
+def test_killed_anywhere_it_goes_on(undisturbed):
     """Three times in two threads, then to the end in one; `python tests/survival.py` does it thirty times."""
-    path = tmp_path / "a.zarr"
+    path = undisturbed.with_name("killed.zarr")
     assert survival.kill_and_resume(path, kills=3, seed=2, seeds=1500, devices=(2, 1)) > 10
-    assert survival.contents(path) == undisturbed
+    assert survival.contents(path) == survival.contents(undisturbed)
     assert survival.runs_made(path) == 4500
 
 
-def test_two_processes_share_a_sweep(tmp_path, undisturbed):
+def test_two_processes_share_a_sweep(undisturbed):
     """Two processes of two threads each make the same arrays, every run once.
 
     Neither finishes a tile before the other has begun one: one alone could make all runs while the other still reads.
     """
-    path = tmp_path / "a.zarr"
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(120)
-        meets = f"lambda: socket.create_connection({server.getsockname()}).recv(1)"
-        both = [survival.worker(path, seeds=1500, prelude="import socket", begun=meets) for _ in range(2)]
-        for waiting in [server.accept()[0] for _ in both]:
-            waiting.sendall(b".")
-            waiting.close()
+    path, both_run = undisturbed.with_name("shared.zarr"), survival.FORKED.Barrier(2)
+    both = [survival.worker(path, seeds=1500, begun=partial(both_run.wait, 120)) for _ in range(2)]
     for process in both:
         survival.finished(process)
     assert survival.runs_made(path) == 4500
     assert len(survival.makers(path)) == 2
-    assert survival.contents(path) == undisturbed
+    assert survival.contents(path) == survival.contents(undisturbed)
 
 
 def test_out_of_memory_says_what_fits(monkeypatch, tmp_path):

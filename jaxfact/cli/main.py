@@ -1,5 +1,6 @@
 """The command line: reads arguments, calls the library, prints. Nothing heavy is imported before a command runs."""
 
+import logging
 import sys
 import warnings
 from pathlib import Path
@@ -30,6 +31,8 @@ def main() -> None:
         damaged.extend([message] * issubclass(category, DamageWarning))
 
     warnings.showwarning = note
+    # Of many files that cannot be read Zarr raises the first, and the others would be logged with their tracebacks.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     with forgiving_streams() as told:
         results = _called()
         told.flush()

@@ -46,7 +46,7 @@ def say_status(store: str) -> None:
     )
 
 
-def _status_lines(found: "Status", rest: str = "repeat the sweep to go on") -> list[str]:
+def _status_lines(found: "Status", rest: str = "a sweep of all its seeds and values makes the rest") -> list[str]:
     share = f"{math.floor(1000 * found.done / found.runs) / 10:g} %"
     done = f"finished, {found.runs} runs" if found.finished else f"{found.done} of {found.runs} runs done ({share})"
     lines = [f"{found.path}: {done}", *(f"damaged: {key} {what}" for key, what in found.damaged.items())]

@@ -364,8 +364,8 @@ def _check_point(there: Mapping[str, np.ndarray], given: Mapping[str, float], x6
     """Return the place of the given value along every axis; one that has a single value need not be given."""
     several = {name for name, values in there.items() if len(values) > 1}
     if not several <= set(given) <= set(there):
-        axes = f"the runs have {', '.join(there)}" if there else "the runs have no axis"
-        raise problem_with("axes", ", ".join(given) or "none", axes, "give one value of each")
+        has, instead = (", ".join(there), "give one value of each") if there else ("no axis", "leave it out")
+        raise problem_with("axes", ", ".join(given) or "no value", f"the runs have {has}", instead)
     single = {name: values[0].item() for name, values in there.items() if len(values) == 1}
     return {name: _nearest(name, there[name], value, x64) for name, value in (single | dict(given)).items()}
 

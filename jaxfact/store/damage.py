@@ -6,8 +6,8 @@ from jaxfact.store import claims
 from jaxfact.store.grid import Tile
 from jaxfact.store.look import look
 from jaxfact.store.marks import Marks
-from jaxfact.store.medium import Medium
-from jaxfact.store.root import TILES, Root
+from jaxfact.store.medium import MISSING, Medium
+from jaxfact.store.root import ROOT, TILES, Root
 from jaxfact.store.roots import Found, beside
 
 
@@ -19,6 +19,8 @@ def damage_of(
     Elsewhere than in a folder only a `thorough` look is one.
     """
     root = known.root
+    if known.damaged == {ROOT: MISSING} and not len(marks.records) and not marks.damaged:
+        return {}, marks.done()  # what follows from its first root is being written, or was cut short
     found = look(medium, root, marks, thorough=thorough)
     unlike = beside(medium, known) if medium.folder is not None or thorough else {}
     return {
@@ -31,11 +33,16 @@ def damage_of(
 
 
 def _without_mark(medium: Medium, root: Root, marks: Marks) -> dict[str, str]:
-    """Return the tiles that were written, that are not marked, and that nobody works on: their marks were lost."""
+    """Return the tiles that were written, that are not marked, and that nobody works on: their marks were lost.
+
+    Who makes a tile marks it before letting go of it, so that marks are read again after that.
+    """
+    if left := [tile for tile in written_only(medium, root, marks) if claims.owner(medium, tile) is None]:
+        marks.refresh()
     return {
         f"{TILES}/marks-*.npy": f"lacks tile {'-'.join(map(str, tile))}, which was written"
-        for tile in written_only(medium, root, marks)
-        if claims.owner(medium, tile) is None
+        for tile in left
+        if marks.find(tile) is None
     }
 
 

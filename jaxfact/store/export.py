@@ -24,6 +24,8 @@ from jaxfact.results.whole import check_new_file, whole_file
 from jaxfact.store.files import open_results
 
 _ROWS = 65536  # about this many at a time
+_RESERVED = {"REFERENCE_LIST", "CLASS", "NAME", "DIMENSION_LIST", "_Netcdf4Dimid", "_Netcdf4Coordinates"}
+_RESERVED |= {"_nc3_strict", "_NCProperties"}  # attributes that netCDF keeps for itself; no sweep writes one
 
 
 def to_csv(store: str | Path, out: str | Path) -> int:
@@ -78,7 +80,7 @@ def to_netcdf(store: str | Path, out: str | Path) -> int:
     finished = int((runs.outcome != PENDING).sum())
     whole = encoded(runs)
     for variable in (whole, *whole.variables.values()):
-        variable.attrs = plain(variable.attrs)
+        variable.attrs = plain({name: of for name, of in variable.attrs.items() if name not in _RESERVED})
     with _new_file(Path(out)) as made:
         whole.to_netcdf(made, engine="h5netcdf")
     return finished

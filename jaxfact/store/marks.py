@@ -220,7 +220,7 @@ def _records_in(key: str, content: bytes, kind: np.dtype) -> np.ndarray:
     """Return the marks in a file. Raises Damage for anything else."""
     if not is_summed(content):
         raise Damage(key, "has another checksum than it should")
-    count = (len(content) - len(_header_of(kind, 0))) // kind.itemsize
+    count = max(0, (len(content) - len(_header_of(kind, 0))) // kind.itemsize)
     if content.startswith(header := _header_of(kind, min(count, MOST))):
         return np.frombuffer(content, kind, count, len(header))
     try:  # NumPy of another version may write another header

@@ -16,8 +16,8 @@ import numpy as np
 COORDINATES = 65536
 """Values in a part of a coordinate along the axes and the seeds."""
 
-LARGEST = 2**28
-"""No coordinate has more values."""
+LARGEST = 2**27
+"""All coordinates of a store together have no more places on disk: a gigabyte of memory, which a short root may ask."""
 
 SUM = 4
 """Bytes of a CRC-32C."""
@@ -124,24 +124,32 @@ def as_text(values: np.ndarray) -> dict[str, Any]:
     kept: dict[str, Any] = {"dtype": values.dtype.name, "shape": list(values.shape)}
     if values.dtype.kind == "f":
         return kept | {"numbers": [x if math.isfinite(x) else str(x) for x in flat.tolist()]}
-    whole = flat.astype(np.int64)
-    begins = np.flatnonzero(np.diff(whole, prepend=whole[:1] - 2) != 1)
+    whole = flat.astype(np.int64, copy=False)
+    begins = np.concatenate([np.zeros(min(1, len(whole)), np.int64), np.flatnonzero(np.diff(whole) != 1) + 1])
     lengths = np.diff(begins, append=len(whole))
     return kept | {"ranges": np.stack([whole[begins], lengths], axis=1).tolist()}
 
 
 def from_text(kept: Mapping[str, Any]) -> np.ndarray:
     """Return the numbers of `as_text`. Raises ValueError, KeyError or TypeError for what it cannot have written."""
-    dtype, shape = dtype_named(kept["dtype"]), [int(length) for length in kept["shape"]]
-    if any(length < 0 for length in shape) or math.prod(shape) > LARGEST:
-        raise ValueError("too many values")
+    dtype, shape = dtype_named(kept["dtype"]), shape_of(kept)
     if dtype.kind == "f":
         return np.array([float(x) for x in kept["numbers"]], dtype).reshape(shape)
     ranges = [(int(begin), int(length)) for begin, length in kept["ranges"]]
     if any(length < 1 for _, length in ranges) or sum(length for _, length in ranges) != math.prod(shape):
         raise ValueError("another number of values")
-    numbers = [np.arange(begin, begin + length, dtype=np.int64) for begin, length in ranges]
-    return np.concatenate([np.zeros(0, np.int64), *numbers]).astype(dtype).reshape(shape)
+    begins, lengths = np.array(ranges, np.int64).reshape(-1, 2).T
+    numbers = np.repeat(begins - (np.cumsum(lengths) - lengths), lengths)
+    numbers += np.arange(len(numbers))
+    return numbers.astype(dtype, copy=False).reshape(shape)
+
+
+def shape_of(kept: Mapping[str, Any]) -> list[int]:
+    """Return the shape of what `as_text` holds, before any of it is made. Raises ValueError, KeyError or TypeError."""
+    shape = [int(length) for length in kept["shape"]]
+    if any(length < 0 for length in shape):
+        raise ValueError("shape")
+    return shape
 
 
 def _little(values: np.ndarray) -> np.ndarray:

@@ -21,6 +21,9 @@ _PAUSES = (0.1, 1.0, 3.0)
 _LONG = 10.0  # seconds after which it need not: the service's own client has tried it many times by then
 _SURE = (FileNotFoundError, PermissionError, MemoryError, ValueError, TypeError, NotImplementedError)
 
+_LAST_RESORTS = ("/latest/api/token", "computeMetadata", "169.254.")
+"""Where clients ask for credentials when the environment has none: what answers on machines of a cloud."""
+
 _MEMORIES: dict[str, "ZarrStore"] = {}
 
 
@@ -105,16 +108,23 @@ class Objects:
         for pause in (*_PAUSES, None):
             began = time.monotonic()
             try:
+                await self._store._ensure_open()  # an archive, for example: nobody else opens it
                 return await ask()
             except FileNotFoundError:
                 raise
             except Exception as error:
                 if pause is None or isinstance(error, _SURE) or time.monotonic() - began > _LONG:
-                    said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-                    said = f"{self.name}: {key or 'the store'} cannot be reached ({said}); what is there is unchanged"
-                    raise StoreError(errno.EIO, f"{said}: look whether there is such a place, or try again") from error
+                    raise StoreError(errno.EIO, self._unreached(key, error)) from error
                 await asyncio.sleep(pause)
         raise AssertionError("the last try ends in one way or the other")
+
+    def _unreached(self, key: str, error: Exception) -> str:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        instead = "look whether there is such a place, or try again"
+        if any(place in said for place in _LAST_RESORTS):
+            instead = "no credentials were found, which the environment has to hold as for the service's own tools"
+        said = f"{self.name}: {key or 'the store'} cannot be reached ({said})"
+        return f"{said}; what is there is unchanged: {instead}"
 
 
 def in_memory(url: str) -> Objects:

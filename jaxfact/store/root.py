@@ -22,6 +22,9 @@ TILES = "tiles"
 BLOCKS = "tile"
 """The attribute that holds the lengths of a tile."""
 
+MOST_TILES = 2**24
+"""No store has more, over all variants."""
+
 _OURS, _FORMAT = "store", 1
 _GROUP = {"zarr_format": 3, "node_type": "group"}
 _TEXTS = ("jaxfact", "jax", "jaxlib", "backend", "device", "matmul_precision", "compression", "date")
@@ -83,6 +86,12 @@ class Root(NamedTuple):
         """The values of what runs do not change, without holes."""
         fixed = {name: of.values for name, of in self.variables.items() if of.values is not None}
         return fixed | self.grid.values
+
+    @property
+    def places(self) -> int:
+        """The number of places on disk of all coordinates together, holes included."""
+        fixed = sum(of.values.size for of in self.variables.values() if of.values is not None)
+        return fixed + sum(ends[-1] for ends in self.grid.segments)
 
     def shard(self, name: str) -> tuple[int, ...]:
         """Return the shape of a tile of a variable."""
@@ -183,11 +192,14 @@ def _understood(document: Mapping[str, Any], kept: Mapping[str, Any]) -> Root:
     """Return the root in a document that may hold anything."""
     attributes = {name: value for name, value in document["attributes"].items() if name not in (_OURS, BLOCKS)}
     arrays = {name: of for name, of in document["consolidated_metadata"]["metadata"].items() if name != TILES}
+    ends = {name: tuple(_whole(end) for end in some) for name, some in kept["ends"].items()}
+    lengths = {name: math.prod(metadata.shape_of(text)) for name, text in kept["values"].items()}
+    if sum(max(length, *ends.get(name, (0,))) for name, length in lengths.items()) > LARGEST:
+        raise ValueError("too many values")  # before any of them is made
     values = {name: metadata.from_text(text) for name, text in kept["values"].items()}
     axes = attributes["axes"]
     for name in (*arrays, *axes, *values):
         check_name(name)
-    ends = {name: tuple(_whole(end) for end in some) for name, some in kept["ends"].items()}
     blocks = tuple(_whole(length) for length in document["attributes"][BLOCKS])
     grid = Grid(
         {name: values[name] for name in axes}, values["seed"], blocks, tuple(ends[name] for name in (*axes, "seed"))
@@ -208,6 +220,8 @@ def _understood(document: Mapping[str, Any], kept: Mapping[str, Any]) -> Root:
     _check_said(attributes)
     root = Root(attributes, grid, variables, sizes, _whole(kept["generation"], least=0))
     meanings = root.outcomes
+    if math.prod(root.counts) > MOST_TILES:
+        raise ValueError("too many tiles")
     if variables["outcome"].values is not None or not meanings or len(set(meanings)) != len(meanings):
         raise ValueError("outcome")
     return root
@@ -235,10 +249,8 @@ def _check_grid(grid: Grid) -> None:
     for values, ends, block in zip(grid.values.values(), grid.segments, grid.blocks, strict=True):
         begins = (0, *(-(-end // block) * block for end in ends[:-1]))
         lengths = [end - begin for begin, end in zip(begins, ends, strict=True)]
-        if values.ndim != 1 or min(lengths) < 1 or sum(lengths) != len(values) or ends[-1] > LARGEST:
+        if values.ndim != 1 or min(lengths) < 1 or sum(lengths) != len(values):
             raise ValueError("segments")
-    if math.prod(grid.counts) > LARGEST:
-        raise ValueError("tiles")
 
 
 def _whole(number: Any, least: int = 1) -> int:

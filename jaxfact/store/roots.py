@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxfact.inputs import problem_with
 from jaxfact.store.claims import changing
+from jaxfact.store.folder import Folder
 from jaxfact.store.marks import is_marks
 from jaxfact.store.medium import MISSING, Damage, Medium, put_over
 from jaxfact.store.metadata import chunk_of, is_chunk_of
@@ -28,13 +29,19 @@ def read_root(medium: Medium, instead: str) -> Found:
     Raises ValueError, which ends in what to do instead, where there is no store of a sweep, and Damage where none of
     its generations is whole.
     """
-    damaged: dict[str, str] = {}
-    if (found := _read(medium, ROOT, damaged)) is not None:
-        return found
-    if (found := _last(medium, damaged)) is not None:
-        damaged.setdefault(ROOT, MISSING)
-        return found
-    raise _unreadable(medium, damaged, instead)
+    damaged, there = dict[str, str](), False
+    for _ in range(2):
+        if (found := _read(medium, ROOT, damaged)) is not None:
+            return found
+        if (found := _last(medium, damaged)) is not None:
+            damaged.setdefault(ROOT, MISSING)
+            return found
+        there = is_sweep(medium)
+        if damaged or not there:
+            break  # else it has been created in between
+    if not there and not set(damaged) - {ROOT}:
+        raise problem_with("store", medium.name, "is not the store of a sweep", instead)
+    raise _unreadable(medium, damaged)
 
 
 def change(medium: Medium, instead: str, changed: Callable[[Root], Root | None]) -> list[str]:
@@ -45,7 +52,7 @@ def change(medium: Medium, instead: str, changed: Callable[[Root], Root | None])
     read_root(medium, instead)  # before a lock is put where there may be no store
     with changing(medium):
         while True:
-            found = _latest(medium, instead)
+            found = _latest(medium)
             said = [f"{key} {what}" for key, what in found.damaged.items()]
             for key in found.damaged:
                 medium.put_aside(key)
@@ -62,7 +69,10 @@ def change(medium: Medium, instead: str, changed: Callable[[Root], Root | None])
 
 
 def settle(medium: Medium, root: Root, content: bytes) -> list[str]:
-    """Write what follows from a root, the copy that readers open last; return what was there before and is not now."""
+    """Write what follows from a root, the copy that readers open last; return what was there before and is not now.
+
+    In a folder nobody else may do so meanwhile: see `changing`.
+    """
     damaged: dict[str, str] = {}
     seen = _read(medium, ROOT, damaged)
     is_settled = seen is not None and seen.content == content
@@ -71,6 +81,9 @@ def settle(medium: Medium, root: Root, content: bytes) -> list[str]:
     unlike = unlike_root(medium, root)
     for key in [key for key, what in unlike.items() if is_settled and what != MISSING] + list(damaged):
         medium.put_aside(key)
+    if isinstance(medium, Folder) and not root.generation:  # whose folders are few: a killed creation left half a file
+        for key in [ROOT] * (not is_settled) + list(unlike):
+            medium.tidy(key)
     for key, made, _ in _following(root):
         if key in unlike:
             put_over(medium, key, made())
@@ -103,11 +116,6 @@ def beside(medium: Medium, known: Found) -> dict[str, str]:
     Nothing where a later generation has begun, whose files these may be.
     """
     damaged, root = dict[str, str](), known.root
-    try:
-        if max([generation_of(name) or 0 for name in medium.list(TILES)], default=0) > root.generation:
-            return {}
-    except Damage as damage:
-        return {damage.key: damage.what}
     key = root_key(root.generation)
     try:
         content = medium.get(key)
@@ -117,7 +125,14 @@ def beside(medium: Medium, known: Found) -> dict[str, str]:
             damaged[key] = "is not what a sweep writes"
     except Damage as damage:
         damaged[damage.key] = damage.what
-    return {**damaged, **unlike_root(medium, root)}
+    damaged |= unlike_root(medium, root)
+    if damaged:  # looked at last: whoever extends the store puts the generation before all else
+        try:
+            if max([generation_of(name) or 0 for name in medium.list(TILES)], default=0) > root.generation:
+                return {}
+        except Damage as damage:
+            return {damage.key: damage.what}
+    return damaged
 
 
 def is_sweep(medium: Medium) -> bool:
@@ -141,12 +156,12 @@ def _later(function: Callable[[np.ndarray], bytes], values: np.ndarray) -> Calla
     return lambda: function(values)
 
 
-def _latest(medium: Medium, instead: str) -> Found:
+def _latest(medium: Medium) -> Found:
     """Return the last generation that is whole, whichever of its two copies is."""
     damaged: dict[str, str] = {}
     found = [one for one in (_last(medium, damaged), _read(medium, ROOT, damaged)) if one is not None]
     if not found:
-        raise _unreadable(medium, damaged, instead)
+        raise _unreadable(medium, damaged)
     return max(found, key=lambda one: one.root.generation)
 
 
@@ -175,9 +190,7 @@ def _read(medium: Medium, key: str, damaged: dict[str, str], generation: int | N
         return None
 
 
-def _unreadable(medium: Medium, damaged: dict[str, str], instead: str) -> ValueError:
+def _unreadable(medium: Medium, damaged: dict[str, str]) -> Damage:
     others = {key: what for key, what in damaged.items() if key != ROOT}
-    if not others and not is_sweep(medium):
-        return problem_with("store", medium.name, "is not the store of a sweep", instead)
     key, what = next(iter({**others, **damaged}.items()), (ROOT, MISSING))
     return Damage(f"{medium.name}: {key}", what)

@@ -1,5 +1,6 @@
 """What is done to a whole store: it is created, a sweep is admitted to it, it is extended, and mended."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,13 +10,14 @@ import xarray as xr
 from jaxfact.engine.axes import places_of
 from jaxfact.inputs import problem_with
 from jaxfact.results.flags import encoded
+from jaxfact.store.claims import changing
 from jaxfact.store.damage import written_only
 from jaxfact.store.differences import check_same
 from jaxfact.store.grid import Grid
 from jaxfact.store.marks import Writer, now
 from jaxfact.store.medium import MISSING, Place, medium_of
 from jaxfact.store.metadata import LARGEST, Variable
-from jaxfact.store.root import TILES, Root, as_json, check_name, root_key
+from jaxfact.store.root import MOST_TILES, TILES, Root, as_json, check_name, root_key
 from jaxfact.store.roots import change, settle
 from jaxfact.store.tilestore import TileStore
 
@@ -36,7 +38,9 @@ def create(place: Place, grid: Grid, template: xr.Dataset) -> None:
     content = root.content()
     if not medium.is_empty() or not medium.put_new(root_key(0), content):
         raise FileExistsError(medium.name)
-    settle(medium, root, content)
+    with changing(medium):
+        if medium.size(root_key(1)) is None:  # else somebody has settled it, and extended it
+            settle(medium, root, content)
 
 
 def _root(grid: Grid, template: xr.Dataset) -> Root:
@@ -47,7 +51,6 @@ def _root(grid: Grid, template: xr.Dataset) -> Root:
         except ValueError:
             needed = "is what a store calls its tiles" if name == TILES else "is no name of a file"
             raise problem_with("axes", name, needed, "rename the experiment's parameter, or the record") from None
-    _check_lengths(grid)
     variables = {
         str(name): Variable(
             tuple(map(str, variable.dims)),
@@ -60,13 +63,19 @@ def _root(grid: Grid, template: xr.Dataset) -> Root:
     for name in grid.names:
         variables[name] = variables[name]._replace(dtype=grid.values[name].dtype)
     sizes = {str(dim): length for dim, length in template.sizes.items() if dim not in grid.names}
-    return Root(as_json(template.attrs) | {"created": now()}, grid, variables, sizes)
+    return _checked(Root(as_json(template.attrs) | {"created": now()}, grid, variables, sizes))
 
 
-def _check_lengths(grid: Grid) -> None:
-    for name, ends in zip(grid.names, grid.segments, strict=True):
-        if ends[-1] > LARGEST:
-            raise problem_with(name, f"{ends[-1]} values", "a store has at most 2²⁸ along an axis", "use two stores")
+def _checked(root: Root) -> Root:
+    """Refuse a root that is larger than readers take."""
+    if root.places > LARGEST:
+        held, needed = f"{root.places} seeds and values of axes", "a store has at most 2²⁷, with holes"
+        raise problem_with("store", held, needed, "use two stores")
+    if (tiles := math.prod(root.counts)) > MOST_TILES:
+        raise problem_with(
+            "store", f"{tiles} tiles", "a store has at most 2²⁴", "give more tile_runs, or use two stores"
+        )
+    return root
 
 
 def admit(place: Place, wanted: Mapping[Any, Any], accept: Iterable[str] = ()) -> list[str]:
@@ -102,9 +111,7 @@ def extend(place: Place, axes: Mapping[str, np.ndarray], seeds: np.ndarray) -> N
             new[name] = wanted[places_of(wanted, there, root.attributes["x64"] or name == "seed") < 0]
         if not any(map(len, new.values())):
             return None
-        grid = root.grid.extended(new)
-        _check_lengths(grid)
-        return root._replace(grid=grid)
+        return _checked(root._replace(grid=root.grid.extended(new)))
 
     change(medium_of(place), "create it first", longer)
 
