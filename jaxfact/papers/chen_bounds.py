@@ -182,7 +182,7 @@ CHEN_PROVEN_STEP = Preset(
     randomness="A seed draws the start, shared by all scales; the matrix is fixed.",
     needs_x64=True,
     seeds=40,
-    seconds=15,
+    seconds=5,
     job=steps_by_the_proof,
 )
 

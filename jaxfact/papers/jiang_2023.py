@@ -125,7 +125,7 @@ JIANG_INCREMENTAL = Preset(
     randomness="A seed draws the start, shared by all sizes of it; the matrix is fixed.",
     needs_x64=True,
     seeds=20,
-    seconds=15,
+    seconds=20,
     job=descents,
 )
 

@@ -128,7 +128,7 @@ def sampled(runs: Runs) -> list[Hypothesis]:
     found = runs["runs"]
     size, fraction, norm = found.attrs["shape"][0], float(found.fraction.min()), float(found.norm.min())
     incoherence = float(np.max(found.row.isel(step=0) ** 2)) * size / RANK
-    asked = incoherence**4 * RANK**9 * np.log(1 / norm) ** 6 * np.log(size) ** 2 / size
+    asked = float(incoherence**4 * RANK**9 * np.log(1 / norm) ** 6 * np.log(size) ** 2 / size)
     step = STEP_SIZE * (fraction * size) ** 0.5 / (incoherence * RANK)
     step_size = Hypothesis("η over µr/(√(pd)σ₁), at least", step, "about a constant", None)
     if fraction == 1:
