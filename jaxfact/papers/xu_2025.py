@@ -184,7 +184,7 @@ XU_2025 = Preset(
     randomness="A seed draws the start, shared by all widths, scales and step sizes; the target is fixed.",
     needs_x64=True,
     seeds=20,
-    seconds=10,
+    seconds=25,
     job=descents,
 )
 
