@@ -104,7 +104,7 @@ DU_HU_LEE_FIG1 = Preset(
     randomness="A seed draws the start, shared by both methods; the target is fixed.",
     needs_x64=True,
     seeds=100,
-    seconds=10,
+    seconds=5,
     job=descents,
 )
 

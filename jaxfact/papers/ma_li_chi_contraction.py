@@ -138,7 +138,7 @@ MA_LI_CHI_CONTRACTION = Preset(
     "fixed.",
     needs_x64=True,
     seeds=20,
-    seconds=10,
+    seconds=15,
     job=contractions,
 )
 
