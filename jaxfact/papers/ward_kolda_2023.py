@@ -26,7 +26,7 @@ CASES = {"rank5width5": (5, 5), "rank5width10": (5, 10), "rank5width20": (5, 20)
 """Ranks and widths by the name of their runs."""
 CONDITIONS = (2.0, 5.0, 10.0, 20.0, 40.0)
 AT = 10.0
-"""The largest κ of the preset, at which widths, ranks and starts are compared; beyond it only growth is reported."""
+"""The κ up to which growth is judged, and at which widths, ranks and starts are compared."""
 _TYPICAL, _GAUSSIAN = "rank5width10", "gaussian"
 
 
@@ -196,8 +196,8 @@ C25 = Claim(
     ),
     evidence="The introduction was read, the start in a third party's restatement and from memory; sizes of the "
     "paper's figures were not found.",
-    departure="The constant C is not known: it is taken to be 1, and C and ν of the start are 8 and ½. κ of 20 and 40 "
-    "are added to 2, 5 and 10, and rank 2 to 5.",
+    departure="The constant C is not known: it is taken to be 1. The start's own C and ν are 8 and ½. "
+    "The growth is judged at κ of 2, 5 and 10, and stands beside at 20 and 40.",
 )
 
 PAPER = Paper(

@@ -67,9 +67,8 @@ def races(
     momenta: Sequence[float] = (0.0, 1.0),
     rank: int = RANK,
     width: int = WIDTH,
-    steps: int = STEPS,
 ) -> Runs:
-    """Factorise 60×50 matrices of rank 5, at width 20, without the momentum and with it."""
+    """Factorise 60×50 matrices without the momentum and with it."""
 
     def experiment(condition, momentum):
         values = 1 - jnp.linspace(0, 1, rank) * (1 - 1 / condition)
@@ -79,7 +78,7 @@ def races(
         "runs": sweeps(
             "runs",
             experiment,
-            max_steps=steps,
+            max_steps=STEPS,
             tolerance=LEVELS[-1],
             levels=LEVELS,
             record={"spread": spread},
