@@ -1,6 +1,7 @@
 """Papers: each claim holds at a reduced size, and with a wrong setting its verdict is another."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -194,6 +195,16 @@ def test_names_and_precision():
     assert all(preset.seconds <= 60 for paper in found for preset in paper.presets)
     with pytest.raises(ValueError, match="paper=nothing: the papers are chen-2024, .*choose one"):
         papers.find("nothing")
+
+
+def test_every_claim_has_its_paragraph_and_figure():
+    folder = Path(__file__).parent.parent / "docs"
+    page = (folder / "claims.md").read_text(encoding="utf-8")
+    assert page.count("\n### ") == len(CLAIMS)
+    for name, (_, claim) in CLAIMS.items():
+        assert f"\n### {name}: {claim.title}\n" in page
+        assert f"\n![{name}](claims/{name}.png)\n" in page
+        assert (folder / "claims" / f"{name}.png").exists()
 
 
 def test_what_a_hypothesis_decides():

@@ -132,7 +132,7 @@ JIA_SMALL = Preset(
 
 C24 = Claim(
     id="C24",
-    title="alternating ScaledGD is independent of the condition number",
+    title="alternating ScaledGD is independent of κ",
     place="abstract, and the authors' script",
     statement="Alternating descent that is preconditioned by the Gram matrix of the other factor takes as many steps "
     "from random starts at any condition number κ; plain descent is still on its way where κ is large.",

@@ -131,7 +131,7 @@ JIANG_INCREMENTAL = Preset(
 
 C29 = Claim(
     id="C29",
-    title="wide descent passes the best approximation of every rank",
+    title="wide descent passes by every rank",
     place="abstract: components are learned in order",
     statement="From a small start descent of a large width learns one principal component after the other: it passes "
     "by the best approximations of rank 1, 2, 3, where early stopping finds them, the nearer the smaller the start is.",

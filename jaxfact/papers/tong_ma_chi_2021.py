@@ -127,7 +127,7 @@ TONG_CONTRACTION = Preset(
 
 C22 = Claim(
     id="C22",
-    title="ScaledGD contracts at every condition number",
+    title="ScaledGD contracts at every κ",
     place="Theorem 13",
     statement="Near a matrix that is seen in full, ScaledGD contracts by 1 − 0.7η a step or more, whatever the "
     "condition number.",

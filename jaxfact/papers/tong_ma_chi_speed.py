@@ -136,7 +136,7 @@ TONG_FIG2_SMALL = Preset(
 
 C23 = Claim(
     id="C23",
-    title="ScaledGD is independent of the condition number",
+    title="ScaledGD is independent of κ",
     place="Figure 2",
     statement="ScaledGD takes as many steps to a further digit at any condition number κ; plain descent takes the more "
     "the larger it is, in proportion to κ.",
