@@ -208,7 +208,7 @@ REFUSED = {
     "paper nobody-2030 --width 3": "No such option: --width",
     "paper nobody-2030 matrix.npy": "unexpected extra argument",
     "paper --seeds 3": "paper=None: --seeds, --out and --json need a name",
-    "verify C911": "claim=C911: is neither the id of a claim nor the name of a paper; C901 may be meant",
+    "verify C9011": "claim=C9011: is neither the id of a claim nor the name of a paper; C901 may be meant",
     "verify ye-du-2012": "claim=ye-du-2012: is neither the id of a claim nor the name of a paper; ye-du-2021 may be",
     "verify body-2031": "paper=body-2031: has no claims yet",
     "verify C901 --seeds 5": "seeds=5: C901 needs 8 to notice, with probability 0.95, that one start in three fails",
