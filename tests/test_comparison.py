@@ -48,11 +48,15 @@ def test_floor_reduces_to_the_known_formula():
     assert table.predicted_floor(EXACT, ComparisonSettings(width=3, noise=0)) == 0
 
 
-def compared(problem, step_size=0.5, scale=1e-3, weight=0.125, noise=1e-5, **options):
-    """Compare with one number of seeds, one budget and hyperparameters as arrays: then all share compiled programs."""
+def settings_as_data(step_size=0.5, scale=1e-3, weight=0.125, noise=1e-5, **options) -> ComparisonSettings:
+    """Return settings whose hyperparameters are arrays, so that comparisons of one budget share compiled programs."""
     numbers = {"step_size": step_size, "scale": scale, "weight": weight, "noise": noise}
-    arrays = {name: jnp.asarray(number, float) for name, number in numbers.items()}
-    return comparison.compare(problem, ComparisonSettings(width=3, seeds=100, max_steps=6_000, **arrays, **options))
+    return ComparisonSettings(**{name: jnp.asarray(number, float) for name, number in numbers.items()}, **options)
+
+
+def compared(problem, **options):
+    """Compare with one number of seeds and one budget."""
+    return comparison.compare(problem, settings_as_data(width=3, seeds=100, max_steps=6_000, **options))
 
 
 @pytest.fixture(scope="module")
@@ -274,10 +278,10 @@ def test_budgets_that_cut_off_say_what_to_raise():
 
 
 def test_the_advised_budget_is_enough():
-    """Where all were cut off, all arrive with the budget that was named, at several spectra and steps."""
-    for values, step_size in (([1, 0.5], 0.5), ([1, 0.5], 0.2)):
-        problem = jf.Factorization(values, shape=(6, 5))
-        short = ComparisonSettings(seeds=4, max_steps=20, step_size=step_size)
+    """Where all were cut off, all arrive with the budget that was named, at several steps."""
+    problem = jf.Factorization([1, 0.5], shape=(6, 5))
+    for step_size in (0.5, 0.2):
+        short = settings_as_data(seeds=4, max_steps=20, step_size=step_size)
         note = jf.compare(problem, short).notes[0]
         advised = int(re.search(r"cut off every run.* to about (\d+)$", note)[1])
         enough = jf.compare(problem, dataclasses.replace(short, max_steps=5 * -(-advised // 5)))
@@ -287,7 +291,7 @@ def test_the_advised_budget_is_enough():
 def test_a_usual_width_above_the_rank_is_lowered_and_said():
     """Only where it was not given, and where it is above."""
     problem = jf.Factorization([1, 0.5], shape=(6, 5))
-    found = jf.compare(problem, ComparisonSettings(seeds=4, max_steps=20))
+    found = jf.compare(problem, settings_as_data(seeds=4, max_steps=20))
     assert found.settings.width == 2
     assert "width 2: the rank of the 6×5 matrix; the usual 4 would be above it" in found.notes
     assert "of width 2" in " ".join(reports.heading(found))
