@@ -19,7 +19,8 @@ if "JAXFACT_CACHE" not in os.environ:
     os.environ["JAXFACT_CACHE"] = tempfile.mkdtemp(prefix="jaxfact-tests-")
     atexit.register(shutil.rmtree, os.environ["JAXFACT_CACHE"], ignore_errors=True)
 if sys.dont_write_bytecode:  # then every process would compile all sources that it imports, for four seconds
-    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = os.path.join(os.environ["JAXFACT_CACHE"], "bytecode")
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = tempfile.mkdtemp(prefix="jaxfact-bytecode-")
+    atexit.register(shutil.rmtree, sys.pycache_prefix, ignore_errors=True)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
 if "XDG_CONFIG_HOME" not in os.environ:
