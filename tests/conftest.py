@@ -8,6 +8,7 @@ import atexit
 import gc
 import os
 import shutil
+import sys
 import tempfile
 
 from compilation import QUICK, as_for_users
@@ -17,10 +18,14 @@ os.environ.setdefault("XLA_FLAGS", QUICK)
 if "JAXFACT_CACHE" not in os.environ:
     os.environ["JAXFACT_CACHE"] = tempfile.mkdtemp(prefix="jaxfact-tests-")
     atexit.register(shutil.rmtree, os.environ["JAXFACT_CACHE"], ignore_errors=True)
+if sys.dont_write_bytecode:  # then every process would compile all sources that it imports, for four seconds
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = tempfile.mkdtemp(prefix="jaxfact-bytecode-")
+    atexit.register(shutil.rmtree, sys.pycache_prefix, ignore_errors=True)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
 if "XDG_CONFIG_HOME" not in os.environ:
     os.environ["XDG_CONFIG_HOME"] = os.environ["JAXFACT_CACHE"]  # where stores are signed with a key of their own
 
-import sys
 import warnings
 from pathlib import Path
 

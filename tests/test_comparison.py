@@ -273,21 +273,29 @@ def test_budgets_that_cut_off_say_what_to_raise():
     assert np.isfinite(tied)
 
 
-def test_the_advised_budget_is_enough():
-    """Where all were cut off, all arrive with the budget that was named, at several spectra and steps."""
-    for values, step_size in (([1, 0.5], 0.5), ([1, 0.5], 0.2)):
-        problem = jf.Factorization(values, shape=(6, 5))
-        short = ComparisonSettings(seeds=4, max_steps=20, step_size=step_size)
-        note = jf.compare(problem, short).notes[0]
-        advised = int(re.search(r"cut off every run.* to about (\d+)$", note)[1])
-        enough = jf.compare(problem, dataclasses.replace(short, max_steps=5 * -(-advised // 5)))
+SOON_CUT_OFF = jf.Factorization([1, 0.5], shape=(6, 5)), ComparisonSettings(seeds=4, max_steps=20)
+
+
+@pytest.fixture(scope="module")
+def cut_off():
+    return jf.compare(*SOON_CUT_OFF)
+
+
+def test_the_advised_budget_is_enough(cut_off):
+    """Where all were cut off, all arrive with the budget that was named, at several steps; it is that of `remarks`."""
+    problem, short = SOON_CUT_OFF
+    named = int(re.search(r"cut off every run.* to about (\d+)$", cut_off.notes[0])[1])
+    assert named == pytest.approx(remarks.advised_steps(problem, cut_off.settings), rel=0.1)
+    slower = dataclasses.replace(short, step_size=0.2)
+    advised = remarks.advised_steps(problem, dataclasses.replace(slower, width=2, scale=cut_off.settings.scale))
+    for settings, budget in ((short, named), (slower, advised)):
+        enough = jf.compare(problem, dataclasses.replace(settings, max_steps=5 * int(budget // 5 + 1)))
         assert [row.outcomes["converged"][0] for row in enough.methods] == [1, 1, 1]
 
 
-def test_a_usual_width_above_the_rank_is_lowered_and_said():
+def test_a_usual_width_above_the_rank_is_lowered_and_said(cut_off):
     """Only where it was not given, and where it is above."""
-    problem = jf.Factorization([1, 0.5], shape=(6, 5))
-    found = jf.compare(problem, ComparisonSettings(seeds=4, max_steps=20))
+    problem, found = SOON_CUT_OFF[0], cut_off
     assert found.settings.width == 2
     assert "width 2: the rank of the 6×5 matrix; the usual 4 would be above it" in found.notes
     assert "of width 2" in " ".join(reports.heading(found))

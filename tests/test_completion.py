@@ -68,8 +68,16 @@ def close(actual, expected, rtol=1e-12, atol=1e-12):
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=rtol, atol=atol), actual, expected)
 
 
-@pytest.mark.parametrize("dense", [True, False])
-@pytest.mark.parametrize(("name", "width"), [*((name, 3) for name in MASKS), ("ragged", 1), ("ragged", 40)])
+# How long rows and columns are is of the tables that evaluate entries; a masked product has one way for all.
+@pytest.mark.parametrize(
+    ("name", "width", "dense"),
+    [
+        *((name, 3, False) for name in MASKS),
+        *((name, 3, True) for name in ("ragged", "one entry", "everything")),
+        ("ragged", 1, False),
+        ("ragged", 40, False),
+    ],
+)
 def test_loss_and_gradient_against_numpy(name, width, dense):
     """And the gradient against that of the loss by automatic differentiation."""
     mask = MASKS[name]

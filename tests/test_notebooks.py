@@ -24,7 +24,7 @@ def test_notebook_runs(path, tmp_path):
     assert "image/png" in str(shown)
 
 
-def test_readme_snippets_run(as_users_compile):
+def test_readme_snippets_run():
     """The first is what a reader tries first; it ends in quantiles that are finite at every point."""
     first, prepared, completion, sizes = re.findall(
         r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
@@ -38,7 +38,9 @@ def test_readme_snippets_run(as_users_compile):
     *lines, last = prepared.strip().splitlines()
     exec("\n".join(lines) + f"\nonce = {last.split('  #')[0]}", names)
     assert names["once"].outcome.sizes == {"seed": 100}
-    exec(completion, names)
+    fewer = completion.replace("seeds=20", "seeds=8")  # every run takes a thousand steps
+    assert fewer != completion
+    exec(fewer, names)
     assert names["diagram"].converged.sizes == {"fraction": 5, "rank": 3}
     assert names["diagram"].threshold.sel(rank=1) < names["diagram"].threshold.sel(rank=3)
     *lines, last = sizes.strip().splitlines()

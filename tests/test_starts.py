@@ -13,11 +13,14 @@ from jaxfact.problems.compression import Compressed
 KEYS = jr.split(jr.key(11), 3000)
 # A two-sided normal deviation beyond this has probability 7e-6; the keys are fixed.
 Z = 4.5
+# Up to both sides of `low`, between them, and above both.
+WIDTHS = (3, 4, 6)
 
 
 one_draw = jax.jit(draw)
 # Starts that are compared are drawn together: their random bits are compiled once.
 all_draws = jax.jit(lambda starts, key, problem: [draw(start, key, problem) for start in starts])
+distances = jax.jit(lambda starts, problem: [problem.distance(draw(start, KEYS[0], problem)) for start in starts])
 many_draws = jax.jit(jax.vmap(all_draws, in_axes=(None, 0, None)))
 
 
@@ -36,7 +39,6 @@ def tall():
 
 @pytest.fixture(scope="module")
 def low():
-    """Sides that widths from 2 to 6 lie below, at, between and above."""
     return jf.Factorization(np.array([1.0, 0.5]), shape=(5, 3))
 
 
@@ -60,14 +62,16 @@ def test_gaussian_factors_are_not_correlated(tall):
 
 def test_gaussian_by_norm_means_the_same_at_every_size():
     """scale = norm/√(m+n), so that E‖[U; V]‖²_F = norm²·width whatever m and n."""
+    by_its_norm, by_its_scale = jf.starts.Gaussian(3, norm=0.8), jf.starts.Gaussian(3, scale=0.8 / np.sqrt(50))
+    one, same = all_draws([by_its_norm, by_its_scale], KEYS[0], jf.Factorization(np.array([1.0]), shape=(30, 20)))
+    np.testing.assert_allclose(one.U, same.U, rtol=1e-13)
     for shape in ((9, 4), (30, 20)):
-        problem = jf.Factorization(np.array([1.0]), shape=shape)
-        rules = jf.starts.Gaussian(3, norm=0.8), jf.starts.Gaussian(3, scale=0.8 / np.sqrt(sum(shape)))
-        by_norm, by_scale = draws(problem, *rules)
-        np.testing.assert_allclose(by_norm.U, by_scale.U, rtol=1e-13)
+        (by_norm,) = draws(jf.Factorization(np.array([1.0]), shape=shape), by_its_norm)
         squared = np.sum(by_norm.U**2, axis=(1, 2)) + np.sum(by_norm.V**2, axis=(1, 2))
         deviation = 0.8**2 * np.sqrt(2 * 3 / sum(shape) / len(KEYS))
         assert abs(squared.mean() - 0.8**2 * 3) < Z * deviation
+        # Negative control: the entries of another size would be off by far more.
+        assert abs(squared.mean() - 0.8**2 * 3 * sum(shape) / 25) > Z * deviation
 
 
 @pytest.mark.parametrize("ratio", [0.25, 25.0])
@@ -84,13 +88,14 @@ def test_ratio_is_that_of_the_factors_root_mean_squares(tall, ratio):
     assert abs(np.log(squares[0] / squares[1] / ratio**2 * 4 / 9)) > Z * deviation
 
 
-@pytest.mark.parametrize("width", [2, 3, 4, 6])
-def test_orthogonal_frames_are_exact(low, width):
+def test_orthogonal_frames_are_exact(low):
     """Columns where they fit, rows where the width exceeds the size."""
-    U, V = one_draw(jf.starts.Orthogonal(width, 0.6), KEYS[0], low)
-    for factor, size in ((U, 5), (V, 3)):
-        gram = factor.T @ factor if width <= size else factor @ factor.T
-        np.testing.assert_allclose(gram, 0.36 * np.eye(min(width, size)), atol=1e-15)
+    for width, pair in zip(
+        WIDTHS, all_draws([jf.starts.Orthogonal(d, 0.6) for d in WIDTHS], KEYS[0], low), strict=True
+    ):
+        for factor, size in zip(map(np.asarray, pair), low.shape, strict=True):
+            gram = factor.T @ factor if width <= size else factor @ factor.T
+            np.testing.assert_allclose(gram, 0.36 * np.eye(min(width, size)), atol=1e-15)
 
 
 def test_orthogonal_is_haar():
@@ -111,24 +116,24 @@ def test_orthogonal_is_haar():
     assert np.abs(np.einsum("kij,kij->k", U, V).mean()) < Z / np.sqrt(len(KEYS))
 
 
-@pytest.mark.parametrize("width", [2, 3, 4, 6])
-def test_balanced_keeps_the_gaussian_product(low, width):
-    starts = jf.starts.Gaussian(width, scale=0.3), jf.starts.Balanced(width, 0.3)
-    gaussian, balanced = all_draws(starts, KEYS[0], low)
-    np.testing.assert_allclose(balanced.product, gaussian.product, atol=1e-14)
-    np.testing.assert_allclose(balanced.imbalance, 0, atol=1e-14)
-    assert np.abs(gaussian.imbalance).max() > 0.1
+def test_balanced_keeps_the_gaussian_product(low):
+    """The imbalance is UᵀU − VᵀV."""
+    starts = [start for d in WIDTHS for start in (jf.starts.Gaussian(d, scale=0.3), jf.starts.Balanced(d, 0.3))]
+    drawn = [jf.Factors(*map(np.asarray, pair)) for pair in all_draws(starts, KEYS[0], low)]
+    for gaussian, balanced in zip(drawn[::2], drawn[1::2], strict=True):
+        np.testing.assert_allclose(balanced.U @ balanced.V.T, gaussian.U @ gaussian.V.T, atol=1e-14)
+        unequal, equal = (U.T @ U - V.T @ V for U, V in (gaussian, balanced))
+        np.testing.assert_allclose(equal, 0, atol=1e-14)
+        assert np.abs(unequal).max() > 0.1
 
 
 @pytest.mark.parametrize("name", ["dense, tall", "rank-deficient", "width above both sides"])
 def test_spectral_is_the_optimum(name):
     case = PROBLEMS[name]
-    problem = case.build()
-    best = jf.starts.Spectral(case.width).draw(KEYS[0], problem)
-    assert float(problem.distance(best)) < 1e-14
+    best, half = distances([jf.starts.Spectral(case.width), jf.starts.Spectral(case.width, 0.5)], case.build())
+    assert float(best) < 1e-14
     # Scaled by s, the product is s²·Σ_d: its distance is 1 − s².
-    half = jf.starts.Spectral(case.width, 0.5).draw(KEYS[1], problem)
-    assert float(problem.distance(half)) == pytest.approx(0.75, rel=1e-12)
+    assert float(half) == pytest.approx(0.75, rel=1e-12)
 
 
 def test_spectral_needs_a_known_target(tall):
@@ -147,15 +152,16 @@ def test_spectral_needs_a_known_target(tall):
         jf.starts.Spectral(1).draw(KEYS[0], Unknown())
 
 
-@pytest.mark.parametrize("begin", STARTS.values(), ids=STARTS)
-def test_one_key_one_draw(tall, begin):
-    start = begin(tall, 2)
-    first, again, other = (one_draw(start, key, tall) for key in (KEYS[0], KEYS[0], KEYS[1]))
+def test_one_key_one_draw(tall):
+    """Of every start: the same key gives the same bits, and another key other ones where anything is random."""
+    starts = [begin(tall, 2) for begin in STARTS.values()]
+    first, again, other = (all_draws(starts, key, tall) for key in (KEYS[0], KEYS[0], KEYS[1]))
     jax.tree.map(np.testing.assert_array_equal, first, again)
-    random = isinstance(start, jf.starts.Start) and not isinstance(
-        start, jf.starts.Spectral | jf.starts.ProjectedGradient
-    )
-    assert [bool(np.any(a != b)) for a, b in zip(first, other, strict=True)] == [random, random]
+    fixed = {"spectral", "projected gradient", "explicit factors"}
+    for name, one, two in zip(STARTS, first, other, strict=True):
+        assert [bool(np.any(np.asarray(a) != np.asarray(b))) for a, b in zip(one, two, strict=True)] == [
+            name not in fixed
+        ] * 2, name
 
 
 @pytest.mark.parametrize("unit", [1.0, 40.0])
@@ -202,10 +208,10 @@ def test_a_normed_start_has_its_spectral_norm(width, compressed):
     problem = jf.Factorization(np.array([1.0, 0.5]), shape=(30, 20))
     start = jf.starts.NormedGaussian(width, 0.02)
     problem = Compressed(problem, width) if compressed else problem
-    pair = start.draw(jr.key(1), problem)
+    tied = jf.Tied(jf.Factorization(np.array([1.0, 0.5]), shape=(20, 20)))
+    pair, gaussian = all_draws([start, jf.starts.Gaussian(width, scale=1.0)], jr.key(1), problem)
     assert np.linalg.norm(np.concatenate(pair), 2) == pytest.approx(0.02, rel=1e-12)
-    gaussian = jf.starts.Gaussian(width, scale=1.0).draw(jr.key(1), problem)
     size = np.linalg.norm(np.concatenate(gaussian), 2)
     np.testing.assert_allclose(np.concatenate(pair), np.concatenate(gaussian) * (0.02 / size), rtol=1e-12)
-    tied = start.draw(jr.key(1), jf.Tied(jf.Factorization(np.array([1.0, 0.5]), shape=(20, 20))))
-    assert np.linalg.norm(tied.X, 2) == pytest.approx(0.02, rel=1e-12)
+    if not compressed:
+        assert np.linalg.norm(one_draw(start, jr.key(1), tied).X, 2) == pytest.approx(0.02, rel=1e-12)
