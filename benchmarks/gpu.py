@@ -72,7 +72,7 @@ TINY = Sizes(
     few_widths=(2,),
     other_lanes=(None,),
     seconds=0.01,
-    shape=(40, 36),
+    shape=(20, 18),
     side=8,
     starts=(16,),
     steps=30,
@@ -81,7 +81,7 @@ TINY = Sizes(
     company=(16, 32),
     methods=("plain",),
     compiled=("plain",),
-    wide=(4, 8),
+    wide=(1, 6),
 )
 _MOST_NUMBERS = 2**27  # half a gigabyte of factors and state; the loop keeps several copies
 Rows = Iterator[dict[str, Any]]
