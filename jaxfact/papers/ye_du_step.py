@@ -113,6 +113,5 @@ C7 = Claim(
         small={"step_sizes": GRID[6:], "steps": 20_000},
         seeds=20,
     ),
-    departure="The constant of the theorem's O(·) is not stated: it is taken to be 1. The budget is 10⁶ steps: with "
-    "400,000, which were tried first, two of 64 starts were still on their way with the smallest step.",
+    departure="The constant of the theorem's O(·) is not stated: it is taken to be 1.",
 )
