@@ -124,6 +124,26 @@ def test_a_broken_step_breaks_an_identity():
 
 
 @pytest.mark.usefixtures("nobody")
+def test_identities_that_are_not_finite_decide_nothing(monkeypatch):
+    monkeypatch.setattr(verifying, "defects", lambda made: {"rotation": float("nan")})
+    found = jf.verify("C901", seeds=8)
+    assert found["C901"].verdict is Verdict.INCONCLUSIVE
+    assert jf.report(found).lines == ["C901: its runs are not finite from the first step on: rotation"]
+
+
+def test_several_sweeps_share_no_folder_with_something_else(tmp_path):
+    """A store of its own sweep is there from an earlier call; anything else in the folder is another's."""
+    problem = jf.Factorization(np.array([1.0, 0.5]), shape=(4, 3))
+    run = jf.Run(problem, jf.starts.Gaussian(2, scale=0.1), jf.methods.gradient_descent(0.5))
+    for seeds in (2, 3):
+        sweeps = papers.Sweeps(seeds, store=tmp_path / "runs", count=2)
+        assert [sweeps(name, lambda: run, max_steps=20).sizes["seed"] for name in "ab"] == [seeds] * 2
+    with pytest.raises(ValueError, match="holds something, but no runs of this claim"):
+        papers.Sweeps(2, store=tmp_path / "runs", count=2)("c", lambda: run, max_steps=20)
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["a.zarr", "b.zarr"]
+
+
+@pytest.mark.usefixtures("nobody")
 def test_the_command_tells_a_table_and_leaves_a_page(call, tmp_path):
     code, out, err = call("verify", "C901", "C903", "--seeds", "8")
     assert (code, err) == (0, "")
@@ -213,6 +233,7 @@ REFUSED = {
     "verify body-2031": "paper=body-2031: has no claims yet",
     "verify C901 --seeds 5": "seeds=5: C901 needs 8 to notice, with probability 0.95, that one start in three fails",
     "verify C901 C903 --store a.zarr": "store=a.zarr: holds the runs of one preset, and these claims have 2",
+    "verify C901 --store s4://a/b.zarr": "store=s4://a/b.zarr: needs a path, or a URL that begins with s3://",
     "verify --list --seeds 5": "--list=--seeds: runs nothing",
 }
 

@@ -17,7 +17,7 @@ def verify(
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="Number of seeds.  [default: each preset's own]")] = None,
     store: Annotated[
-        Path | None, typer.Option(help="Store of the runs: a killed command goes on, more seeds are added.")
+        str | None, typer.Option(help="Store of the runs, path or URL: a killed command goes on, seeds are added.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="New folder.  [default: jaxfact-verify, or the next free]")] = None,
     as_json: AsJson = False,
