@@ -49,8 +49,13 @@ def verify(
         return None
     verifying.check(chosen, seeds, store)
     folder = terminal.new_folder("jaxfact-verify", out)
-    with terminal.progress_bar("s of work") as progress:
-        found = verifying.verify(*chosen, seeds=seeds, store=store, progress=progress)
+    try:
+        with terminal.progress_bar("s of work") as progress:
+            found = verifying.verify(*chosen, seeds=seeds, store=store, progress=progress)
+    except KeyboardInterrupt:
+        if store is None:
+            raise
+        terminal.fail(f"interrupted; the same command goes on with what {store} holds", 130)
     folder = terminal.tell(reports.report_of(found, stored=store is not None), folder, as_json)
     if found.left_out:
         terminal.fail(f"interrupted before {', '.join(found.left_out)}", 130)

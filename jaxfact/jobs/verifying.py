@@ -57,8 +57,16 @@ class Verification:
     left_out: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> Verified:
-        """Return what became of a claim by its id."""
-        return next(found for found in self.claims if found.claim.id == name)
+        """Return what became of a claim by its id. Raises ValueError for one that was not run."""
+        known = {found.claim.id: found for found in self.claims}
+        if name.upper() not in known:
+            needed = f"is not among those that were run, {', '.join(known)}"
+            raise problem_with("claim", name, needed, "choose one of these")
+        return known[name.upper()]
+
+    def __repr__(self) -> str:
+        said = [f"{found.claim.id}: {found.verdict}" for found in self.claims]
+        return f"Verification({', '.join(said)})"
 
     @property
     def violated(self) -> tuple[str, ...]:
