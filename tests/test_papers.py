@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.special
 import xarray as xr
 
 import jaxfact as jf
@@ -228,6 +229,13 @@ def test_a_bracket_holds_the_point_at_which_half_succeed():
     assert rules.bracketed("", list(shares), successes, 2.0, 3.0).verdict is VIOLATED
     beyond = rules.bracketed("", list(shares), successes < 2, 0.7, 1.3)  # all succeed, up to the end of the grid
     assert (beyond.measured, beyond.low, beyond.verdict) == (1.5, 1.5, VIOLATED)
+
+
+def test_what_is_rare_is_seldom_called_frequent_by_chance():
+    """At the bound itself, by the binomial law; Wilson's interval would do it in 1e-4 of cases."""
+    runs, most = np.arange(10_000), 1e-3
+    first = next(count for count in range(60) if rules.rare("", runs < count, most).verdict is VIOLATED)
+    assert scipy.special.bdtrc(first - 1, len(runs), most) <= rules.ALARM
 
 
 def test_a_bootstrap_is_over_seeds():

@@ -102,7 +102,10 @@ def test_verdicts_come_as_objects_with_datasets():
     assert found.alarm == pytest.approx(2 * 2e-5)
     assert (told[-1], {total for _, total in told}) == ((10, 10), {10})
     assert [done for done, _ in told] == sorted(done for done, _ in told)
-    assert jf.verify("c901").claims[0].claim.id == "C901"
+    assert repr(found) == "Verification(C901: holds, C902: violated, C903: outside hypotheses)"
+    with pytest.raises(ValueError, match="claim=C1: is not among those that were run, C901, C902, C903"):
+        found["C1"]
+    assert jf.verify("c901")["c901"].claim.id == "C901"
 
 
 def test_a_broken_step_breaks_an_identity():
@@ -121,6 +124,26 @@ def test_a_broken_step_breaks_an_identity():
         Run(Bent(np.array([1.0, 0.5]), shape=(5, 4)), start, jf.methods.gradient_descent(0.05)), 50
     )
     assert max(bent.values()) > 1
+
+
+@pytest.mark.usefixtures("nobody")
+def test_identities_that_are_not_finite_decide_nothing(monkeypatch):
+    monkeypatch.setattr(verifying, "defects", lambda made: {"rotation": float("nan")})
+    found = jf.verify("C901", seeds=8)
+    assert found["C901"].verdict is Verdict.INCONCLUSIVE
+    assert jf.report(found).lines == ["C901: its runs are not finite from the first step on: rotation"]
+
+
+def test_several_sweeps_share_no_folder_with_something_else(tmp_path):
+    """A store of its own sweep is there from an earlier call; anything else in the folder is another's."""
+    problem = jf.Factorization(np.array([1.0, 0.5]), shape=(4, 3))
+    run = jf.Run(problem, jf.starts.Gaussian(2, scale=0.1), jf.methods.gradient_descent(0.5))
+    for seeds in (2, 3):
+        sweeps = papers.Sweeps(seeds, store=tmp_path / "runs", count=2)
+        assert sweeps("a", lambda: run, max_steps=20).sizes["seed"] == seeds
+    with pytest.raises(ValueError, match="holds something, but no runs of this claim"):
+        papers.Sweeps(2, store=tmp_path / "runs", count=2)("c", lambda: run, max_steps=20)
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["a.zarr"]
 
 
 @pytest.mark.usefixtures("nobody")
@@ -213,6 +236,7 @@ REFUSED = {
     "verify body-2031": "paper=body-2031: has no claims yet",
     "verify C901 --seeds 5": "seeds=5: C901 needs 8 to notice, with probability 0.95, that one start in three fails",
     "verify C901 C903 --store a.zarr": "store=a.zarr: holds the runs of one preset, and these claims have 2",
+    "verify C901 --store s4://a/b.zarr": "store=s4://a/b.zarr: needs a path, or a URL that begins with s3://",
     "verify --list --seeds 5": "--list=--seeds: runs nothing",
 }
 

@@ -17,7 +17,7 @@ def verify(
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="Number of seeds.  [default: each preset's own]")] = None,
     store: Annotated[
-        Path | None, typer.Option(help="Store of the runs: a killed command goes on, more seeds are added.")
+        str | None, typer.Option(help="Store of the runs, path or URL: a killed command goes on, seeds are added.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="New folder.  [default: jaxfact-verify, or the next free]")] = None,
     as_json: AsJson = False,
@@ -49,8 +49,13 @@ def verify(
         return None
     verifying.check(chosen, seeds, store)
     folder = terminal.new_folder("jaxfact-verify", out)
-    with terminal.progress_bar("s of work") as progress:
-        found = verifying.verify(*chosen, seeds=seeds, store=store, progress=progress)
+    try:
+        with terminal.progress_bar("s of work") as progress:
+            found = verifying.verify(*chosen, seeds=seeds, store=store, progress=progress)
+    except KeyboardInterrupt:
+        if store is None:
+            raise
+        terminal.fail(f"interrupted; the same command goes on with what {store} holds", 130)
     folder = terminal.tell(reports.report_of(found, stored=store is not None), folder, as_json)
     if found.left_out:
         terminal.fail(f"interrupted before {', '.join(found.left_out)}", 130)

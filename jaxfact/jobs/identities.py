@@ -30,7 +30,7 @@ def defects(sweeps: Iterable[Made]) -> dict[str, float]:
     found: dict[str, float] = {}
     for made, experiment in _each_once(sweeps):
         for name, ratio in of_run(_begun(made, experiment), int(made.runs.attrs["max_steps"])).items():
-            found[name] = max(found.get(name, 0.0), ratio)
+            found[name] = float(np.maximum(found.get(name, 0.0), ratio))
     return found
 
 

@@ -57,8 +57,16 @@ class Verification:
     left_out: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> Verified:
-        """Return what became of a claim by its id."""
-        return next(found for found in self.claims if found.claim.id == name)
+        """Return what became of a claim by its id. Raises ValueError for one that was not run."""
+        known = {found.claim.id: found for found in self.claims}
+        if name.upper() not in known:
+            needed = f"is not among those that were run, {', '.join(known)}"
+            raise problem_with("claim", name, needed, "choose one of these")
+        return known[name.upper()]
+
+    def __repr__(self) -> str:
+        said = [f"{found.claim.id}: {found.verdict}" for found in self.claims]
+        return f"Verification({', '.join(said)})"
 
     @property
     def violated(self) -> tuple[str, ...]:
@@ -94,7 +102,7 @@ def verify(
     Args:
         *claims_or_papers: Ids of claims and names of papers, all claims without any: verify("C8", "ye-du-2021").
         seeds: The number of seeds, each preset's own without it.
-        store: The path of a store of the runs, new or of the same claim; of one where a preset has one sweep, else a
+        store: The path or URL of a store of the runs, new or of the same claim; where a preset has several sweeps, of a
             folder with one for each.
         progress: Called with the seconds of work done and those of all work, by an estimate.
 
@@ -176,7 +184,7 @@ def _of_preset(
     preset: Preset, wanted: Chosen, seeds: int | None, store: str | Path | None, progress: Progress | None
 ) -> list[Verified]:
     began, count = time.monotonic(), preset.seeds if seeds is None else seeds
-    sweeps = Sweeps(count, progress, None if store is None else Path(store), preset.sweeps)
+    sweeps = Sweeps(count, progress, store, preset.sweeps)
     runs, x64 = preset.run(sweeps), bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
     with preset.precision():
         found = defects(sweeps.made.values())
@@ -192,7 +200,7 @@ def _of_preset(
 def _judged(paper: Paper, claim: Claim, runs: Runs, found: dict[str, float], command: str) -> Verified:
     findings, hypotheses = claim.judge(runs), claim.hypotheses(runs)
     verdict = verdict_of(findings, hypotheses)
-    if verdict is Verdict.HOLDS and any(ratio > 1 for ratio in found.values()):
+    if verdict is Verdict.HOLDS and not all(ratio <= 1 for ratio in found.values()):
         verdict = Verdict.INCONCLUSIVE  # runs whose arithmetic breaks an identity show nothing
     return Verified(claim, paper, 0, runs, findings, hypotheses, found, verdict, 0.0, command)
 

@@ -18,7 +18,9 @@ import xarray as xr
 from jaxfact.engine.experiment import Experiment
 from jaxfact.engine.tiles import Progress
 from jaxfact.figures.claims import Plot
+from jaxfact.inputs import problem_with
 from jaxfact.papers.rules import Finding, Verdict
+from jaxfact.store.medium import medium_of
 from jaxfact.sweep import sweep
 
 Runs = dict[str, xr.Dataset]
@@ -42,7 +44,7 @@ class Sweeps:
 
     seeds: int
     progress: Progress | None = None
-    store: Path | None = None
+    store: str | Path | None = None
     count: int = 1
     made: dict[str, Made] = field(default_factory=dict)
 
@@ -51,11 +53,19 @@ class Sweeps:
     ) -> xr.Dataset:
         """Run one sweep and return its dataset; options are those of `jaxfact.sweep`, and may be other seeds."""
         place = min(len(self.made), self.count - 1)
-        store = self.store if self.store is None or self.count == 1 else self.store / f"{name}.zarr"
         given = {"seeds": self.seeds, "tolerance": None, "progress": part(self.progress, place, self.count)}
-        found = sweep(experiment, max_steps=max_steps, store=store, **(given | options))  # pyright: ignore
+        found = sweep(experiment, max_steps=max_steps, store=self._store_of(name), **(given | options))  # pyright: ignore
         self.made[name] = Made(experiment, found)
         return found
+
+    def _store_of(self, name: str) -> str | Path | None:
+        if self.store is None or self.count == 1:
+            return self.store
+        own = f"{str(self.store).rstrip('/')}/{name}.zarr"
+        if not self.made and not medium_of(own).exists() and not medium_of(self.store).is_empty():
+            needed = "holds something, but no runs of this claim, whose sweeps have a store each"
+            raise problem_with("store", self.store, needed, "name a new folder, or the one of this claim")
+        return own
 
 
 Job = Callable[..., Runs]

@@ -89,8 +89,9 @@ def as_json(found: Verification) -> dict[str, Any]:
 
 def _heading(found: Verification) -> list[str]:
     chance = f"if all of them hold, one is called violated in at most {100 * found.alarm:.2g} % of cases"
-    said = [f"{len(found.claims)} claims, {sum(one.seconds for one in found.claims):.0f} s; {chance}"]
-    if len(found.claims) > 1:
+    count = len(found.claims)
+    said = [f"{count} claim{'s' * (count != 1)}, {sum(one.seconds for one in found.claims):.0f} s; {chance}"]
+    if count > 1:
         said.append("what stands behind each is on the page, all its numbers: jaxfact paper NAME")
     return said + [f"interrupted before {', '.join(found.left_out)}"] * bool(found.left_out)
 
@@ -107,10 +108,12 @@ def _remarkable(one: Verified) -> list[str]:
     name = one.claim.id
     unmet = [f"{h.what} is {h.value:.3g}, not {h.bound}" for h in one.hypotheses if h.met is False]
     broken = [f"{identity} by {ratio:.3g}" for identity, ratio in one.defects.items() if ratio > 1]
+    unknown = [identity for identity, ratio in one.defects.items() if math.isnan(ratio)]
     return [
         *(f"{name}: outside its hypotheses: {said}" for said in unmet),
         *(f"{name}: {finding.what}: {finding.why}" for finding in one.findings if finding.why),
         *(f"{name}: its runs break an identity by more than rounding explains: {said}" for said in broken),
+        *(f"{name}: its runs are not finite from the first step on: {identity}" for identity in unknown),
     ]
 
 
