@@ -120,7 +120,7 @@ def _ratios(runs: Runs) -> xr.Dataset:
     bounds = {"residual": 2 * found.norm, "signal": 2.0, "drift": 0.5, "row": 2 * found.row.isel(step=0)}
     last = xr.DataArray([steps_for(float(norm)) for norm in found.norm], dims="norm")
     ratios = xr.Dataset({name: found[name] / bound for name, bound in bounds.items()})
-    return ratios.where(found.step <= last).max("step")
+    return ratios.where(found.step <= last, 0).max("step", skipna=False)
 
 
 def sampled(runs: Runs) -> list[Hypothesis]:

@@ -79,7 +79,7 @@ def _ratios(runs: xr.Dataset) -> dict[str, xr.DataArray]:
         "max_t dist/(0.1σ_r(1−0.7η)^t)": runs.off_path / (NEAR * promised),
     }
     counted = promised * runs.condition > _ROUNDING
-    return {what: path.where(counted).max("step") for what, path in paths.items()}
+    return {what: path.where(counted, 0).max("step", skipna=False) for what, path in paths.items()}
 
 
 def _starts_near(runs: Runs) -> list[Hypothesis]:

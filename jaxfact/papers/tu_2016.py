@@ -77,15 +77,15 @@ def judged(runs: Runs) -> list[Finding]:
     off, error = _ratios(found)
     what_off, what_error = "max_τ dist/(¼σ_r(X)(1−4µ/(25κ))^½τ)", "max_τ ‖M_τ−M‖_F/(9/16‖M‖_F(1−4µ/(25κ))^½τ)"
     findings = [
-        bounded(f"with the term: {what_off}", off.sel(weight=last).max("step").values, 1.0),
-        bounded(f"with the term: {what_error}", error.sel(weight=last).max("step").values, 1.0),
+        bounded(f"with the term: {what_off}", off.sel(weight=last).max("step", skipna=False).values, 1.0),
+        bounded(f"with the term: {what_error}", error.sel(weight=last).max("step", skipna=False).values, 1.0),
         unjudged("with the term: constant of the rate, where 4/25 is promised", _constants(found.sel(weight=last))),
     ]
     for weight in others:
         beyond = off.sel(weight=weight) > 1
         crossing = off.step[beyond.argmax("step")].where(beyond.any("step"), np.inf)
         findings += [
-            bounded(f"without it: {what_error}", error.sel(weight=weight).max("step").values, 1.0),
+            bounded(f"without it: {what_error}", error.sel(weight=weight).max("step", skipna=False).values, 1.0),
             unjudged(f"without it: {what_off}", off.sel(weight=weight).max("step").values),
             unjudged("without it: first step at which dist is above its bound", crossing.values),
         ]

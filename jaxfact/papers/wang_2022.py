@@ -67,8 +67,8 @@ def judged(runs: Runs) -> list[Finding]:
     least, most = gaps.isel(step_size=0), gaps.isel(step_size=-1)
     smallest, largest = (float(found.step_size[at]) for at in (0, -1))
     return [
-        bounded("largest η(‖u‖² + ‖v‖²)/2 where runs end", settled.max("step_size").values, 1.0),
         below(f"gap |‖u‖−‖v‖| by η={largest:g} over that by η={smallest:g}", (most / least).values, _SHRUNK),
+        bounded("largest η(‖u‖² + ‖v‖²)/2 where runs end", settled.max("step_size").values, 1.0),
         always("fraction of runs that arrive", (found.outcome == "converged").all("step_size").values),
         unjudged(f"gap by η={smallest:g} over that of gradient flow", (least / _gap_of_flow()).values),
     ]

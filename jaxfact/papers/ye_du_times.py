@@ -180,7 +180,7 @@ def _tilts(found: Timed, medians: np.ndarray) -> np.ndarray:
             at = flat[:, level] & (found.scales <= _SMALL)
             if at.sum() >= 3:
                 tilts.append(abs(np.polyfit(-np.log(found.scales[at]), beside[at, level], 1)[0]))
-    return np.array(tilts or [0.0])
+    return np.array(tilts or [np.nan])
 
 
 def _constant(found: Timed, medians: np.ndarray) -> float:
