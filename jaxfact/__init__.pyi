@@ -22,6 +22,9 @@ from .jobs.replay import draw as draw
 from .jobs.replay import replay as replay
 from .jobs.settings import ComparisonSettings as ComparisonSettings
 from .jobs.settings import RecoverySettings as RecoverySettings
+from .jobs.verifying import Verification as Verification
+from .jobs.verifying import Verified as Verified
+from .jobs.verifying import verify as verify
 from .problems import operators as operators
 from .problems.base import Problem as Problem
 from .problems.completion import Completion as Completion

@@ -19,6 +19,7 @@ QUICK = " ".join(
     [
         *(["--xla_cpu_use_fusion_emitters=false"] if _HAS_OLDER_EMITTERS else []),
         "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
         "--xla_cpu_parallel_codegen_split_count=1",
     ]
 )
@@ -26,6 +27,7 @@ QUICK = " ".join(
 _UNASKED = {
     **({"xla_cpu_use_fusion_emitters": True} if _HAS_OLDER_EMITTERS else {}),
     "xla_backend_optimization_level": 3,
+    "xla_llvm_disable_expensive_passes": False,
 }
 
 

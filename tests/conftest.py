@@ -41,8 +41,8 @@ from jaxfact.store import experiment_file
 from jaxfact.store.upkeep import extend
 
 jax.config.update("jax_enable_x64", True)
-# Traced programs are millions of objects that live as long as the session: looking through them took a fifteenth of it.
-gc.set_threshold(100_000, 20, 50)
+# Traced programs are millions of objects that live as long as the session: to look through them takes a while.
+gc.set_threshold(10_000, 10, 10)
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ def command(copy: Path, *arguments: str) -> str:
 
 
 def test_each_kind_is_shown_in_a_few_lines():
-    """One of each kind, none in more than fifteen lines of code, and the page in less than a hundred."""
+    """One of each kind, none in more than fifteen lines of code beside its imports, and the page in less than 120."""
     assert [FILE.findall(block)[0].split("/")[1] for block in blocks()] == [
         "methods",
         "starts",
@@ -86,8 +86,9 @@ def test_each_kind_is_shown_in_a_few_lines():
         "papers",
         "cli",
     ]
-    assert max(sum(not line.startswith("#") for line in block.splitlines()) for block in blocks()) <= 15
-    assert len((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()) < 100
+    beside = ("#", "import ", "from ")
+    assert max(sum(not line.startswith(beside) for line in block.splitlines()) for block in blocks()) <= 15
+    assert len((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()) < 120
 
 
 def test_the_table_of_cases_tests_them(copy):
@@ -113,8 +114,8 @@ def test_a_sweep_runs_them(copy):
 
 def test_the_paper_is_found(copy):
     assert "Baldi & Hornik (1989)" in command(copy, "paper")
-    [preset] = json.loads(command(copy, "paper", "baldi-hornik-1989", "--seeds", "4", "--json"))["presets"]
-    assert [finding["holds"] for finding in preset["findings"]] == [True]
+    found = json.loads(command(copy, "verify", "C99", "--json"))["claims"]["C99"]
+    assert [finding["verdict"] for finding in found["findings"]] == ["holds"]
 
 
 def test_the_command_is_found(copy):

@@ -21,6 +21,10 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> dict:
     """What the script writes, run at sizes at which nothing is measured; it chooses its devices itself."""
+    if not os.environ.get("JAXFACT_WHOLE_BENCHMARK"):
+        pytest.skip(
+            "compiles for most of a minute: JAXFACT_WHOLE_BENCHMARK=1, after changes of the script or the engine"
+        )
     folder = tmp_path_factory.mktemp("results")
     settings = {**os.environ, "XLA_FLAGS": QUICK, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, str(SCRIPT), "--tiny", "--out", str(folder)]

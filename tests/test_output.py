@@ -10,12 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 from matplotlib.figure import Figure
 
+import jaxfact as jf
 from jaxfact import papers
 from jaxfact.cli import main as cli
 from jaxfact.cli import output
 from jaxfact.jobs import comparison
+from jaxfact.papers import rules
 from jaxfact.reports import report as reporting
 from jaxfact.reports.pages import Report
 
@@ -70,7 +73,7 @@ STREAMS = {
     "full late": (Late, "No space left on device"),
     "broken": (lambda: Refusing(errno.EIO, 10), "Input/output error"),
 }
-TOLD = Report("", ["σ of the run", "one line", "and another"], [], ["‖U‖ ≤ 1"], {}, {"σ": "‖U‖"}, None, dict)
+TOLD = Report("", ["σ of the run", "one line", "and another"], [], ["‖U‖ ≤ 1"], {}, {"σ": "‖U‖"}, {}, dict)
 
 
 @pytest.fixture
@@ -152,15 +155,15 @@ def test_a_full_disk_does_not_take_the_findings_of_a_paper_along(call, monkeypat
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    finding = papers.base.always("it holds", np.array([True]))
-    attrs = {"dtype": "float32", "devices": 1, "device": "cpu", "jax": "0"}
-    outcome = papers.Outcome({"runs": papers.base.xr.Dataset(attrs=attrs)}, [finding])
-    monkeypatch.setattr(papers.Paper, "run", lambda paper, *_: {preset.name: outcome for preset in paper.presets})
-    monkeypatch.setattr("jaxfact.reports.paper.write", full)
+    finding, (paper, claim) = rules.always("it holds", np.array([True])), papers.claims()["C15"]
+    runs = {"runs": xr.Dataset(attrs={"dtype": "float32", "devices": 1, "device": "cpu", "jax": "0"})}
+    found = jf.Verified(claim, paper, 20, runs, [finding], [], {}, papers.Verdict.HOLDS, 0.0, "")
+    monkeypatch.setattr("jaxfact.jobs.verifying.verify", lambda *_, **__: jf.Verification((found,)))
+    monkeypatch.setattr(Report, "write", full)
     code, out, err = call("paper", "chen-2024", "--out", "new")
     assert code == 1
     assert "it holds" in out
-    assert "results: new" not in out
+    assert "page: new" not in out
     assert err.startswith("jaxfact: the results could not be written")
 
 
@@ -180,7 +183,7 @@ def test_a_figure_that_fails_leaves_the_results(tmp_path):
     def fail() -> dict[str, Figure]:
         raise RuntimeError("a bug of the figure")
 
-    told = Report("", ["σ"], [], [], {}, {"a": 1}, None, fail)
+    told = Report("", ["σ"], [], [], {}, {"a": 1}, {}, fail)
     with pytest.warns(UserWarning, match="not every figure could be drawn: a bug of the figure"):
         told.write(tmp_path / "out")
     assert json.loads((tmp_path / "out" / "summary.json").read_text()) == {"a": 1}

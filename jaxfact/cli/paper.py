@@ -1,6 +1,5 @@
-"""The command that runs what papers show."""
+"""The command that shows what a paper claims, and what of it runs show."""
 
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -16,11 +15,11 @@ from jaxfact.inputs import problem_with
 def paper(
     name: Annotated[str | None, typer.Argument(help="Which one; all are listed if omitted.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Number of seeds.  [default: each preset's own]")] = None,
-    out: Annotated[Path | None, typer.Option(help="New folder for the labelled runs.")] = None,
+    out: Annotated[Path | None, typer.Option(help="New folder for the page and the labelled runs.")] = None,
     as_json: AsJson = False,
     x64: X64 = False,
 ) -> Path | None:
-    """Run the experiments of a paper at a small size, and say whether they show what the paper says.
+    """Run the experiments of a paper at a small size, and print its claims with all numbers that they are judged by.
 
     Example: jaxfact paper wind-2023
     """
@@ -30,23 +29,23 @@ def paper(
     from rich.console import Console
 
     from jaxfact import papers
-    from jaxfact.reports import paper as reports
+    from jaxfact.jobs.verifying import verify
+    from jaxfact.reports import claims as reports
     from jaxfact.results.whole import check_new_folder
 
     if name is None:
         reports.print_list(Console())
         return None
-    found = papers.find(name)
-    terminal.configure(x64 or found.needs_x64)
+    papers.find(name)
     if out is not None:
         check_new_folder(out)
-    with terminal.progress_bar() as progress:
-        outcomes = found.run(seeds, progress)
-    with terminal.written_first(partial(reports.write, outcomes, out) if out is not None else lambda: None):
-        if as_json:
-            terminal.tell_json(reports.as_json(found, outcomes))
-        else:
-            reports.print_findings(found, outcomes, Console())
+    with terminal.progress_bar("s of work") as progress:
+        found = verify(name, seeds=seeds, progress=progress)
+    report, say = reports.report_of(found), partial(reports.print_findings, found, Console())
     if out is not None:
-        print(f"results: {out}", file=sys.stderr if as_json else sys.stdout)
-    return out
+        return terminal.tell(report, out, as_json, say)
+    if as_json:
+        terminal.tell_json(report.summary)
+    else:
+        say()
+    return None

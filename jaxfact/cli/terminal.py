@@ -108,8 +108,8 @@ def _load_for_drawing() -> None:
         get_ready()
 
 
-def tell(report: "Report", folder: Path, as_json: bool) -> Path:
-    """Write a job's folder, then print its numbers; return where the results are.
+def tell(report: "Report", folder: Path, as_json: bool, say: Callable[[], object] | None = None) -> Path:
+    """Write a job's folder, then print its numbers, by `say` if that is given; return where the results are.
 
     Another run may have made the folder meanwhile: then they go beside it.
     """
@@ -120,9 +120,9 @@ def tell(report: "Report", folder: Path, as_json: bool) -> Path:
         if as_json:
             tell_json(report.summary)
         else:
-            report.print()
-    place = f"results: {folder / RESULTS}   page: {folder / PAGE}"
-    print(place, file=sys.stderr if as_json else sys.stdout)
+            (say or report.print)()
+    results = f"results: {folder / RESULTS}   " if RESULTS in report.runs else ""
+    print(f"{results}page: {folder / PAGE}", file=sys.stderr if as_json else sys.stdout)
     return folder
 
 
@@ -151,8 +151,11 @@ def written_first(write: Callable[[], object]) -> Iterator[None]:
 
 
 @contextmanager
-def progress_bar() -> "Iterator[Progress]":
-    """Show one bar over all runs on the error stream; where there is no terminal, what is waited for in one line."""
+def progress_bar(unit: str = "runs") -> "Iterator[Progress]":
+    """Show one bar over all runs, or whatever `unit` is, on the error stream.
+
+    Where there is no terminal, say in one line what is waited for.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -161,7 +164,7 @@ def progress_bar() -> "Iterator[Progress]":
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("runs"),
+        TextColumn(unit),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:

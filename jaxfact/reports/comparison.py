@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from jaxfact import figures
 from jaxfact.jobs.compared import MARGIN
 from jaxfact.jobs.comparison import QUANTILES, Comparison, Judgement, MethodSummary
-from jaxfact.papers.base import LOOSE
-from jaxfact.reports.pages import Report, Rows, changed
+from jaxfact.papers.rules import LOOSE
+from jaxfact.reports.pages import RESULTS, Report, Rows, changed
 from jaxfact.results.stats import PairedTimes
 from jaxfact.results.strict_json import finite_or_none
 
@@ -30,7 +30,7 @@ def report_of(comparison: Comparison) -> Report:
         lines=[*paired_lines(comparison), *comparison.notes],
         captions=_CAPTIONS,
         summary=as_json(comparison),
-        runs=comparison.runs,
+        runs={RESULTS: comparison.runs},
         draw=partial(drawn, comparison),
     )
 

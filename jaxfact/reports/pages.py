@@ -41,7 +41,7 @@ class Report:
         lines: comparisons, and what a reader should know before the numbers.
         captions: of the figures, by name.
         summary: all numbers and settings, as JSON has them.
-        runs: the labelled results; None where they are on disk already.
+        runs: the labelled results by the path of their store in the folder; none where they are on disk already.
         draw: draws the figures.
     """
 
@@ -51,7 +51,7 @@ class Report:
     lines: list[str]
     captions: Mapping[str, str]
     summary: dict[str, Any]
-    runs: xr.Dataset | None
+    runs: Mapping[str, xr.Dataset]
     draw: Callable[[], dict[str, Figure]]
 
     @cached_property
@@ -78,8 +78,8 @@ class Report:
         out = Path(out)
         check_new_folder(out)
         with whole_folder(out) as made:
-            if self.runs is not None:
-                write_results(self.runs, made / RESULTS)
+            for name, runs in self.runs.items():
+                write_results(runs, made / name)
             (made / "figures").mkdir()
             try:
                 self._draw_into(made / "figures")

@@ -11,7 +11,7 @@ from jaxfact import figures
 from jaxfact.figures.recovery import over_splits
 from jaxfact.jobs.compared import MARGIN
 from jaxfact.jobs.recovery import MethodRecovery, Recovery
-from jaxfact.reports.pages import Report, Rows, changed
+from jaxfact.reports.pages import RESULTS, Report, Rows, changed
 from jaxfact.results.stats import PairedErrors
 from jaxfact.results.strict_json import finite_or_none
 
@@ -28,7 +28,7 @@ def report_of(recovery: Recovery) -> Report:
         lines=[*paired_lines(recovery), *recovery.notes],
         captions=_CAPTIONS,
         summary=as_json(recovery),
-        runs=recovery.runs,
+        runs={RESULTS: recovery.runs},
         draw=partial(drawn, recovery),
     )
 

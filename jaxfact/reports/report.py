@@ -4,12 +4,13 @@ from pathlib import Path
 
 from jaxfact.jobs.comparison import Comparison
 from jaxfact.jobs.recovery import Recovery
-from jaxfact.reports import comparison, recovery, sweep
+from jaxfact.jobs.verifying import Verification
+from jaxfact.reports import claims, comparison, recovery, sweep
 from jaxfact.reports.pages import Report
 
 
-def report(found: Comparison | Recovery | str | Path) -> Report:
-    """Return tables, figures and page of what `compare` or `complete` found, or of the store of a sweep.
+def report(found: Comparison | Recovery | Verification | str | Path) -> Report:
+    """Return tables, figures and page of what `compare`, `complete` or `verify` found, or of the store of a sweep.
 
     In a notebook the report shows itself; `report(found).print()` prints its tables, `report(found).write(folder)`
     writes results, figures and one HTML page, and `report(found).figures` holds the figures by name.
@@ -20,4 +21,6 @@ def report(found: Comparison | Recovery | str | Path) -> Report:
         return comparison.report_of(found)
     if isinstance(found, Recovery):
         return recovery.report_of(found)
+    if isinstance(found, Verification):
+        return claims.report_of(found)
     return sweep.report_of(sweep.shown(found))

@@ -98,7 +98,7 @@ def report_of(found: Shown) -> Report:
         lines=_notes(found),
         captions=_CAPTIONS,
         summary=as_json(found),
-        runs=None,
+        runs={},
         draw=partial(drawn, found),
     )
 

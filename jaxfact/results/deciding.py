@@ -9,13 +9,13 @@ _CAUTION = 6
 _MOST = 10**6  # numbers that anybody would ask for
 
 
-def standard_errors(count: int) -> float:
-    """Return how many standard errors a 95 % interval of `count` numbers reaches to either side; inf for one."""
-    return float(_standard_errors(np.array(count))) if count > 1 else float("inf")
+def standard_errors(count: int, confidence: float = CONFIDENCE) -> float:
+    """Return how many standard errors an interval of `count` numbers reaches to either side; inf for one."""
+    return float(_standard_errors(np.array(count), confidence)) if count > 1 else float("inf")
 
 
-def _standard_errors(counts: np.ndarray) -> np.ndarray:
-    alpha = (1 - CONFIDENCE) * counts / (counts + _CAUTION)
+def _standard_errors(counts: np.ndarray, confidence: float = CONFIDENCE) -> np.ndarray:
+    alpha = (1 - confidence) * counts / (counts + _CAUTION)
     return scipy.special.stdtrit(counts - 1, 1 - alpha / 2)
 
 

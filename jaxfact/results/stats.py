@@ -77,15 +77,17 @@ def best_over_time(runs: xr.Dataset, record: str) -> xr.Dataset:
     )
 
 
-def wilson(successes: xr.DataArray | np.ndarray | int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return Wilson's 95 % interval of a fraction (Wilson 1927).
+def wilson(
+    successes: xr.DataArray | np.ndarray | int, count: int, confidence: float = CONFIDENCE
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return Wilson's interval of a fraction (Wilson 1927).
 
     (p̂ + z²/2n ± z√(p̂(1−p̂)/n + z²/4n²))/(1 + z²/n); its end is 0 or 1 where none or all succeeded. Raises ValueError
     for numbers below 0 or above the count.
     """
     if count < 1 or np.any((np.asarray(successes) < 0) | (np.asarray(successes) > count)):
         raise problem_with("successes", f"{successes} of {count}", "needs numbers from 0 to the count", "give such")
-    number, z = np.asarray(successes), scipy.special.ndtri((1 + CONFIDENCE) / 2)
+    number, z = np.asarray(successes), scipy.special.ndtri((1 + confidence) / 2)
     share, whole = number / count, 2 * (count + z**2)
     middle = (2 * count * share + z**2) / whole
     reach = z / whole * np.sqrt(4 * count * share * (1 - share) + z**2)
@@ -176,14 +178,14 @@ def paired_errors(
     return PairedErrors(ratio, low, high, verdict, why)
 
 
-def mean_interval(values: Float[np.ndarray, " n"]) -> tuple[float, float, float]:
-    """Return the mean of independent numbers and the two ends of its 95 % interval.
+def mean_interval(values: Float[np.ndarray, " n"], confidence: float = CONFIDENCE) -> tuple[float, float, float]:
+    """Return the mean of independent numbers and the two ends of its interval, at 95 % unless said otherwise.
 
     Student's interval x̄ ± t·s/√n, joined with Hall's (1992), which is Student's after the cubic transformation that
-    takes the sample's skewness out. t is the quantile at 1 − α/2 with α = 0.05·n/(n + 6), as few numbers do not show
-    how skewed their law is. From two numbers on this covers the mean of a normal, a uniform and an exponential law in
-    at least 95 % of cases, and that of a lognormal one (σ = 1) in 93 %, where a bootstrap covers 49 % of normal means
-    from two numbers and 85 % from five. The numbers are the seeds, or the splits: along axes of a sweep seeds are
+    takes the sample's skewness out. t is the quantile at 1 − α/2 with α = 0.05·n/(n + 6), at 95 %, as few numbers do
+    not show how skewed their law is. From two numbers on this covers the mean of a normal, a uniform and an exponential
+    law in at least 95 % of cases, and that of a lognormal one (σ = 1) in 93 %, where a bootstrap covers 49 % of normal
+    means from two numbers and 85 % from five. The numbers are the seeds, or the splits: along axes of a sweep seeds are
     shared, so average over the axes first. The ends are NaN where fewer than two numbers, or one that is not finite,
     give no interval.
     """
@@ -191,7 +193,7 @@ def mean_interval(values: Float[np.ndarray, " n"]) -> tuple[float, float, float]
     count, mean = len(values), float(np.mean(values))
     if count < 2 or not np.all(np.isfinite(values)):
         return mean, float("nan"), float("nan")
-    spread, reach = float(np.std(values, ddof=1)), standard_errors(count) / count**0.5
+    spread, reach = float(np.std(values, ddof=1)), standard_errors(count, confidence) / count**0.5
     ends = [mean - spread * reach, mean + spread * reach]
     if count > 2 and spread > 0:
         skewness = float(np.sum(((values - mean) / spread) ** 3)) * count / ((count - 1) * (count - 2))
