@@ -174,7 +174,7 @@ WARDKOLDA_SMALL = Preset(
 
 C25 = Claim(
     id="C25",
-    title="alternating descent needs κ² log(1/ε) steps",
+    title="alternating descent takes at most κ² log(1/ε)",
     place="introduction",
     statement="From an unbalanced start in the column space of the matrix, alternating descent arrives in steps that "
     "grow no faster than κ², with a little width to spare not with the rank either, and sooner than from a Gaussian "
