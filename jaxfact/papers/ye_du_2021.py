@@ -45,7 +45,7 @@ C1 = Claim(
     title="every random start converges",
     place="Theorem 1.1",
     statement="Descent from a small Gaussian start always comes as near to a target of exact rank as one likes, though "
-    "its steps are thousands of times longer than the proof allows.",
+    "its steps are hundreds of times and more as long as the proof allows.",
     formula="P(‖UVᵀ − Σ‖ ≤ δ) → 1 from entries N(0, ε²), ε = σ_d/(√(dσ₁)(m+n))",
     preset=YEDU_ENSEMBLE,
     judge=_converge,
