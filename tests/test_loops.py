@@ -112,13 +112,13 @@ SMALL = jf.Factorization([1.0, 0.5], shape=(5, 4))
 def test_a_run_is_one_function(method, monkeypatch):
     """Of the loop over looks, with the loop over steps within it; the control checks every step."""
     monkeypatch.setattr(machine.platform, "machine", lambda: "aarch64")
-    assert program(SMALL, method)._lowered.text.count(MARKED) == 2
-    assert MARKED not in program(SMALL, method, checked=True)._lowered.text
+    assert program(SMALL, method)._lowered.lowered.as_text().count(MARKED) == 2
+    assert MARKED not in program(SMALL, method, checked=True)._lowered.lowered.as_text()
 
 
 def test_looks_at_wide_runs_are_not(monkeypatch):
     """Sixteen lanes of 24×12 factors are more than the largest reduction of such a function; steps have none."""
     monkeypatch.setattr(machine.platform, "machine", lambda: "aarch64")
     wide = program(jf.Factorization(np.linspace(1, 0.5, 12), shape=(30, 30)), jf.methods.gradient_descent(0.1), 12)
-    assert wide._lowered.text.count(MARKED) == 1
+    assert wide._lowered.lowered.as_text().count(MARKED) == 1
     wide.compile()

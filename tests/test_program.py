@@ -13,6 +13,7 @@ from jax import lax
 import jaxfact as jf
 from jaxfact.descent import stepper
 from jaxfact.engine import program
+from jaxfact.engine.jaxprs import Lowered
 from jaxfact.numerics.products import pinned
 from jaxfact.problems import compression, factorization
 
@@ -114,3 +115,26 @@ def test_a_first_sweep_compiles_little_else_and_loads_only_what_it_uses():
     alone = os.environ | {"JAXFACT_CACHE": "off"}
     ended = subprocess.run([sys.executable, "-c", FIRST_SWEEP], capture_output=True, text=True, check=True, env=alone)
     assert ended.stdout.split(maxsplit=2) == ["5", "0", "[]\n"]
+
+
+def test_a_program_is_the_same_whatever_jax_has_forgotten():
+    """JAX writes a function once for every time that it traced it; the controls call another, and in another order."""
+
+    def doubled(x):
+        return x + x
+
+    def squared(x):
+        return x * x
+
+    def calling(*functions):
+        # As after the trace of one was dropped, each of these is traced on its own.
+        own = [jax.jit(lambda x, function=function: function(x)) for function in functions]
+        return jax.jit(lambda x: [function(x) for function in own]).lower(1.0)
+
+    once = jax.jit(doubled)
+    shared = jax.jit(lambda x: [once(x), once(x)]).lower(1.0)
+    anew = calling(doubled, doubled)
+    assert shared.as_text().count("func.func") == anew.as_text().count("func.func") - 1
+    assert Lowered(shared) == Lowered(anew)
+    distinct = [Lowered(calling(*functions)) for functions in ((doubled, squared), (squared, doubled))]
+    assert len({Lowered(anew), *distinct}) == 3

@@ -12,7 +12,7 @@ from jax.experimental import serialize_executable
 
 from jaxfact.engine import cache
 
-# The settings of JAX that change what is compiled, beside those that the program's text tells.
+# The settings of JAX that change what is compiled, beside those that the program's digest tells.
 _SETTINGS = (
     "jax_compiler_enable_remat_pass",
     "jax_disable_most_optimizations",
@@ -27,16 +27,16 @@ _QUIET = (0, 10, 2)  # older versions print an error for code of this very proce
 
 
 def compiled(
-    lowered: jax.stages.Lowered, text: str, device: Any, options: Mapping[str, Any] | None
+    lowered: jax.stages.Lowered, digest: str, device: Any, options: Mapping[str, Any] | None
 ) -> jax.stages.Compiled:
-    """Compile a program of such a text for a device, unless the cache of compiled code has it.
+    """Compile a program of such a digest for a device, unless the cache of compiled code has it.
 
     JAX does all on a GPU, where its user has set it to keep what it compiles, or not to, and where it is old.
     """
     options = None if options is None else dict(options)
     if device.platform != "cpu" or jax.__version_info__ < _QUIET or _is_kept_by_jax():
         return lowered.compile(options)
-    key = _key(lowered, text, device, options)
+    key = _key(lowered, digest, device, options)
     if (held := cache.get(key)) is not None and (loaded := _loaded(held, lowered, device)) is not None:
         return loaded
     made = lowered.compile(options)
@@ -64,7 +64,7 @@ def _setting(name: str) -> Any:
     return getattr(jax.config, name, None)
 
 
-def _key(lowered: jax.stages.Lowered, text: str, device: Any, options: Mapping[str, Any] | None) -> str:
+def _key(lowered: jax.stages.Lowered, digest: str, device: Any, options: Mapping[str, Any] | None) -> str:
     """Return all that an executable depends on, but for the processor."""
     parts = [
         (jax.__version__, version("jaxlib"), device.client.platform_version, sys.version),
@@ -74,4 +74,4 @@ def _key(lowered: jax.stages.Lowered, text: str, device: Any, options: Mapping[s
         sorted((options or {}).items()),
         (lowered.in_tree, lowered.in_avals, lowered.out_tree),
     ]
-    return "\n".join([*map(str, parts), text])
+    return "\n".join([*map(str, parts), digest])

@@ -3,6 +3,8 @@
 And programs that are told apart by what they do: `jax.jit` compiles anew for every new function.
 """
 
+import hashlib
+import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -132,21 +134,44 @@ def _of_its_own(array: Any) -> Any:
 
 
 class Lowered:
-    """A program before compilation, equal to every other with the same text and arguments of the same names and types.
+    """A program before compilation, equal to every other that does the same to arguments of the same names and types.
 
     What a program does not use is missing in its text, and still checked when it is called.
     """
 
     def __init__(self, lowered: jax.stages.Lowered):
         self.lowered: jax.stages.Lowered = lowered
-        self.text: str = lowered.as_text()
+        self.digest: str = _digest(lowered.as_text())
         self.arguments: tuple[Any, str] = lowered.in_tree, str(lowered.in_avals)
 
     def __hash__(self) -> int:
-        return hash(self.text)
+        return hash(self.digest)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Lowered) and (self.text, self.arguments) == (other.text, other.arguments)
+        return isinstance(other, Lowered) and (self.digest, self.arguments) == (other.digest, other.arguments)
+
+
+_NAME = re.compile(r"@(?:[\w.$-]+|\"[^\"]*\")")
+_FUNCTION = re.compile(rf"^  func\.func (?:public |private )?({_NAME.pattern})", re.MULTILINE)
+
+
+def _digest(text: str) -> str:
+    """Return a hash of what a program does: of its main function, each call told by the hash of what it calls.
+
+    A function that JAX has traced once is written once, however often it is called, and once more for every time that
+    JAX has traced it anew, under numbered names: what it still remembers depends on all that the process did before.
+    """
+    head, *parts = _FUNCTION.split(text.rstrip().removesuffix("}"))
+    bodies = dict(zip(parts[::2], parts[1::2], strict=True))
+    hashes: dict[str, str] = {}
+
+    def named(found: re.Match[str]) -> str:
+        name = found.group()
+        if name in bodies and name not in hashes:
+            hashes[name] = hashlib.sha256(_NAME.sub(named, bodies[name]).encode()).hexdigest()
+        return hashes.get(name, name)
+
+    return hashlib.sha256(_NAME.sub(named, f"{head}@main").encode()).hexdigest()
 
 
 def probed(function: Callable, *arguments: Any) -> Any:
@@ -171,4 +196,4 @@ def _compiled(program: Lowered, device: Any, places: tuple[Any, ...], quick: boo
     options = _QUICK if quick else None
     if any(place is not None and place.device_set != {device} for place in places):
         return program.lowered.compile(options)
-    return compiled(program.lowered, program.text, device, options)
+    return compiled(program.lowered, program.digest, device, options)

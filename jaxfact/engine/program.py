@@ -97,7 +97,7 @@ class Program:
             rules = engine.rules._replace(checked=False)
             way = way_by_xla("its text tells the program", engine.reading, engine.own)
             plain = Program(Engine(engine.reading, rules, self._example, way), self._example, self.size)
-        digest = hashlib.sha256(plain._lowered.text.encode())
+        digest = hashlib.sha256(plain._lowered.digest.encode())
         if engine.way.is_kernel:
             digest.update(engine.way.said.encode())
         for array in self._engine.reading.shared:
@@ -291,7 +291,7 @@ def _words(array: Any) -> Any:
 @lru_cache(_PROGRAMS)
 def _compiled(program: Lowered, device: Any) -> Callable:
     """Compile a program unless an earlier sweep has: other seeds, points and targets of one shape need no new one."""
-    return compiled(program.lowered, program.text, device, {"cpu": ON_CPU, "gpu": ON_GPU}.get(device.platform))
+    return compiled(program.lowered, program.digest, device, {"cpu": ON_CPU, "gpu": ON_GPU}.get(device.platform))
 
 
 def _throwing(advance: Callable, *arguments: Any) -> Tile:
