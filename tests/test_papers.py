@@ -249,3 +249,20 @@ def test_a_bootstrap_is_over_seeds():
     exact = rules.measured("", 1.0, 0.1, 0.5, 1.5)
     assert exact.high == pytest.approx(1.196, abs=1e-3)
     assert [rules.measured("", x, 0.1, 0.5, 1.5).verdict for x in (1.4, 1.7, 2.0)] == [INCONCLUSIVE] * 2 + [VIOLATED]
+
+
+def test_an_extreme_on_its_bound_is_not_refuted():
+    """The largest of 30 means lies some three of its errors beyond the truth: too far for the normal interval by which
+    a mean is refuted, and far within Student's, as 2e-5 of cases could not be counted."""
+    rng, refuted, furthest = np.random.default_rng(0), 0, 0.0
+    for _ in range(150):
+        slopes = rng.normal(size=(20, 30))
+        found = rules.estimated("", lambda at, slopes=slopes: slopes[at].mean(axis=0).max(), 20, -np.inf, 0.0)
+        assert found.verdict is not VIOLATED
+        error = (found.high - found.low) / (2 * scipy.special.ndtri(0.975))
+        refuted += found.measured > scipy.special.ndtri(1 - rules.ALARM / 2) * error
+        furthest = max(furthest, found.measured / error)
+    assert refuted > 0.02 * 150
+    assert furthest < 0.75 * scipy.special.stdtrit(8, 1 - rules.ALARM / 2)
+    far = rules.estimated("", lambda at: slopes[at].mean(axis=0).max() + 3, 20, -np.inf, 0.0)
+    assert far.verdict is VIOLATED, "it can refute"

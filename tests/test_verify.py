@@ -200,6 +200,35 @@ def test_an_interrupt_keeps_the_claims_that_are_done(call, monkeypatch, tmp_path
 
 
 @pytest.mark.usefixtures("nobody")
+def test_a_claim_that_fails_does_not_take_the_others_with_it(call, monkeypatch, tmp_path):
+    """One fails as it is judged, beside another of the same runs, and one as it is run; what was alone is raised."""
+    paper = papers.find("nobody-2030")
+    _, never, other = paper.claims
+
+    def fails(*_, **__):
+        raise ZeroDivisionError("no number\nhere")
+
+    monkeypatch.setitem(never.__dict__, "judge", fails)
+    monkeypatch.setitem(other.preset.__dict__, "job", fails)
+    code, out, err = call("verify", "nobody-2030", "--seeds", "8")
+    told = [f"{name}: ended in ZeroDivisionError: no number here" for name in ("C902", "C903")]
+    assert (code, err) == (2, f"jaxfact: {'; '.join(told)}\n")
+    assert "it converges" in out
+    assert jf.open_results(tmp_path / "jaxfact-verify" / "nobody_small" / "runs.zarr").sizes["seed"] == 8
+    code, out, err = call("paper", "nobody-2030", "--seeds", "8", "--json")
+    assert (code, err) == (2, f"jaxfact: {'; '.join(told)}\n")
+    assert list(json.loads(out)["claims"]) == ["C901"]
+    assert list(json.loads(out)["failed"]) == ["C902", "C903"]
+    found = jf.verify("nobody-2030", seeds=8)
+    assert repr(found) == "Verification(C901: holds, C902: ZeroDivisionError, C903: ZeroDivisionError)"
+    assert found.left_out == ()
+    with pytest.raises(ValueError, match="claim=C903: ended in ZeroDivisionError: no number"):
+        found["C903"]
+    with pytest.raises(ZeroDivisionError):
+        jf.verify("C903")
+
+
+@pytest.mark.usefixtures("nobody")
 def test_the_commands_list_claims(call):
     code, out, err = call("verify", "--list")
     assert (code, err) == (0, "")

@@ -42,10 +42,13 @@ def paper(
     with terminal.progress_bar("s of work") as progress:
         found = verify(name, seeds=seeds, progress=progress)
     report, say = reports.report_of(found), partial(reports.print_findings, found, Console())
+    folder = None
     if out is not None:
-        return terminal.tell(report, out, as_json, say)
-    if as_json:
+        folder = terminal.tell(report, out, as_json, say)
+    elif as_json:
         terminal.tell_json(report.summary)
     else:
         say()
-    return None
+    if found.failed:
+        terminal.fail("; ".join(reports.failures(found)))
+    return folder

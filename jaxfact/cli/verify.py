@@ -59,6 +59,8 @@ def verify(
     folder = terminal.tell(reports.report_of(found, stored=store is not None), folder, as_json)
     if found.left_out:
         terminal.fail(f"interrupted before {', '.join(found.left_out)}", 130)
+    if found.failed:
+        terminal.fail("; ".join(reports.failures(found)))
     if found.violated:
         raise typer.Exit(1)
     return folder

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import jax
@@ -51,14 +51,22 @@ class Verified:
 
 @dataclass(frozen=True)
 class Verification:
-    """What `verify` found, claim by claim; `left_out` are the ids of those that an interrupt kept from being run."""
+    """What `verify` found, claim by claim.
+
+    `left_out` are the ids of those that an interrupt kept from being run, `failed` holds by id what those ended with
+    that could not be run or judged.
+    """
 
     claims: tuple[Verified, ...]
     left_out: tuple[str, ...] = ()
+    failed: dict[str, Exception] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Verified:
-        """Return what became of a claim by its id. Raises ValueError for one that was not run."""
+        """Return what became of a claim by its id. Raises ValueError for one that was not run, or not to its end."""
         known = {found.claim.id: found for found in self.claims}
+        if error := self.failed.get(name.upper()):
+            needed = f"ended in {type(error).__name__}: {error}"
+            raise problem_with("claim", name, needed, "mend that, and verify it again") from error
         if name.upper() not in known:
             needed = f"is not among those that were run, {', '.join(known)}"
             raise problem_with("claim", name, needed, "choose one of these")
@@ -66,6 +74,7 @@ class Verification:
 
     def __repr__(self) -> str:
         said = [f"{found.claim.id}: {found.verdict}" for found in self.claims]
+        said += [f"{name}: {type(error).__name__}" for name, error in self.failed.items()]
         return f"Verification({', '.join(said)})"
 
     @property
@@ -82,6 +91,8 @@ class Verification:
 Chosen = dict[str, tuple[Paper, Claim]]
 """Claims by id, with their papers."""
 
+_Ended = dict[str, Verified | Exception]
+
 
 @explained
 @in_full_precision
@@ -97,7 +108,8 @@ def verify(
     violated where one lies so far beyond that chance makes it so in 2·10⁻⁵ of cases at most; otherwise it is
     inconclusive. Where a hypothesis that can be computed is not met, it is outside its hypotheses. Claims of the same
     preset share their runs. A preset that needs double precision is run in it, whatever else is; others are run in the
-    precision that holds where this is called. An interrupt keeps what is done.
+    precision that holds where this is called. An interrupt keeps what is done, and a claim that fails does not stop
+    the others.
 
     Args:
         *claims_or_papers: Ids of claims and names of papers, all claims without any: verify("C8", "ye-du-2021").
@@ -112,20 +124,23 @@ def verify(
     Raises:
         ValueError: For a name that is unknown, a paper without claims, fewer seeds than a rule needs, a store for
             claims of several presets, and a store of other runs.
+        Exception: Whatever the first claim ended with, where none was judged.
     """
     wanted = chosen(claims_or_papers)
     check(wanted, seeds, store)
-    found: list[Verified] = []
+    done: dict[str, Verified] = {}
+    failed: dict[str, Exception] = {}
     try:
         for some in _verified(wanted, seeds, store, progress):
-            found.extend(some)
+            done |= {name: one for name, one in some.items() if isinstance(one, Verified)}
+            failed |= {name: one for name, one in some.items() if isinstance(one, Exception)}
     except KeyboardInterrupt:
-        if not found:
+        if not done:
             raise
-    done = {one.claim.id: one for one in found}
-    return Verification(
-        tuple(done[name] for name in wanted if name in done), tuple(name for name in wanted if name not in done)
-    )
+    if failed and not done:
+        raise next(iter(failed.values()))
+    left_out = tuple(name for name in wanted if name not in done and name not in failed)
+    return Verification(tuple(done[name] for name in wanted if name in done), left_out, failed)
 
 
 def chosen(wanted: Sequence[str]) -> Chosen:
@@ -168,7 +183,7 @@ def _ids(name: str, known: Chosen) -> list[str]:
 
 def _verified(
     wanted: Chosen, seeds: int | None, store: str | Path | None, progress: Progress | None
-) -> Iterator[list[Verified]]:
+) -> Iterator[_Ended]:
     """Yield the claims of one preset after the other, so that its runs are made once."""
     presets = {claim.preset.name: claim.preset for _, claim in wanted.values()}
     work, done = sum(preset.seconds for preset in presets.values()), 0
@@ -182,17 +197,24 @@ def _verified(
 
 def _of_preset(
     preset: Preset, wanted: Chosen, seeds: int | None, store: str | Path | None, progress: Progress | None
-) -> list[Verified]:
+) -> _Ended:
+    """Return what became of the claims of a preset; whatever one of them stumbles over, the others go on."""
     began, count = time.monotonic(), preset.seeds if seeds is None else seeds
     sweeps = Sweeps(count, progress, store, preset.sweeps)
-    runs, x64 = preset.run(sweeps), bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
-    with preset.precision():
-        found = defects(sweeps.made.values())
-    all_of_them = []
-    for paper, claim in wanted.values():
+    try:
+        runs, x64 = preset.run(sweeps), bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
+        with preset.precision():
+            found = defects(sweeps.made.values())
+    except Exception as error:
+        return dict.fromkeys(wanted, error)
+    all_of_them: _Ended = {}
+    for name, (paper, claim) in wanted.items():
         words = [f"jaxfact verify {claim.id} --seeds {count}", "--x64" if x64 else ""]
-        made = _judged(paper, claim, runs, found, " ".join(filter(None, words)))
-        all_of_them.append(replace(made, seeds=count, seconds=time.monotonic() - began))
+        try:
+            made = _judged(paper, claim, runs, found, " ".join(filter(None, words)))
+            all_of_them[name] = replace(made, seeds=count, seconds=time.monotonic() - began)
+        except Exception as error:
+            all_of_them[name] = error
         began = time.monotonic()
     return all_of_them
 

@@ -26,7 +26,7 @@ def report_of(found: Verification, *, stored: bool = False) -> Report:
         title="Claims of papers, measured",
         heading=_heading(found),
         tables=[("claims", _COLUMNS, [_row(one) for one in found.claims])],
-        lines=[line for one in found.claims for line in _remarkable(one)],
+        lines=[*(line for one in found.claims for line in _remarkable(one)), *failures(found)],
         captions={one.claim.id: _caption(one) for one in found.claims},
         summary=as_json(found),
         runs={} if stored else _stores(found),
@@ -84,7 +84,14 @@ def print_findings(found: Verification, console: Console) -> None:
 def as_json(found: Verification) -> dict[str, Any]:
     """Return all claims, their findings and hypotheses as plain numbers and strings; what is not finite is null."""
     claims = {one.claim.id: _claim_as_json(one) for one in found.claims}
-    return finite_or_none({"claims": claims, "false_alarm": found.alarm, "left_out": list(found.left_out)})
+    failed = {name: f"{type(error).__name__}: {error}" for name, error in found.failed.items()}
+    told = {"claims": claims, "false_alarm": found.alarm, "left_out": list(found.left_out), "failed": failed}
+    return finite_or_none(told)
+
+
+def failures(found: Verification) -> list[str]:
+    """Return a line for each claim that could not be run or judged."""
+    return [f"{name}: ended in {type(error).__name__}: {error}" for name, error in found.failed.items()]
 
 
 def _heading(found: Verification) -> list[str]:
