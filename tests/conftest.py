@@ -44,6 +44,32 @@ jax.config.update("jax_enable_x64", True)
 # Traced programs are millions of objects that live as long as the session: to look through them takes a while.
 gc.set_threshold(10_000, 10, 10)
 
+# The files that take longest, in order: a long one that begins last would leave the other workers idle.
+LONGEST = (
+    "papers",
+    "registers",
+    "cases",
+    "sweep",
+    "compression",
+    "noting",
+    "calls",
+    "prepared",
+    "notebooks",
+    "cli",
+    "recovery",
+    "rows",
+    "completion",
+    "comparison",
+    "gradient_flow",
+    "sweep_cli",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest."""
+    places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
 
 @pytest.fixture
 def as_users_compile():

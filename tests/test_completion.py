@@ -190,10 +190,10 @@ def test_half_of_the_entries_give_the_matrix(dense):
 
 
 def test_too_few_entries_are_fitted_and_not_completed():
-    """150 entries are fewer than 2·(60 + 50 − 2) degrees of freedom, and wide factors fit them soon."""
-    truth = jf.random_target(KEY, (60, 50), [1.0, 0.6])
-    problem = quietly(jf.Completion.of, truth, 0.05, KEY)
-    runs = descend_from_small_starts(problem, 20, 0.05, tolerance=1e-3, max_steps=20000, check_every=50)
+    """Some 45 entries are fewer than 2·(24 + 20 − 2) degrees of freedom, and wide factors fit them soon."""
+    truth = jf.random_target(KEY, (24, 20), [1.0, 0.6])
+    problem = quietly(jf.Completion.of, truth, 0.1, KEY)
+    runs = descend_from_small_starts(problem, 10, 0.05, tolerance=1e-3, max_steps=20000, check_every=50)
     assert set(runs.outcome.values) == {"fitted"}
     assert runs.misfit.max() < 1e-3
     assert runs.distance.min() > 0.1

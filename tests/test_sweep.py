@@ -187,24 +187,27 @@ def test_any_optax_optimiser_is_a_method():
 def test_same_bits_on_any_number_of_devices_and_threads(as_users_compile):
     """Neither is part of a run: one thread of one device gives the same bits as three where a user set two devices."""
     script = """
-import jax, numpy as np, sys
-jax.config.update("jax_enable_x64", True)
-jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
-import jaxfact as jf
 problem = jf.Factorization([1, 0.7], shape=(12, 9))
 experiment = lambda step_size: jf.Run(problem, jf.starts.Gaussian(2, scale=0.1), jf.methods.scaled_gd(step_size, 1e-3))
-runs = jf.sweep(
-    experiment, seeds=300, max_steps=200, tolerance=1e-6, step_size=[0.3, 0.5], devices=int(sys.argv[2])
-)
-assert jax.local_device_count() == int(sys.argv[1])
-sys.stdout.write("".join(x.hex() for x in runs.loss.values.ravel().tolist() + runs.hit.values.ravel().tolist()))
+runs = jf.sweep(experiment, seeds=300, max_steps=200, tolerance=1e-6, step_size=[0.3, 0.5], devices=devices)
+bits = "".join(x.hex() for x in runs.loss.values.ravel().tolist() + runs.hit.values.ravel().tolist())
 """
-    one, two = (
-        subprocess.run([sys.executable, "-c", script, *counts], capture_output=True, text=True, check=True).stdout
-        for counts in ("11", "23")
+    assert jax.local_device_count() == 1
+    here = {"jf": jf, "devices": 1}
+    exec(script, here)
+    two = """
+import jax
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_num_cpu_devices", 2)
+import jaxfact as jf
+assert jax.local_device_count() == 2
+devices = 3
+"""
+    there = subprocess.run(
+        [sys.executable, "-c", f"{two}{script}print(bits, end='')"], capture_output=True, text=True, check=True
     )
-    assert len(one) > 1000
-    assert one == two
+    assert len(here["bits"]) > 1000
+    assert here["bits"] == there.stdout
 
 
 REFUSED = {

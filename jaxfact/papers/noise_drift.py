@@ -2,6 +2,7 @@
 edge of stability."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import optax
 import xarray as xr
 from jaxtyping import ScalarLike
 
-from jaxfact.engine.experiment import Run
+from jaxfact.engine.experiment import Experiment, Run
 from jaxfact.figures.claims import Plot, Series
 from jaxfact.methods import add_balancing, perturbed
 from jaxfact.papers.balanced_edge import sum_of_squares
@@ -39,11 +40,16 @@ def drifts(sweeps: Sweeps, *, noises: Sequence[float] = NOISES, method: Stepping
     Runs end before the drift unbalances the factors, but for those of the largest noise that are named `late`.
     """
 
-    def descended(name: str, shape: tuple[int, int], noise: float, steps: int, **options: int) -> xr.Dataset:
+    record = {"trace": trace_of_imbalance, "sum_of_squares": sum_of_squares}
+
+    @cache  # so that what is run for longer too is read once
+    def experiment(shape: tuple[int, int], noise: float) -> Experiment:
         run = Run(Factorization(np.asarray(VALUES), shape=shape), Spectral(len(VALUES)), method(STEP_SIZE, noise))
-        record = {"trace": trace_of_imbalance, "sum_of_squares": sum_of_squares}
-        found = sweeps(name, lambda: run, max_steps=steps, record=record, every=_looks(steps), check_every=1, **options)
-        return found.assign_attrs(noise=noise)
+        return lambda: run
+
+    def descended(name: str, shape: tuple[int, int], noise: float, steps: int, **options: int) -> xr.Dataset:
+        given = {"record": record, "every": _looks(steps), "check_every": 1, **options}
+        return sweeps(name, experiment(shape, noise), max_steps=steps, **given).assign_attrs(noise=noise)
 
     runs = {
         f"{m}x{n}_noise{noise:g}": descended(f"{m}x{n}_noise{noise:g}", (m, n), noise, int(_SMALL / step_of(noise)))
