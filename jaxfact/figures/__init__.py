@@ -15,6 +15,7 @@ from jaxfact.figures.curves import singular_values as singular_values
 from jaxfact.figures.laws import law as law
 from jaxfact.figures.maps import heatmap as heatmap
 from jaxfact.figures.maps import phase_diagram as phase_diagram
+from jaxfact.figures.moving import animate as animate
 from jaxfact.figures.points import bifurcation as bifurcation
 from jaxfact.figures.points import scatter as scatter
 from jaxfact.figures.publishing import publish as publish
