@@ -121,9 +121,8 @@ def _needs(runs: "xr.Dataset", count: int, wanted: list[str]) -> list[str]:
     axes = wanted or _axes_of(runs)
     if len(axes) != count or sorted(axes) != sorted(_axes_of(runs)):
         has = ", ".join(f"{name} ({runs.sizes[name]} values)" for name in _axes_of(runs)) or "none"
-        instead = (
-            "select points of others with --select NAME=VALUE" if len(_axes_of(runs)) > count else "choose another"
-        )
+        more = len(_axes_of(runs)) > count
+        instead = "give --select NAME=VALUE for others" if more else "choose another figure"
         raise problem_with("axes", has, f"this figure has {count} of them", instead)
     return axes
 

@@ -62,7 +62,6 @@ class Sheet:
     own: bool
     look: Look
     said: Said
-    _begun: int = 0
 
     @property
     def axes(self) -> Axes:
