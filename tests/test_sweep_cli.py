@@ -16,9 +16,10 @@ import xarray as xr
 from commands import OPTIONS, SWEPT, assert_one_line
 
 import jaxfact as jf
+from jaxfact import figures
 from jaxfact.cli import terminal
 from jaxfact.engine.program import Program
-from jaxfact.figures import axes as axis_plots
+from jaxfact.figures.labels import axis_label
 from jaxfact.reports import sweep as sweep_report
 from jaxfact.store import experiment_file, provenance
 from jaxfact.store.medium import StoreError
@@ -324,8 +325,8 @@ def test_coordinates_carry_units_and_labels(stored):
     assert runs.step_size.attrs == expected
     for name in ("seed", "step", "level", "loss", "distance", "imbalance", "distance_path"):
         assert runs[name].attrs["latex"].startswith("$")
-    assert axis_plots.axis_label(runs.step_size) == r"step size $\eta\,\sigma_1$"
-    assert axis_plots.axis_label(xr.DataArray([1.0], name="my_axis", dims="x")) == "my axis"
+    assert axis_label(runs.step_size) == r"step size $\eta\,\sigma_1$"
+    assert axis_label(xr.DataArray([1.0], name="my_axis", dims="x")) == "my axis"
 
 
 def lone(runs: xr.Dataset) -> xr.Dataset:
@@ -415,9 +416,9 @@ def test_unfinished_seeds_are_left_out_and_counted(call, stored, unfinished, tmp
     assert_one_line(call("report", "none.zarr"), "none.zarr: has no seed yet that is done at every point")
 
 
-def test_the_heat_map_shows_fractions(stored):
+def test_the_heatmap_shows_fractions(stored):
     success = crossed(jf.open_results(stored).load()).isel(third=0).outcome == "converged"
-    figure = axis_plots.heat_map(success, "step_size", "scale", "fraction converged")
+    figure = figures.heatmap(success.mean("seed"), "step_size", "scale", label="fraction converged")
     for axes, method in zip(figure.axes, ("plain", "slow"), strict=False):
         shown = np.ravel(axes.collections[0].get_array()).reshape(2, 3)
         expected = success.sel({"variant": method}).mean("seed").transpose("scale", "step_size")
@@ -429,7 +430,7 @@ def test_the_heat_map_shows_fractions(stored):
 
 def test_times_that_never_come_stand_at_the_edge(stored):
     runs = jf.open_results(stored).sel({"variant": "plain"})
-    axes = axis_plots.times_along(runs, "step_size").axes[0]
+    axes = figures.times_along(runs, "step_size").axes[0]
     line, never = axes.lines
     middle = np.quantile(runs.hit.sel(level=1e-4), 0.5, axis=1, method="inverted_cdf")
     np.testing.assert_array_equal(line.get_ydata(), [*middle[:2], np.nan])
@@ -437,7 +438,7 @@ def test_times_that_never_come_stand_at_the_edge(stored):
 
 
 def test_outcomes_along_an_axis(stored):
-    figure = axis_plots.outcomes_along(jf.open_results(stored), "step_size")
+    figure = figures.fractions(jf.open_results(stored), "step_size")
     shown = {axes.get_ylabel(): [line.get_ydata().tolist() for line in axes.lines] for axes in figure.axes}
     assert shown == {
         "budget": [[0, 0, 0], [1, 0, 0]],
