@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxfact.figures.styles import COLOURS, styled
+from jaxfact.figures.styles import COLOURS, house
 
 OURS, PEER, LIMIT = COLOURS[0], "#999999", "#CCCCCC"
 
 
-@styled
 def chart(report: dict) -> Figure:
     """Return the chart of one report; contenders that are timed twice appear with their shorter run."""
     again = ("ten times", "prepared")
@@ -50,7 +49,8 @@ def main() -> None:
     parser.add_argument("report", type=Path)
     parser.add_argument("chart", type=Path)
     options = parser.parse_args()
-    chart(json.loads(options.report.read_text())).savefig(options.chart, metadata={"Date": None})
+    with house():
+        chart(json.loads(options.report.read_text())).savefig(options.chart, metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -70,6 +70,15 @@ class Format(enum.StrEnum):
     NETCDF = "netcdf"
 
 
+class Venue(enum.StrEnum):
+    """What a figure is for: the column of a paper for NeurIPS, ICML or SIAM, or slides."""
+
+    NEURIPS = "neurips"
+    ICML = "icml"
+    SIAM = "siam"
+    SLIDES = "slides"
+
+
 def members(package: str) -> list[ModuleType]:
     """Return the modules of a folder in which what is there is found; one that fails is left out, which is said."""
     folder, found = importlib.import_module(package), []

@@ -102,7 +102,7 @@ def _load_for_drawing() -> None:
         import scipy.special  # noqa: F401, which intervals are computed with
         import zarr  # noqa: F401, which results are written with
 
-        from jaxfact.figures.styles import get_ready
+        from jaxfact.figures.saving import get_ready
         from jaxfact.reports import report  # noqa: F401
 
         get_ready()

@@ -1,21 +1,23 @@
-"""Figures of labelled results, readable at a width of 8 cm."""
+"""Figures of labelled results, readable at a width of 8 cm, or in the column of a venue."""
 
+from jaxfact.choices import Venue as Venue
 from jaxfact.choices import listed
-from jaxfact.figures.axes import heat_map as heat_map
+from jaxfact.figures.axes import fractions as fractions
 from jaxfact.figures.axes import outcomes as outcomes
-from jaxfact.figures.axes import outcomes_along as outcomes_along
 from jaxfact.figures.axes import times_along as times_along
 from jaxfact.figures.claims import Plot as Plot
 from jaxfact.figures.claims import Series as Series
 from jaxfact.figures.claims import claim as claim
+from jaxfact.figures.curves import curve as curve
 from jaxfact.figures.curves import distance as distance
 from jaxfact.figures.curves import imbalance as imbalance
 from jaxfact.figures.curves import singular_values as singular_values
-from jaxfact.figures.curves import survival as survival
-from jaxfact.figures.curves import worst as worst
-from jaxfact.figures.phase import phase_diagram as phase_diagram
+from jaxfact.figures.maps import heatmap as heatmap
+from jaxfact.figures.maps import phase_diagram as phase_diagram
 from jaxfact.figures.recovery import recovery as recovery
-from jaxfact.figures.styles import save as save
+from jaxfact.figures.saving import save as save
+from jaxfact.figures.survival import survival as survival
+from jaxfact.figures.worst import worst as worst
 
 
 def __dir__() -> list[str]:

@@ -1,145 +1,152 @@
-"""Figures of a sweep over its axes: how runs ended and when they arrived, one colour per variant.
+"""Figures of a sweep over one axis: how runs ended and when they arrived, one colour per variant.
 
-Every function takes a dataset with the dimensions `seed`, perhaps `variant`, and the axes it draws along (select
-a point of others first), and returns a matplotlib figure that belongs to no window.
+Every function takes a dataset with the dimensions `seed`, perhaps `variant`, and the axis it draws along (select a
+point of others first), and returns a matplotlib figure that belongs to no window.
 """
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
-from jaxfact.figures.styles import (
-    FEW,
-    axis_scale,
-    cell_edges,
-    count_line,
-    name_few_minor_ticks,
-    new_figure,
-    styled,
-    variants_of,
-)
+from jaxfact.choices import Venue
+from jaxfact.engine.outcomes import OUTCOMES
+from jaxfact.figures.labels import label_axis
+from jaxfact.figures.sheets import Look, Sheet, count_of, drawing, provenance
+from jaxfact.figures.styles import name_few_minor_ticks, variants_of
+from jaxfact.inputs import problem_with, shown
 from jaxfact.results import stats
 
 _QUANTILES = (0.05, 0.5, 0.95)
-_UNKNOWN = "0.75"  # the grey of what no number is known of
 
 
-@styled
-def outcomes(runs: xr.Dataset) -> Figure:
-    """Plot how many of the runs at one point had each outcome, with Wilson intervals."""
+def outcomes(
+    runs: xr.Dataset,
+    *,
+    ax: Axes | None = None,
+    size: tuple[float, float] | None = None,
+    title: str | None = None,
+    style: Venue | str | None = None,
+) -> Figure:
+    """Plot how many of the runs at one point had each outcome, with Wilson intervals; the rest as in `curve`."""
     found = stats.outcome_fractions(runs)
-    variants = list(variants_of(found))
-    count = found.sizes["outcome"]
-    figure, (axes,) = new_figure(1.1 + 0.22 * count * len(variants))
-    height = 0.8 / len(variants)
-    for place, (name, part, colour, _) in enumerate(variants):
-        at = np.arange(count) + (place - (len(variants) - 1) / 2) * height
-        # As lists: of an array with rows of one number matplotlib makes scalars, which NumPy deprecated.
-        reach = np.maximum([part.fraction - part.low, part.high - part.fraction], 0).tolist()
-        axes.barh(at, part.fraction, 0.9 * height, xerr=reach, color=colour, label=name or None)
-    axes.set_yticks(np.arange(count), found.outcome.values)
-    axes.invert_yaxis()
-    axes.set(xlabel="fraction of runs", xlim=(0, 1.02))
-    axes.set_title(count_line(runs, "bar: 95 % Wilson interval"))
-    _name_variants(figure, axes)
-    return figure
+    count, bars = found.sizes["outcome"], runs.sizes.get("variant", 1)
+    with drawing(Look(ax, size, title, style), 1.1 + 0.22 * count * bars) as sheet:
+        height = 0.8 / bars
+        variants = variants_of(found)
+        for place, (name, part, colour, _) in enumerate(variants):
+            at = np.arange(count) + (place - (bars - 1) / 2) * height
+            # As lists: of an array with rows of one number matplotlib makes scalars, which NumPy deprecated.
+            reach = np.maximum([part.fraction - part.low, part.high - part.fraction], 0).tolist()
+            sheet.axes.barh(at, part.fraction, 0.9 * height, xerr=reach, color=colour, label=name or None)
+            _keep(sheet, (name,), part)
+        sheet.axes.set_yticks(np.arange(count), found.outcome.values)
+        sheet.axes.invert_yaxis()
+        sheet.axes.set(xlabel="fraction of runs", xlim=(0, 1.02))
+        note = f"bar and line: 95 % Wilson interval of {count_of(runs)}"
+        order = ", ".join(found.outcome.values.tolist())
+        return sheet.finish("How the runs ended", note, f"from above: {order}; {provenance(runs)}")
 
 
-@styled
-def outcomes_along(runs: xr.Dataset, axis: str) -> Figure:
-    """Plot the fraction of runs with each outcome against an axis, one panel per outcome, with Wilson intervals."""
-    found = stats.outcome_fractions(runs).sortby(axis)
-    figure, panels = new_figure(1.0 + 1.15 * found.sizes["outcome"], found.sizes["outcome"])
-    for axes, outcome in zip(panels, found.outcome.values, strict=True):
-        for name, part, colour, line in variants_of(found.sel(outcome=outcome)):
-            at = part[axis].values
-            axes.fill_between(at, part.low, part.high, color=colour, alpha=0.2, linewidth=0)
-            axes.plot(at, part.fraction, color=colour, linestyle=line, marker=".", label=name or None)
-        axes.set(ylabel=str(outcome), ylim=(-0.04, 1.04))
-    label_axis(panels[-1], "x", runs[axis])
-    panels[0].set_title("fractions of " + count_line(runs, "band: 95 % Wilson interval"))
-    _name_variants(figure, panels[0])
-    return figure
+def fractions(
+    runs: xr.Dataset,
+    axis: str,
+    *,
+    of: float | str | None = None,
+    simultaneous: bool = False,
+    ax: Axes | None = None,
+    size: tuple[float, float] | None = None,
+    title: str | None = None,
+    style: Venue | str | None = None,
+) -> Figure:
+    """Plot fractions of the runs against an axis, with Wilson intervals, one colour and line per variant.
+
+    Args:
+        runs: results along `seed`, the axis, and perhaps `variant`.
+        axis: what to draw along.
+        of: a distance level, for the fraction that reached it, or an outcome; by default every outcome that occurs,
+            one panel each.
+        simultaneous: draw intervals that hold at all points together (`stats.exact_interval`, Bonferroni).
+        ax, size, title, style: as in `curve`; axes are for one panel.
+
+    Raises:
+        ValueError: For an axis, a level or an outcome that the runs do not have, and runs with further axes.
+    """
+    left = [dim for dim in runs.outcome.dims if dim not in ("seed", "variant", axis)]
+    if axis not in runs.outcome.dims or left:
+        axes_of = ", ".join(str(dim) for dim in runs.outcome.dims if dim not in ("seed", "variant")) or "none"
+        raise problem_with("axis", axis, f"the axes of the runs are {axes_of}", "name one, select a point of others")
+    parts = {name: found.sortby(axis) for name, found in _fractions_of(runs, of, simultaneous).items()}
+    with drawing(Look(ax, size, title, style), 1.0, len(parts), each=1.15 if len(parts) > 1 else 1.5) as sheet:
+        for axes, (what, found) in zip(sheet.panels, parts.items(), strict=True):
+            for name, part, colour, line in variants_of(found):
+                at = part[axis].values
+                axes.fill_between(at, part.low, part.high, color=colour, alpha=0.2, linewidth=0)
+                axes.plot(at, part.fraction, color=colour, linestyle=line, marker=".", label=name or None)
+                _keep(sheet, (what if len(parts) > 1 else "", name), part, axis)
+            axes.set(ylabel=what, ylim=(-0.04, 1.04))
+        label_axis(sheet.panels[-1], "x", runs[axis])
+        sheet.label_x(sheet.panels[-1].get_xlabel())
+        kind = "95 % intervals that hold at all points together" if simultaneous else "95 % Wilson interval"
+        seen = (
+            "How the runs ended" if of is None else f"Fraction of runs: {next(iter(parts)).removeprefix('fraction ')}"
+        )
+        return sheet.finish(seen, f"band: {kind}, {count_of(runs)} and point", provenance(runs))
 
 
-@styled
-def times_along(runs: xr.Dataset, axis: str) -> Figure:
+def times_along(
+    runs: xr.Dataset,
+    axis: str,
+    *,
+    ax: Axes | None = None,
+    size: tuple[float, float] | None = None,
+    title: str | None = None,
+    style: Venue | str | None = None,
+) -> Figure:
     """Plot quantiles of the time to a distance against an axis; at the upper edge where infinite.
 
-    The distance is the coarsest to which a variant was run, which all can reach.
+    The distance is the coarsest to which a variant was run, which all can reach. The rest is as in `curve`.
     """
-    figure, (axes,) = new_figure(2.9)
     level = next(iter(stats.judged_levels(runs)))
-    drawn = [
-        (name, stats.time_to(part, level).quantile(_QUANTILES).sortby(axis), colour, line)
-        for name, part, colour, line in variants_of(runs)
-    ]
-    shown = np.concatenate([times.values[(times.values > 0) & np.isfinite(times.values)] for _, times, _, _ in drawn])
-    bottom, top = (shown.min() / 1.5, shown.max() * 1.5) if shown.size else (1.0, 10.0)
-    for name, times, colour, line in drawn:
-        at = times[axis].values
-        low, middle, high = times.transpose("quantile", axis).values
-        never = np.isinf(middle)
-        band = np.clip(low, bottom, top), np.clip(high, bottom, top)
-        axes.fill_between(at, *band, where=np.isfinite(low), color=colour, alpha=0.2, linewidth=0)
-        axes.plot(at, np.where(never, np.nan, middle), color=colour, linestyle=line, marker=".", label=name or None)
-        edge = axes.get_xaxis_transform()
-        axes.plot(at[never], np.ones(never.sum()), "^", color=colour, transform=edge, clip_on=False, markersize=4)
-    axes.set(yscale="log", ylim=(bottom, top), ylabel=f"step at which {level:g} is reached")
-    name_few_minor_ticks(axes.yaxis)
-    label_axis(axes, "x", runs[axis])
-    axes.set_title(count_line(runs, "median, band: 5–95 %; triangle: not reached"))
-    _name_variants(figure, axes)
-    return figure
+    quantiles = stats.time_to(runs, level).quantile(_QUANTILES).sortby(axis)
+    known = quantiles.values[(quantiles.values > 0) & np.isfinite(quantiles.values)]
+    bottom, top = (known.min() / 1.5, known.max() * 1.5) if known.size else (1.0, 10.0)
+    with drawing(Look(ax, size, title, style), 2.9) as sheet:
+        axes = sheet.axes
+        for name, part, colour, line in variants_of(quantiles.to_dataset(name="times")):
+            times, at = part.times, part[axis].values
+            low, middle, high = times.transpose("quantile", axis).values
+            never = np.isinf(middle)
+            band = np.clip(low, bottom, top), np.clip(high, bottom, top)
+            axes.fill_between(at, *band, where=np.isfinite(low), color=colour, alpha=0.2, linewidth=0)
+            axes.plot(at, np.where(never, np.nan, middle), color=colour, linestyle=line, marker=".", label=name or None)
+            sheet.mark_edge(axes, at[never], colour)
+            columns = {axis: at, "low": low, "median": middle, "high": high}
+            for what, values in columns.items():
+                sheet.column((name or "runs", what), values)
+        axes.set(yscale="log", ylim=(bottom, top), ylabel=f"step at which {level:g} is reached")
+        name_few_minor_ticks(axes.yaxis)
+        label_axis(axes, "x", runs[axis])
+        note = f"line: median, band: 5–95 % of {count_of(runs)};\ntriangle: half do not arrive"
+        return sheet.finish(f"Time to distance {level:g}", note, provenance(runs))
 
 
-@styled
-def heat_map(success: xr.DataArray, along: str, across: str, label: str) -> Figure:
-    """Plot the fraction of seeds with success over two axes, one panel per variant; grey where it is no number."""
-    fraction = success.mean("seed").sortby([along, across])
-    names = fraction.variant.values.tolist() if "variant" in fraction.dims else [""]
-    figure, panels = new_figure(0.7 + 1.9 * len(names), len(names))
-    columns, rows = (cell_edges(fraction[name].values) for name in (along, across))
-    for axes, name in zip(panels, names, strict=True):
-        part = fraction.sel({"variant": name}) if "variant" in fraction.dims else fraction
-        axes.set_facecolor(_UNKNOWN)
-        # As an image: SVG viewers leave hairlines between cells.
-        cells = part.transpose(across, along).where(np.isfinite(part))
-        mesh = axes.pcolormesh(columns, rows, cells, cmap="cividis", vmin=0, vmax=1, rasterized=True)
-        label_axis(axes, "y", fraction[across])
-        axes.set(xlim=(columns[0], columns[-1]), ylim=(rows[0], rows[-1]))
-        axes.set_title(name)
-    label_axis(panels[-1], "x", fraction[along])
-    figure.colorbar(mesh, ax=panels, label=label, aspect=30)
-    if not np.isfinite(fraction).all():
-        figure.legend(handles=[Patch(color=_UNKNOWN, label="no number")], loc="outside lower center")
-    figure.suptitle(f"{success.sizes['seed']} runs per cell", x=0.01, ha="left")
-    return figure
+def _fractions_of(runs: xr.Dataset, of: float | str | None, simultaneous: bool) -> dict[str, xr.Dataset]:
+    """Return the fractions to draw by the name of their panel."""
+    if of is not None and not isinstance(of, str):
+        level = float(of)
+        stats.time_to(runs, level)  # which refuses a level that is none
+        found = stats.fraction_reached(runs.sel(level=[level], method="nearest"), simultaneous=simultaneous)
+        return {f"fraction at {level:g}": found.isel(level=0, drop=True)}
+    if of is not None and of not in OUTCOMES:
+        raise problem_with("of", shown(of), f"the outcomes are {', '.join(OUTCOMES)}", "choose one, or a level")
+    found = stats.outcome_fractions(runs, of, simultaneous=simultaneous)
+    named = "{}" if of is None else "fraction {}"
+    return {named.format(name): found.sel(outcome=name, drop=True) for name in found.outcome.values.tolist()}
 
 
-def axis_label(coordinate: xr.DataArray) -> str:
-    """Return what a coordinate is and its symbol, or its unit where there is no symbol."""
-    text = coordinate.attrs.get("long_name", str(coordinate.name).replace("_", " "))
-    symbol, unit = coordinate.attrs.get("latex"), coordinate.attrs.get("units", "1")
-    if symbol:
-        return f"{text} {symbol}"
-    return text if unit == "1" else f"{text} / {unit}"
-
-
-def label_axis(axes: Axes, which: str, coordinate: xr.DataArray) -> None:
-    """Label and scale an axis; if a linear one has few values, all are named."""
-    values = np.sort(coordinate.values)
-    scale = axis_scale(values)
-    axes.set(**{f"{which}label": axis_label(coordinate), f"{which}scale": scale})
-    if scale == "log":
-        name_few_minor_ticks(axes.xaxis if which == "x" else axes.yaxis)
-    elif len(values) <= FEW:
-        axes.set(**{f"{which}ticks": values, f"{which}ticklabels": [f"{value:.4g}" for value in values]})
-
-
-def _name_variants(figure: Figure, axes: Axes) -> None:
-    handles, names = axes.get_legend_handles_labels()
-    if names:
-        figure.legend(handles, names, loc="outside lower center", ncols=2)
+def _keep(sheet: Sheet, name: tuple[str, ...], part: xr.Dataset, axis: str | None = None) -> None:
+    """Keep fractions and their intervals as columns."""
+    columns = {} if axis is None else {axis: part[axis].values}
+    for what, values in (columns | {one: part[one].values for one in ("fraction", "low", "high")}).items():
+        sheet.column((*name, what) if any(name) else ("runs", what), values)

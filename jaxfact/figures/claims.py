@@ -7,10 +7,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jaxfact.figures.styles import COLOURS, FEW, LINES, new_figure, put_title, styled
+from jaxfact.choices import Venue
+from jaxfact.figures.sheets import Look, drawing
+from jaxfact.figures.styles import COLOURS, FEW, LINES
 
 _MARKERS = ("o", "s", "^", "D", "v", "P")
-_LONG = 26  # letters of a name that leaves no room for another one beside it
 
 
 class Series(NamedTuple):
@@ -37,20 +38,31 @@ class Plot(NamedTuple):
     y_scale: str = "linear"
 
 
-@styled
-def claim(plot: Plot, title: str = "") -> Figure:
-    """Plot what was measured against what is promised, 8 cm wide; `title` goes above, in one line or two."""
-    figure, (axes,) = new_figure(2.9)
-    axes.set(xlabel=plot.x_label, ylabel=plot.y_label, xscale=plot.x_scale, yscale=plot.y_scale)
-    for place, series in enumerate(plot.measured):
-        _measured(axes, series, place)
-    for place, series in enumerate(plot.promised):
-        _promised(axes, series, place)
-    names = [series.name for series in (*plot.measured, *plot.promised)]
-    figure.legend(loc="outside lower center", ncols=1 if max(map(len, names)) > _LONG else 2)
-    if title:
-        put_title(axes, title)
-    return figure
+def claim(
+    plot: Plot,
+    title: str = "",
+    *,
+    ax: Axes | None = None,
+    size: tuple[float, float] | None = None,
+    style: Venue | str | None = None,
+) -> Figure:
+    """Plot what was measured against what is promised; `title` goes above, in one line or two.
+
+    The further arguments are those of `curve`.
+    """
+    with drawing(Look(ax, size, title, style), 2.9) as sheet:
+        axes = sheet.axes
+        axes.set(xlabel=plot.x_label, ylabel=plot.y_label, xscale=plot.x_scale, yscale=plot.y_scale)
+        for place, series in enumerate(plot.measured):
+            _measured(axes, series, place)
+        for place, series in enumerate(plot.promised):
+            _promised(axes, series, place)
+        for series in (*plot.measured, *plot.promised):
+            arrays = {"x": series.x, "y": series.y, "low": series.low, "high": series.high}
+            for what, values in arrays.items():
+                if values is not None:
+                    sheet.column((series.name, what), values)
+        return sheet.finish(title.replace("\n", ". ") or plot.y_label)
 
 
 def _measured(axes: Axes, series: Series, place: int) -> None:

@@ -1,216 +1,265 @@
-"""Figures of a sweep, each from the labelled results alone, readable at 8 cm width.
+"""Figures of records against steps, each from the labelled results alone.
 
-Every function takes a dataset with dimensions `seed` and perhaps `variant` (select a point of other axes first) and
-returns a matplotlib figure that belongs to no window. Bands are quantiles over runs: a finished run keeps its last
-value, a diverged one counts as infinite.
+Every function takes a dataset with dimensions `seed` and perhaps `variant`; select a point of other axes first. Bands
+are quantiles over runs, of which a diverged one counts as infinite. A quantile ends where it goes through runs that
+were stopped because they had arrived: what they would have done is not known.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jaxfact import measures
-from jaxfact.figures.styles import (
-    COLOURS,
-    LINES,
-    count_line,
-    name_few_minor_ticks,
-    new_figure,
-    put_title,
-    styled,
-    variants_of,
-)
-from jaxfact.inputs import problem_with
-from jaxfact.measures.base import label_of
-from jaxfact.results import stats
+from jaxfact.choices import Venue
+from jaxfact.figures.labels import STEPS, asks_for_log, plain_name, scale_steps, symbol_label
+from jaxfact.figures.sheets import Look, Sheet, count_of, drawing, provenance, put_title
+from jaxfact.figures.styles import LINES, at_one_point, name_few_minor_ticks, variants_of
+from jaxfact.inputs import problem_with, shown
 
 _BAND = (0.05, 0.95)
-_DISTANCE = label_of(measures.distance).latex
+_ABOVE = 100.0
+_STOPPED = ("converged", "fitted")
+_SEEN = "line: median, band: 5–95 % of "
+_ENDS = "a curve ends where half of the runs have arrived and were stopped"
 
 
-@styled
-def distance(runs: xr.Dataset) -> Figure:
-    """Plot the distance against steps: median and 5-95 % band over runs, one colour per variant."""
-    figure, (axes,) = new_figure(2.5)
-    bands(axes, runs, "distance_path")
-    axes.set(xlabel="step $t$", ylabel=_DISTANCE)
-    put_title(axes, count_line(runs, "median, band: 5–95 % of runs"))
-    return figure
+def curve(
+    runs: xr.Dataset,
+    name: str,
+    *,
+    ax: Axes | None = None,
+    size: tuple[float, float] | None = None,
+    title: str | None = None,
+    style: Venue | str | None = None,
+) -> Figure:
+    """Plot a record against steps: median and 5-95 % band over the runs, one colour and line per variant.
 
+    Args:
+        runs: results of one point, with `<name>_path` along `seed`, `step`, and perhaps `variant`. Of a record of
+            several numbers each is drawn; one field of a record is `<record>_<field>`.
+        name: of the record, `"distance"` say, or a measure of your own.
+        ax: axes to draw into, instead of a new figure.
+        size: width and height in inches.
+        title: above the figure; by default what is seen.
+        style: a venue, "neurips", "icml", "siam" or "slides"; by default your own matplotlib settings hold.
 
-@styled
-def survival(runs: xr.Dataset) -> Figure:
-    """Plot the fraction of runs not yet at a distance, with pointwise Wilson intervals.
-
-    The first panel judges all variants at the coarsest distance to which one was run, which all can reach; one that was
-    run to a finer one is drawn there too, in a panel with the others that were.
+    Raises:
+        ValueError: For a name without a path, and runs with axes left.
     """
-    judged = stats.judged_levels(runs)
-    figure, panels = new_figure(1.1 + 1.8 * len(judged), len(judged))
-    for axes, (level, able) in zip(panels, judged.items(), strict=True):
-        for name, part, colour, line in _variants(runs):
-            if name in able:
-                _alive(axes, part, level, name, colour, line)
-        axes.set(ylabel=f"fraction not yet at {level:g}", ylim=(-0.02, 1.02))
-    panels[-1].set_xlabel("step $t$")
-    put_title(panels[0], count_line(runs, "band: 95 % Wilson interval"))
-    if "variant" in runs.dims:
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    return figure
+    at_one_point(runs)
+    paths = path_of(runs, name)
+    seen = {"distance": "distance from the target", "imbalance": "imbalance of the factors"}
+    with drawing(Look(ax, size, title, style), 2.5) as sheet:
+        bands(sheet, sheet.axes, runs, f"{name}_path")
+        sheet.label_x(STEPS)
+        sheet.axes.set_ylabel(symbol_label(paths))
+        words = seen.get(name, plain_name(paths, name))
+        return sheet.finish(f"{words[0].upper()}{words[1:]}", _SEEN + count_of(runs), f"{_ENDS}; {provenance(runs)}")
 
 
-def _alive(axes: Axes, runs: xr.Dataset, level: float, name: str, colour: str, line: Any) -> None:
-    alive = stats.time_to(runs, level).survival()
-    times = np.append(alive.time.values, runs.steps.values.max())
-    left = np.append(alive.values, alive.values[-1])
-    low, high = stats.wilson(np.rint(left * runs.sizes["seed"]), runs.sizes["seed"])
-    axes.step(times, left, where="post", color=colour, linestyle=line, label=name or None)
-    axes.fill_between(times, low, high, step="post", color=colour, alpha=0.2, linewidth=0)
+def distance(
+    runs: xr.Dataset,
+    *,
+    ax: Axes | None = None,
+    size: tuple[float, float] | None = None,
+    title: str | None = None,
+    style: Venue | str | None = None,
+) -> Figure:
+    """Plot the distance from the target against steps, with the tolerance: `curve(runs, "distance")`."""
+    return curve(runs, "distance", ax=ax, size=size, title=title, style=style)
 
 
-@styled
-def imbalance(runs: xr.Dataset) -> Figure:
-    """Plot ‖UᵀU − VᵀV‖_F against steps: median and 5-95 % band over runs."""
-    figure, (axes,) = new_figure(2.5)
-    bands(axes, runs, "imbalance_path")
-    unit = r"\sigma_1" if runs.attrs.get("unit_name", "σ₁") == "σ₁" else r"\mathrm{unit}"
-    axes.set(xlabel="step $t$", ylabel=r"$\|U^\top U-V^\top V\|_F\;/\;" + f"{unit}$")
-    put_title(axes, count_line(runs, "median, band: 5–95 % of runs"))
-    return figure
+def imbalance(
+    runs: xr.Dataset,
+    *,
+    ax: Axes | None = None,
+    size: tuple[float, float] | None = None,
+    title: str | None = None,
+    style: Venue | str | None = None,
+) -> Figure:
+    """Plot ‖UᵀU − VᵀV‖_F against steps: `curve(runs, "imbalance")`."""
+    return curve(runs, "imbalance", ax=ax, size=size, title=title, style=style)
 
 
-@styled
-def singular_values(runs: xr.Dataset, target: Sequence[float] | Float[np.ndarray, " r"]) -> Figure:
-    """Plot the singular values of UVᵀ against steps, one panel per variant; lines are those of Σ, `target`."""
-    variants = list(_variants(runs))
-    figure, panels = new_figure(0.7 + 1.35 * len(variants), len(variants))
-    for axes, (name, part, _, _) in zip(panels, variants, strict=True):
-        paths = part.singular_values_path
-        steps = _shown_steps(part)
-        steps = steps[steps > 0]
-        for place in range(paths.sizes["singular_values_0"]):
-            colour = COLOURS[place % len(COLOURS)]
-            low, middle, high = _quantiles(paths.isel(singular_values_0=place).sel(step=steps))
-            axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
-            axes.plot(steps, middle, color=colour, linestyle=LINES[place % len(LINES)], label=_alike(place, paths))
-        for value in target[: paths.sizes["singular_values_0"]]:
-            axes.axhline(value, color="0.35", linewidth=0.6, zorder=0)
-        axes.set(ylabel=r"$\sigma_k(UV^\top)\,/\,\sigma_1$", ylim=(-0.03, 1.15 * max(target[0], 1)))
-        put_title(axes, name)
-    panels[-1].set_xscale("log")  # which all share
-    name_few_minor_ticks(panels[-1].xaxis)
-    panels[-1].set_xlabel("step $t$")
-    figure.suptitle(count_line(runs, "median, band: 5–95 % of runs; grey lines: target"), x=0.01, ha="left")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles[: len(COLOURS)], labels[: len(COLOURS)], loc="outside lower center", ncols=3)
-    return figure
+def singular_values(
+    runs: xr.Dataset,
+    target: Sequence[float] | Float[np.ndarray, " r"],
+    *,
+    ax: Axes | None = None,
+    size: tuple[float, float] | None = None,
+    title: str | None = None,
+    style: Venue | str | None = None,
+) -> Figure:
+    """Plot the singular values of UVᵀ against steps, one panel per variant; grey lines are those of Σ, `target`.
 
-
-def _alike(place: int, paths: xr.DataArray) -> str:
-    """Return the names of all singular values that are drawn as the one in a place, as colours come again."""
-    return ", ".join(
-        rf"$\sigma_{{{other + 1}}}$"
-        for other in range(place % len(COLOURS), paths.sizes["singular_values_0"], len(COLOURS))
-    )
-
-
-@styled
-def worst(runs: xr.Dataset, count: int = 10) -> Figure:
-    """Plot the distance of the worst runs one by one, with the median of all: those that failed, then the slowest.
-
-    With several variants the seeds are ranked by the first, and its rivals from the same start are drawn beside it.
+    The further arguments are those of `curve`; with `ax`, runs of one variant are needed.
     """
-    variants = list(_variants(runs))
-    first = variants[0][1]
-    seeds = worst_seeds(first, count)
-    paths = [part.distance_path.sel(step=_shown_steps(part)) for _, part, _, _ in variants]
-    middle = _on_axis(_quantiles(paths[0])[1])
-    rows = -(-len(seeds) // 2)
-    figure, panels = new_figure(1.4 + 0.95 * rows, rows, 2)
-    panels[0].set_yscale("log")  # which all share
-    for axes, seed in zip(panels, seeds, strict=False):
-        for (name, _, colour, line), path in zip(variants, paths, strict=True):
-            shown = _on_axis(path.sel(seed=seed).values)
-            axes.plot(path.step, shown, color=colour, linestyle=line, label=name or "run")
-        axes.plot(paths[0].step, middle, color="0.6", linewidth=0.8, zorder=0, label="median of all")
-        put_title(axes, f"seed {seed}: {first.outcome.sel(seed=seed).item()}")
-    for axes in panels[len(seeds) :]:
-        axes.set_visible(False)
-    for axes in panels[-2:]:
-        axes.set_xlabel("step $t$")
-    figure.supylabel(_DISTANCE)
-    figure.suptitle(f"{len(seeds)} of {count_line(runs, 'the slowest and the failed')}", x=0.01, ha="left")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    return figure
+    at_one_point(runs)
+    paths, panels = path_of(runs, "singular_values"), runs.sizes.get("variant", 1)
+    (place,) = (dim for dim in paths.dims if str(dim).startswith("singular_values_"))
+    count = paths.sizes[place]
+    # The colours of variants are other colours: here a colour is a place in the order.
+    shades = mpl.colormaps["viridis"](np.linspace(0, 0.85, count))
+    with drawing(Look(ax, size, title, style), 0.75, panels, each=1.35) as sheet:
+        for axes, (name, part, _, _) in zip(sheet.panels, variants_of(runs), strict=True):
+            known = _Known.of(part)
+            for each in range(count):
+                curves = known.quantiles(part.singular_values_path.isel({place: each}))
+                label, line = rf"$\sigma_{{{each + 1}}}$", LINES[each % len(LINES)]
+                _draw(sheet, axes, (name, f"sigma{each + 1}"), known.steps, curves, shades[each], line, label)
+            for value in np.asarray(target)[:count]:
+                axes.axhline(value, color="0.35", linewidth=0.6, zorder=0)
+            axes.set(ylabel=symbol_label(paths), ylim=(-0.03, 1.15 * max(target[0], 1)))
+            put_title(axes, name)
+        scale_steps(sheet.axes, known.steps)
+        sheet.label_x(STEPS)
+        note = f"{_SEEN}{count_of(runs)}\ngrey: singular values of the target"
+        return sheet.finish("Singular values of the product", note, f"{_ENDS}; {provenance(runs)}")
 
 
-def worst_seeds(runs: xr.Dataset, count: int) -> list[int]:
-    """Return the seeds of one variant's worst runs: outcomes other than converged first, then the latest to arrive."""
-    arrived = stats.time_to(runs, float(runs.level.values[~stats.is_beyond(runs).values][-1]))
-    lateness = np.where(np.isnan(arrived.hit), np.inf, arrived.hit)
-    failed = (runs.outcome != "converged").values
-    order = np.lexsort((-np.nan_to_num(runs.distance.values, nan=np.inf, posinf=np.inf), -lateness, ~failed))
-    return runs.seed.values[order[:count]].tolist()
+def path_of(runs: xr.Dataset, name: str) -> xr.DataArray:
+    """Return what was recorded under a name along the steps; raises ValueError where nothing was."""
+    paths = [str(known).removesuffix("_path") for known in runs if str(known).endswith("_path")]
+    if not paths:
+        raise problem_with("runs", "a sweep without records", "the figure is drawn from them", "sweep with every=100")
+    if name not in paths:
+        raise problem_with("name", shown(name), f"the records are {', '.join(paths)}", "choose one")
+    return runs[f"{name}_path"]
 
 
-def _variants(runs: xr.Dataset) -> Iterator[tuple[str, xr.Dataset, str, object]]:
-    """Yield every variant of runs that are all at one point."""
-    left = [dim for dim in runs.outcome.dims if dim not in ("seed", "variant")]
-    if left:
-        raise problem_with("runs", f"axes {left}", "a figure shows one point", "select one with runs.sel(...)")
-    yield from variants_of(runs)
+class _Known(NamedTuple):
+    """The steps that are shown of a variant, and which of its runs still said something new at each of them."""
+
+    steps: np.ndarray
+    going: np.ndarray
+    diverged: np.ndarray
+
+    @classmethod
+    def of(cls, runs: xr.Dataset) -> "_Known":
+        steps = shown_steps(runs)
+        stopped = np.isin(runs.outcome.values, _STOPPED)
+        ended = runs.steps.values
+        return cls(steps, ~stopped[:, None] | (ended[:, None] >= steps), runs.outcome.values == "diverged")
+
+    def quantiles(self, path: xr.DataArray) -> Float[np.ndarray, "3 step"]:
+        """Return the quantiles over runs, of observed values; NaN from where they go through runs that were stopped.
+
+        The band is drawn as long as its upper end is known: those that have arrived lie below.
+        """
+        values = _values(path.sel(step=self.steps))
+        order = np.argsort(values, axis=0, kind="stable")
+        ranks = [max(int(np.ceil(q * len(values))) - 1, 0) for q in (_BAND[0], 0.5, _BAND[1])]
+        columns = np.arange(len(self.steps))
+        found = np.stack([values[order[rank], columns] for rank in ranks])
+        last = [np.flatnonzero(self.going[order[rank], columns]).max(initial=0) for rank in ranks]
+        found[1, last[1] + 1 :] = np.nan
+        found[:, max(last[1:]) + 1 :] = np.nan
+        return found
 
 
-def bands(axes: Axes, runs: xr.Dataset, path: str) -> None:
-    """Draw median and band of every variant on a logarithmic axis; a band that leaves it reaches its edge.
-
-    What has no place on it is said in words.
-    """
-    drawn = [(*variant, _shown_steps(variant[1])) for variant in _variants(runs)]
-    curves = [_quantiles(part[path].sel(step=steps)) for _, part, _, _, steps in drawn]
-    shown = np.concatenate([curve[(curve > 0) & np.isfinite(curve)] for curve in curves])
-    bottom, top = (shown.min() / 2, shown.max() * 2) if shown.size else (0.1, 1.0)
-    for (name, _, colour, line, steps), (low, middle, high) in zip(drawn, curves, strict=True):
-        axes.fill_between(
-            steps, np.clip(low, bottom, top), np.clip(high, bottom, top), color=colour, alpha=0.2, linewidth=0
-        )
-        said = _absence(low, middle, high)
+def bands(sheet: Sheet, axes: Axes, runs: xr.Dataset, path: str) -> None:
+    """Draw median and band of every variant; what has no place on a logarithmic axis is said in words."""
+    drawn, ceiling = [], 0.0
+    for name, part, colour, line in variants_of(runs):
+        known = _Known.of(part)
+        for place, one in enumerate(_components(part[path])):
+            drawn.append((name if place == 0 else "", place, known, known.quantiles(one), colour, line))
+            ceiling = max(ceiling, _highest(_values(one.sel(step=known.steps)), known.diverged))
+    numbers = np.concatenate([curves.ravel() for _, _, _, curves, _, _ in drawn])
+    numbers = numbers[np.isfinite(numbers) & ((numbers <= ceiling) | (ceiling <= 0))]
+    tolerances = _tolerances(runs) if path == "distance_path" else []
+    is_log, limits = _scale(axes, numbers, tolerances)
+    for name, place, known, curves, colour, line in drawn:
+        said = _absence(curves, is_log)
         label = f"{name}: {said}" if name and said else name or None
-        axes.plot(steps, _on_axis(middle), color=colour, linestyle=line, label=label)
-    if shown.size:
-        axes.set(yscale="log", ylim=(bottom, top))
-    else:
+        columns = name or "runs", f"{place}" if place else ""
+        _draw(sheet, axes, columns, known.steps, curves, colour, line, label, limits, is_log)
+    for place, level in enumerate(tolerances):
+        label = "tolerance" if place == 0 else None
+        axes.axhline(level, color="0.35", linewidth=0.8, linestyle=LINES[2], zorder=0, label=label)
+    if not np.any(numbers):
         axes.set(yticks=[])
-        axes.text(0.5, 0.3, _absence(*curves), transform=axes.transAxes, ha="center")
-    if "variant" in runs.dims:
-        axes.legend()
+        axes.text(0.5, 0.3, _absence(numbers, True), transform=axes.transAxes, ha="center")
+    scale_steps(axes, max((known.steps for _, _, known, *_ in drawn), key=len))
 
 
-def _absence(*curves: np.ndarray) -> str:
-    """Say why a logarithmic axis shows nothing of curves; nothing where it shows something."""
-    if any(np.any((curve > 0) & np.isfinite(curve)) for curve in curves):
+def _draw(
+    sheet: Sheet,
+    axes: Axes,
+    name: tuple[str, ...],
+    steps: np.ndarray,
+    curves: np.ndarray,
+    colour: Any,
+    line: Any,
+    label: str | None,
+    limits: tuple[float, float] = (-np.inf, np.inf),
+    is_log: bool = False,
+) -> None:
+    """Draw a median and its band as far as the limits, a dot where the median stops short, and keep the numbers."""
+    low, middle, high = curves
+    axes.fill_between(steps, np.clip(low, *limits), np.clip(high, *limits), color=colour, alpha=0.2, linewidth=0)
+    on_axis = np.where(np.isfinite(middle) & ((middle > 0) | (not is_log)), middle, np.nan)
+    axes.plot(steps, on_axis, color=colour, linestyle=line, label=label)
+    known = np.flatnonzero(~np.isnan(middle))
+    if known.size and known[-1] < len(steps) - 1:
+        axes.plot(steps[known[-1:]], on_axis[known[-1:]], ".", color=colour, markersize=5)
+    columns = {"step": steps, "low": low, "median": middle, "high": high}
+    for what, values in columns.items():
+        sheet.column((*name, what), values)
+
+
+def _scale(axes: Axes, numbers: np.ndarray, tolerances: Sequence[float]) -> tuple[bool, tuple[float, float]]:
+    """Scale the vertical axis; return whether it is logarithmic, and between which numbers bands are drawn."""
+    known = np.append(numbers, tolerances)
+    if not asks_for_log(known):
+        return False, (float(known.min(initial=np.inf)), float(known.max(initial=-np.inf))) if known.size else (
+            0.0,
+            1.0,
+        )
+    positive = known[known > 0]
+    limits = float(positive.min()) / 2, float(positive.max()) * 2
+    axes.set(yscale="log", ylim=limits)
+    name_few_minor_ticks(axes.yaxis)
+    return True, limits
+
+
+def _highest(values: np.ndarray, diverged: np.ndarray) -> float:
+    """Return the largest number of the runs that stay; if none does, so far above the starts that it shows them go."""
+    kept = values[~diverged] if not diverged.all() else _ABOVE * values[:, :1]
+    return float(kept[np.isfinite(kept)].max(initial=0.0))
+
+
+def _tolerances(runs: xr.Dataset) -> list[float]:
+    known = np.unique(runs.tolerance.values) if "tolerance" in runs else np.array([])
+    return known[np.isfinite(known) & (known > 0)].tolist()
+
+
+def _components(path: xr.DataArray) -> list[xr.DataArray]:
+    """Return the numbers of a record one by one."""
+    more = [dim for dim in path.dims if dim not in ("seed", "step")]
+    flat = path.stack(number=more) if more else path.expand_dims("number")
+    return [flat.isel(number=place) for place in range(flat.sizes["number"])]
+
+
+def _absence(curves: np.ndarray, is_log: bool) -> str:
+    """Say why a logarithmic axis shows nothing of curves; nothing where an axis shows something."""
+    known = curves[np.isfinite(curves)]
+    if np.any(known > 0) or (known.size and (np.any(known) or not is_log)):
         return ""
-    return "0 throughout" if not any(np.any(curve) for curve in curves) else "infinite or unknown"
+    return "0 throughout" if known.size else "infinite or unknown"
 
 
-def _quantiles(path: xr.DataArray) -> Float[np.ndarray, "3 step"]:
-    """Return the quantiles over runs, of observed values: between a number and inf there is nothing to interpolate."""
+def _values(path: xr.DataArray) -> Float[np.ndarray, "seed step"]:
     values = path.transpose("seed", "step").values.astype(float)
-    values = np.where(np.isnan(values), np.inf, values)
-    return np.quantile(values, (_BAND[0], 0.5, _BAND[1]), axis=0, method="inverted_cdf")
+    return np.where(np.isnan(values), np.inf, values)
 
 
-def _on_axis(values: np.ndarray) -> np.ndarray:
-    """Return the values with gaps where a logarithmic axis has no place for them."""
-    return np.where((values > 0) & np.isfinite(values), values, np.nan)
-
-
-def _shown_steps(runs: xr.Dataset) -> np.ndarray:
+def shown_steps(runs: xr.Dataset) -> np.ndarray:
     """Return the recorded steps up to the first at which every run has ended."""
     if "step" not in runs.dims:
         raise problem_with("runs", "a sweep without records", "the figure is drawn from them", "sweep with every=100")

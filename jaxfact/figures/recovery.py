@@ -3,12 +3,18 @@
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
+import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from jaxfact.choices import Venue
 from jaxfact.figures.curves import bands
-from jaxfact.figures.styles import LINES, count_line, new_figure, styled
+from jaxfact.figures.labels import STEPS
+from jaxfact.figures.sheets import Look, count_of, drawing, provenance
+from jaxfact.figures.styles import LINES
+
+_PANELS = {"misfit_path": "training misfit", "validation_path": "validation error", "test_path": "test error"}
 
 
 class Recovered(Protocol):
@@ -25,37 +31,37 @@ class Recovered(Protocol):
         ...
 
 
-@styled
-def recovery(found: Recovered) -> Figure:
+def recovery(
+    found: Recovered,
+    *,
+    size: tuple[float, float] | None = None,
+    title: str | None = None,
+    style: Venue | str | None = None,
+) -> Figure:
     """Plot training misfit, validation and test error against steps, one panel each; grey lines are the baselines.
 
-    `found` is what `jaxfact.complete` returns.
+    `found` is what `jaxfact.complete` returns; the further arguments are those of `curve`.
     """
     runs, baselines = found.runs, {name: mean for name, (mean, *_) in found.baselines.items()}
     flat = over_splits(runs)
-    figure, panels = new_figure(5.2, 3)
-    for axes, path, label in zip(
-        panels,
-        ("misfit_path", "validation_path", "test_path"),
-        ("training misfit", "validation error", "test error"),
-        strict=True,
-    ):
-        bands(axes, flat, path)
-        axes.set_ylabel(label)
-    panels[0].set_title(count_line(flat, "median, band: 5–95 % of runs"))
-    for axes in panels[1:]:
-        axes.get_legend().remove()  # pyright: ignore[reportOptionalMemberAccess]
-        axes.set(yscale="linear", ylim=_between(runs, baselines.values()))
-    highest = max(baselines.values())
-    for place, (name, value) in enumerate(baselines.items()):
-        side = "bottom" if value == highest else "top"  # Names of levels close together do not meet.
-        panels[2].axhline(value, color="0.35", linewidth=0.8, linestyle=LINES[place], zorder=0)
-        panels[2].annotate(name, (1, value), xycoords=("axes fraction", "data"), ha="right", va=side, fontsize=7)
-    panels[0].set(yscale="linear", ylim=(0, 1.1 * float(runs.misfit_path.isel(step=0).max())))
-    panels[2].set_xscale("symlog", linthresh=runs.attrs["check_every"])
-    panels[2].set_xlim(left=0)
-    panels[2].set_xlabel("step $t$")
-    return figure
+    with drawing(Look(None, size, title, style), 0.4, len(_PANELS), each=1.6) as sheet:
+        for axes, (path, label) in zip(sheet.panels, _PANELS.items(), strict=True):
+            bands(sheet, axes, flat, path)
+            axes.set(ylabel=label, yscale="linear")
+        for axes in sheet.panels[1:]:
+            axes.set_ylim(*_between(runs, baselines.values()))
+        highest, tests = max(baselines.values()), sheet.panels[2]
+        for place, (name, value) in enumerate(baselines.items()):
+            side = "bottom" if value == highest else "top"  # Names of levels close together do not meet.
+            tests.axhline(value, color="0.35", linewidth=0.8, linestyle=LINES[place], zorder=0)
+            small = mpl.rcParams["legend.fontsize"]
+            tests.annotate(name, (1, value), xycoords=("axes fraction", "data"), ha="right", va=side, fontsize=small)
+        sheet.axes.set_ylim(0, 1.1 * float(runs.misfit_path.isel(step=0).max()))
+        tests.set_xscale("symlog", linthresh=runs.attrs["check_every"])
+        tests.set_xlim(left=0)
+        sheet.label_x(STEPS)
+        note = f"line: median, band: 5–95 % of {count_of(flat)}"
+        return sheet.finish("Errors on what was seen and on what was held out", note, provenance(flat))
 
 
 def _between(runs: xr.Dataset, levels: Iterable[float]) -> tuple[float, float]:

@@ -1,83 +1,143 @@
-"""What all figures share: size, colours, lines, axes, and how they are saved."""
+"""How figures look: colours and lines, this library's own settings, those of venues, and how these give way to yours.
 
-import io
-from collections.abc import Callable, Iterator
-from functools import wraps
-from pathlib import Path
-from typing import ParamSpec
+A figure follows the user's matplotlib settings; where a setting is as matplotlib ships it, this library's own takes its
+place, and inside `house` that is so everywhere. With a venue's name every setting is the venue's.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 import xarray as xr
-from matplotlib.axes import Axes
+from cycler import cycler
 from matplotlib.axis import Axis
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from jaxfact.choices import Venue
 from jaxfact.inputs import problem_with
 
 # Okabe & Ito's palette, which colour-blind readers tell apart; line styles separate curves that coincide.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 LINES = ("-", (0, (4, 2)), (0, (1, 1.2)), "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)))
 FEW = 8  # up to this many values are all named on an axis
-_WIDTH = 3.15
-_DPI = 300
-_STYLE = {
-    "font.size": 8,
-    "axes.titlesize": 7,
+WIDTH = 3.15  # 8 cm, in inches
+_SMALL = 7 / 8  # of the size of labels, for ticks, legends and titles
+_SIZES = {
+    "axes.titlesize": _SMALL,
+    "figure.titlesize": _SMALL,
+    "figure.labelsize": 1.0,
+    "axes.labelsize": 1.0,
+    "legend.fontsize": _SMALL,
+    "legend.title_fontsize": _SMALL,
+    "xtick.labelsize": _SMALL,
+    "ytick.labelsize": _SMALL,
+}
+_HOUSE: dict[str, Any] = {
+    "font.size": 8.0,
     "axes.titlelocation": "left",
-    "figure.titlesize": 7,
-    "figure.labelsize": 8,
-    "axes.labelsize": 8,
-    "legend.fontsize": 7,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
     "lines.linewidth": 1.2,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.prop_cycle": cycler(color=COLOURS),
     "legend.frameon": False,
-    "svg.hashsalt": "jaxfact",
 }
-P = ParamSpec("P")
+_TIMES = {"font.family": ["STIXGeneral", "DejaVu Sans"], "mathtext.fontset": "stix"}
+_COMPUTER_MODERN = {
+    "font.family": ["cmr10", "STIXGeneral", "DejaVu Sans"],  # the latter two for letters that cmr10 lacks
+    "mathtext.fontset": "cm",
+    "axes.formatter.use_mathtext": True,  # as cmr10 has no minus
+}
 
 
-def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draw with this module's style, whatever the user's own settings are."""
+class Format(NamedTuple):
+    """A venue's column: its width in inches, the height where it is set, the size of labels in points, and the font.
 
-    @wraps(draw)
-    def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE}):  # pyright: ignore[reportArgumentType]
-            return draw(*args, **kwargs)
+    `captioned` says that a caption below tells what is seen, and a title above would tell it twice.
+    """
 
-    return styled
-
-
-def new_figure(height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """Return a figure 8 cm wide and `height` inches high, and its panels, row by row."""
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-    FigureCanvasAgg(figure)  # keeps what it has measured for the layout, formulas above all, until it draws
-    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=columns > 1)
-    return figure, list(panels.ravel())
+    width: float
+    height: float | None
+    points: float
+    font: dict[str, Any]
+    captioned: bool
 
 
-def put_title(axes: Axes, text: str) -> None:
-    """Put a title above axes that have nothing there; to find that out would take matplotlib a quarter of a layout."""
-    axes.set_title(text, y=1.0)
+# Widths are those of the venues' own style files: neurips_2025.sty has textwidth=5.5in and Times; icml2025.sty has
+# \textwidth 6.75in with \columnsep 0.25in, so two columns of 3.25in, and Times; siamart220329.cls has a text of 5.125in
+# in Computer Modern; beamer with aspectratio=169 has slides of 160 mm × 90 mm in a sans-serif font at 11 points.
+FORMATS: dict[Venue, Format] = {
+    Venue.NEURIPS: Format(5.5, None, 9.0, _TIMES, True),
+    Venue.ICML: Format(3.25, None, 8.0, _TIMES, True),
+    Venue.SIAM: Format(5.125, None, 9.0, _COMPUTER_MODERN, True),
+    Venue.SLIDES: Format(16 / 2.54, 9 / 2.54, 11.0, {}, False),
+}
 
 
-def variants_of(runs: xr.Dataset) -> Iterator[tuple[str, xr.Dataset, str, object]]:
+def format_of(style: Venue | str | None) -> Format | None:
+    """Return a venue's format; None where none is named. Raises ValueError for a name that no venue has."""
+    if style is None:
+        return None
+    try:
+        return FORMATS[Venue(style)]
+    except ValueError:
+        raise problem_with("style", repr(style), "is no venue", f"choose among {', '.join(Venue)}") from None
+
+
+def settings(form: Format | None) -> dict[Any, Any]:
+    """Return the settings to draw with: the venue's, or the house's wherever the user has left matplotlib's own."""
+    if form is not None:
+        return _complete(form.font, form.points)
+    points = mpl.rcParams["font.size"] if _is_set("font.size") else _HOUSE["font.size"]
+    wanted = {**_HOUSE, **_sizes(points)}
+    return {name: value for name, value in wanted.items() if not _is_set(name)}
+
+
+def figure_size(form: Format | None, height: float) -> tuple[float, float]:
+    """Return width and height in inches, where a figure with letters of 8 points would be so high."""
+    if form is None:
+        return tuple(mpl.rcParams["figure.figsize"]) if _is_set("figure.figsize") else (WIDTH, height)
+    return form.width, form.height or height * form.points / _HOUSE["font.size"]
+
+
+def house() -> AbstractContextManager[None]:
+    """Draw as this library does within the block, whatever the user's settings are: pages look alike everywhere."""
+    return mpl.rc_context(_complete({}, _HOUSE["font.size"]))
+
+
+def _complete(font: dict[str, Any], points: float) -> dict[Any, Any]:
+    """Return a value for every setting, so that none is left to the user's."""
+    return {**mpl.rcParamsDefault, **_HOUSE, **_sizes(points), **font, "font.size": points}
+
+
+def _sizes(points: float) -> dict[str, float]:
+    return {name: share * points for name, share in _SIZES.items()}
+
+
+def _is_set(name: Any) -> bool:
+    """Tell whether the user has given a setting another value than matplotlib's own."""
+    return bool(mpl.rcParams[name] != mpl.rcParamsDefault[name])
+
+
+def variants_of(runs: xr.Dataset) -> Iterator[tuple[str, xr.Dataset, str, Any]]:
     """Yield name, runs, colour and line style of every variant."""
-    names = runs.variant.values.tolist() if "variant" in runs.dims else [None]
-    for place, name in enumerate(names):
-        part = runs if name is None else runs.sel({"variant": name})
-        yield name or "", part, COLOURS[place % len(COLOURS)], LINES[place % len(LINES)]
+    palette = mpl.rcParams["axes.prop_cycle"].by_key().get("color", list(COLOURS))  # the user's, or the house's
+    for place, name in enumerate(named_variants(runs)):
+        part = runs.sel({"variant": name}) if "variant" in runs.dims else runs
+        yield name, part, palette[place % len(palette)], LINES[place % len(LINES)]
 
 
-def count_line(runs: xr.Dataset, interval: str) -> str:
-    """Return the title that says how many runs there are and what the band is."""
-    each = " per variant" if "variant" in runs.dims else ""
-    return f"{runs.sizes['seed']} runs{each}\n{interval}"
+def named_variants(runs: xr.Dataset) -> list[str]:
+    """Return the names of the variants, of runs without any the name ""."""
+    return runs.variant.values.tolist() if "variant" in runs.dims else [""]
+
+
+def at_one_point(runs: xr.Dataset) -> None:
+    """Refuse runs that have axes left."""
+    left = [dim for dim in runs.outcome.dims if dim not in ("seed", "variant")]
+    if left:
+        raise problem_with("runs", f"axes {left}", "a figure shows one point", "select one with runs.sel(...)")
 
 
 def is_geometric(values: np.ndarray) -> bool:
@@ -112,35 +172,3 @@ def cell_edges(values: np.ndarray) -> np.ndarray:
     middle = (scaled[1:] + scaled[:-1]) / 2
     edges = np.concatenate([[scaled[0] - steps[0] / 2], middle, [scaled[-1] + steps[-1] / 2]])
     return np.exp(edges) if is_geometric(values) else edges
-
-
-def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure as PNG (300 dpi) or SVG, by the path's suffix."""
-    path = Path(path)
-    if path.suffix not in (".png", ".svg"):
-        raise problem_with("path", path, "needs the suffix .png or .svg", "choose one of them")
-    metadata = {"Date": None} if path.suffix == ".svg" else None
-    with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE}):  # pyright: ignore[reportArgumentType]
-        _lay_out(figure)
-        figure.savefig(path, dpi=_DPI, metadata=metadata)
-
-
-@styled
-def get_ready() -> Figure:
-    """Load the fonts, and what reads formulas and writes files, by drawing next to nothing, and return that."""
-    figure, (axes,) = new_figure(1.0)
-    put_title(axes, "$t$")
-    for kind in ("png", "svg"):
-        figure.savefig(io.BytesIO(), format=kind)
-    return figure
-
-
-def _lay_out(figure: Figure) -> None:
-    """Settle where everything lies; left to `savefig`, every format would go through the whole figure once more."""
-    layout = figure.get_layout_engine()
-    if layout is None:
-        return
-    before, figure.dpi = figure.dpi, _DPI  # at which text is measured as in the PNG
-    layout.execute(figure)
-    figure.set_layout_engine(None)
-    figure.dpi = before

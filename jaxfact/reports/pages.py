@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxfact.figures import save
+from jaxfact.figures.styles import house
 from jaxfact.inputs import printable
 from jaxfact.results import strict_json
 from jaxfact.results.whole import check_new_folder, whole_folder
@@ -57,7 +58,8 @@ class Report:
     @cached_property
     def figures(self) -> dict[str, Figure]:
         """The figures by name, drawn when they are first looked at."""
-        return self.draw()
+        with house():
+            return self.draw()
 
     def print(self, console: Console | None = None) -> None:
         """Print heading, tables and lines."""

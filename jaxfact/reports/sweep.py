@@ -73,10 +73,10 @@ def drawn(found: Shown) -> dict[str, Figure]:
     if len(axes) == 2:
         success, label = _success(found)
         along, across = axes
-        return {"fractions": figures.heat_map(success, along, across, label)}
+        return {"fractions": figures.heatmap(success.mean("seed"), along, across, label=label)}
     if axes:
         times = {"times": figures.times_along(runs, axes[0])} if found.judged else {}
-        return {"outcomes": figures.outcomes_along(runs, axes[0]), **times}
+        return {"outcomes": figures.fractions(runs, axes[0]), **times}
     curves = {"outcomes": figures.outcomes(runs)}
     if found.judged:
         curves["survival"] = figures.survival(runs)

@@ -10,6 +10,8 @@ from jaxtyping import Float
 from jaxfact.choices import listed
 from jaxfact.engine.levels import is_below, place_of
 from jaxfact.inputs import problem_with
+from jaxfact.results.bands import simultaneous_intervals as simultaneous_intervals
+from jaxfact.results.bands import survival_band as survival_band
 from jaxfact.results.deciding import CONFIDENCE, numbers_that_decide, rounded_up, seeds_for_share, standard_errors
 from jaxfact.results.forms import LawForm as LawForm
 from jaxfact.results.laws import Law as Law
@@ -94,19 +96,23 @@ def wilson(
     return np.where(number == 0, 0.0, middle - reach), np.where(number == count, 1.0, middle + reach)
 
 
-def fraction_reached(runs: xr.Dataset) -> xr.Dataset:
+def fraction_reached(runs: xr.Dataset, *, simultaneous: bool = False) -> xr.Dataset:
     """Return the fraction of seeds that reached each level, with Wilson's interval, as `fraction`, `low`, `high`.
 
-    NaN where a variant was not run down to a level.
+    `simultaneous` intervals hold together, at all levels, points and variants (`simultaneous_intervals`). NaN where a
+    variant was not run down to a level.
     """
-    return _fractions(np.isfinite(runs.hit)).where(~is_beyond(runs))
+    return _fractions(np.isfinite(runs.hit), simultaneous).where(~is_beyond(runs))
 
 
-def outcome_fractions(runs: xr.Dataset) -> xr.Dataset:
-    """Return the fraction of seeds with each outcome that occurs, along `outcome`, with Wilson's interval."""
-    names = np.unique(runs.outcome.values)
+def outcome_fractions(runs: xr.Dataset, outcome: str | None = None, *, simultaneous: bool = False) -> xr.Dataset:
+    """Return the fraction of seeds with each outcome that occurs, or with one, along `outcome`, with Wilson's interval.
+
+    `simultaneous` intervals hold together, for all outcomes, points and variants (`simultaneous_intervals`).
+    """
+    names = np.unique(runs.outcome.values) if outcome is None else np.array([outcome])
     each = runs.outcome == xr.DataArray(names, {"outcome_name": names}, "outcome_name")
-    return _fractions(each).rename(outcome_name="outcome")
+    return _fractions(each, simultaneous).rename(outcome_name="outcome")
 
 
 def is_beyond(runs: xr.Dataset) -> xr.DataArray:
@@ -313,10 +319,10 @@ def _resolution(runs: xr.Dataset) -> float:
     return np.max(np.asarray(runs.attrs["check_every"], float))
 
 
-def _fractions(successes: xr.DataArray) -> xr.Dataset:
+def _fractions(successes: xr.DataArray, simultaneous: bool = False) -> xr.Dataset:
     count = successes.sizes["seed"]
     number = successes.sum("seed")
-    low, high = wilson(number, count)
+    low, high = simultaneous_intervals(number.values, count) if simultaneous else wilson(number, count)
     return xr.Dataset({"fraction": number / count, "low": (number.dims, low), "high": (number.dims, high)})
 
 

@@ -1,0 +1,62 @@
+"""What axes are called and how they are scaled."""
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+
+from jaxfact.figures.styles import FEW, axis_scale, is_geometric, name_few_minor_ticks
+
+STEPS = "step $t$"
+_SPAN = 30.0  # from which ratio on a range asks for a logarithmic axis
+
+
+def axis_label(coordinate: xr.DataArray) -> str:
+    """Return what a coordinate is and its symbol, or its unit where there is no symbol."""
+    text = coordinate.attrs.get("long_name", spoken(coordinate.name))
+    symbol, unit = coordinate.attrs.get("latex"), coordinate.attrs.get("units", "1")
+    if symbol:
+        return f"{text} {symbol}"
+    return text if unit == "1" else f"{text} / {unit}"
+
+
+def symbol_label(values: xr.DataArray) -> str:
+    """Return the symbol of numbers, which holds their unit, or what they are where there is no symbol."""
+    return values.attrs.get("latex") or axis_label(values)
+
+
+def spoken(name: object) -> str:
+    """Return the name of a variable in words."""
+    return str(name).removesuffix("_path").replace("_", " ")
+
+
+def plain_name(values: xr.DataArray, name: str) -> str:
+    """Return what numbers are in words: their long name, unless that is a formula."""
+    text = str(values.attrs.get("long_name", ""))
+    return text if text[:1].isalpha() and "_" not in text else spoken(name)
+
+
+def label_axis(axes: Axes, which: str, coordinate: xr.DataArray) -> None:
+    """Label and scale an axis; if a linear one has few values, all are named."""
+    values = np.sort(coordinate.values)
+    scale = axis_scale(values)
+    axes.set(**{f"{which}label": axis_label(coordinate), f"{which}scale": scale})
+    if scale == "log":
+        name_few_minor_ticks(axes.xaxis if which == "x" else axes.yaxis)
+    elif len(values) <= FEW:
+        axes.set(**{f"{which}ticks": values, f"{which}ticklabels": [f"{value:.4g}" for value in values]})
+
+
+def asks_for_log(values: np.ndarray) -> bool:
+    """Tell whether numbers range over so many sizes that only a logarithmic axis shows them; none may be negative."""
+    known = values[np.isfinite(values)]
+    positive = known[known > 0]
+    return bool(positive.size and known.min() >= 0 and positive.max() > _SPAN * positive.min())
+
+
+def scale_steps(axes: Axes, steps: np.ndarray) -> None:
+    """Scale an axis of recorded steps as they are spaced; zero has its place on a logarithmic one too."""
+    later = np.sort(steps[steps > 0])
+    # Whole steps that are to be spaced by a ratio begin one apart.
+    if is_geometric(later) and len(later) > 3 and later[-1] > _SPAN * later[0]:
+        axes.set_xscale("symlog", linthresh=float(later[0]), linscale=0.4)
+        axes.set_xlim(left=0 if len(later) < len(steps) else later[0])
