@@ -38,14 +38,29 @@ def execute(client: NotebookClient, notebook: NotebookNode) -> None:
     client.execute_cell(nbformat.v4.new_code_cell("%reset -f"), 0)
     for place, cell in enumerate(notebook.cells):
         client.execute_cell(cell, place)
-    for cell, output in outputs(notebook):
-        cell.metadata, cell.execution_count, output.metadata = {}, None, {}
-        if "execution_count" in output:
-            output.execution_count = None
-        if "data" in output:
-            kept = "image/png" if "image/png" in output.data else "text/plain"
-            output.data = {kept: output.data[kept]}
-    join_streams(notebook)
+    for cell in notebook.cells:
+        cell.metadata = {}
+        if cell.cell_type == "code":
+            cell.execution_count, cell.outputs = None, tidied(cell.outputs)
+
+
+def tidied(given: list[NotebookNode]) -> list[NotebookNode]:
+    """Return what is stored of a cell's outputs: what was printed, in one piece, and one form of each value."""
+    kept: list[NotebookNode] = []
+    for output in given:
+        if output.output_type == "stream":
+            if kept and kept[-1].get("name") == output.name:
+                kept[-1].text += output.text
+                continue
+        else:
+            kind = "image/png" if "image/png" in output.data else "text/plain"
+            output.metadata, output.data = {}, {kind: output.data[kind]}
+            if output.output_type == "execute_result":
+                output.execution_count = None
+            if output.data[kind] == "":  # a bar of progress that has gone
+                continue
+        kept.append(output)
+    return kept
 
 
 def outputs(notebook: NotebookNode) -> Iterator[tuple[NotebookNode, NotebookNode]]:
@@ -53,19 +68,6 @@ def outputs(notebook: NotebookNode) -> Iterator[tuple[NotebookNode, NotebookNode
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             yield cell, output
-
-
-def join_streams(notebook: NotebookNode) -> None:
-    """Join what a cell printed in pieces, which are as many as the kernel happened to send."""
-    for cell in notebook.cells:
-        joined: list[NotebookNode] = []
-        for output in cell.get("outputs", []):
-            if joined and output.output_type == joined[-1].output_type == "stream" and output.name == joined[-1].name:
-                joined[-1].text += output.text
-            else:
-                joined.append(output)
-        if cell.cell_type == "code":
-            cell.outputs = joined
 
 
 def in_few_colours(png: str) -> str:

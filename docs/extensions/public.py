@@ -2,7 +2,7 @@
 
 What is public is read from where it is declared, `jaxfact/__init__.pyi` and the families' own lists, so that nothing is
 listed twice; `.. public:: jaxfact engine sweep` takes the names of these rooms alone. A build that leaves a public name
-out fails, as does one of which a docstring does not name what it means.
+out fails.
 """
 
 import ast
