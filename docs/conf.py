@@ -36,8 +36,7 @@ nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(?s)(?!jaxfact\.).*"), ("py:class", r"jaxfact\.\w+\..+")]
 
 nb_execution_mode = "off"
-suppress_warnings = ["myst.header"]  # a cell of a notebook begins with a heading of the second level
-myst_enable_extensions = ["dollarmath"]
+myst_enable_extensions = ["dollarmath", "html_image"]
 myst_heading_anchors = 3
 myst_links_external_new_tab = False
 

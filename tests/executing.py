@@ -34,8 +34,10 @@ def kernel(folder: Path) -> Iterator[NotebookClient]:
 
 def execute(client: NotebookClient, notebook: NotebookNode) -> None:
     """Run a notebook's cells from nothing, and keep of their outputs what is stored."""
+    forget = nbformat.v4.new_code_cell("%reset -f")
+    client.nb = nbformat.v4.new_notebook(cells=[forget])
+    client.execute_cell(forget, 0)
     client.nb = notebook
-    client.execute_cell(nbformat.v4.new_code_cell("%reset -f"), 0)
     for place, cell in enumerate(notebook.cells):
         client.execute_cell(cell, place)
     for cell in notebook.cells:

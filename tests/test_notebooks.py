@@ -37,6 +37,7 @@ def kinds(notebook):
 def test_stored_outputs_are_small(path):
     """Figures are PNG of at most 40 kB, and prose says what a cell will show before it shows it."""
     notebook = nbformat.read(path, as_version=4)
+    assert notebook.cells[0].source.startswith("# ")
     shown = Counter(kind for _, output in outputs(notebook) for kind in output.get("data", ()))
     assert shown["image/png"] > 0
     assert set(shown) <= {"image/png", "text/plain"}
