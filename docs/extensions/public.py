@@ -24,6 +24,8 @@ from sphinx.util.docutils import SphinxDirective
 import jaxfact
 
 STUB = Path(jaxfact.__file__).with_suffix(".pyi")
+# What jaxtyping makes of a PRNGKeyArray.
+KEY = re.compile(r"Key\[[\w.]+, ''\] \| UInt32\[[\w.]+, '2'\] \| UInt32\[[\w.]+, '4'\]")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -31,6 +33,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("public", Public)
     # Before napoleon, which makes reStructuredText of sections.
     app.connect("autodoc-process-docstring", as_plain_text, priority=100)
+    app.connect("autodoc-process-signature", in_short)
     app.connect("autodoc-skip-member", is_no_news)
     app.connect("missing-reference", by_its_public_name)
     app.connect("env-check-consistency", all_are_there)
@@ -92,6 +95,17 @@ def as_plain_text(app: Sphinx, what: str, name: str, value: object, options: obj
         lines[place] = "".join(parts)
 
 
+def in_short(
+    app: Sphinx, what: str, name: str, value: object, options: object, signature: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """Call arrays and keys by the names that everybody knows them by."""
+
+    def shortened(text: str | None) -> str | None:
+        return text and KEY.sub("PRNGKeyArray", text).replace("jaxlib._jax.Array", "Array")
+
+    return shortened(signature), shortened(returned)
+
+
 def is_no_news(app: Sphinx, what: str, name: str, value: object, skip: bool, options: object) -> bool | None:
     """Leave out what Python itself says of the fields of a named tuple."""
     return True if (getattr(value, "__doc__", None) or "").startswith("Alias for field number") else None
@@ -113,7 +127,9 @@ def homes() -> dict[str, str]:
     found = {}
     for place in namespaces():
         for name, value in names(place):
-            found[f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', '')}"] = f"{place}.{name}"
+            home = getattr(value, "__module__", None) or ""
+            if home.startswith("jaxfact."):  # and not the Callable of which an alias is made
+                found[f"{home}.{getattr(value, '__qualname__', name)}"] = f"{place}.{name}"
     return found
 
 
