@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_origin
 
 from docutils import nodes
 from docutils.statemachine import StringList
@@ -50,7 +50,8 @@ class Public(SphinxDirective):
         place, *rooms = " ".join(self.arguments).split()
         lines = [f".. py:currentmodule:: {place}", ""]
         for name, value in names(place, rooms):
-            kind = "class" if inspect.isclass(value) else "function" if callable(value) else "data"
+            is_function = callable(value) and get_origin(value) is None  # and no type such as Callable[[int], str]
+            kind = "class" if inspect.isclass(value) else "function" if is_function else "data"
             lines += [f".. auto{kind}:: {place}.{name}", *["   :members:"] * (kind == "class"), ""]
         parsed = nodes.container()
         self.state.nested_parse(StringList(lines, source=place), self.content_offset, parsed)
