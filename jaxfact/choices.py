@@ -79,6 +79,19 @@ class Venue(enum.StrEnum):
     SLIDES = "slides"
 
 
+class Kind(enum.StrEnum):
+    """What a figure of a store shows: times, a record, singular values, or runs over axes or against one another."""
+
+    SURVIVAL = "survival"
+    BANDS = "bands"
+    IMBALANCE = "imbalance"
+    SINGULAR_VALUES = "singular-values"
+    PHASE = "phase"
+    BIFURCATION = "bifurcation"
+    SCATTER = "scatter"
+    LAW = "law"
+
+
 def members(package: str) -> list[ModuleType]:
     """Return the modules of a folder in which what is there is found; one that fails is left out, which is said."""
     folder, found = importlib.import_module(package), []

@@ -16,7 +16,7 @@ from PIL import Image
 import jaxfact as jf
 from jaxfact import figures, measures
 from jaxfact.figures import styles
-from jaxfact.figures.curves import worst_seeds
+from jaxfact.figures.worst import worst_seeds
 
 TARGET = [1.0, 0.5]
 SEEDS = 20
@@ -64,7 +64,8 @@ def texts(figure: Figure) -> list[Text]:
 
 
 def curves(figure: Figure) -> dict:
-    return {line.get_label(): line for line in figure.axes[0].lines}
+    named = {line.get_label(): line for line in figure.axes[0].lines}
+    return {name: line for name, line in named.items() if not name.startswith("_")}
 
 
 def quantile(path: xr.DataArray, fraction: float) -> np.ndarray:
@@ -88,8 +89,8 @@ def test_labels_carry_symbols_and_units(drawn):
     expected = {
         "distance": distance,
         "survival": "fraction not yet at 0.0001",
-        "imbalance": r"$\|U^\top U-V^\top V\|_F\;/\;\sigma_1$",
-        "singular values": r"$\sigma_k(UV^\top)\,/\,\sigma_1$",
+        "imbalance": r"$\|U^\top U-V^\top V\|_F \,/\, \sigma_1$",
+        "singular values": r"$\sigma_k(UV^\top) \,/\, \sigma_1$",
         "worst": distance,
     }
     shown = [text.get_text() for text in texts(figure)]
@@ -111,8 +112,8 @@ def test_readable_at_eight_centimetres(drawn):
 @pytest.mark.parametrize("name", ["distance", "survival", "imbalance", "singular values"])
 def test_runs_and_interval_are_named(runs, name):
     shown = "\n".join(text.get_text() for text in texts(FIGURES[name](runs)))
-    assert f"{SEEDS} runs" in shown
-    assert ("95 % Wilson interval" if name == "survival" else "band: 5–95 % of runs") in shown
+    kind = "band: 95 % Wilson interval at each step," if name == "survival" else "band: 5–95 % of"
+    assert f"{kind} {SEEDS} runs per variant" in " ".join(shown.split())
     assert "plain" in shown
     assert "balanced" in shown
 
@@ -129,7 +130,8 @@ def seen_without_green(colour: str) -> np.ndarray:
 
 def test_methods_differ_in_colour_and_in_line(three):
     lines = curves(figures.distance(three))
-    assert list(lines) == ["plain", "balanced", "third"]
+    assert list(lines) == ["plain", "balanced", "third", "tolerance"]
+    del lines["tolerance"]
     assert len({str(line._dash_pattern) for line in lines.values()}) == 3
     seen = {name: seen_without_green(line.get_color()) for name, line in lines.items()}
     assert min(np.linalg.norm(seen[a] - seen[b]) for a, b in combinations(seen, 2)) > 25
@@ -137,18 +139,37 @@ def test_methods_differ_in_colour_and_in_line(three):
     assert np.linalg.norm(red - green) < 25  # a pair that is usual and bad
 
 
+def ends_at(runs: xr.Dataset, path: xr.DataArray, fraction: float) -> int:
+    """Return the last step at which the run that is that quantile was still going: then it was stopped, arrived."""
+    ranked = path.transpose("seed", "step").argsort(axis=0).isel(seed=int(np.ceil(fraction * path.sizes["seed"])) - 1)
+    return int(path.step.values[runs.steps.isel(seed=ranked).values >= path.step.values].max())
+
+
 @pytest.mark.parametrize(("name", "path"), [("distance", "distance_path"), ("imbalance", "imbalance_path")])
 def test_bands_are_quantiles_of_the_runs(runs, name, path):
+    """As long as they are of runs that go on: that runs were stopped is no floor, and a dot says where it was."""
     figure = FIGURES[name](runs)
-    for place, (method, line) in enumerate(curves(figure).items()):
-        part = runs[path].sel({"variant": method})
-        steps = line.get_xdata()
-        np.testing.assert_array_equal(line.get_ydata(), quantile(part, 0.5)[: len(steps)])
-        assert steps[-1] >= runs.steps.sel({"variant": method}).max()
-        edges = [np.column_stack([steps, quantile(part, fraction)[: len(steps)]]) for fraction in (0.05, 0.95)]
-        shown = np.isfinite(edges).all(axis=(0, 2))
+    for place, method in enumerate(["plain", "balanced"]):
+        line, one = curves(figure)[method], runs.sel({"variant": method})
+        steps, drawn = line.get_xdata(), line.get_ydata()
+        end = ends_at(one, one[path], 0.5)
+        assert end < steps[-1]
+        np.testing.assert_array_equal(drawn[steps <= end], quantile(one[path], 0.5)[: len(steps)][steps <= end])
+        assert np.isnan(drawn[steps > end]).all()
+        dots = [dot for dot in figure.axes[0].lines if dot.get_marker() == "." and dot.get_color() == line.get_color()]
+        (dot,) = dots
+        assert dot.get_xdata()[0] == end
+        assert dot.get_ydata()[0] == drawn[steps == end][0] or np.isnan(dot.get_ydata()[0])
+        edges = [np.column_stack([steps, quantile(one[path], fraction)[: len(steps)]]) for fraction in (0.05, 0.95)]
+        shown = np.isfinite(edges).all(axis=(0, 2)) & (steps <= end)
         assert shown.sum() > 5
         assert points(edges[0][shown]) | points(edges[1][shown]) <= band(figure, place)
+
+
+def test_the_tolerance_is_drawn_where_distances_are(runs):
+    line = curves(figures.distance(runs))["tolerance"]
+    assert set(line.get_ydata()) == {1e-4}
+    assert "tolerance" not in curves(figures.imbalance(runs))
 
 
 def with_diverged(runs: xr.Dataset, count: int) -> xr.Dataset:
@@ -162,10 +183,10 @@ def test_a_diverged_run_counts_as_infinite(runs, count, median, upper):
     """With 10 % of the runs gone the upper quantile is infinite, with 60 % the median too: no number shows it."""
     figure = figures.distance(with_diverged(runs, count))
     line = figure.axes[0].lines[0]
-    late = line.get_xdata() >= 50
+    late = (line.get_xdata() >= 50) & (line.get_xdata() <= float(runs.steps.min()))
     assert late.any()
     assert np.isfinite(line.get_ydata()[late]).all() == median
-    assert np.isfinite(line.get_ydata()[~late]).all()
+    assert np.isfinite(line.get_ydata()[line.get_xdata() < 50]).all()
     survivors = runs.distance_path.sel({"variant": "plain", "seed": slice(count, None), "step": line.get_xdata()[late]})
     edge = np.column_stack([line.get_xdata()[late], quantile(survivors, 0.95)])
     assert (points(edge) <= band(figure, 0)) == upper
@@ -185,14 +206,16 @@ def test_what_a_logarithmic_axis_cannot_show_is_said(runs, said):
     assert not figures.imbalance(runs).axes[0].texts
 
 
-def test_a_heat_map_is_grey_where_there_is_no_number():
+def test_a_heatmap_is_grey_where_there_is_no_number():
     """Which a legend says, that others do not have."""
-    fraction = xr.DataArray(np.ones((3, 2, 4)), {"a": [1, 2, 3], "b": [1, 2]}, ("a", "b", "seed"))
-    holed = figures.heat_map(fraction.where(fraction.a < 3, np.inf), "a", "b", "fraction")
+    fraction = xr.DataArray(np.ones((3, 2)), {"a": [1, 2, 3], "b": [1, 2]}, ("a", "b"))
+    holed = figures.heatmap(fraction.where(fraction.a < 3, np.inf), "a", "b")
     np.testing.assert_array_equal(holed.axes[0].collections[0].get_array().mask, [[False, False, True]] * 2)
     (legend,) = holed.legends
     assert legend.legend_handles[0].get_facecolor() == holed.axes[0].get_facecolor()
-    assert not figures.heat_map(fraction, "a", "b", "fraction").legends
+    assert not figures.heatmap(fraction, "a", "b").legends
+    with pytest.raises(ValueError, match=r"^axes=a, c: the values are along a, b; "):
+        figures.heatmap(fraction, "a", "c")
 
 
 def test_survival_is_the_fraction_not_yet_arrived(runs):
@@ -210,15 +233,20 @@ def test_target_lines_and_singular_values(runs):
         assert axes.get_title(loc="left") == method
         flat = [line.get_ydata()[0] for line in axes.lines if list(line.get_xdata()) == [0, 1]]
         assert flat == TARGET
-        found = [line for line in axes.lines if list(line.get_xdata()) != [0, 1]]
+        found = [line for line in axes.lines if list(line.get_xdata()) != [0, 1] and line.get_marker() != "."]
         for place, line in enumerate(found):
             path = runs.singular_values_path.sel({"variant": method, "step": line.get_xdata()})
+            known = np.isfinite(line.get_ydata())
             expected = quantile(path.isel(singular_values_0=place), 0.5)
-            np.testing.assert_array_equal(line.get_ydata(), expected)
-            assert line.get_ydata()[-1] == pytest.approx(TARGET[place], abs=1e-3)
+            np.testing.assert_array_equal(line.get_ydata()[known], expected[known])
+            assert line.get_ydata()[known][-1] == pytest.approx(TARGET[place], abs=1e-3)
             assert line.get_label() == rf"$\sigma_{{{place + 1}}}$"
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [r"$\sigma_{1}$", r"$\sigma_{2}$"]
+    # No colour of a singular value may be taken for a variant's.
+    own = [seen_without_green(line.get_color()) for line in figure.axes[0].lines[:3:2]]
+    variants = [seen_without_green(line.get_color()) for line in curves(figures.distance(runs)).values()]
+    assert min(np.linalg.norm(one - other) for one in own for other in variants) > 15
 
 
 def test_figures_along_steps_say_that_there_are_no_records(runs):
@@ -231,7 +259,8 @@ def test_figures_along_steps_say_that_there_are_no_records(runs):
 @pytest.mark.parametrize(("high", "named"), [(600.0, {20, 50, 200, 500}), (6000.0, set())])
 def test_minor_ticks_that_are_named_do_not_meet(high, named):
     """On less than two decades twos and fives; on more the decades are enough."""
-    figure, (axes,) = styles.new_figure(2.0)
+    figure = Figure(figsize=(3.15, 2.0))
+    axes = figure.subplots()
     axes.set(xscale="log", xlim=(20, high))
     styles.name_few_minor_ticks(axes.xaxis)
     figure.draw_without_rendering()
@@ -269,6 +298,7 @@ def test_worst_shows_the_runs_that_it_names(runs):
         assert axes.get_title(loc="left") == f"seed {seed}: converged"
         line = next(line for line in axes.lines if line.get_label() == "balanced")
         own = runs.distance_path.sel({"variant": "balanced", "seed": seed, "step": line.get_xdata()})
+        assert line.get_xdata()[-1] - 5 < runs.steps.sel({"variant": "balanced", "seed": seed}) <= line.get_xdata()[-1]
         np.testing.assert_array_equal(line.get_ydata(), own)
 
 
@@ -295,7 +325,7 @@ def test_saved_figures_have_their_size(tmp_path, runs):
     assert image.size == (945, 750)
     assert np.ptp(np.asarray(image.convert("L"))) > 100
     assert b'width="226.8pt"' in saved(figure, tmp_path / "a.svg")
-    with pytest.raises(ValueError, match=r"a\.jpg: needs the suffix \.png or \.svg"):
+    with pytest.raises(ValueError, match=r"a\.jpg: needs a suffix of \.png, \.svg, \.pdf, \.pgf"):
         figures.save(figure, tmp_path / "a.jpg")
     assert not (tmp_path / "a.jpg").exists()
 
@@ -327,14 +357,85 @@ USER = {
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
-def test_the_users_style_is_neither_used_nor_changed(tmp_path, runs, suffix):
+def test_pages_look_alike_whatever_the_users_style(tmp_path, runs, suffix):
+    """Within `house`, as reports are drawn; and nothing of the user's is changed."""
     expected = saved(figures.distance(runs), tmp_path / f"a{suffix}")
     with mpl.rc_context(USER):
         before = dict(mpl.rcParams)
-        found = saved(figures.distance(runs), tmp_path / f"b{suffix}")
+        with styles.house():
+            found = saved(figures.distance(runs), tmp_path / f"b{suffix}")
         assert dict(mpl.rcParams) == before
-        figure = Figure()
-        figure.subplots().set_ylabel(r"$\Sigma$")
-        figure.savefig(tmp_path / f"c{suffix}")  # the settings do change other figures
+        other = saved(figures.distance(runs), tmp_path / f"c{suffix}")
     assert found == expected
-    assert (tmp_path / f"c{suffix}").read_bytes() != expected
+    assert other != expected
+
+
+def test_the_users_settings_are_respected(runs):
+    """Where they differ from matplotlib's own; a venue's name overrides them, and letters in smaller print follow."""
+    with mpl.rc_context(USER | {"figure.figsize": (7.0, 5.0), "axes.prop_cycle": mpl.cycler(color=["k", "c"])}):
+        mine, venue = figures.distance(runs), figures.distance(runs, style="icml")
+    axes = mine.axes[0]
+    assert axes.xaxis.label.get_fontsize() == 20
+    assert axes.get_xticklabels()[0].get_fontsize() == 17.5
+    assert axes.get_facecolor() == (0, 0, 0, 1)
+    assert axes.lines[0].get_linewidth() == 9
+    assert [line.get_color() for line in axes.lines[:3:2]] == ["k", "c"]
+    assert tuple(mine.get_size_inches()) == (7, 5)
+    assert venue.axes[0].xaxis.label.get_fontsize() == 8
+    assert venue.get_figwidth() == 3.25
+
+
+def test_figures_are_drawn_into_the_users_axes(runs):
+    own = Figure(figsize=(4, 3))
+    left, right = own.subplots(1, 2)
+    assert figures.curve(runs, "imbalance", ax=right, title="mine") is own
+    assert (len(own.axes), right.get_title(loc="left"), len(left.lines)) == (2, "mine", 0)
+    assert [text.get_text() for text in right.get_legend().get_texts()] == ["plain", "balanced"]
+    with pytest.raises(ValueError, match=r"^ax=one axes: this figure has 2 panels; "):
+        figures.singular_values(runs, TARGET, ax=left)
+    with pytest.raises(ValueError, match=r"^style='nature': is no venue; choose among neurips, icml, siam, slides\.$"):
+        figures.distance(runs, style="nature")
+    with pytest.raises(ValueError, match=r"^name='x': the records are distance, imbalance, singular_values; choose"):
+        figures.curve(runs, "x")
+
+
+def test_a_run_that_goes_off_does_not_flatten_the_others(runs):
+    """It leaves at a triangle; without it the axis is as high."""
+    off = (runs.seed == 3) & (runs.step >= 30)
+    gone = runs.assign(
+        distance_path=runs.distance_path.where(~off, 1e30), outcome=runs.outcome.where(runs.seed != 3, "diverged")
+    )
+    figure = figures.worst(gone, 2)
+    assert figure.axes[0].get_title(loc="left") == "seed 3: diverged"
+    assert figure.axes[0].get_ylim()[1] < 100
+    edges = [line.get_xdata().tolist() for line in figure.axes[0].lines if line.get_marker() == "^"]
+    assert edges == [[30]] * 2
+    assert figures.distance(gone).axes[0].get_ylim()[1] < 100
+
+
+def test_a_band_of_survival_begins_at_one(runs):
+    """Pointwise where the first run arrives, and for all steps together after the first step."""
+    first = float(runs.hit.sel({"variant": "plain", "level": 1e-4}).min())
+    for simultaneous, begins in ((False, first), (True, 1.0)):
+        figure = figures.survival(runs, 1e-4, simultaneous=simultaneous)
+        corners = np.array(sorted(band(figure, 0)))
+        assert corners[corners[:, 0] < begins][:, 1].min() == 1
+        assert corners[corners[:, 0] == begins][:, 1].min() < 1
+
+
+def test_an_animation_has_a_frame_for_each_step(tmp_path, runs):
+    path = figures.animate(runs, "distance", tmp_path / "a.gif", frames=3)
+    with Image.open(path) as made:
+        assert made.n_frames == 3
+        first = np.asarray(made.convert("L"), float)
+        made.seek(2)
+        assert np.abs(np.asarray(made.convert("L"), float) - first).max() > 100
+    with pytest.raises(ValueError, match=r"a\.avi: needs the suffix \.gif or \.mp4; "):
+        figures.animate(runs, "distance", tmp_path / "a.avi")
+    assert [one.name for one in tmp_path.iterdir()] == ["a.gif"]
+
+
+def test_an_animation_without_ffmpeg_says_so(tmp_path, runs, monkeypatch):
+    monkeypatch.setattr("matplotlib.animation.FFMpegWriter.isAvailable", classmethod(lambda _: False))
+    with pytest.raises(ValueError, match=r"a\.mp4: MP4 is written by ffmpeg, which is not there; install it"):
+        figures.animate(runs, "distance", tmp_path / "a.mp4")

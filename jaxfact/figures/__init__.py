@@ -12,8 +12,13 @@ from jaxfact.figures.curves import curve as curve
 from jaxfact.figures.curves import distance as distance
 from jaxfact.figures.curves import imbalance as imbalance
 from jaxfact.figures.curves import singular_values as singular_values
+from jaxfact.figures.laws import law as law
 from jaxfact.figures.maps import heatmap as heatmap
 from jaxfact.figures.maps import phase_diagram as phase_diagram
+from jaxfact.figures.moving import animate as animate
+from jaxfact.figures.points import bifurcation as bifurcation
+from jaxfact.figures.points import scatter as scatter
+from jaxfact.figures.publishing import publish as publish
 from jaxfact.figures.recovery import recovery as recovery
 from jaxfact.figures.saving import save as save
 from jaxfact.figures.survival import survival as survival

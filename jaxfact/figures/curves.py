@@ -88,14 +88,14 @@ def imbalance(
 
 def singular_values(
     runs: xr.Dataset,
-    target: Sequence[float] | Float[np.ndarray, " r"],
+    target: Sequence[float] | Float[np.ndarray, " r"] = (),
     *,
     ax: Axes | None = None,
     size: tuple[float, float] | None = None,
     title: str | None = None,
     style: Venue | str | None = None,
 ) -> Figure:
-    """Plot the singular values of UVᵀ against steps, one panel per variant; grey lines are those of Σ, `target`.
+    """Plot the singular values of UVᵀ against steps, one panel per variant; grey lines are those of Σ, if given.
 
     The further arguments are those of `curve`; with `ax`, runs of one variant are needed.
     """
@@ -112,13 +112,13 @@ def singular_values(
                 curves = known.quantiles(part.singular_values_path.isel({place: each}))
                 label, line = rf"$\sigma_{{{each + 1}}}$", LINES[each % len(LINES)]
                 _draw(sheet, axes, (name, f"sigma{each + 1}"), known.steps, curves, shades[each], line, label)
-            for value in np.asarray(target)[:count]:
+            for value in list(target)[:count]:
                 axes.axhline(value, color="0.35", linewidth=0.6, zorder=0)
-            axes.set(ylabel=symbol_label(paths), ylim=(-0.03, 1.15 * max(target[0], 1)))
+            axes.set(ylabel=symbol_label(paths), ylim=(-0.03, 1.15 * max([1.0, *target])))
             put_title(axes, name)
         scale_steps(sheet.axes, known.steps)
         sheet.label_x(STEPS)
-        note = f"{_SEEN}{count_of(runs)}\ngrey: singular values of the target"
+        note = _SEEN + count_of(runs) + "\ngrey: singular values of the target" * (len(target) > 0)
         return sheet.finish("Singular values of the product", note, f"{_ENDS}; {provenance(runs)}")
 
 

@@ -62,7 +62,7 @@ def write_pgf(figure: Figure, path: Path) -> None:
             path.open("w", encoding="utf-8") as file,
         ):
             file.write(_BEGIN % {"width": width, "height": height})
-            renderer = MixedModeRenderer(figure, width, height, _DPI, _Renderer(figure, file))
+            renderer: Any = MixedModeRenderer(figure, width, height, _DPI, _Renderer(figure, file))
             figure.draw(renderer)
             file.write(_END)
     finally:

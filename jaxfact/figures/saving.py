@@ -1,6 +1,9 @@
 """How figures are written: one file by its suffix, or all that a paper needs."""
 
 import io
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +43,20 @@ def save(figure: Figure, path: str | Path) -> None:
         if path.suffix == ".pgf":
             write_pgf(figure, path)
         else:
-            figure.savefig(path, dpi=_DPI, metadata=_METADATA[path.suffix])
+            with _quiet_fonts():
+                figure.savefig(path, dpi=_DPI, metadata=_METADATA[path.suffix])
+
+
+@contextmanager
+def _quiet_fonts() -> Iterator[None]:
+    """Keep to itself what the subsetting of fonts finds strange about the years in which matplotlib's own were made."""
+    log = logging.getLogger("fontTools")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def get_ready() -> Figure:

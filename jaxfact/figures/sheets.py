@@ -22,6 +22,7 @@ from jaxfact.inputs import problem_with
 from jaxfact.results.latex import latex_name
 
 _LETTER = 0.53  # of the size of type: the mean width of a letter
+_PANEL = 13.0  # times the size of type: the least width of a panel
 _WIDE = 5.0  # inches from which on panels stand side by side
 
 
@@ -106,12 +107,18 @@ class Sheet:
             self._put_legend(handles, labels, "" if captioned else note)
         elif labels:
             self.axes.legend(handles, labels)
+        if self.own:
+            self._fix_ticks()
+        return self.figure
+
+    def _fix_ticks(self) -> None:
+        """Make the first ticks, of which further ones are copies: left alone, they follow settings at another time."""
         for axes in self.panels:
-            for axis in (axes.xaxis, axes.yaxis):
-                # Matplotlib would make them when it draws, by the settings of that moment; more are copies of these.
+            sizes = mpl.rcParams["xtick.labelsize"], mpl.rcParams["ytick.labelsize"]
+            for axis, size in zip((axes.xaxis, axes.yaxis), sizes, strict=True):
+                axis.set_tick_params("both", labelsize=size)
                 axis.get_major_ticks(1)
                 axis.get_minor_ticks(1)
-        return self.figure
 
     def _put_title(self, text: str) -> None:
         if len(self.panels) == 1:
@@ -160,8 +167,9 @@ def drawing(
 def _new_sheet(
     look: Look, form: Format | None, height: float, count: int, each: float, columns: int, share_y: bool
 ) -> Sheet:
-    is_wide = (look.size or figure_size(form, height))[0] >= _WIDE
-    across = min(count, max(columns, 3 if columns == 1 else 2 * columns) if is_wide else columns)
+    width = (look.size or figure_size(form, height))[0]
+    room = int(width * 72 / (_PANEL * mpl.rcParams["font.size"]))
+    across = min(count, max(columns, min(room, 3 * columns))) if width >= _WIDE else columns
     rows = math.ceil(count / across)
     size = look.size or figure_size(form, height + each * rows)
     figure = Figure(figsize=size, layout="constrained")

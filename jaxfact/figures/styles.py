@@ -95,10 +95,15 @@ def settings(form: Format | None) -> dict[Any, Any]:
 
 
 def figure_size(form: Format | None, height: float) -> tuple[float, float]:
-    """Return width and height in inches, where a figure with letters of 8 points would be so high."""
+    """Return width and height in inches, where a figure with letters of 8 points would be so high; within its settings.
+
+    Without a venue the user's size holds, or it is 8 cm wide, and larger for larger letters.
+    """
+    larger = mpl.rcParams["font.size"] / _HOUSE["font.size"]
     if form is None:
-        return tuple(mpl.rcParams["figure.figsize"]) if _is_set("figure.figsize") else (WIDTH, height)
-    return form.width, form.height or height * form.points / _HOUSE["font.size"]
+        is_mine = _is_set("figure.figsize")
+        return tuple(mpl.rcParams["figure.figsize"]) if is_mine else (WIDTH * larger, height * larger)
+    return form.width, form.height or height * larger
 
 
 def house() -> AbstractContextManager[None]:

@@ -74,6 +74,17 @@ def phase_diagram(
         progress=progress,
         axes=both,
     )
+    return diagram_of(runs, along, across)
+
+
+def diagram_of(runs: xr.Dataset, along: str, across: str) -> xr.Dataset:
+    """Return the phase diagram of runs along two axes and `seed`, as `phase_diagram` does; `along` is above 0.
+
+    Raises ValueError for an axis with values that are not.
+    """
+    places = np.asarray(runs[along].values, float)
+    if not np.all(places > 0):
+        raise problem_with(along, places.tolist(), "the curve is fitted in its logarithm", "give numbers above 0")
     found = {}
     for outcome in _OUTCOMES:
         number = (runs.outcome == outcome).sum("seed")

@@ -8,20 +8,25 @@ import xarray as xr
 from jaxtyping import Float
 
 from jaxfact.choices import listed
-from jaxfact.engine.levels import is_below, place_of
+from jaxfact.engine.levels import is_below
 from jaxfact.inputs import problem_with
-from jaxfact.results.bands import simultaneous_intervals as simultaneous_intervals
-from jaxfact.results.bands import survival_band as survival_band
 from jaxfact.results.deciding import CONFIDENCE, numbers_that_decide, rounded_up, seeds_for_share, standard_errors
 from jaxfact.results.forms import LawForm as LawForm
+from jaxfact.results.intervals import quantile_interval as quantile_interval
+from jaxfact.results.intervals import simultaneous_intervals as simultaneous_intervals
+from jaxfact.results.intervals import survival_band as survival_band
+from jaxfact.results.intervals import wilson as wilson
 from jaxfact.results.laws import Law as Law
 from jaxfact.results.laws import LawSearch as LawSearch
 from jaxfact.results.laws import fit_law as fit_law
 from jaxfact.results.statistic import Quantile as Quantile
 from jaxfact.results.statistic import Statistic as Statistic
 from jaxfact.results.statistic import Tail as Tail
+from jaxfact.results.tables import table as table
 from jaxfact.results.times import Times as Times
+from jaxfact.results.times import time_to as time_to
 
+_INTERVALS = ("quantile_interval", "simultaneous_intervals", "survival_band")
 _TELLING = 5  # from fewer numbers their scatter is hardly known, and with it how many would decide
 
 
@@ -48,20 +53,6 @@ class PairedTimes(NamedTuple):
     why: str
 
 
-def time_to(runs: xr.Dataset, level: float | None = None) -> Times:
-    """Return the hitting times of a distance level, or of all levels, along `level`.
-
-    Raises ValueError for a level that was not recorded.
-    """
-    if level is None:
-        return Times(runs.hit, runs.steps)
-    levels = runs.level.values
-    place = place_of(level, levels)
-    if place is None:
-        raise problem_with("level", f"{level:g}", f"the levels are {', '.join(f'{x:g}' for x in levels)}", "choose one")
-    return Times(runs.hit.isel(level=place, drop=True), runs.steps)
-
-
 def best_over_time(runs: xr.Dataset, record: str) -> xr.Dataset:
     """Return the least value of a record along each run's path, as `value`, and the first step at which it was reached.
 
@@ -77,23 +68,6 @@ def best_over_time(runs: xr.Dataset, record: str) -> xr.Dataset:
     return xr.Dataset({"value": known.isel(step=at).drop_vars("step"), "step": path.step[at].drop_vars("step")}).where(
         met
     )
-
-
-def wilson(
-    successes: xr.DataArray | np.ndarray | int, count: int, confidence: float = CONFIDENCE
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return Wilson's interval of a fraction (Wilson 1927).
-
-    (p̂ + z²/2n ± z√(p̂(1−p̂)/n + z²/4n²))/(1 + z²/n); its end is 0 or 1 where none or all succeeded. Raises ValueError
-    for numbers below 0 or above the count.
-    """
-    if count < 1 or np.any((np.asarray(successes) < 0) | (np.asarray(successes) > count)):
-        raise problem_with("successes", f"{successes} of {count}", "needs numbers from 0 to the count", "give such")
-    number, z = np.asarray(successes), scipy.special.ndtri((1 + confidence) / 2)
-    share, whole = number / count, 2 * (count + z**2)
-    middle = (2 * count * share + z**2) / whole
-    reach = z / whole * np.sqrt(4 * count * share * (1 - share) + z**2)
-    return np.where(number == 0, 0.0, middle - reach), np.where(number == count, 1.0, middle + reach)
 
 
 def fraction_reached(runs: xr.Dataset, *, simultaneous: bool = False) -> xr.Dataset:
@@ -327,4 +301,5 @@ def _fractions(successes: xr.DataArray, simultaneous: bool = False) -> xr.Datase
 
 
 def __dir__() -> list[str]:
-    return listed(globals(), "Law", "LawForm", "LawSearch", "Quantile", "Statistic", "Tail", "Times", "fit_law")
+    laws = ("Law", "LawForm", "LawSearch", "Quantile", "Statistic", "Tail", "fit_law")
+    return listed(globals(), *laws, "Times", "time_to", "table", "wilson", *_INTERVALS)

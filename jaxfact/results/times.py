@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
+from jaxfact.engine.levels import place_of
 from jaxfact.inputs import problem_with
 
 
@@ -46,6 +47,20 @@ class Times:
             vectorize=True,
         )
         return found.assign_coords(time=times)
+
+
+def time_to(runs: xr.Dataset, level: float | None = None) -> Times:
+    """Return the hitting times of a distance level, or of all levels, along `level`.
+
+    Raises ValueError for a level that was not recorded.
+    """
+    if level is None:
+        return Times(runs.hit, runs.steps)
+    levels = runs.level.values
+    place = place_of(level, levels)
+    if place is None:
+        raise problem_with("level", f"{level:g}", f"the levels are {', '.join(f'{x:g}' for x in levels)}", "choose one")
+    return Times(runs.hit.isel(level=place, drop=True), runs.steps)
 
 
 def _arrivals(hit: np.ndarray, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
