@@ -99,6 +99,13 @@ def tests(session: nox.Session) -> None:
     session.run("bash", "-c", readme_command(), external=True)
 
 
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the site; a warning, a reference that leads nowhere and a public name that is missing are errors."""
+    session.install("-e", ".[docs]")
+    session.run("sphinx-build", "-W", "--keep-going", "-q", "-c", "docs", ".", *(session.posargs or ["docs/_build"]))
+
+
 @nox.session(name="floors", python="3.11")
 def at_the_floors(session: nox.Session) -> None:
     """Test the surface with the lowest version of every dependency; all with `-- --full`."""
