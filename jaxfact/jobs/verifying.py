@@ -8,13 +8,16 @@ from pathlib import Path
 import jax
 import xarray as xr
 
-from jaxfact.engine.tiles import Progress
 from jaxfact.inputs import explained, nearest, positive_integer, problem_with
 from jaxfact.jobs.identities import defects
+from jaxfact.jobs.verdicts import of_verification
 from jaxfact.numerics.products import in_full_precision
 from jaxfact.papers.base import Paper, claims, find, names
 from jaxfact.papers.claims import Claim, Hypothesis, Preset, Runs, Sweeps, verdict_of
 from jaxfact.papers.rules import Finding, Verdict
+from jaxfact.showing.markup import REPORTED, Table, card
+from jaxfact.showing.pace import WORK
+from jaxfact.showing.progress import Progress, shown_progress
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,15 @@ class Verification:
         said = [f"{found.claim.id}: {found.verdict}" for found in self.claims]
         return f"Verification({', '.join(said)})"
 
+    def _repr_html_(self) -> str:
+        """Say in a notebook what became of the claims."""
+        rows = [
+            [one.claim.id, one.claim.title, f"{one.paper.citation}, {one.claim.place}", str(one.verdict)]
+            for one in self.claims
+        ]
+        table = Table(["id", "claim", "paper", "verdict"], rows)
+        return card("Verification", said=of_verification(self), table=table, note=REPORTED)
+
     @property
     def violated(self) -> tuple[str, ...]:
         """The ids of claims that are violated though their hypotheses are met."""
@@ -89,7 +101,7 @@ def verify(
     *claims_or_papers: str,
     seeds: int | None = None,
     store: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool = True,
 ) -> Verification:
     """Run what claims of papers are about, and decide whether they hold.
 
@@ -104,7 +116,8 @@ def verify(
         seeds: The number of seeds, each preset's own without it.
         store: The path or URL of a store of the runs, new or of the same claim; where a preset has several sweeps, of a
             folder with one for each.
-        progress: Called with the seconds of work done and those of all work, by an estimate.
+        progress: Whether it is shown, as by `sweep`, or a function of the seconds of work done and those of all
+            work, by an estimate.
 
     Returns:
         A `Verification`: `jf.report` shows it.
@@ -117,8 +130,9 @@ def verify(
     check(wanted, seeds, store)
     found: list[Verified] = []
     try:
-        for some in _verified(wanted, seeds, store, progress):
-            found.extend(some)
+        with shown_progress(progress, WORK) as tell:
+            for some in _verified(wanted, seeds, store, tell):
+                found.extend(some)
     except KeyboardInterrupt:
         if not found:
             raise
@@ -167,7 +181,7 @@ def _ids(name: str, known: Chosen) -> list[str]:
 
 
 def _verified(
-    wanted: Chosen, seeds: int | None, store: str | Path | None, progress: Progress | None
+    wanted: Chosen, seeds: int | None, store: str | Path | None, progress: Progress
 ) -> Iterator[list[Verified]]:
     """Yield the claims of one preset after the other, so that its runs are made once."""
     presets = {claim.preset.name: claim.preset for _, claim in wanted.values()}
@@ -176,12 +190,11 @@ def _verified(
         own = {one: found for one, found in wanted.items() if found[1].preset.name == name}
         yield _of_preset(preset, own, seeds, store, _share(progress, done, preset.seconds, work))
         done += preset.seconds
-        if progress:
-            progress(done, work)
+        progress(done, work)
 
 
 def _of_preset(
-    preset: Preset, wanted: Chosen, seeds: int | None, store: str | Path | None, progress: Progress | None
+    preset: Preset, wanted: Chosen, seeds: int | None, store: str | Path | None, progress: Progress
 ) -> list[Verified]:
     began, count = time.monotonic(), preset.seeds if seeds is None else seeds
     sweeps = Sweeps(count, progress, store, preset.sweeps)
@@ -205,6 +218,6 @@ def _judged(paper: Paper, claim: Claim, runs: Runs, found: dict[str, float], com
     return Verified(claim, paper, 0, runs, findings, hypotheses, found, verdict, 0.0, command)
 
 
-def _share(progress: Progress | None, done: int, seconds: int, work: int) -> Progress | None:
+def _share(progress: Progress, done: int, seconds: int, work: int) -> Progress:
     """Return the progress of one preset's runs, as part of all work."""
-    return progress and (lambda runs, total: progress(done + int(seconds * runs / max(total, 1)), work))
+    return lambda runs, total: progress(done + int(seconds * runs / max(total, 1)), work)
