@@ -1,6 +1,6 @@
 """One run: a fixed number of steps, recorded where asked, differentiable in both modes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from jaxfact.data.numbers import as_array
@@ -18,7 +19,7 @@ from jaxfact.numerics.draws import fold, key_of
 from jaxfact.numerics.products import in_full_precision, is_long, keep
 from jaxfact.numerics.trees import PyTree
 from jaxfact.problems.base import Problem
-from jaxfact.problems.factors import AnyFactors, Factors, TiedFactor, as_arrays, as_factors
+from jaxfact.problems.factors import AnyFactors, Factors, TiedFactor, as_arrays, as_factors, said_of
 
 
 class Trajectory(NamedTuple):
@@ -28,6 +29,29 @@ class Trajectory(NamedTuple):
     state: PyTree
     steps: Int[Array, " record"]
     records: dict[str, PyTree]
+
+    def __repr__(self) -> str:
+        """Say what there is, and how records begin and end: all its numbers would fill a screen."""
+        return in_lines("Trajectory", self.factors, {"state": self.state, "steps": self.steps, **self.records})
+
+
+_SHOWN = 6  # lines about records
+
+
+def in_lines(title: str, factors: AnyFactors, records: Mapping[str, PyTree]) -> str:
+    """Return what there is of a run, in less than ten lines: the shapes, and where records of numbers begin and end."""
+    lines = [f"{name}: {_path(record)}" for name, record in records.items()]
+    more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+    return "\n  ".join([title, f"factors: {said_of(factors)}", *lines[:_SHOWN], *more])
+
+
+def _path(record: PyTree) -> str:
+    """Return the shapes of a record along its steps and, where it is one number at each, its first and last."""
+    leaves = jax.tree.leaves(record)
+    shapes = ", ".join(str(jnp.shape(leaf)) for leaf in leaves[:_SHOWN]) or "nothing"
+    if len(leaves) != 1 or jnp.ndim(leaves[0]) != 1 or not len(leaves[0]) or isinstance(leaves[0], Tracer):
+        return shapes
+    return f"{shapes} from {leaves[0][0]:.6g} to {leaves[0][-1]:.6g}"
 
 
 @explained

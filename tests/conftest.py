@@ -37,10 +37,12 @@ from commands import EXPERIMENTS, SWEPT, Called, Run
 import jaxfact as jf
 from jaxfact.cli import main as cli
 from jaxfact.cli import terminal
+from jaxfact.showing import progress
 from jaxfact.store import experiment_file
 from jaxfact.store.upkeep import extend
 
 jax.config.update("jax_enable_x64", True)
+progress._LINE = 1e6  # a line of progress after ten seconds would depend on how slow a machine is
 # Traced programs are millions of objects that live as long as the session: to look through them takes a while.
 gc.set_threshold(10_000, 10, 10)
 

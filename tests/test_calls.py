@@ -57,7 +57,7 @@ CALLS = {
     "short stride": ({"every": 3}, "every=3: needs multiples of check_every=10; give every=10, or check_every=1"),
     "steps between looks": ({"every": [0, 5, 20]}, r"every=\[5\]: .*; give every=jf.log_steps.40, unit=10., or .*=5"),
     "stride beyond": ({"every": 50}, "every=50: is beyond the last step, 40, .*; lower it, or leave it out"),
-    "progress": ({"progress": True}, "progress=True: needs a function of two counts"),
+    "progress": ({"progress": "no"}, "progress='no': needs a function of two counts, True or False"),
     "no measure": ({"record": ""}, "record='': no measure has this name"),
     "record of nothing": ({"record": {"x": lambda *_: None}}, "record x=nothing: needs a number, an array, or a dict"),
     "record of words": ({"record": {"x": lambda *_: "high"}}, "record x=str: needs a number, an array, or a dict"),

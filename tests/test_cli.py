@@ -102,8 +102,9 @@ def test_everything_is_written(ended, name):
     out, err, code, folder = ended[name]
     place = f"results: {folder / 'results.zarr'}   page: {folder / 'report.html'}"
     assert code == 0
-    # On a slow machine a line more says what is waited for.
-    assert err.removeprefix(f"{COMPILING}\n") == {"table": "", "json": f"{place}\n"}[name]
+    # On a slow machine further lines say what is waited for, and how far it has got.
+    said = [line for line in err.splitlines() if not re.match(rf"{COMPILING}|jaxfact: \d+ of \d+ runs", line)]
+    assert said == {"table": [], "json": [place]}[name]
     assert name == "json" or out.splitlines()[-1] == place
     assert {path.name for path in folder.iterdir()} == {"results.zarr", "report.html", "summary.json", "figures"}
     assert list(folder.parent.iterdir()) == [folder]

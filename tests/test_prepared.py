@@ -71,6 +71,7 @@ def test_a_call_is_a_sweep(prepared):
     assert found.sizes["step_size"] == 10
     assert program._compiled.cache_info().misses == before
     assert repr(prepared) == "Prepared(seeds, step_size=[0.1, 1.0], scale=0.1)"
+    assert ">step_size=[0.1, 1.0], scale=0.1</td>" in prepared._repr_html_()
 
 
 def test_one_number_is_a_coordinate(prepared):

@@ -274,6 +274,11 @@ def test_page_and_store(clean, tmp_path):
     assert stored.variant.values.tolist() == ["plain", "balanced", "noisy"]
     text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert text.count("<figure>") == 2
+    assert re.search(
+        r'<p class="found">Plain descent predicts the held-out entries with an error of [\d.]+ \(95 %', text
+    )
+    assert "jf.complete(matrix, jf.RecoverySettings(" in text
+    assert "Plain descent predicts the held-out entries" in clean._repr_html_()
     for line in (*recovery_report.heading(clean), *recovery_report.paired_lines(clean)):
         assert pages.html.escape(line) in text
 

@@ -102,6 +102,8 @@ def test_every_step_of_a_run(store, method):
     last = run.steps.item()
     for part in (f"seed={SEED}", f"variant={method!r}", "step_size=0.3", f": converged after {last} steps at distance"):
         assert part in repr(found)
+    assert repr(found).count("\n") < 9
+    assert f"distance: ({last + 1},) from {distance[0]:.6g} to {distance[-1]:.6g}" in repr(found)
     np.testing.assert_array_equal(found.steps, np.arange(last + 1))
     assert (found.loss[-1], distance[-1]) == (run.loss.item(), run.distance.item())
     for step, stored in zip(run.step.values, run.distance_path.values, strict=True):

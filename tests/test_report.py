@@ -17,6 +17,7 @@ from PIL import Image
 from rich.console import Console
 
 import jaxfact as jf
+from jaxfact.jobs import sentences
 from jaxfact.jobs.settings import ComparisonSettings
 from jaxfact.reports import comparison as report
 from jaxfact.reports import pages
@@ -111,6 +112,32 @@ def test_page_says_what_the_terminal_says(page, found):
     assert all(cell in printed for cell in cells)
     assert cells <= set(text.splitlines())
     assert json.dumps(report.as_json(found), indent=2, ensure_ascii=False) in text
+
+
+def test_a_page_begins_with_what_was_found_and_ends_with_how(page, found):
+    """The settings in the line are those of the runs."""
+    sentence = sentences.of_comparison(found)
+    first = r"^100 % \(95 % interval 61–100\) of 6 starts of plain descent arrived at distance .*; whether balanced "
+    assert re.search(first, sentence)
+    assert page.index("<h1>") < page.index(html.escape(sentence)) < page.index("<figure>") < page.index("<table>")
+    line = html.unescape(re.findall(r'<pre class="again">(.*?)</pre>\s*</body>', page, re.DOTALL)[0])
+    assert line.startswith(
+        'jax.config.update("jax_enable_x64", True)\nfound = jf.compare(problem, jf.ComparisonSettings('
+    )
+    assert eval(re.search(r"jf\.ComparisonSettings\([^)]*\)", line)[0]) == found.settings
+    assert sentence in html.unescape(found._repr_html_())
+
+
+def test_a_sentence_where_nothing_arrived_and_of_one_method(found):
+    plain = found.methods[0]
+    alone = dataclasses.replace(found, methods=[plain], judged=dataclasses.replace(found.judged, pairs={}))
+    assert sentences.of_comparison(alone).count(";") == 0
+    failed = dataclasses.replace(
+        plain, reached=dict.fromkeys(plain.reached, (0.0, 0.0, 0.39)), outcomes={"budget": (1.0, 0.61, 1.0)}
+    )
+    none = sentences.of_comparison(dataclasses.replace(alone, methods=[failed]))
+    assert none.startswith("No start arrived at distance ")
+    assert none.endswith("with any method: 100 % (95 % interval 61–100) of plain ended as budget.")
 
 
 def test_text_is_never_markup(found, folder):

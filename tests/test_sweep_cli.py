@@ -17,7 +17,6 @@ from commands import OPTIONS, SWEPT, assert_one_line
 
 import jaxfact as jf
 from jaxfact import figures
-from jaxfact.cli import terminal
 from jaxfact.engine.program import Program
 from jaxfact.figures.labels import axis_label
 from jaxfact.reports import sweep as sweep_report
@@ -278,47 +277,6 @@ def test_our_own_faults_are_not_hidden(call, experiments, monkeypatch):
         call("sweep", f"{experiments}:plain", *SHORT)
 
 
-def test_pace_counts_what_this_process_did():
-    """100 runs were there; 50 more in 10 s are five a second, and leave 850 for 170 s. Counts are read each 5 s."""
-    clock, reads = [0.0], []
-
-    def counts():
-        reads.append(clock[0])
-        return {"diverged": 3, "converged": 147}
-
-    pace = terminal.Pace(counts, lambda: clock[0])
-    assert pace.said_every(0.5, 100, 1000) == ""
-    for clock[0], done in ((0.4, 102), (1, 105), (2, 110), (10, 150)):
-        said = pace.said_every(0.5, done, 1000)
-        assert bool(said) == (clock[0] >= 0.5)
-    assert said == "5 runs/s, 2 min 50 s left; converged 147, diverged 3"
-    assert reads == [1, 10]
-    clock[0] = 60.0
-    assert pace.said_every(60, 400, 1000) == ""  # said less than a minute ago
-
-
-def test_a_line_a_minute_where_there_is_no_terminal(capsys, monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr(terminal.Pace.__init__, "__defaults__", (lambda: clock[0],))
-    with terminal.sweep_progress(lambda: {"converged": 7}) as report:
-        for second in range(181):
-            clock[0] = float(second)
-            report(second, 1000)
-    lines = capsys.readouterr().err.splitlines()
-    assert lines == [
-        "jaxfact: 60 of 1000 runs, 1 runs/s, 15 min 40 s left; converged 7",
-        "jaxfact: 120 of 1000 runs, 1 runs/s, 14 min 40 s left; converged 7",
-        "jaxfact: 180 of 1000 runs, 1 runs/s, 13 min 40 s left; converged 7",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(0.2, "0 s"), (59.4, "59 s"), (60, "1 min 0 s"), (3725, "1 h 2 min"), (200000, "2 d 7 h")]
-)
-def test_durations(seconds, words):
-    assert terminal.duration(seconds) == words
-
-
 def test_coordinates_carry_units_and_labels(stored):
     runs = jf.open_results(stored)
     expected = {"long_name": "step size", "units": "1/σ₁", "latex": r"$\eta\,\sigma_1$"}
@@ -340,10 +298,13 @@ def crossed(runs: xr.Dataset) -> xr.Dataset:
 
 
 FORMS = {"none": lone, "one": lambda runs: runs, "two": crossed}
+RECORDS = {f"{name}_at_{place}" for name in ("survival", "distance", "imbalance") for place in (1, 2, 3)}
 DRAWN = {
     "none": {"outcomes", "survival", "distance", "imbalance", "worst"},
-    "one": {"outcomes", "times"},
-    "two": {"fractions"},
+    "one": {"outcomes", "times"} | RECORDS,
+    "two": {"fractions"}
+    | {f"{what}_along_{axis}" for what in ("outcomes", "times") for axis in ("step_size", "scale")}
+    | {name for name in RECORDS if not name.endswith("3")},
 }
 
 
@@ -358,7 +319,8 @@ def test_reports_of_any_store_of_results(call, stored, tmp_path, axes):
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "<h1>Sweep of a.zarr</h1>" in page
     pictures = re.findall(r'src="data:image/svg\+xml;base64,([^"]*)"', page)
-    assert len(pictures) == len(DRAWN[axes])
+    assert len(pictures) == len(DRAWN[axes]) == page.count("<figcaption>")
+    assert page.index('<p class="found">') < page.index("<figure>") < page.index("jaxfact report a.zarr\n\n")
     assert all(base64.b64decode(picture).startswith(b"<?xml") for picture in pictures)
     assert ("shown at third = 7" in ended.out) == (axes == "two")
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
@@ -490,8 +452,9 @@ def test_an_interrupted_process_says_how_to_go_on(experiments, tmp_path):
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
-    # On a slow machine a line more says what is waited for.
-    notes = [line for line in err.splitlines() if line != "jaxfact: reading and compiling"]
+    # On a slow machine further lines say what is waited for, and how far it has got.
+    slow = r"jaxfact: (reading and compiling|\d+ of \d+ runs)"
+    notes = [line for line in err.splitlines() if not re.match(slow, line)]
     assert notes[0] == "jaxfact: note: finishing the tiles in flight; interrupt again to stop at once"
     assert notes[1:] == [
         f"jaxfact: stopped; what is in {store} is safe: repeat the call, which makes only the other runs"

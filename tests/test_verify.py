@@ -103,9 +103,16 @@ def test_verdicts_come_as_objects_with_datasets():
     assert (told[-1], {total for _, total in told}) == ((10, 10), {10})
     assert [done for done, _ in told] == sorted(done for done, _ in told)
     assert repr(found) == "Verification(C901: holds, C902: violated, C903: outside hypotheses)"
+    assert (
+        "Of 3 claims 1 holds (C901), 1 is violated (C902) and 1 is outside its hypotheses (C903)."
+        in found._repr_html_()
+    )
     with pytest.raises(ValueError, match="claim=C1: is not among those that were run, C901, C902, C903"):
         found["C1"]
-    assert jf.verify("c901")["c901"].claim.id == "C901"
+    one = jf.verify("c901")
+    assert one["c901"].claim.id == "C901"
+    assert jf.report(one).found.startswith("C901 holds: fraction that converge: 1 [")
+    assert jf.report(one).again == "jaxfact verify C901 --x64"
 
 
 def test_a_broken_step_breaks_an_identity():
@@ -251,6 +258,11 @@ def test_the_command_prints_all_numbers_of_a_paper(call, tmp_path):
     assert "C901, it converges: holds (Nobody & Body (2030), Fact 1)" in out
     assert "fraction that converge" in out
     assert out.splitlines()[-1] == "page: new/report.html"
+    page = (tmp_path / "new" / "report.html").read_text(encoding="utf-8")
+    assert "<h1>Nobody &amp; Body (2030), " in page
+    assert '<p class="found">Of 3 claims 1 holds (C901)' in page
+    assert (page.count("<figure>"), page.count("<h3")) == (3, 3)
+    assert '<pre class="again">jaxfact paper nobody-2030 --seeds 8</pre>' in page
     assert jf.open_results(tmp_path / "new" / "nobody_other" / "runs.zarr").sizes["seed"] == 8
 
 

@@ -65,7 +65,7 @@ def compare(
 
     folder = terminal.new_folder("jaxfact-compare", out)
     problem = target.problem(settings.base_seed, as_json)
-    with terminal.progress_bar() as bar, terminal.drawing_soon(bar) as progress:
+    with terminal.progress_shown() as bar, terminal.drawing_soon(bar) as progress:
         found = comparison.compare(problem, settings, progress=progress)
     from jaxfact.reports.report import report
 

@@ -56,7 +56,7 @@ def complete(
     if not known.isnull().any():
         raise problem_with("matrix", matrix, "has no missing entry", f"run jaxfact compare {matrix}")
     source.say(known, as_json)
-    with terminal.progress_bar() as bar, terminal.drawing_soon(bar) as progress:
+    with terminal.progress_shown() as bar, terminal.drawing_soon(bar) as progress:
         found = recovery.complete(known, settings, centre=centre, splits=splits, progress=progress)
     from jaxfact.reports.report import report
 

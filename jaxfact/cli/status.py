@@ -9,6 +9,7 @@ import typer
 from jaxfact.cli import terminal
 from jaxfact.cli.register import AsJson, Store, command
 from jaxfact.inputs import printable
+from jaxfact.showing.pace import duration, ranked
 
 if TYPE_CHECKING:
     from jaxfact.store.status import Status
@@ -62,14 +63,14 @@ def _status_lines(found: "Status", rest: str = "a sweep of all its seeds and val
         lines.append(
             "working: " + ", ".join(f"{who} ({tiles} tile{'s' * (tiles > 1)})" for who, tiles in found.workers.items())
         )
-        lines += [f"about {terminal.duration(found.seconds_left)} left"] * math.isfinite(found.seconds_left)
+        lines += [f"about {duration(found.seconds_left)} left"] * math.isfinite(found.seconds_left)
     elif not found.finished:
         lines.append(f"nobody is working on it: {rest}")
     return lines
 
 
 def _ended(counts: dict[str, int], total: int) -> str:
-    return "; ".join(filter(None, [f"{sum(counts.values())} of {total}", terminal.counted(counts)]))
+    return "; ".join(filter(None, [f"{sum(counts.values())} of {total}", ranked(counts)]))
 
 
 def _status_numbers(found: "Status") -> dict[str, Any]:

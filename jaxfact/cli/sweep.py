@@ -116,7 +116,7 @@ def sweep(
     with (
         client_of(cluster) as client,
         _ending_in_one_line(experiment, store),
-        terminal.sweep_progress(Watch(store).outcomes) as progress,
+        terminal.progress_shown(counts=Watch(store).outcomes) as progress,
     ):
         run(
             found,

@@ -2,33 +2,26 @@
 
 import atexit
 import gc
+import shlex
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never
 
 from jaxfact.cli.output import can_print
 from jaxfact.cli.waiting import Waiting
 from jaxfact.inputs import printable
+from jaxfact.showing.pace import RUNS, Counts, Unit
+from jaxfact.showing.progress import Progress, is_terminal, shown_progress
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from jaxfact.engine.tiles import Progress
     from jaxfact.reports.pages import Report
 
 _FEW = 500_000  # objects; by default Python looks through all of them a thousand times as a comparison gets ready
-_LOG_SECONDS = 60.0
-_SHOWN_SECONDS = 0.5
-_COUNTED_SECONDS = 5.0
 _LATE = 1 / 3  # of all runs: the first of three methods has ended, and the others were read meanwhile
-
-Counts = Callable[[], Mapping[str, int]]
-"""Returns how many runs have had each outcome so far."""
-
 
 _waiting = Waiting()
 
@@ -78,7 +71,7 @@ def _free(usual: Path) -> Path:
 
 
 @contextmanager
-def drawing_soon(progress: "Progress") -> "Iterator[Progress]":
+def drawing_soon(progress: Progress) -> Iterator[Progress]:
     """Load what reports and figures need while the block's later runs go on, which it tells as it tells its progress.
 
     Before, Python has the programs of these runs to make; then it is idle most of the time.
@@ -111,10 +104,11 @@ def _load_for_drawing() -> None:
 def tell(report: "Report", folder: Path, as_json: bool, say: Callable[[], object] | None = None) -> Path:
     """Write a job's folder, then print its numbers, by `say` if that is given; return where the results are.
 
-    Another run may have made the folder meanwhile: then they go beside it.
+    The page says by which command it was made. Another run may have made the folder meanwhile: then they go beside it.
     """
     from jaxfact.reports.pages import PAGE, RESULTS
 
+    report = replace(report, again=_command())
     folder = _free(folder) if folder.is_dir() and any(folder.iterdir()) else folder
     with written_first(lambda: report.write(folder)):
         if as_json:
@@ -124,6 +118,17 @@ def tell(report: "Report", folder: Path, as_json: bool, say: Callable[[], object
     results = f"results: {folder / RESULTS}   " if RESULTS in report.runs else ""
     print(f"{results}page: {folder / PAGE}", file=sys.stderr if as_json else sys.stdout)
     return folder
+
+
+def _command() -> str:
+    """Return the command that was given, without what would send its results to the same folder again."""
+    words, kept = iter(sys.argv[1:]), ["jaxfact"]
+    for word in words:
+        if word == "--out":
+            next(words, None)
+        elif not word.startswith("--out="):
+            kept.append(word)
+    return shlex.join(kept)
 
 
 def tell_json(value: Any) -> None:
@@ -151,115 +156,15 @@ def written_first(write: Callable[[], object]) -> Iterator[None]:
 
 
 @contextmanager
-def progress_bar(unit: str = "runs") -> "Iterator[Progress]":
-    """Show one bar over all runs, or whatever `unit` is, on the error stream.
-
-    Where there is no terminal, say in one line what is waited for.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("compiling and running", total=None)
-
-        def report(done: int, total: int) -> None:
-            _waiting.end()
-            bar.update(task, completed=done, total=total)
-
-        if not console.is_terminal:
-            _waiting.say_if_long()
-        yield report
-        _waiting.end()
-
-
-@contextmanager
-def sweep_progress(counts: Counts) -> "Iterator[Progress]":
-    """Show a bar with rate, time left and outcomes; where there is no terminal, one line per minute."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
+def progress_shown(unit: Unit = RUNS, counts: Counts = dict) -> Iterator[Progress]:
+    """Show how far the runs of the block have got; where there is no terminal, say at once what is waited for."""
+    if not is_terminal():
         _waiting.say_if_long()
-        yield _Log(counts)
-        _waiting.end()
-        return
-    with _bar(console, counts) as report:
-        yield report
+    with shown_progress(True, unit, counts) as tell:
 
+        def told(done: int, total: int) -> None:
+            _waiting.end()
+            tell(done, total)
 
-@contextmanager
-def _bar(console: "Console", counts: Counts) -> "Iterator[Progress]":
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[said]}"),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task, pace = bar.add_task("compiling", total=None, said=""), Pace(counts)
-
-        def report(done: int, total: int) -> None:
-            if said := pace.said_every(_SHOWN_SECONDS, done, total):
-                bar.update(task, completed=done, total=total, description="running", said=said)
-
-        yield report
-
-
-class _Log:
-    """Progress as one plain line per minute, for files and batch systems."""
-
-    def __init__(self, counts: Counts):
-        self._pace = Pace(counts)
-
-    def __call__(self, done: int, total: int) -> None:
-        _waiting.end()
-        if said := self._pace.said_every(_LOG_SECONDS, done, total):
-            print(f"jaxfact: {done} of {total} runs, {said}", file=sys.stderr, flush=True)
-
-
-class Pace:
-    """How fast runs have ended since this process began to run them, in words; called from several threads."""
-
-    def __init__(self, counts: Counts, clock: Callable[[], float] = time.monotonic):
-        self._counts, self._clock, self._lock = counts, clock, threading.Lock()
-        self._began: tuple[float, int] | None = None
-        self._last, self._counted, self._found = 0.0, -_COUNTED_SECONDS, {}
-
-    def said_every(self, seconds: float, done: int, total: int) -> str:
-        """Return rate, time left and outcomes, or nothing where less time has passed since they were last said."""
-        with self._lock:
-            now = self._clock()
-            if self._began is None:
-                self._began, self._last = (now, done), now  # what a store held before took none of this process's time
-            if now - self._last < seconds:
-                return ""
-            self._last = now
-            if now - self._counted >= _COUNTED_SECONDS:
-                self._counted, self._found = now, self._counts()
-            rate = (done - self._began[1]) / (now - self._began[0])
-        left = f"{duration((total - done) / rate)} left" if rate > 0 else "time left unknown"
-        return "; ".join(filter(None, [f"{rate:.3g} runs/s, {left}", counted(self._found)]))
-
-
-def counted(outcomes: Mapping[str, int]) -> str:
-    """Return counts of outcomes in words, the most frequent first."""
-    return ", ".join(f"{name} {count}" for name, count in sorted(outcomes.items(), key=lambda item: -item[1]))
-
-
-def duration(seconds: float) -> str:
-    """Return a time in words of two units at most."""
-    whole = round(seconds)
-    for unit, length, below, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
-        if whole >= length:
-            return f"{whole // length} {unit} {whole % length // part} {below}"
-    return f"{whole} s"
+        yield told
+    _waiting.end()

@@ -8,6 +8,7 @@ import typer
 from jaxfact.cli import terminal
 from jaxfact.cli.register import X64, AsJson, command
 from jaxfact.inputs import problem_with
+from jaxfact.showing.pace import WORK
 
 
 @command(place=13)
@@ -50,7 +51,7 @@ def verify(
     verifying.check(chosen, seeds, store)
     folder = terminal.new_folder("jaxfact-verify", out)
     try:
-        with terminal.progress_bar("s of work") as progress:
+        with terminal.progress_shown(WORK) as progress:
             found = verifying.verify(*chosen, seeds=seeds, store=store, progress=progress)
     except KeyboardInterrupt:
         if store is None:

@@ -13,10 +13,11 @@ import optax
 
 from jaxfact.engine.axes import as_run
 from jaxfact.inputs import nearest, problem_with, shown
-from jaxfact.methods.base import as_method
+from jaxfact.methods.base import as_method, name_of
 from jaxfact.numerics.draws import key_of
-from jaxfact.problems.base import Problem
-from jaxfact.problems.factors import AnyFactors, Factors, TiedFactor, as_factors
+from jaxfact.problems.base import Problem, described
+from jaxfact.problems.factors import AnyFactors, Factors, TiedFactor, as_factors, said_of
+from jaxfact.showing.markup import card
 from jaxfact.starts import Start
 
 
@@ -26,6 +27,13 @@ class Run(NamedTuple):
     problem: Problem
     start: Start | AnyFactors
     method: optax.GradientTransformation | Callable
+
+    def _repr_html_(self) -> str:
+        """Say in a notebook what it consists of."""
+        kind = type(self.problem).__name__
+        facts = described(self.problem) if isinstance(self.problem, Problem) else {}
+        start = said_of(self.start) if isinstance(self.start, Factors | TiedFactor) else shown(self.start)
+        return card("Run", {"problem": kind, **facts, "start": start, "method": name_of(self.method)})
 
 
 Experiment = Callable[..., Run]

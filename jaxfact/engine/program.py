@@ -26,7 +26,8 @@ from jaxfact.engine.lanes import Engine, Tile, Work, is_finished
 from jaxfact.engine.outcomes import Limits
 from jaxfact.engine.recording import Found
 from jaxfact.engine.steps import way_by_xla
-from jaxfact.engine.tiles import Progress, Queue, Task, room
+from jaxfact.engine.tiles import Queue, Task, room
+from jaxfact.showing.progress import Progress
 
 _PROGRAMS = 16  # compiled programs that are kept, a few megabytes each
 _CALL_SECONDS = 0.1

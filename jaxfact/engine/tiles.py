@@ -1,6 +1,6 @@
 """Blocks of runs: how many advance together, how large a tile is, where tiles come from and where results go."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from typing import NamedTuple, Protocol
 
 from jaxfact.engine.devices import working_devices
@@ -10,8 +10,6 @@ from jaxfact.engine.steps import Way
 
 _LARGEST, _LANEFULS = 4096, 8  # with no more runs than lanes a tile waits for its slowest run
 _CHEAP = 2**22  # bytes that are moved in a millisecond
-Progress = Callable[[int, int], None]
-"""Called with the number of runs finished so far and the number of all runs."""
 
 
 class Task(NamedTuple):

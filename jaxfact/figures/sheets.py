@@ -20,6 +20,7 @@ from jaxfact.choices import Venue
 from jaxfact.figures.styles import Format, figure_size, format_of, settings
 from jaxfact.inputs import problem_with
 from jaxfact.results.latex import latex_name
+from jaxfact.showing.notebook import show_figures
 
 _LETTER = 0.53  # of the size of type: the mean width of a letter
 _PANEL = 13.0  # times the size of type: the least width of a panel
@@ -148,6 +149,7 @@ def drawing(
     Raises ValueError for axes given to a figure of several panels, or with a size, and for a venue that is none.
     """
     form = format_of(look.style)
+    show_figures(Figure)
     if look.ax is not None and count > 1:
         needed = f"this figure has {count} panels"
         raise problem_with("ax", "one axes", needed, "leave it out, or draw fewer variants or levels")

@@ -10,15 +10,17 @@ from jaxfact import measures
 from jaxfact.descent import log_steps
 from jaxfact.engine.experiment import Experiment, Run
 from jaxfact.engine.floors import check_above_floor
-from jaxfact.engine.tiles import Progress
 from jaxfact.inputs import explained, problem_with
-from jaxfact.jobs import remarks
+from jaxfact.jobs import remarks, sentences
 from jaxfact.jobs.compared import MARGIN, Compared, Prediction, compared_on, floor_notes, judged_level
 from jaxfact.jobs.settings import USUAL_WIDTH, ComparisonSettings, small_scale, width_line
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factorization import Factorization
 from jaxfact.problems.tied import Tied
 from jaxfact.results import stats
+from jaxfact.results.wording import number, share
+from jaxfact.showing.markup import REPORTED, Table, card
+from jaxfact.showing.progress import Progress
 from jaxfact.starts import Gaussian
 from jaxfact.sweep import sweep
 
@@ -114,10 +116,20 @@ class Comparison:
     finer: list[Judgement]
     notes: list[str] = field(default_factory=list)
 
+    def _repr_html_(self) -> str:
+        """Say in a notebook what was found, a row for each method."""
+        outcomes = list(self.methods[0].outcomes)
+        half = {name: number(times[0.5]) for name, times in self.judged.times.items()}
+        rows = [
+            [row.method, *(share(*row.outcomes[name]) for name in outcomes), half[row.method]] for row in self.methods
+        ]
+        columns = ["method", *(f"% {name}" for name in outcomes), f"half at {self.judged.level:g} by step"]
+        return card("Comparison", said=sentences.of_comparison(self), table=Table(columns, rows), note=REPORTED)
+
 
 @explained
 def compare(
-    problem: Problem, settings: ComparisonSettings | None = None, *, progress: Progress | None = None
+    problem: Problem, settings: ComparisonSettings | None = None, *, progress: Progress | bool = True
 ) -> Comparison:
     """Run plain, balanced and noise-injected descent from the same Gaussian starts, and summarise them.
 
@@ -131,7 +143,7 @@ def compare(
     Args:
         problem: a `Factorization`, or a `Sensing`, `Completion` or `Tied` problem whose truth is known.
         settings: step size in 1/σ₁, scale and noise in √σ₁; the defaults of `ComparisonSettings` if None.
-        progress: called with the number of finished runs and of all runs.
+        progress: whether it is shown, as by `sweep`, or a function of the number of finished runs and of all runs.
 
     Raises:
         ValueError: for a zero or unknown target, a tolerance below three times the distance at which rounding stalls a
@@ -193,7 +205,7 @@ def _run(
     settings: ComparisonSettings,
     rows: Sequence[Compared],
     tolerances: Mapping[str, float],
-    progress: Progress | None,
+    progress: Progress | bool,
 ) -> xr.Dataset:
     record = [measures.distance, measures.imbalance, measures.energy, measures.singular_values, measures.misfit]
     absent = [measures.imbalance] * isinstance(problem, Tied) + [measures.misfit] * (not problem.misfits)

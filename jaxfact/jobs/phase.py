@@ -10,10 +10,10 @@ from jaxtyping import Bool, Float
 
 from jaxfact.engine.axes import Values, axis, both_given, check_names
 from jaxfact.engine.experiment import Experiment
-from jaxfact.engine.tiles import Progress
 from jaxfact.inputs import explained, problem_with
 from jaxfact.results import stats
 from jaxfact.results.deciding import standard_errors
+from jaxfact.showing.progress import Progress
 from jaxfact.sweep import sweep
 
 _OUTCOMES = ("converged", "fitted", "diverged")
@@ -40,7 +40,7 @@ def phase_diagram(
     tolerance: float,
     check_every: int = 10,
     base_seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress | bool = True,
     axes: Mapping[str, Values] | None = None,
     **more_axes: Values,
 ) -> xr.Dataset:

@@ -17,8 +17,8 @@ from jaxfact.choices import Centring
 from jaxfact.data.numbers import centred_exponent, times_power
 from jaxfact.descent import log_steps
 from jaxfact.engine.experiment import Experiment, Run
-from jaxfact.engine.tiles import Progress
 from jaxfact.inputs import explained, positive_integer, problem_with
+from jaxfact.jobs import sentences
 from jaxfact.jobs.compared import MARGIN, completing
 from jaxfact.jobs.parting import SHRINKAGE, observed_entries, parts_of_split, removed_level, usual_splits
 from jaxfact.jobs.settings import USUAL_WIDTH, RecoverySettings, small_scale, width_line
@@ -28,6 +28,9 @@ from jaxfact.problems.completion import Completion
 from jaxfact.problems.entries import Observed
 from jaxfact.problems.splits import TEST, TRAINING, VALIDATION, Part, Splits
 from jaxfact.results import stats
+from jaxfact.results.wording import number
+from jaxfact.showing.markup import REPORTED, Table, card
+from jaxfact.showing.progress import Progress
 from jaxfact.starts import Gaussian, Spectral
 from jaxfact.sweep import sweep
 
@@ -102,6 +105,15 @@ class Recovery:
         """How many splits there are."""
         return self.runs.sizes["split"]
 
+    def _repr_html_(self) -> str:
+        """Say in a notebook what was found, a row for each method."""
+        alone = {f"{name} only": at for name, at in self.baselines.items()}
+        rows = [
+            [name, *map(number, at)] for name, at in ({row.method: row.test for row in self.methods} | alone).items()
+        ]
+        table = Table(["predicted by", "test error", "from", "to (95 %)"], rows)
+        return card("Recovery", said=sentences.of_recovery(self), table=table, note=REPORTED)
+
 
 @explained
 def complete(
@@ -110,7 +122,7 @@ def complete(
     *,
     centre: Centring = Centring.NONE,
     splits: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool = True,
 ) -> Recovery:
     """Complete a matrix whose missing entries are NaN, and judge the methods by held-out entries.
 
@@ -124,7 +136,7 @@ def complete(
         settings: step size in 1/unit, scale and noise in √unit; the defaults of `RecoverySettings` if None.
         centre: what is removed from the training entries, and added back to the predictions.
         splits: how many; by default 5, or 3 for more than 200 000 entries, 2 for more than 2 000 000.
-        progress: called with the number of finished runs and of all runs.
+        progress: whether it is shown, as by `sweep`, or a function of the number of finished runs and of all runs.
 
     Raises:
         ValueError: for anything but an m×n matrix of reals, infinite entries, fewer entries than the splits need,
@@ -193,7 +205,7 @@ def _check_varied(entries: Observed, cut: list[Part], centre: Centring) -> None:
 
 
 def _run(
-    settings: RecoverySettings, splits: Splits, count: int, exponent: int, progress: Progress | None
+    settings: RecoverySettings, splits: Splits, count: int, exponent: int, progress: Progress | bool
 ) -> xr.Dataset:
     """Run every method on every split, in one program: they differ by two numbers."""
     runs = sweep(

@@ -23,6 +23,7 @@ import numpy as np
 import optax
 import xarray as xr
 
+from jaxfact.descent import in_lines
 from jaxfact.engine.axes import both_given, places_of
 from jaxfact.engine.devices import working_devices
 from jaxfact.engine.experiment import Experiment, Run
@@ -53,9 +54,8 @@ _GIVE = "give the experiment, as it was given to the sweep"
 class Replay(NamedTuple):
     """A run and its trajectory: `factors`, `loss` and `distance` at `steps` 0, 1, … to the last, along the first axis.
 
-    `run` is what the store, or the dataset, says about it. `problem` is what the factors are factors of: the compressed
-    problem, where that was run; from the experiment's own problem, `expand` draws full factors with the same loss and
-    Gram matrices.
+    `run` is what the store or dataset says of it. `problem` is that of the factors: the compressed one, where that was
+    run. `expand`, from the experiment's own problem, draws full factors with the same loss and Gram matrices.
     """
 
     run: xr.Dataset
@@ -66,10 +66,10 @@ class Replay(NamedTuple):
     problem: Problem
 
     def __repr__(self) -> str:
-        """Say which run it is and how it ended: all its numbers would fill a screen."""
+        """Say which run it is, how it ended, and what there is of it: all its numbers would fill a screen."""
         point = ", ".join(f"{name}={of.item()!r}" for name, of in self.run.coords.items() if not of.ndim)
         ended = f"{self.run.outcome.item()} after {len(self.steps) - 1} steps at distance {self.distance[-1]:.3g}"
-        return f"Replay({point}: {ended})"
+        return in_lines(f"Replay({point}: {ended})", self.factors, {"loss": self.loss, "distance": self.distance})
 
 
 @explained

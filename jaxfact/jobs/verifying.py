@@ -8,13 +8,16 @@ from pathlib import Path
 import jax
 import xarray as xr
 
-from jaxfact.engine.tiles import Progress
 from jaxfact.inputs import explained, nearest, positive_integer, problem_with
 from jaxfact.jobs.identities import defects
+from jaxfact.jobs.verdicts import of_verification
 from jaxfact.numerics.products import in_full_precision
 from jaxfact.papers.base import Paper, claims, find, names
 from jaxfact.papers.claims import Claim, Hypothesis, Preset, Runs, Sweeps, verdict_of
 from jaxfact.papers.rules import Finding, Verdict
+from jaxfact.showing.markup import REPORTED, Table, card
+from jaxfact.showing.pace import WORK
+from jaxfact.showing.progress import Progress, shown_progress
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,16 @@ class Verification:
         said += [f"{name}: {type(error).__name__}" for name, error in self.failed.items()]
         return f"Verification({', '.join(said)})"
 
+    def _repr_html_(self) -> str:
+        """Say in a notebook what became of the claims."""
+        rows = [
+            [one.claim.id, one.claim.title, f"{one.paper.citation}, {one.claim.place}", str(one.verdict)]
+            for one in self.claims
+        ]
+        rows += [[name, "", "", f"ended in {type(error).__name__}"] for name, error in self.failed.items()]
+        table = Table(["id", "claim", "paper", "verdict"], rows)
+        return card("Verification", said=of_verification(self), table=table, note=REPORTED)
+
     @property
     def violated(self) -> tuple[str, ...]:
         """The ids of claims that are violated though their hypotheses are met."""
@@ -100,7 +113,7 @@ def verify(
     *claims_or_papers: str,
     seeds: int | None = None,
     store: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool = True,
 ) -> Verification:
     """Run what claims of papers are about, and decide whether they hold.
 
@@ -116,7 +129,8 @@ def verify(
         seeds: The number of seeds, each preset's own without it.
         store: The path or URL of a store of the runs, new or of the same claim; where a preset has several sweeps, of a
             folder with one for each.
-        progress: Called with the seconds of work done and those of all work, by an estimate.
+        progress: Whether it is shown, as by `sweep`, or a function of the seconds of work done and those of all
+            work, by an estimate.
 
     Returns:
         A `Verification`: `jf.report` shows it.
@@ -131,9 +145,10 @@ def verify(
     done: dict[str, Verified] = {}
     failed: dict[str, Exception] = {}
     try:
-        for some in _verified(wanted, seeds, store, progress):
-            done |= {name: one for name, one in some.items() if isinstance(one, Verified)}
-            failed |= {name: one for name, one in some.items() if isinstance(one, Exception)}
+        with shown_progress(progress, WORK) as tell:
+            for some in _verified(wanted, seeds, store, tell):
+                done |= {name: one for name, one in some.items() if isinstance(one, Verified)}
+                failed |= {name: one for name, one in some.items() if isinstance(one, Exception)}
     except KeyboardInterrupt:
         if not done:
             raise
@@ -181,9 +196,7 @@ def _ids(name: str, known: Chosen) -> list[str]:
     return [claim.id for claim in find(name).claims]
 
 
-def _verified(
-    wanted: Chosen, seeds: int | None, store: str | Path | None, progress: Progress | None
-) -> Iterator[_Ended]:
+def _verified(wanted: Chosen, seeds: int | None, store: str | Path | None, progress: Progress) -> Iterator[_Ended]:
     """Yield the claims of one preset after the other, so that its runs are made once."""
     presets = {claim.preset.name: claim.preset for _, claim in wanted.values()}
     work, done = sum(preset.seconds for preset in presets.values()), 0
@@ -191,12 +204,11 @@ def _verified(
         own = {one: found for one, found in wanted.items() if found[1].preset.name == name}
         yield _of_preset(preset, own, seeds, store, _share(progress, done, preset.seconds, work))
         done += preset.seconds
-        if progress:
-            progress(done, work)
+        progress(done, work)
 
 
 def _of_preset(
-    preset: Preset, wanted: Chosen, seeds: int | None, store: str | Path | None, progress: Progress | None
+    preset: Preset, wanted: Chosen, seeds: int | None, store: str | Path | None, progress: Progress
 ) -> _Ended:
     """Return what became of the claims of a preset; whatever one of them stumbles over, the others go on."""
     began, count = time.monotonic(), preset.seeds if seeds is None else seeds
@@ -227,6 +239,6 @@ def _judged(paper: Paper, claim: Claim, runs: Runs, found: dict[str, float], com
     return Verified(claim, paper, 0, runs, findings, hypotheses, found, verdict, 0.0, command)
 
 
-def _share(progress: Progress | None, done: int, seconds: int, work: int) -> Progress | None:
+def _share(progress: Progress, done: int, seconds: int, work: int) -> Progress:
     """Return the progress of one preset's runs, as part of all work."""
-    return progress and (lambda runs, total: progress(done + int(seconds * runs / max(total, 1)), work))
+    return lambda runs, total: progress(done + int(seconds * runs / max(total, 1)), work)

@@ -63,6 +63,24 @@ def as_method(given: Any) -> Method:
     return Method(stateless, update)  # pyright: ignore[reportArgumentType]
 
 
+def name_of(method: Any) -> str:
+    """Return the functions that made a method, in their order, with the numbers that they were given."""
+    return " → ".join(_makers(getattr(method, "update", method))) or shown(method)
+
+
+def _makers(update: Any) -> Iterator[str]:
+    """Yield what a function holds that transforms updates, or its own maker."""
+    cells = [cell.cell_contents for cell in getattr(update, "__closure__", None) or ()]
+    held = [one for cell in cells for one in (cell if isinstance(cell, list | tuple) else [cell])]
+    inner = [one for one in held if callable(one) and getattr(one, "__name__", "").startswith("update")]
+    for one in inner:
+        yield from _makers(one)
+    if not inner and hasattr(update, "__qualname__"):
+        names = zip(getattr(update.__code__, "co_freevars", ()), cells, strict=True)
+        numbers = [f"{name}={value:g}" for name, value in names if isinstance(value, int | float)]
+        yield f"{update.__qualname__.split('.')[0]}({', '.join(numbers)})"
+
+
 def updated(
     problem: Problem,
     method: optax.GradientTransformation,

@@ -16,10 +16,10 @@ import numpy as np
 import xarray as xr
 
 from jaxfact.engine.experiment import Experiment
-from jaxfact.engine.tiles import Progress
 from jaxfact.figures.claims import Plot
 from jaxfact.inputs import problem_with
 from jaxfact.papers.rules import Finding, Verdict
+from jaxfact.showing.progress import Progress
 from jaxfact.store.medium import medium_of
 from jaxfact.sweep import sweep
 
@@ -53,7 +53,7 @@ class Sweeps:
     ) -> xr.Dataset:
         """Run one sweep and return its dataset; options are those of `jaxfact.sweep`, and may be other seeds."""
         place = min(len(self.made), self.count - 1)
-        given = {"seeds": self.seeds, "tolerance": None, "progress": part(self.progress, place, self.count)}
+        given = {"seeds": self.seeds, "tolerance": None, "progress": part(self.progress, place, self.count) or False}
         found = sweep(experiment, max_steps=max_steps, store=self._store_of(name), **(given | options))  # pyright: ignore
         self.made[name] = Made(experiment, found)
         return found

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import equinox as eqx
 import jax
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from jaxfact.inputs import problem_with
@@ -12,9 +14,13 @@ from jaxfact.numerics.draws import fold, normal
 from jaxfact.numerics.products import gram, keep
 from jaxfact.numerics.trees import PyTree
 from jaxfact.problems.factors import AnyFactors, Factors
+from jaxfact.showing.markup import card
 
 if TYPE_CHECKING:
     from jaxfact.problems.factorization import Factorization
+
+
+_SHOWN = 6  # singular values
 
 
 class Problem(eqx.Module):
@@ -41,6 +47,10 @@ class Problem(eqx.Module):
     def summary(self) -> str:
         """How much of the matrix is seen, in a few words."""
         return "every entry observed"
+
+    def _repr_html_(self) -> str:
+        """Say in a notebook what it is."""
+        return card(type(self).__name__, described(self))
 
     @property
     def rows(self) -> tuple[int, int]:
@@ -102,6 +112,20 @@ class Problem(eqx.Module):
     def used_columns(self, width: int) -> Bool[Array, " d"] | None:
         """Tell which columns of factors of this width are not padding; None where all of them are used."""
         return None
+
+
+def described(problem: Problem) -> dict[str, str]:
+    """Return what a problem is, by name, as far as it is known and not traced."""
+    m, n = problem.shape
+    facts = {"target": f"{m}×{n}", "seen": problem.summary, "dtype": str(problem.dtype)}
+    if not isinstance(problem.unit, Tracer):
+        facts["unit"] = f"{problem.unit_name} = {float(problem.unit):.5g}"
+    truth = problem.truth
+    if truth is not None and not isinstance(truth.singular_values, Tracer):
+        values = [f"{value:.3g}" for value in np.asarray(truth.singular_values)[:_SHOWN]]
+        more = ", …" * (len(truth.singular_values) > _SHOWN)
+        facts |= {"rank": str(truth.rank), "σ/σ₁": f"{', '.join(values)}{more}"}
+    return facts
 
 
 def truth_of(problem: Problem) -> "Factorization":

@@ -42,6 +42,13 @@ class Factors(NamedTuple):
         return jnp.sum(self.U**2, axis=(-2, -1)) + jnp.sum(self.V**2, axis=(-2, -1))
 
 
+def said_of(factors: "AnyFactors") -> str:
+    """Return the names and shapes of factors, and their dtype."""
+    leaves = jax.tree_util.tree_leaves_with_path(factors)
+    shapes = [f"{jax.tree_util.keystr(path, simple=True)} {jnp.shape(leaf)}" for path, leaf in leaves]
+    return f"{', '.join(shapes)}, {jnp.result_type(leaves[0][1])}"
+
+
 class TiedFactor(NamedTuple):
     """The one factor X of a symmetric product X Xᵀ, in √unit."""
 

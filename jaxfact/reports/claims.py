@@ -1,7 +1,7 @@
 """Claims for people: the list of them, the table of what became of them, and one page with a figure each."""
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -12,11 +12,13 @@ from rich.padding import Padding
 
 from jaxfact import figures, papers
 from jaxfact.inputs import printable
+from jaxfact.jobs.verdicts import interval_of, measured_in, of_verification
 from jaxfact.jobs.verifying import Chosen, Verification, Verified
 from jaxfact.papers import Finding
 from jaxfact.reports.pages import Report, Rows, print_table
 from jaxfact.results.strict_json import finite_or_none
 
+_FINDINGS = ["what", "measured", "interval", "expected", "verdict"]
 _COLUMNS = ["id", "claim", "measured", "promised", "verdict", "s"]
 
 
@@ -31,7 +33,15 @@ def report_of(found: Verification, *, stored: bool = False) -> Report:
         summary=as_json(found),
         runs={} if stored else _stores(found),
         draw=partial(_drawn, found),
+        found=of_verification(found),
+        again=_again(found),
     )
+
+
+def report_of_paper(paper: papers.Paper, found: Verification) -> Report:
+    """Return the same of one paper's claims, with all numbers that they are judged by."""
+    tables = [(_headline(one), _FINDINGS, [_cells(finding) for finding in one.findings]) for one in found.claims]
+    return replace(report_of(found), title=f"{paper.citation}, {paper.title}", tables=tables)
 
 
 def print_list(console: Console) -> None:
@@ -68,15 +78,14 @@ def print_findings(found: Verification, console: Console) -> None:
     for one in found.claims:
         attrs, preset = next(iter(one.runs.values())).attrs, one.claim.preset
         for line in (
-            f"{one.claim.id}, {one.claim.title}: {one.verdict} ({one.paper.citation}, {one.claim.place})",
+            _headline(one),
             one.claim.statement,
             one.claim.formula,
             f"{preset.name}: {preset.randomness} {one.seeds} seeds, {attrs['dtype']} on {attrs['devices']} × "
             f"{attrs['device']}, jax {attrs['jax']}",
         ):
             console.print(printable(line), highlight=False, markup=False)
-        columns = ["what", "measured", "interval", "expected", "verdict"]
-        print_table(console, "findings", columns, [_cells(finding) for finding in one.findings])
+        print_table(console, "findings", _FINDINGS, [_cells(finding) for finding in one.findings])
         for line in (*_remarkable(one), *_behind(one)):
             console.print(printable(f"• {line}"), highlight=False, markup=False)
 
@@ -94,6 +103,18 @@ def failures(found: Verification) -> list[str]:
     return [f"{name}: ended in {type(error).__name__}: {error}" for name, error in found.failed.items()]
 
 
+def _again(found: Verification) -> str:
+    """Return the command that verifies these claims, with as many seeds and in the precision that they had."""
+    own = {one.seeds for one in found.claims if one.seeds != one.claim.preset.seeds}
+    seeds = f" --seeds {own.pop()}" if own else ""
+    x64 = " --x64" * any(one.command.endswith(" --x64") for one in found.claims)
+    return f"jaxfact verify {' '.join(one.claim.id for one in found.claims)}{seeds}{x64}"
+
+
+def _headline(one: Verified) -> str:
+    return f"{one.claim.id}, {one.claim.title}: {one.verdict} ({one.paper.citation}, {one.claim.place})"
+
+
 def _heading(found: Verification) -> list[str]:
     chance = f"if all of them hold, one is called violated in at most {100 * found.alarm:.2g} % of cases"
     count = len(found.claims)
@@ -105,7 +126,7 @@ def _heading(found: Verification) -> list[str]:
 
 def _row(one: Verified) -> list[str]:
     finding = one.deciding
-    measured = f"{finding.what}: {_number(finding.measured)} [{_interval(finding)}]"
+    measured = f"{finding.what}: {measured_in(finding)} [{interval_of(finding)}]"
     claimed = f"{one.claim.title} ({one.paper.citation}, {one.claim.place})"
     return [one.claim.id, claimed, measured, finding.expected, str(one.verdict), f"{one.seconds:.0f}"]
 
@@ -179,20 +200,8 @@ def _cells(finding: Finding) -> list[str]:
     said = str(finding.verdict or "–")
     return [
         finding.what,
-        _number(finding.measured),
-        f"{_interval(finding)} ({finding.interval})",
+        measured_in(finding),
+        f"{interval_of(finding)} ({finding.interval})",
         finding.expected,
         said,
     ]
-
-
-def _interval(finding: Finding) -> str:
-    if math.isnan(finding.low):
-        return "none"
-    if math.isinf(finding.high):
-        return f"at least {finding.low:.4g}"
-    return f"{finding.low:.4g} to {finding.high:.4g}"
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}" if math.isfinite(value) else "not every run has one"

@@ -9,12 +9,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jaxfact import figures
+from jaxfact.jobs import sentences
 from jaxfact.jobs.compared import MARGIN
 from jaxfact.jobs.comparison import QUANTILES, Comparison, Judgement, MethodSummary
 from jaxfact.papers.rules import LOOSE
-from jaxfact.reports.pages import RESULTS, Report, Rows, changed
+from jaxfact.reports.again import of_settings
+from jaxfact.reports.pages import RESULTS, Report, Rows
 from jaxfact.results.stats import PairedTimes
 from jaxfact.results.strict_json import finite_or_none
+from jaxfact.results.wording import changed, share
 
 _LEVELS_A_TABLE = 5  # what fits into 80 columns
 _WITHIN = f"{100 * MARGIN:g} %"
@@ -32,6 +35,8 @@ def report_of(comparison: Comparison) -> Report:
         summary=as_json(comparison),
         runs={RESULTS: comparison.runs},
         draw=partial(drawn, comparison),
+        found=sentences.of_comparison(comparison),
+        again=of_settings("compare(problem, ", comparison.settings, "", comparison.runs),
     )
 
 
@@ -185,7 +190,7 @@ def _method_as_json(row: MethodSummary) -> dict[str, Any]:
 
 _CAPTIONS = {
     "distance": "Distance to the best approximation against steps. Line: median over the starts; band: 5–95 % of them. "
-    "A finished run keeps its last value.",
+    "A curve ends where half of the runs have arrived and were stopped.",
     "survival": "Fraction of starts not yet at the distance that every method can reach, and in panels of their own at "
     "finer ones, of the methods that go on (Kaplan-Meier; runs that fail never arrive). Band: pointwise 95 % Wilson "
     "interval.",
@@ -221,8 +226,7 @@ def _or_dash(value: float) -> str:
 def _percent(at: tuple[float, float, float] | None) -> str:
     if at is None:
         return "–"
-    fraction, low, high = (f"{100 * value:.1f}".removesuffix(".0") for value in at)
-    return f"{fraction} ({low}–{high})"
+    return share(*at)
 
 
 def _steps(q: float, time: float, failed: float, max_steps: int) -> str:

@@ -27,6 +27,8 @@ from jaxfact.store.written import write_results
 
 RESULTS, PAGE, SUMMARY = "results.zarr", "report.html", "summary.json"
 
+_TITLE = "font-size:.9rem;font-weight:400;opacity:.75;margin:1rem 0 .2rem"
+
 Rows = tuple[str, list[str], list[list[str]]]
 """The title, the columns and the rows of a table."""
 
@@ -44,6 +46,8 @@ class Report:
         summary: all numbers and settings, as JSON has them.
         runs: the labelled results by the path of their store in the folder; none where they are on disk already.
         draw: draws the figures.
+        found: what was found, in one sentence.
+        again: the lines that make it again, of a shell or of Python.
     """
 
     title: str
@@ -54,6 +58,8 @@ class Report:
     summary: dict[str, Any]
     runs: Mapping[str, xr.Dataset]
     draw: Callable[[], dict[str, Figure]]
+    found: str = ""
+    again: str = ""
 
     @cached_property
     def figures(self) -> dict[str, Figure]:
@@ -62,9 +68,9 @@ class Report:
             return self.draw()
 
     def print(self, console: Console | None = None) -> None:
-        """Print heading, tables and lines."""
+        """Print what was found, heading, tables and lines."""
         console = Console() if console is None else console
-        for line in self.heading:
+        for line in [self.found] * bool(self.found) + self.heading:
             console.print(printable(line), highlight=False, markup=False)
         for title, columns, rows in self.tables:
             print_table(console, title, columns, rows)
@@ -104,14 +110,7 @@ class Report:
             for name, figure in self.figures.items():
                 save(figure, Path(folder) / f"{name}.svg")
             parts = _parts(self, Path(folder))
-        return "<p>{heading}</p>{tables}<ul>{lines}</ul>{figures}".format(**parts)
-
-
-def changed(ratio: float, less: str, more: str) -> str:
-    """Return a ratio in words: "58 % fewer" for 0.42, "7 % more" for 1.07, "over 900 % more" for 11 and beyond."""
-    share, most = 100 * abs(ratio - 1), 99 if ratio < 1 else 900
-    number = f"over {most}" if share > most else f"{share:.0f}" if share >= 10 else f"{share:.2g}"
-    return f"{number} % {less if ratio < 1 else more}"
+        return "{found}<p>{heading}</p>{figures}{tables}<ul>{lines}</ul>{again}".format(**parts)
 
 
 def print_table(console: Console, title: str, columns: list[str], rows: list[list[str]]) -> None:
@@ -126,7 +125,7 @@ def print_table(console: Console, title: str, columns: list[str], rows: list[lis
 
 
 def page(report: Report, folder: Path) -> str:
-    """Return the page: heading, tables, figures from `folder` and settings, in one file that needs no network."""
+    """Return the page: what was found, figures from `folder`, tables and settings, in one file without a network."""
     template = Template((files("jaxfact.reports") / "page.html").read_text(encoding="utf-8"))
     summary = html.escape(strict_json.dumps(report.summary))
     return template.substitute(title=html.escape(report.title), summary=summary, **_parts(report, folder))
@@ -135,7 +134,10 @@ def page(report: Report, folder: Path) -> str:
 def _parts(report: Report, folder: Path) -> dict[str, str]:
     """Return what a page and a notebook show, as HTML."""
     present = {name: text for name, text in report.captions.items() if (folder / f"{name}.svg").exists()}
+    again = f'<p>Made again by</p><pre class="again">{html.escape(report.again)}</pre>'
     return {
+        "found": f'<p class="found">{html.escape(report.found)}</p>' * bool(report.found),
+        "again": again * bool(report.again),
         "heading": "<br>".join(map(html.escape, report.heading)),
         "tables": "".join(_html_table(*table) for table in report.tables),
         "lines": "".join(f"<li>{html.escape(line)}</li>" for line in report.lines),
@@ -152,4 +154,6 @@ def _drawn(path: Path, caption: str) -> str:
 def _html_table(title: str, columns: list[str], rows: list[list[str]]) -> str:
     head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
     body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table><caption>{html.escape(title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    # A caption of the table itself would be as wide as that, and leave a narrow screen with it.
+    return f'<h3 style="{_TITLE}">{html.escape(title)}</h3><div style="overflow-x:auto">{table}</div>'

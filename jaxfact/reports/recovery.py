@@ -9,11 +9,14 @@ from matplotlib.figure import Figure
 
 from jaxfact import figures
 from jaxfact.figures.recovery import over_splits
+from jaxfact.jobs import sentences
 from jaxfact.jobs.compared import MARGIN
 from jaxfact.jobs.recovery import MethodRecovery, Recovery
-from jaxfact.reports.pages import RESULTS, Report, Rows, changed
+from jaxfact.reports.again import of_settings
+from jaxfact.reports.pages import RESULTS, Report, Rows
 from jaxfact.results.stats import PairedErrors
 from jaxfact.results.strict_json import finite_or_none
+from jaxfact.results.wording import changed, number
 
 _WITHIN = f"{100 * MARGIN:g} %"
 
@@ -21,6 +24,7 @@ _WITHIN = f"{100 * MARGIN:g} %"
 def report_of(recovery: Recovery) -> Report:
     """Return what terminal, notebook and page say."""
     names = ", ".join(row.method for row in recovery.methods)
+    more = f', centre="{recovery.centring}", splits={recovery.splits}'
     return Report(
         title=f"Completion by descent from the same random starts: {names}",
         heading=heading(recovery),
@@ -30,6 +34,8 @@ def report_of(recovery: Recovery) -> Report:
         summary=as_json(recovery),
         runs={RESULTS: recovery.runs},
         draw=partial(drawn, recovery),
+        found=sentences.of_recovery(recovery),
+        again=of_settings("complete(matrix, ", recovery.settings, more, recovery.runs),
     )
 
 
@@ -78,7 +84,7 @@ def tables(recovery: Recovery) -> list[Rows]:
             [
                 [
                     row.method,
-                    *(_number(value) for value in (row.misfit, row.imbalance_start, row.imbalance)),
+                    *(number(value) for value in (row.misfit, row.imbalance_start, row.imbalance)),
                     f"{100 * row.diverged:.3g}",
                 ]
                 for row in recovery.methods
@@ -136,14 +142,9 @@ _CAPTIONS = {
 
 def _errors(row: MethodRecovery) -> list[str]:
     steps = ", ".join(f"{step:.0f}" for step in row.best_step)
-    return [row.method, _interval(row.test), _number(row.validation), steps, _number(row.test_at_end[0])]
+    return [row.method, _interval(row.test), number(row.validation), steps, number(row.test_at_end[0])]
 
 
 def _interval(at: tuple[float, float, float]) -> str:
     mean, low, high = at
-    return _number(mean) if math.isnan(low) else f"{mean:.4g} [{max(low, 0.0):.4g}, {high:.4g}]"
-
-
-def _number(value: float) -> str:
-    """Return a number; a dash where runs diverged and have none."""
-    return f"{value:.4g}" if math.isfinite(value) else "–"
+    return number(mean) if math.isnan(low) else f"{mean:.4g} [{max(low, 0.0):.4g}, {high:.4g}]"

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import shlex
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,95 +12,101 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from jaxfact import figures
 from jaxfact.figures.styles import variants_of
 from jaxfact.inputs import problem_with
-from jaxfact.reports.pages import Report, Rows
+from jaxfact.reports.again import of_sweep
+from jaxfact.reports.pages import RESULTS, Report, Rows
+from jaxfact.reports.pictures import PATH_SEEDS, pictures
 from jaxfact.results import stats
-from jaxfact.results.flags import PENDING
+from jaxfact.results.labels import TIMES
 from jaxfact.results.strict_json import finite_or_none
+from jaxfact.results.success import (
+    axes_of,
+    check_runs,
+    finished,
+    in_one_sentence,
+    is_judged,
+    success,
+    without_tolerance,
+)
+from jaxfact.results.wording import number, percent, share
 from jaxfact.store.files import open_results
 
-_PATH_SEEDS = 10_000  # whose paths are drawn: a band over more looks the same
 _ROWS = 24  # of a table along an axis
 _QUANTILES = (0.05, 0.5, 0.95)
+_SAID_ELSEWHERE = ("outcome", "hit", "tolerance", "loss_rose", "period", "gradient_norm", *TIMES)
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What is shown of a store: the runs of seeds that are done everywhere, at the first value of further axes.
+    """What is shown of a sweep: the runs of seeds that are done everywhere, at the values where any is.
 
-    `axes` are those that are drawn along, two at most; `fixed` maps those that are held to their value; `seeds` counts
-    all seeds of the store. Without a tolerance, runs are judged at the lowest level.
+    `axes` are those with several values, which are drawn along; `fixed` maps the others to their value; `seeds` counts
+    all seeds that there are to be, and `left_out` says what else is not shown yet. Without a tolerance, runs are judged
+    at the lowest level. `store` is None where the runs are in memory.
     """
 
-    path: Path
+    store: str | None
     runs: xr.Dataset
     axes: list[str]
     fixed: dict[str, Any]
     seeds: int
     judged: bool
+    left_out: list[str]
 
 
-def shown(path: str | Path) -> Shown:
-    """Return what is to be shown of a store.
+def shown(given: str | Path | xr.Dataset) -> Shown:
+    """Return what is to be shown of a store, or of the dataset that a sweep returned.
 
     Raises ValueError where there is no store, or no seed in it that is done at every point and with every variant.
     """
-    runs = open_results(path)
-    if "outcome" not in runs or "seed" not in runs.outcome.dims:
-        raise problem_with("store", path, "holds no outcomes of runs along seed", "give the store of a sweep")
-    waiting = (runs.outcome == PENDING).any([dim for dim in runs.outcome.dims if dim != "seed"]).values
-    if waiting.all():
+    store = None if isinstance(given, xr.Dataset) else str(given)
+    everything = given if isinstance(given, xr.Dataset) else open_results(given)
+    if store is None:
+        check_runs(everything)
+    elif "outcome" not in everything or "seed" not in everything.outcome.dims:
+        raise problem_with("store", store, "holds no outcomes of runs along seed", "give the store of a sweep")
+    runs = finished(everything)
+    if runs is None:
         needed = "has no seed yet that is done at every point and with every variant"
-        raise problem_with("store", path, needed, "repeat the sweep, or wait: jaxfact status says how far it has got")
-    count = runs.sizes["seed"]
-    if waiting.any():
-        runs = runs.isel(seed=np.flatnonzero(~waiting))
-    axes = [str(dim) for dim in runs.outcome.dims if dim not in ("seed", "variant")]
+        raise problem_with("store", store, needed, "repeat the sweep, or wait: jaxfact status says how far it has got")
+    axes = axes_of(runs)
+    left_out = [
+        f"{name}: {everything.sizes[name] - runs.sizes[name]} of {everything.sizes[name]} have no run yet, or too few"
+        for name in map(str, runs.outcome.dims)
+        if name != "seed" and runs.sizes[name] < everything.sizes[name]
+    ]
     runs = runs.sortby(axes)  # a store has them in the order in which they came
-    drawn = [dim for dim in axes if runs.sizes[dim] > 1][:2]
+    drawn = [dim for dim in axes if runs.sizes[dim] > 1]
     fixed = {dim: runs[dim].values[0] for dim in axes if dim not in drawn}
     runs = runs.isel(dict.fromkeys(fixed, 0))
-    judged = "hit" in runs and "tolerance" in runs
+    judged = is_judged(runs)
     if judged:
         runs = runs.assign(tolerance=runs.tolerance.fillna(float(runs.level.min())))
-    return Shown(Path(path), runs, drawn, fixed, count, judged)
+    return Shown(store, runs, drawn, fixed, everything.sizes["seed"], judged, left_out)
 
 
 def drawn(found: Shown) -> dict[str, Figure]:
     """Return the figures by name."""
-    runs, axes = found.runs, found.axes
-    if len(axes) == 2:
-        success, label = _success(found)
-        along, across = axes
-        return {"fractions": figures.heatmap(success.mean("seed"), along, across, label=label)}
-    if axes:
-        times = {"times": figures.times_along(runs, axes[0])} if found.judged else {}
-        return {"outcomes": figures.fractions(runs, axes[0]), **times}
-    curves = {"outcomes": figures.outcomes(runs)}
-    if found.judged:
-        curves["survival"] = figures.survival(runs)
-    some = runs.isel(seed=slice(_PATH_SEEDS))
-    for name, draw in (("distance", figures.distance), ("imbalance", figures.imbalance)):
-        if f"{name}_path" in runs:
-            curves[name] = draw(some)
-    if found.judged and "distance_path" in runs:
-        curves["worst"] = figures.worst(some)
-    return curves
+    return {name: one.draw() for name, one in pictures(found).items()}
 
 
 def report_of(found: Shown) -> Report:
     """Return what terminal, notebook and page say."""
+    soon = "So far: " * bool(found.left_out or found.runs.sizes["seed"] < found.seeds)
+    again = [] if found.store is None else [f"jaxfact report {shlex.quote(found.store)}"]
+    made = of_sweep(found.runs, found.store) + ("\njf.report(runs)" if found.store is None else "")
     return Report(
-        title=f"Sweep of {found.path.absolute().name}",
+        title="Sweep" if found.store is None else f"Sweep of {Path(found.store).absolute().name}",
         heading=heading(found),
         tables=tables(found),
         lines=_notes(found),
-        captions=_CAPTIONS,
+        captions={name: one.caption for name, one in pictures(found).items()},
         summary=as_json(found),
-        runs={},
+        runs={RESULTS: found.runs} if found.store is None else {},
         draw=partial(drawn, found),
+        found=soon + in_one_sentence(found.runs),
+        again="\n\n".join([*again, made]),
     )
 
 
@@ -119,7 +126,7 @@ def heading(found: Shown) -> list[str]:
 
 
 def tables(found: Shown) -> list[Rows]:
-    """Return title, columns and rows: outcomes at each point by variant, and along one axis the times to arrive.
+    """Return title, columns and rows: outcomes at each point by variant, times to arrive along an axis, and records.
 
     Runs of different points are never pooled: no interval would hold for them together.
     """
@@ -127,7 +134,26 @@ def tables(found: Shown) -> list[Rows]:
     found_tables = [_by_point(found, each) if _points(found) <= _ROWS else _over_points(found, each)]
     if found.judged and len(found.axes) == 1 and _points(found) <= _ROWS:
         found_tables.append(_along(found))
-    return found_tables
+    return [*found_tables, *_records(found)]
+
+
+def _records(found: Shown) -> list[Rows]:
+    """Return the table of what was recorded where runs end, and has no path: quantiles over all runs of a variant."""
+    known = {*_SAID_ELSEWHERE, *map(str, found.runs.coords)}
+    ends = [
+        str(name)
+        for name, values in found.runs.data_vars.items()
+        if str(name) not in known and "seed" in values.dims and {*values.dims} <= {*found.runs.outcome.dims}
+    ]
+    ends = [name for name in ends if not name.endswith("_path") and found.runs[name].dtype.kind in "iuf"]
+    if not ends or found.axes:
+        return []
+    rows = []
+    for name, part, _, _ in variants_of(found.runs):
+        for end in ends:
+            quantiles = np.quantile(part[end].values.astype(float), _QUANTILES, method="inverted_cdf")
+            rows.append([name or "all", _axis_name(part[end]), *map(number, quantiles)])
+    return [("where runs end: 5, 50, 95 % of them", ["variant", "number", "5 %", "50 %", "95 %"], rows)]
 
 
 def _points(found: Shown) -> int:
@@ -159,7 +185,7 @@ def _over_points(found: Shown, each: xr.Dataset) -> Rows:
     names = each.outcome.values.tolist()
     spread = each.fraction.quantile([0, 0.5, 1], found.axes)
     rows = [
-        [name or "all", *(" – ".join(map(_number, part.fraction.sel(outcome=outcome).values)) for outcome in names)]
+        [name or "all", *(" – ".join(map(percent, part.fraction.sel(outcome=outcome).values)) for outcome in names)]
         for name, part, _, _ in variants_of(spread.to_dataset())
     ]
     title = f"% of runs by outcome: least – median – greatest of {_points(found)} points"
@@ -173,7 +199,7 @@ def as_json(found: Shown) -> dict[str, Any]:
     fractions = {name: (runs.outcome == name).mean("seed").values.tolist() for name in names}
     long = ("experiment", "experiment_file", "cpu_features")
     numbers = {
-        "store": str(found.path),
+        "store": found.store,
         "seeds": runs.sizes["seed"],
         "seeds_in_store": found.seeds,
         "axes": {name: runs[name].values.tolist() for name in runs.outcome.dims if name not in ("seed", "variant")},
@@ -191,84 +217,46 @@ def _axis_name(coordinate: xr.DataArray) -> str:
     return text if unit == "1" else f"{text} in {unit}"
 
 
-_CAPTIONS = {
-    "fractions": "Fraction of the runs that succeeded over two axes of the sweep, one panel per variant.",
-    "outcomes": "Fraction of the runs that ended in each way, one colour per variant, with 95 % Wilson intervals.",
-    "times": "Steps to the distance that every variant was run to: Kaplan-Meier median, band 5–95 % of the runs. Runs "
-    "that fail never arrive; a triangle at the upper edge means that fewer than half have arrived.",
-    "survival": "Fraction of starts not yet at the distance that every variant was run to, and in panels of their own "
-    "at finer ones, of the variants that went on (Kaplan-Meier; runs that fail never arrive). Band: pointwise 95 % "
-    "Wilson interval.",
-    "distance": "Distance to the best approximation against steps. Line: median over the starts; band: 5–95 % of them. "
-    "A finished run keeps its last value.",
-    "imbalance": "Imbalance of the factors against steps. Line: median; band: 5–95 % of the starts.",
-    "worst": "The worst ten starts of the first variant one by one: failures first, then the slowest. Coloured: every "
-    "variant from that start; grey: the first variant's median over the starts.",
-}
-
-
-def _success(found: Shown) -> tuple[xr.DataArray, str]:
-    """Return which runs succeeded, and the name of their fraction: without a tolerance, those at the lowest level, and
-    with several, those at the coarsest."""
-    runs = found.runs
-    if found.judged and len(levels := list(stats.judged_levels(runs))) > 1:
-        return np.isfinite(runs.hit.sel(level=levels[0], drop=True)), f"fraction at {levels[0]:g}"
-    if not _without_tolerance(runs) or not found.judged:
-        return runs.outcome == "converged", "fraction converged"
-    return np.isfinite(runs.hit.isel(level=-1, drop=True)), f"fraction at {float(runs.level[-1]):g}"
-
-
-def _without_tolerance(runs: xr.Dataset) -> bool:
-    return runs.attrs.get("tolerance") == "null"
-
-
 def _notes(found: Shown) -> list[str]:
     """Return what is left out."""
     used = found.runs.sizes["seed"]
     held = ", ".join(f"{name} = {value:.4g}" for name, value in found.fixed.items())
-    paths = any(str(name).endswith("_path") for name in found.runs) and not found.axes
+    paths = any(str(name).endswith("_path") for name in found.runs)
     said = {
         f"{used} of {found.seeds} seeds are done at every point and with every variant; the others are left out": (
             used < found.seeds
         ),
         f"shown at {held}": bool(held),
-        f"paths are those of the first {_PATH_SEEDS} seeds": paths and used > _PATH_SEEDS,
-        "runs had no tolerance: they are judged at the lowest level": _without_tolerance(found.runs),
+        f"paths are those of the first {PATH_SEEDS} seeds": paths and used > PATH_SEEDS,
+        "runs had no tolerance: they are judged at the lowest level": without_tolerance(found.runs),
     }
-    return [text for text, holds in said.items() if holds]
+    return [*(text for text, holds in said.items() if holds), *found.left_out]
 
 
 def _along(found: Shown) -> Rows:
     """Return the table along the one axis: the fraction that succeeded and the times to arrive, by variant."""
     (axis,), runs = found.axes, found.runs
     level = next(iter(stats.judged_levels(runs)))
-    success, label = _success(found)
+    succeeded, label = success(found.runs)
     rows = []
-    for name, part, _, _ in variants_of(runs.assign(success=success)):
+    for name, part, _, _ in variants_of(runs.assign(success=succeeded)):
         times = stats.time_to(part, level).quantile(_QUANTILES)
         for value in runs[axis].values:
             one = part.success.sel({axis: value})
             low, high = stats.wilson(one.sum(), one.size)
-            share = _shares(float(one.mean()), float(low), float(high))
+            reached = share(float(one.mean()), float(low), float(high))
             late = _late(part.sel({axis: value}))
             arrived = [_steps(time, late) for time in times.sel({axis: value}).values]
-            rows.append([*_lead(found, name), f"{value:.4g}", share, *arrived])
-    title = f"% of runs ({label}; 95 % Wilson interval), and steps by which 5, 50, 95 % had arrived at {level:g}"
-    columns = [_axis_name(runs[axis]), label.removeprefix("fraction "), "5 %", "50 %", "95 %"]
+            rows.append([*_lead(found, name), f"{value:.4g}", reached, *arrived])
+    title = (
+        f"% of runs (fraction {label}; 95 % Wilson interval), and steps by which 5, 50, 95 % had arrived at {level:g}"
+    )
+    columns = [_axis_name(runs[axis]), label, "5 %", "50 %", "95 %"]
     return title, [*_lead(found, "variant"), *columns], rows
 
 
 def _percent(at: xr.Dataset) -> str:
-    return _shares(float(at.fraction), float(at.low), float(at.high))
-
-
-def _shares(*values: float) -> str:
-    fraction, low, high = map(_number, values)
-    return f"{fraction} ({low}–{high})"
-
-
-def _number(share: float) -> str:
-    return f"{100 * share:.1f}".removesuffix(".0")
+    return share(float(at.fraction), float(at.low), float(at.high))
 
 
 def _late(runs: xr.Dataset) -> str:

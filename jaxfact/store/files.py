@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+import jaxfact.accessor  # noqa: F401, which registers `runs.jaxfact`
 from jaxfact.results.flags import named
 from jaxfact.results.labels import plain
 from jaxfact.store.damage import damage_of

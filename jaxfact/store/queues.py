@@ -16,8 +16,9 @@ from jaxfact.engine.lanes import Engine, Work
 from jaxfact.engine.outcomes import Limits, Plan
 from jaxfact.engine.program import Program
 from jaxfact.engine.recording import Found
-from jaxfact.engine.tiles import Progress, Task
+from jaxfact.engine.tiles import Task
 from jaxfact.results.labels import along_runs
+from jaxfact.showing.progress import Progress
 from jaxfact.store import claims
 from jaxfact.store.grid import Grid, Tile, size
 from jaxfact.store.medium import StoreError

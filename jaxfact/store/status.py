@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxfact.showing.markup import Table, card
+from jaxfact.showing.pace import duration
 from jaxfact.store.claims import owners
 from jaxfact.store.damage import damage_of
 from jaxfact.store.marks import Marks
@@ -34,6 +36,16 @@ class Status:
     seconds_left: float
     workers: dict[str, int]
     damaged: dict[str, str] = field(default_factory=dict)
+
+    def _repr_html_(self) -> str:
+        """Say in a notebook how far it has got."""
+        done = "finished" if self.finished else f"{self.done} of {self.runs} runs ({100 * self.done / self.runs:.3g} %)"
+        facts = {"done": done, "working": ", ".join(self.workers) or "nobody"}
+        facts |= {"left": f"about {duration(self.seconds_left)}"} if math.isfinite(self.seconds_left) else {}
+        facts |= {"damaged": ", ".join(self.damaged)} if self.damaged else {}
+        outcomes = sorted(self.outcomes)
+        rows = [[name or "all", *(str(of.get(one, 0)) for one in outcomes)] for name, of in self.variants.items()]
+        return card(f"Status of {self.path}", facts, table=Table(["runs", *outcomes], rows))
 
     @property
     def runs(self) -> int:
@@ -95,14 +107,15 @@ class Watch:
     """How the runs of a store end while a sweep goes on: only what is new is read."""
 
     def __init__(self, store: Place):
-        self._medium = medium_of(store)
+        self._store = store
         self._marks: Marks | None = None
 
     def outcomes(self) -> dict[str, int]:
         """Return how many runs have had each outcome; none where there is no store yet."""
         try:
             if self._marks is None:
-                self._marks = Marks(self._medium, read_root(self._medium, "").root)
+                medium = medium_of(self._store)
+                self._marks = Marks(medium, read_root(medium, "").root)
             else:
                 self._marks.refresh()
         except ValueError:

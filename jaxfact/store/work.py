@@ -16,9 +16,9 @@ import xarray as xr
 from jaxfact.engine.axes import places_of
 from jaxfact.engine.devices import made_ahead
 from jaxfact.engine.program import Program
-from jaxfact.engine.tiles import Progress
 from jaxfact.inputs import problem_with
 from jaxfact.results.labels import TIMES, describe, join
+from jaxfact.showing.progress import Progress
 from jaxfact.store.files import results_in
 from jaxfact.store.grid import Grid, Tile, blocks_of, size
 from jaxfact.store.medium import Medium, Place, StoreError, medium_of

@@ -11,8 +11,9 @@ from concurrent.futures import CancelledError
 from contextlib import suppress
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-from jaxfact.engine.tiles import Progress, Task
+from jaxfact.engine.tiles import Task
 from jaxfact.inputs import problem_with, shown
+from jaxfact.showing.progress import Progress
 from jaxfact.store.grid import Tile
 from jaxfact.store.medium import StoreError
 from jaxfact.store.queues import MemoryQueue

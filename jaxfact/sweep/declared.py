@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import xarray as xr
 
+import jaxfact.accessor  # noqa: F401, which registers `runs.jaxfact`
 from jaxfact import measures
 from jaxfact.engine.axes import MOST_RUNS, Steps, Values, axis, check_names, check_size, seed_numbers
 from jaxfact.engine.devices import made_ahead
@@ -15,15 +16,18 @@ from jaxfact.engine.experiment import Experiment, check_signature
 from jaxfact.engine.floors import checked_tolerance
 from jaxfact.engine.levels import chosen_levels
 from jaxfact.engine.program import Program
-from jaxfact.engine.tiles import Progress, tile_size
-from jaxfact.inputs import positive_integer, problem_with, seed_number, shown
+from jaxfact.engine.tiles import tile_size
+from jaxfact.inputs import positive_integer, problem_with, seed_number
 from jaxfact.measures.records import Records, named_measures
 from jaxfact.results.labels import Origin, join, plain, taken_names
+from jaxfact.showing.pace import Counts
+from jaxfact.showing.progress import Progress
 from jaxfact.store.differences import accepted_names
 from jaxfact.store.medium import Place, reachable
 from jaxfact.store.provenance import environment
 from jaxfact.store.queues import MemoryQueue
 from jaxfact.store.root import TILES
+from jaxfact.store.status import Watch
 from jaxfact.store.work import Request, as_in_store, progress_of, run_into
 from jaxfact.sweep.cluster import Client, Cluster
 from jaxfact.sweep.parts import Options, Part, part_of
@@ -90,7 +94,7 @@ class Declared:
         seeds: Any,
         axes: Mapping[str, np.ndarray],
         store: Place | None,
-        progress: Progress | None,
+        progress: Progress,
         accept: Iterable[str],
         counts: Mapping[str, Any],
     ) -> Request:
@@ -99,10 +103,6 @@ class Declared:
         kept = axes if store is None else as_in_store(store, axes)
         check_size(kept, numbers, (not self.lone) + 1, None if store is not None else MOST_RUNS)
         accept = accepted_names(accept)
-        if not callable(progress or print):
-            raise problem_with(
-                "progress", shown(progress), "needs a function of two counts", "give progress=print, or none"
-            )
         tile_runs, devices = (
             count if count is None else positive_integer(name, count, "leave it out for the usual number")
             for name, count in counts.items()
@@ -134,6 +134,11 @@ class Declared:
         runs = found[0] if self.lone else join(found, list(self.named))
         runs.attrs = plain(runs.attrs) | {"base_seed": Origin.of(self._given, self._record, runs.attrs)}
         return runs
+
+
+def outcomes_in(store: Place | None) -> Counts:
+    """Return what counts the outcomes in a store while runs go on; without a store there is nothing to count."""
+    return dict if store is None else Watch(store).outcomes
 
 
 def labels_of(name: str, values: Values) -> np.ndarray:

@@ -11,11 +11,12 @@ import xarray as xr
 
 from jaxfact.engine.axes import Values, both_given
 from jaxfact.engine.experiment import Experiment
-from jaxfact.engine.tiles import Progress
 from jaxfact.inputs import explained, nearest, problem_with, shown
 from jaxfact.measures.records import Records
 from jaxfact.numerics.products import in_full_precision
-from jaxfact.sweep.declared import Declared, Told, labels_of, without_single
+from jaxfact.showing.markup import card
+from jaxfact.showing.progress import Progress, shown_progress
+from jaxfact.sweep.declared import Declared, Told, labels_of, outcomes_in, without_single
 
 _USUAL = 4096  # runs in a tile
 
@@ -48,6 +49,21 @@ class Prepared:
         names = ", ".join(["seeds", *(f"{name}={shown(values)}" for name, values in self._defaults.items())])
         return f"Prepared({names})"
 
+    def _repr_html_(self) -> str:
+        """Say in a notebook what it is a function of, and how its runs advance."""
+        said = self._parts[0].attributes(self._declared.axes)
+        looked = f"looked at every {said['check_every']}"
+        facts = {
+            "axes": ", ".join(f"{name}={shown(values)}" for name, values in self._defaults.items()),
+            "variants": ", ".join(self._declared.named),
+            "problem": f"{said['problem']} of {'×'.join(map(str, said['shape']))}, {said['dtype']}",
+            "runs": f"at most {said['max_steps']} steps, tolerance {said['tolerance']}, {looked}",
+            "compression": str(said["compression"]),
+            "lanes": str(said["lanes"]),
+        }
+        facts = {name: value for name, value in facts.items() if value}
+        return card("Prepared", facts, note="prepared(seeds=1000) runs it; nothing is read or compiled then.")
+
     def __reduce__(self) -> NoReturn:
         """Refuse to be pickled or copied."""
         needed = "it holds compiled code, which another process cannot take over"
@@ -58,7 +74,7 @@ class Prepared:
         self,
         seeds: int | Sequence[int] | np.ndarray,
         *,
-        progress: Progress | None = None,
+        progress: Progress | bool = True,
         store: str | Path | None = None,
         accept: Iterable[str] = (),
         tile_runs: int | None = None,
@@ -88,11 +104,15 @@ class Prepared:
             ValueError: For an axis that it was not prepared with, and as `sweep`.
             StoreError: Where a store cannot be written.
         """
-        with jax.enable_x64(self._x64), jax.default_matmul_precision(self._precision):
+        with (
+            shown_progress(progress, counts=outcomes_in(store)) as tell,
+            jax.enable_x64(self._x64),
+            jax.default_matmul_precision(self._precision),
+        ):
             given = both_given(axes, more_axes)
             labels = self._declared.axes | {name: self._labels(name, values) for name, values in given.items()}
             counts = {"tile_runs": tile_runs, "devices": devices}
-            request = self._declared.request(seeds, labels, store, progress, accept, counts)
+            request = self._declared.request(seeds, labels, store, tell, accept, counts)
             for name, values in request.axes.items():
                 if values.dtype != labels[name].dtype:
                     held = f"the store has {'fractions' if values.dtype.kind == 'f' else 'whole numbers'} there"

@@ -9,12 +9,12 @@ import xarray as xr
 
 from jaxfact.engine.axes import Values, both_given
 from jaxfact.engine.experiment import Experiment
-from jaxfact.engine.tiles import Progress
 from jaxfact.inputs import explained
 from jaxfact.measures.records import Records
 from jaxfact.numerics.products import in_full_precision
+from jaxfact.showing.progress import Progress, shown_progress
 from jaxfact.sweep.cluster import Client
-from jaxfact.sweep.declared import Declared, Told, without_single
+from jaxfact.sweep.declared import Declared, Told, outcomes_in, without_single
 
 
 @explained
@@ -33,7 +33,7 @@ def sweep(
     checked: bool = False,
     compress: bool = True,
     compensated: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool = True,
     store: str | Path | None = None,
     accept: Iterable[str] = (),
     check_store: bool = False,
@@ -74,7 +74,9 @@ def sweep(
             finds that to be exact (with iterate noise: exact in law). The attribute `compression` says what was done.
         compensated: Whether the rounding error of each update is carried into the next, which lowers the rounding floor
             of small steps to about ε/2.
-        progress: Called with the number of runs finished so far and the number of all runs.
+        progress: Whether it is shown how far the runs have got, after a second: as a bar on a terminal or in a
+            notebook, else as a line now and then on the error stream. A function is called instead, with the number of
+            runs finished so far and the number of all runs.
         store: The path of a store that is written tile by tile, new or of the same sweep.
         accept: Names of differences from what made the store, to go on despite them: jaxfact, jax, jaxlib, device,
             cpu_features, xla_flags, after which the last bits of new runs may differ, and program, after which new runs
@@ -106,12 +108,13 @@ def sweep(
     """
     told = Told(max_steps, tolerance, levels, record, every, check_every, base_seed, checked, compress, compensated)
     given = both_given(axes, more_axes)
-    declared = Declared(experiment, told, given, _OPTIONS)
     counts = {"tile_runs": tile_runs, "devices": devices}
-    request = declared.request(seeds, declared.axes, store, progress, accept, counts)._replace(check_store=check_store)
-    if cluster is not None:
-        request = request._replace(cluster=declared.cluster(cluster, request, store))
-    return without_single(declared.results(declared.parts(request.axes), request, store), given)
+    with shown_progress(progress, counts=outcomes_in(store)) as tell:
+        declared = Declared(experiment, told, given, _OPTIONS)
+        request = declared.request(seeds, declared.axes, store, tell, accept, counts)._replace(check_store=check_store)
+        if cluster is not None:
+            request = request._replace(cluster=declared.cluster(cluster, request, store))
+        return without_single(declared.results(declared.parts(request.axes), request, store), given)
 
 
 _OPTIONS = tuple(inspect.signature(sweep).parameters)
