@@ -43,7 +43,7 @@ def paper(
     with terminal.progress_shown(WORK) as progress:
         found = verify(name, seeds=seeds, progress=progress)
     say = partial(reports.print_findings, found, Console())
-    terminal.tell(reports.report_of_paper(paper, found), folder, as_json, say)
+    folder = terminal.tell(reports.report_of_paper(paper, found), folder, as_json, say)
     if found.failed:
         terminal.fail("; ".join(reports.failures(found)))
     return folder
