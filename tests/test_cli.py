@@ -38,7 +38,7 @@ FIGURES = ("distance", "survival", "imbalance", "singular_values", "worst")
 
 
 COMPILING = "jaxfact: reading and compiling"
-COMMANDS = ["compare", "complete", "paper", "verify", "sweep", "status", "report", "export", "replay", "info"]
+COMMANDS = ["compare", "complete", "paper", "verify", "sweep", "status", "report", "export", "figure", "replay", "info"]
 GREET = """
 import typer
 

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -223,7 +224,7 @@ def test_a_claim_that_fails_does_not_take_the_others_with_it(call, monkeypatch, 
     assert "it converges" in out
     assert jf.open_results(tmp_path / "jaxfact-verify" / "nobody_small" / "runs.zarr").sizes["seed"] == 8
     code, out, err = call("paper", "nobody-2030", "--seeds", "8", "--json")
-    assert (code, err) == (2, f"jaxfact: {'; '.join(told)}\n")
+    assert (code, err) == (2, f"page: {Path('jaxfact-paper', 'report.html')}\njaxfact: {'; '.join(told)}\n")
     assert list(json.loads(out)["claims"]) == ["C901"]
     assert list(json.loads(out)["failed"]) == ["C902", "C903"]
     found = jf.verify("nobody-2030", seeds=8)
