@@ -108,9 +108,10 @@ def code_of(module: str) -> np.ndarray:
             enter = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(address)
             jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(enter), platform="cpu")
             _kept[TARGET] = entrance, enter
-        if module not in _kept:
-            _kept[module] = _function(module, "lanes")
-        return np.array([_kept[module][1]], np.uint64).view(np.uint32)
+        digest = hashlib.sha256(module.encode()).hexdigest()  # a text has up to megabytes
+        if digest not in _kept:
+            _kept[digest] = _function(module, "lanes")
+        return np.array([_kept[digest][1]], np.uint64).view(np.uint32)
 
 
 def called(results: Sequence[Any], aliases: dict[int, int] | None = None) -> Callable[..., Any]:
