@@ -58,5 +58,8 @@ def scale_steps(axes: Axes, steps: np.ndarray) -> None:
     later = np.sort(steps[steps > 0])
     # Whole steps that are to be spaced by a ratio begin one apart.
     if is_geometric(later) and len(later) > 3 and later[-1] > _SPAN * later[0]:
-        axes.set_xscale("symlog", linthresh=float(later[0]), linscale=0.4)
+        axes.set_xscale("symlog", linthresh=float(later[0]), linscale=0.8)
+        # A power of ten below the first step would be named on top of zero.
+        first, last = np.ceil(np.log10(later[0])), np.floor(np.log10(later[-1]))
+        axes.set_xticks([0.0, *10 ** np.arange(first, last + 1)])
         axes.set_xlim(left=0 if len(later) < len(steps) else later[0])

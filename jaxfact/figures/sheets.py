@@ -130,7 +130,8 @@ class Sheet:
         """Put the legend below all panels, where it covers nothing; the note is its head."""
         letters = max(map(len, labels), default=0)
         room = self.figure.get_figwidth() * 72 / (_LETTER * mpl.rcParams["legend.fontsize"])
-        columns = max(1, min(len(labels), int(room / (letters + 7))))
+        fit = max(1, min(len(labels), int(room / (letters + 7))))
+        columns = -(-len(labels) // max(1, -(-len(labels) // fit)))  # which fill the rows
         wrapped = "\n".join(textwrap.fill(line, int(room)) for line in note.splitlines()) or None
         legend = self.figure.legend(
             list(handles), list(labels), loc="outside lower center", ncols=columns, title=wrapped
