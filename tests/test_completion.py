@@ -334,6 +334,28 @@ def test_bad_entries(place, bad, message):
     assert jf.Completion(*GOOD, (2, 2)).unit > 0
 
 
+@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize("known", [True, False])
+def test_derivatives_by_what_is_observed(dense, known):
+    """Of the final loss by each entry, whose unit moves with it unless the truth is known; by central differences."""
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(6, 2)) @ rng.normal(size=(2, 5))
+    rows, columns = np.nonzero(rng.random((6, 5)) < 0.8)
+    truth = jf.Factorization(matrix)
+    start = jf.starts.Gaussian(2, scale=0.3).draw(KEY, truth)
+
+    def final_loss(values):
+        problem = jf.Completion(rows, columns, values, (6, 5), truth=truth if known else None, dense=dense)
+        run = jf.descend(problem, jf.methods.gradient_descent(0.3), start, num_steps=20)
+        return problem.loss(run.factors)
+
+    values, h, compiled = jnp.asarray(matrix[rows, columns]), 1e-5, jax.jit(final_loss)
+    assert compiled(values) == pytest.approx(float(final_loss(np.asarray(values))), rel=1e-10)  # of plain arrays
+    moved = [values + h * jnp.eye(len(values))[k] * sign for k in range(3) for sign in (1, -1)]
+    differences = np.diff(np.reshape([compiled(each) for each in moved], (3, 2))[:, ::-1])[:, 0] / (2 * h)
+    np.testing.assert_allclose(jax.jit(jax.grad(final_loss))(values)[:3], differences, rtol=1e-7)
+
+
 def test_bad_problems():
     truth = jf.random_target(KEY, (6, 5), [1.0])
     for build, message in [
@@ -342,7 +364,10 @@ def test_bad_problems():
         (lambda: jf.Completion(*GOOD, (2, 2), truth=truth), r"needs the shape of the problem, \(2, 2\)"),
         (lambda: jf.Completion.of(truth, 0.0, KEY), "needs a number above 0, up to 1"),
         (lambda: jf.Completion.of(truth, 0.5, KEY, noise=-1.0), "needs a finite number, 0 or above"),
-        (lambda: jax.jit(lambda x: jf.Completion(*GOOD[:2], x, (2, 2)).unit)(jnp.ones(3)), "traced arrays"),
+        (
+            lambda: jax.jit(lambda x: jf.Completion(x, *GOOD[1:], (2, 2)).unit)(jnp.arange(3)),
+            "only values may be traced",
+        ),
         (lambda: jax.jit(lambda p: jf.Completion.of(truth, p, KEY, dense=False).unit)(0.5), "needs tables"),
         (lambda: jf.data.split(Observed(*map(np.array, GOOD)), KEY, train=0.5), "sum to 1"),
         (lambda: jf.data.split(Observed(*map(np.array, GOOD)), KEY, train=0.9, test=0.1), "without any"),

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pandas as pd
 import scipy.sparse
+from jax.core import Tracer
 from jaxtyping import Float, Int, PRNGKeyArray
 
 from jaxfact.data.arrays import as_matrix, repeated, stored
@@ -41,7 +42,9 @@ def entries_of(matrix: Any, name: str = "matrix") -> tuple[Observed, tuple[int, 
 
 def checked_entries(rows: Any, columns: Any, values: Any, shape: tuple[int, int]) -> Observed:
     """Return the entries as arrays, the values in float64 or float32, or refuse them."""
-    observed = Observed(numbered(rows), numbered(columns), as_array(values, "values"))
+    traced = isinstance(values, Tracer)
+    given = values if traced else as_array(values, "values")
+    observed = Observed(numbered(rows), numbered(columns), given)  # pyright: ignore[reportArgumentType]
     sizes = [x.shape for x in observed]
     if len(set(sizes)) > 1 or observed.rows.ndim != 1:
         instead = "give the row, column and value of each observed entry"
@@ -59,7 +62,7 @@ def checked_entries(rows: Any, columns: Any, values: Any, shape: tuple[int, int]
             raise problem_with(
                 name, given, f"needs numbers from 0 to {size - 1}", "count from 0, or give a larger shape"
             )
-    broken = np.flatnonzero(~np.isfinite(observed.values))
+    broken = np.empty(0, int) if traced else np.flatnonzero(~np.isfinite(observed.values))
     if len(broken):
         given = f"{observed.values[broken[0]]} at position {broken[0]}"
         raise problem_with("values", given, "an observed entry needs a finite number", "leave missing entries out")

@@ -27,9 +27,9 @@ _REDUCTIONS = frozenset({
 })
 _OTHERS = frozenset({
     # what moves entries about
-    "broadcast_in_dim", "concatenate", "copy", "copy_p", "dynamic_slice", "dynamic_update_slice", "expand_dims",
-    "gather", "iota", "layout_constraint", "optimization_barrier", "pad", "reshape", "rev", "select_n", "slice",
-    "split", "squeeze", "stack", "stop_gradient", "transpose", "unstack",
+    "broadcast_in_dim", "concatenate", "contiguous", "copy", "copy_p", "dynamic_slice", "dynamic_update_slice",
+    "expand_dims", "gather", "iota", "keep", "layout_constraint", "optimization_barrier", "pad", "reshape", "rev",
+    "select_n", "slice", "split", "squeeze", "stack", "stop_gradient", "transpose", "unstack",
     # elementwise
     "abs", "acos", "acosh", "add", "add_any", "and", "asin", "asinh", "atan", "atan2", "atanh", "bitcast_convert_type",
     "cbrt", "ceil", "clamp", "clz", "convert_element_type", "cos", "cosh", "div", "eq", "erf", "erf_inv", "erfc", "exp",

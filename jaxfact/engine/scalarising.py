@@ -386,10 +386,9 @@ _OF_NOTHING = {"add": 0, "mul": 1, "and": True, "or": False}
 # A key is its words.
 _OF_KEYS = frozenset({"reshape", "squeeze"})
 _OF_PROGRAMS = frozenset({"scan", "while", "cond"})
-_ALIASES = frozenset(
-    ["optimization_barrier", "copy", "copy_p", "stop_gradient", "layout_constraint", "random_wrap", "random_unwrap"]
-)
 # fmt: off
+_ALIASES = frozenset({"keep", "contiguous", "optimization_barrier", "copy", "copy_p", "stop_gradient",
+                      "layout_constraint", "random_wrap", "random_unwrap"})
 _ELEMENTWISE = frozenset({
     "add", "add_any", "sub", "mul", "div", "rem", "max", "min", "neg", "abs", "sign", "floor", "ceil", "square",
     "sqrt", "rsqrt", "exp", "log", "log1p", "expm1", "pow", "integer_pow", "erf_inv", "sin", "cos", "tanh", "logistic",

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
+from jax.extend import core
+from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
 from jaxfact.numerics.trees import PyTree
@@ -45,7 +47,12 @@ def gram(X: Float[Array, "k d"]) -> Float[Array, "d d"]:
 
 @jax.jit
 def cross(X: Float[Array, "k d"], Y: Float[Array, "k e"]) -> Float[Array, "d e"]:
-    """Return XᵀY."""
+    """Return XᵀY; its derivative is one of plain products, as slices would be differentiated one by one."""
+    return _cross(X, Y)
+
+
+@jax.custom_jvp
+def _cross(X: Float[Array, "k d"], Y: Float[Array, "k e"]) -> Float[Array, "d e"]:
     (k, d), e = X.shape, Y.shape[1]
     if k == 0:
         return jnp.zeros((d, e), X.dtype)
@@ -56,6 +63,12 @@ def cross(X: Float[Array, "k d"], Y: Float[Array, "k e"]) -> Float[Array, "d e"]
         parts = keep(_total(X[i : i + part, :, None] * Y[i : i + part, None, :] for i in range(0, part * _SHORT, part)))
         return jnp.sum(parts, axis=0) + cross(X[part * _SHORT :], Y[part * _SHORT :])
     return _total(lax.slice(X, (i, 0), (i + 1, d)).reshape(d, 1) * lax.slice(Y, (i, 0), (i + 1, e)) for i in range(k))
+
+
+@_cross.defjvp
+def _(primals, tangents):
+    (X, Y), (dX, dY) = primals, tangents
+    return _cross(X, Y), dX.T @ Y + X.T @ dY
 
 
 @jax.jit
@@ -70,11 +83,22 @@ def inner(X: Float[Array, "k d"], Y: Float[Array, "k d"]) -> Float[Array, ""]:
 
 @jax.jit
 def times(X: Float[Array, "k d"], G: Float[Array, "d e"]) -> Float[Array, "k e"]:
-    """Return XG."""
+    """Return XG; see `cross`."""
+    return _times(X, G)
+
+
+@jax.custom_jvp
+def _times(X: Float[Array, "k d"], G: Float[Array, "d e"]) -> Float[Array, "k e"]:
     (k, d), e = X.shape, G.shape[1]
     if d == 0 or is_long(d) or is_long(e):
         return X @ G
     return _total(lax.slice(X, (0, j), (k, j + 1)) * lax.slice(G, (j, 0), (j + 1, e)) for j in range(d))
+
+
+@_times.defjvp
+def _(primals, tangents):
+    (X, G), (dX, dG) = primals, tangents
+    return _times(X, G), dX @ G + X @ dG
 
 
 def is_long(rows: int) -> bool:
@@ -105,44 +129,42 @@ def _laid_out(x: Array, order: Iterable[int]) -> Array:
     return with_layout_constraint(x, Layout(tuple(order)))
 
 
-@jax.custom_batching.custom_vmap
-def _kept(tree):
-    return lax.optimization_barrier(tree)
+def _identity(name: str, order: Callable[[int], Iterable[int]]) -> core.Primitive:
+    """Return an operation that returns its arrays, computed once, with the layout of a batch, its first axis, pinned.
+
+    As an operation of its own it has derivatives of any order: of a rule for batches inside a loop JAX knows the first.
+    """
+    operation = core.Primitive(name)
+    operation.multiple_results = True
+
+    def barrier(*arrays: Array) -> list[Array]:
+        return list(lax.optimization_barrier(arrays))
+
+    def batched(arrays: tuple[Array, ...], axes: tuple[int | None, ...]) -> tuple[list[Array], list[int | None]]:
+        pinned = [
+            array if axis is None else _laid_out(jnp.moveaxis(array, axis, 0), order(array.ndim))
+            for array, axis in zip(arrays, axes, strict=True)
+        ]
+        return barrier(*pinned), [None if axis is None else 0 for axis in axes]
+
+    operation.def_impl(barrier)
+    operation.def_abstract_eval(lambda *shapes: list(shapes))
+    mlir.register_lowering(operation, mlir.lower_fun(barrier, multiple_results=True))
+    ad.primitive_jvps[operation] = lambda primals, tangents: (operation.bind(*primals), list(tangents))
+    batching.primitive_batchers[operation] = batched
+    return operation
 
 
-@_kept.def_vmap
-def _(size, batched, tree):
-    pin = jax.tree.map(lambda x: _laid_out(x, (*range(1, x.ndim), 0)), tree)
-    return lax.optimization_barrier(pin), batched[0]
+_KEPT = _identity("keep", lambda rank: (*range(1, rank), 0))
+_CONTIGUOUS = _identity("contiguous", range)
 
 
-@jax.custom_batching.custom_vmap
-def _contiguous_rows(x):
-    return lax.optimization_barrier(x)
-
-
-@_contiguous_rows.def_vmap
-def _(size, batched, x):
-    return lax.optimization_barrier(_laid_out(x, range(x.ndim))), batched[0]
-
-
-@jax.custom_jvp
-def _contiguous(x: Float[Array, "d k"]) -> Float[Array, "d k"]:
-    """Return the same matrix with contiguous rows, which XLA would not choose on its own."""
-    return _contiguous_rows(x)
-
-
-@_contiguous.defjvp
-def _(primals, tangents):
-    return _contiguous(primals[0]), tangents[0]
-
-
-@jax.custom_jvp
 def keep(tree: PyTree) -> PyTree:
     """Return the same numbers, computed once: XLA would otherwise recompute a Gram matrix for every entry using it."""
-    return _kept(tree)
+    leaves, structure = jax.tree.flatten(tree)
+    return jax.tree.unflatten(structure, _KEPT.bind(*leaves))
 
 
-@keep.defjvp
-def _(primals, tangents):
-    return keep(primals[0]), tangents[0]
+def _contiguous(x: Float[Array, "d k"]) -> Float[Array, "d k"]:
+    """Return the same matrix with contiguous rows, which XLA would not choose on its own."""
+    return _CONTIGUOUS.bind(x)[0]

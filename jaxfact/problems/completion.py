@@ -40,7 +40,8 @@ class Completion(PartiallyObserved):
     `rows`, `columns` and `values` list the observed entries, counted from 0, each once and in any order; `shape` is
     (m, n). `truth` is the whole matrix where it is known: then the unit is its σ₁ and `distance` is to it; else the
     unit is ‖P_Ω(Σ)/p‖₂. Values are given in the user's unit and divided by this one; the loss is in unit². With all
-    entries observed it is that of the factorisation.
+    entries observed it is that of the factorisation. Values may be traced, to be differentiated: the unit is a function
+    of them too, and is not differentiable where the largest singular value is not simple.
 
     `dense` chooses how it is evaluated: by a mask and m×n products, or with work in proportion to the entries. By
     default it is dense where at least 0.4 of the entries are observed.
@@ -71,9 +72,9 @@ class Completion(PartiallyObserved):
         truth: Factorization | None = None,
         dense: bool | None = None,
     ):
-        if any(isinstance(x, Tracer) for x in (rows, columns, values)):
-            instead = "make the problem outside the experiment, or draw it with Completion.of"
-            raise problem_with("rows, columns, values", "traced arrays", "needs plain arrays", instead)
+        if any(isinstance(x, Tracer) for x in (rows, columns)):
+            instead = "only values may be traced; an experiment draws a mask with Completion.of"
+            raise problem_with("rows, columns", "traced arrays", "needs plain arrays", instead)
         shape = sizes(shape)
         entries = checked_entries(rows, columns, values, shape)
         _check_truth(truth, shape)
@@ -191,10 +192,15 @@ class _Drawn(Completion):
 
 def _in_unit(
     entries: Observed, shape: tuple[int, int], dtype: Any, truth: Factorization | None
-) -> tuple[Float[np.ndarray, " k"], Unit]:
+) -> tuple[Float[np.ndarray | Array, " k"], Unit]:
     """Return the values in the problem's unit, and that unit; in float64, so that none is lost before it is divided."""
     if truth is not None:
-        return entries.values / np.float64(truth.unit), truth.scale
+        unit = truth.unit if isinstance(entries.values, Tracer) else np.float64(truth.unit)
+        return entries.values / unit, truth.scale
+    if isinstance(entries.values, Tracer):
+        seen = jnp.zeros(shape, dtype).at[entries.rows, entries.columns].set(entries.values)
+        unit = jnp.linalg.norm(seen, 2) * (seen.size / len(entries.values))
+        return entries.values / unit, Unit.of(unit, 0, dtype, "‖P_Ω(Σ)/p‖₂")
     exponent = centred_exponent(entries.values)
     values = times_power(entries.values, -exponent)
     share = len(values) / (shape[0] * shape[1])

@@ -13,6 +13,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from jaxfact.data import Observed
@@ -33,8 +34,14 @@ class DenseEntries(eqx.Module):
     @classmethod
     def of(cls, observed: Observed, shape: tuple[int, int], dtype: Any) -> "DenseEntries":
         """Lay out entries, whose values are in the problem's unit."""
-        mask, values = np.zeros(shape), np.zeros(shape)
+        mask = np.zeros(shape)
         mask[observed.rows, observed.columns] = 1
+        if isinstance(observed.values, Tracer):
+            return cls(
+                jnp.asarray(mask, dtype),
+                jnp.zeros(shape, dtype).at[observed.rows, observed.columns].set(observed.values),
+            )
+        values = np.zeros(shape)
         values[observed.rows, observed.columns] = observed.values
         return cls(jnp.asarray(mask, dtype), jnp.asarray(values, dtype))
 
@@ -84,7 +91,7 @@ class SparseEntries(eqx.Module):
         return cls(
             rows=jnp.asarray(np.append(rows, np.int32(0))),
             columns=jnp.asarray(np.append(columns, np.int32(0))),
-            values=jnp.asarray(np.append(observed.values[order], 0), dtype),
+            values=_appended(observed.values[order], dtype),
             counted=jnp.asarray(np.arange(len(rows) + 1) < len(rows), dtype),
             by_row=Sums(rows, columns, shape[0]),
             by_column=Sums(columns, rows, shape[1]),
@@ -182,6 +189,13 @@ def _pieces(items: np.ndarray, groups: np.ndarray, padding: int) -> tuple[list[n
         table[(np.cumsum(here) - 1)[piece[mine]], within[mine] % _LONGEST] = items[mine]
         tables.append(table)
     return tables, groups[opens][np.argsort(lengths, kind="stable")]
+
+
+def _appended(values: np.ndarray | Array, dtype: Any) -> Array:
+    """Return the values and one more, a zero; NumPy does what it can, for which JAX would compile a program."""
+    if isinstance(values, Tracer):
+        return jnp.append(values, 0).astype(dtype)
+    return jnp.asarray(np.append(values, 0), dtype)
 
 
 def _on_device(tables: list[np.ndarray]) -> tuple[Array, ...]:
