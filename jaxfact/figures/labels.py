@@ -3,10 +3,12 @@
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullLocator
 
 from jaxfact.figures.styles import FEW, axis_scale, is_geometric, name_few_minor_ticks
 
 STEPS = "step $t$"
+_LETTERS = 16  # that the values of a logarithmic axis may have in all, to be named beside one another
 _SPAN = 30.0  # from which ratio on a range asks for a logarithmic axis
 
 
@@ -36,14 +38,18 @@ def plain_name(values: xr.DataArray, name: str) -> str:
 
 
 def label_axis(axes: Axes, which: str, coordinate: xr.DataArray) -> None:
-    """Label and scale an axis; if a linear one has few values, all are named."""
+    """Label and scale an axis; if it has few values, all are named, on a logarithmic one if they are short."""
     values = np.sort(coordinate.values)
     scale = axis_scale(values)
     axes.set(**{f"{which}label": axis_label(coordinate), f"{which}scale": scale})
-    if scale == "log":
-        name_few_minor_ticks(axes.xaxis if which == "x" else axes.yaxis)
-    elif len(values) <= FEW:
-        axes.set(**{f"{which}ticks": values, f"{which}ticklabels": [f"{value:.4g}" for value in values]})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    if scale == "linear" and len(values) <= FEW:
+        axis.set_ticks(values, labels=[f"{value:.4g}" for value in values])
+    elif scale == "log" and sum(map(len, names := [f"{value:.3g}" for value in values])) <= _LETTERS:
+        axis.set_ticks(values, labels=names)
+        axis.set_minor_locator(NullLocator())
+    elif scale == "log":
+        name_few_minor_ticks(axis)
 
 
 def asks_for_log(values: np.ndarray) -> bool:
@@ -59,4 +65,7 @@ def scale_steps(axes: Axes, steps: np.ndarray) -> None:
     # Whole steps that are to be spaced by a ratio begin one apart.
     if is_geometric(later) and len(later) > 3 and later[-1] > _SPAN * later[0]:
         axes.set_xscale("symlog", linthresh=float(later[0]), linscale=0.4)
+        # Where the linear part ends above 1, matplotlib names 1 too, which runs into the 0.
+        decades = np.arange(np.ceil(np.log10(later[0])), np.floor(np.log10(later[-1])) + 1)
+        axes.set_xticks([0, *10.0**decades])
         axes.set_xlim(left=0 if len(later) < len(steps) else later[0])
