@@ -28,7 +28,7 @@ html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_additional_pages = {"index": "to_docs.html"}
 templates_path = ["templates"]
-html_copy_source = False
+html_copy_source = html_show_copyright = False
 pygments_style, pygments_dark_style = "default", "monokai"
 
 # A reference to this package that leads nowhere is an error; types in signatures need not be public.

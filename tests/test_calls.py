@@ -597,6 +597,7 @@ def test_a_dataset_in_memory_is_replayed():
     found = jf.replay(runs, seed=17, variant="slow", step_size=0.5)
     part = runs.sel(variant="slow", step_size=0.5)
     np.testing.assert_array_equal(jf.replay(part, seed=17, variant="slow").loss, found.loss)
+    np.testing.assert_array_equal(jf.replay(part, seed=17).loss, found.loss)  # the only variant needs no name
     problem, factors, method = jf.draw(part.copy(deep=True), seed=17, variant="slow")
     np.testing.assert_array_equal(factors.U, found.factors.U[0])
     last = jf.descend(problem, method, factors, num_steps=int(found.steps[-1])).factors

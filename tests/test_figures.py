@@ -16,6 +16,7 @@ from PIL import Image
 import jaxfact as jf
 from jaxfact import figures, measures
 from jaxfact.figures import styles
+from jaxfact.figures.labels import label_axis, scale_steps
 from jaxfact.figures.worst import worst_seeds
 
 TARGET = [1.0, 0.5]
@@ -267,6 +268,25 @@ def test_minor_ticks_that_are_named_do_not_meet(high, named):
     low, high = axes.get_xlim()
     ticks = zip(axes.get_xticks(minor=True), axes.get_xticklabels(minor=True), strict=True)
     assert {round(at) for at, label in ticks if label.get_text() and low <= at <= high} == named
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [([30, 50, 70, 150], ["30", "50", "70", "150"]), (0.1 * 10.0 ** (np.arange(6) / 5), [])],
+)
+def test_values_of_a_logarithmic_axis_are_named_where_there_is_room(values, ticks):
+    axes = Figure(figsize=(3.15, 2.0)).subplots()
+    label_axis(axes, "x", xr.DataArray(values, dims="measurements", name="measurements"))
+    assert axes.get_xscale() == "log"
+    axes.figure.draw_without_rendering()
+    named = [label.get_text() for label in axes.get_xticklabels()]
+    assert named == ticks if ticks else not {"0.158", "0.251"} & set(named)
+
+
+def test_no_decade_is_named_in_the_linear_part_of_an_axis_of_steps():
+    axes = Figure().subplots()
+    scale_steps(axes, np.array([0, 5, 10, 20, 40, 80, 160, 320, 640]))
+    assert axes.get_xticks().tolist() == [0, 10, 100]
 
 
 OUTCOMES = ["converged", "budget", "diverged", "converged", "cycle", "converged", "diverged"]

@@ -205,6 +205,7 @@ def test_the_accessor_is_the_statistics(stored):
     runs = jf.open_results(stored)
     xr.testing.assert_identical(runs.jaxfact.outcomes(), jf.stats.outcome_fractions(runs))
     xr.testing.assert_identical(runs.jaxfact.times(1e-4).hit, jf.stats.time_to(runs, 1e-4).hit)
+    assert repr(runs.jaxfact.times(1e-4)).startswith(f"Times({runs.sizes['step_size']} step_size, ")
     plain = runs.jaxfact.sel_variant("plain")
     xr.testing.assert_identical(plain, runs.sel(variant="plain"))
     assert plain.jaxfact.sel_variant("plain") is plain

@@ -26,6 +26,10 @@ import jaxfact
 STUB = Path(jaxfact.__file__).with_suffix(".pyi")
 # What jaxtyping makes of a PRNGKeyArray.
 KEY = re.compile(r"Key\[[\w.]+, ''\] \| UInt32\[[\w.]+, '2'\] \| UInt32\[[\w.]+, '4'\]")
+# What it makes of a ScalarLike, and JAX of an ArrayLike.
+_NUMBERS = r"~?[\w.]*bool \| ~?[\w.]*number \| bool \| int \| float \| complex"
+SCALAR = re.compile(r"~?[\w.]*Shaped\[[~\w.]+, ''\] \| ~?[\w.]*Shaped\[[~\w.]+, ''\] \| " + _NUMBERS)
+ARRAY = re.compile(r"~?[\w.]*Array \| ~?[\w.]*ndarray \| " + _NUMBERS)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -102,7 +106,11 @@ def in_short(
     """Call arrays and keys by the names that everybody knows them by."""
 
     def shortened(text: str | None) -> str | None:
-        return text and KEY.sub("PRNGKeyArray", text).replace("jaxlib._jax.Array", "Array")
+        if text is None:
+            return None
+        for pattern, known in ((KEY, "PRNGKeyArray"), (SCALAR, "ScalarLike"), (ARRAY, "ArrayLike")):
+            text = pattern.sub(known, text)
+        return text.replace("jaxlib._jax.Array", "Array")
 
     return shortened(signature), shortened(returned)
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Drawing:
-    """The figures of `jaxfact.figures` for the runs of a dataset; options are those of the functions there.
+    """The figures of jaxfact.figures for the runs of a dataset; options are those of the functions there.
 
     All but those along an axis show one point, to be selected first: `runs.sel(scale=0.1).jaxfact.plot.survival()`.
     """

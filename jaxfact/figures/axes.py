@@ -91,7 +91,7 @@ def fractions(
         seen = (
             "How the runs ended" if of is None else f"Fraction of runs: {next(iter(parts)).removeprefix('fraction ')}"
         )
-        return sheet.finish(seen, f"band: {kind}, {count_of(runs)} and point", provenance(runs))
+        return sheet.finish(seen, f"band: {kind}, {count_of(runs)} at each point", provenance(runs))
 
 
 def times_along(

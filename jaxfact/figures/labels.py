@@ -3,10 +3,12 @@
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullLocator
 
 from jaxfact.figures.styles import FEW, axis_scale, is_geometric, name_few_minor_ticks
 
 STEPS = "step $t$"
+_LETTERS = 16  # that the values of a logarithmic axis may have in all, to be named beside one another
 _SPAN = 30.0  # from which ratio on a range asks for a logarithmic axis
 
 
@@ -36,14 +38,18 @@ def plain_name(values: xr.DataArray, name: str) -> str:
 
 
 def label_axis(axes: Axes, which: str, coordinate: xr.DataArray) -> None:
-    """Label and scale an axis; if a linear one has few values, all are named."""
+    """Label and scale an axis; if it has few values, all are named, on a logarithmic one if they are short."""
     values = np.sort(coordinate.values)
     scale = axis_scale(values)
     axes.set(**{f"{which}label": axis_label(coordinate), f"{which}scale": scale})
-    if scale == "log":
-        name_few_minor_ticks(axes.xaxis if which == "x" else axes.yaxis)
-    elif len(values) <= FEW:
-        axes.set(**{f"{which}ticks": values, f"{which}ticklabels": [f"{value:.4g}" for value in values]})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    if scale == "linear" and len(values) <= FEW:
+        axis.set_ticks(values, labels=[f"{value:.4g}" for value in values])
+    elif scale == "log" and sum(map(len, names := [f"{value:.3g}" for value in values])) <= _LETTERS:
+        axis.set_ticks(values, labels=names)
+        axis.set_minor_locator(NullLocator())
+    elif scale == "log":
+        name_few_minor_ticks(axis)
 
 
 def asks_for_log(values: np.ndarray) -> bool:

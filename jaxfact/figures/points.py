@@ -72,7 +72,7 @@ def bifurcation(
         if sheet.axes.get_xscale() == "linear":
             sheet.axes.set_xlim(float(runs[axis].min()) - reach, float(runs[axis].max()) + reach)
         order = [name for name in OUTCOMES if name in ended]
-        note = f"a point for each of {count_of(runs)} and value" + (f", and its last {last} looks" if last > 1 else "")
+        note = f"{count_of(runs)} at each value" + (f", the last {last} records of each" if last > 1 else "")
         seen = f"Where the runs end: {'period' if of == 'period' else plain_name(runs[of], of).removeprefix('last ')}"
         return sheet.finish(seen, note, provenance(runs), names=([ended[name] for name in order], order))
 

@@ -201,7 +201,7 @@ def provenance(runs: xr.Dataset | Mapping[str, Any]) -> str:
     told = [
         f"{seeds or attrs.get('seeds')} seeds{_after(', base seed ', attrs.get('base_seed'))}",
         str(attrs.get("dtype", "")),
-        f"time in steps of descent{_after(', looked at every ', attrs.get('check_every'))}, step size in units of "
+        f"time in steps of descent{_after(', checked every ', attrs.get('check_every'))}, step size in units of "
         f"1/{attrs.get('unit_name', 'σ₁')}",
         _after("at most ", attrs.get("max_steps"), " steps"),
     ]

@@ -157,12 +157,11 @@ class StoredRun:
             instead = "give the path that sweep(store=) was given, or what it returned"
             self._root = read_root(medium_of(store), instead).root
             self.name, runs, self._all = str(store), open_results(store), self._root.attributes
-        _check_variant(runs, variant)
+        variant = _known_variant(runs, variant)
         self._axes = {name: runs[name].values for name in self._all["axes"]}
         place = _check_point(self._axes, axes, self._all["x64"])
         place["seed"] = _nearest("seed", runs.seed.values, seed, x64=True)
-        chosen = runs if variant is None else runs.sel({"variant": variant})
-        self.said: xr.Dataset = chosen.isel(place).load()
+        self.said: xr.Dataset = (runs if variant is None else runs.sel({"variant": variant})).isel(place).load()
         if self.said.outcome.item() == PENDING:
             raise problem_with("seed", seed, "this run has not finished yet", "repeat the sweep, which goes on with it")
         self._check_environment()
@@ -350,14 +349,15 @@ def _decoded(attributes: Mapping[Any, Any]) -> dict[str, Any]:
     return found
 
 
-def _check_variant(runs: xr.Dataset, variant: str | None) -> None:
-    """Refuse a variant that is not among those of the runs, or none where there are some."""
+def _known_variant(runs: xr.Dataset, variant: str | None) -> str | None:
+    """Return the variant, or the only one of the runs; one that they do not have, and none of several, are refused."""
     variants = runs.variant.values.tolist() if "variant" in runs.coords else []
-    if variant is None and variants:
-        raise problem_with("variant", None, f"the runs are of {', '.join(variants)}", "name one of them")
-    if variant is not None and variant not in variants:
+    if variant is None and len(variants) < 2:
+        return variants[0] if variants else None
+    if variant not in variants:
         there = f"the runs are of {', '.join(variants) or 'one without a name'}"
         raise problem_with("variant", variant, there, "name one of them" if variants else "leave it out")
+    return variant
 
 
 def _check_point(there: Mapping[str, np.ndarray], given: Mapping[str, float], x64: bool) -> dict[str, int]:

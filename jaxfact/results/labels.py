@@ -42,7 +42,7 @@ _BOOKKEEPING = {
 _PARAMETERS = {
     "step_size": Label("step size", "1/σ₁", r"$\eta\,\sigma_1$"),
     "scale": Label("scale of the start", "√σ₁", r"$\epsilon \,/\, \sqrt{\sigma_1}$"),
-    "ratio": Label("‖U‖_F/‖V‖_F of the start", "1", r"$\|U\|_F \,/\, \|V\|_F$"),
+    "ratio": Label("ratio of the start", "1", r"$\|U\|_F \,/\, \|V\|_F$"),
     "weight": Label("balancing weight", "1", r"$\lambda$"),
     "noise": Label("noise per entry and step", "√σ₁", r"$\nu \,/\, \sqrt{\sigma_1}$"),
     "damping": Label("damping", "σ₁", r"$\delta \,/\, \sigma_1$"),

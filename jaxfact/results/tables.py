@@ -131,7 +131,7 @@ def _caption(runs: xr.Dataset, quantile: float) -> str:
     told = [
         f"Percentage of the runs that reached each distance, with Wilson's 95 % interval, and the {what} number of "
         "steps to it, with the 95 % interval between order statistics",
-        f"{runs.sizes['seed']} seeds per row, {attrs.get('dtype')}, looked at every {attrs.get('check_every')} steps, "
+        f"{runs.sizes['seed']} seeds per row, {attrs.get('dtype')}, checked every {attrs.get('check_every')} steps, "
         f"step size in units of 1/{attrs.get('unit_name', 'σ₁')}",
     ]
     return ". ".join(told) + "."

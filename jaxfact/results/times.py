@@ -20,6 +20,12 @@ class Times:
         self.hit: xr.DataArray = hit
         self.steps: xr.DataArray = steps
 
+    def __repr__(self) -> str:
+        """Say of how many runs they are, how many of these arrived, and what can be asked."""
+        sizes = ", ".join(f"{count} {name}" for name, count in self.hit.sizes.items())
+        arrived = int(np.isfinite(self.hit).sum())
+        return f"Times({sizes}: {arrived} of {self.hit.size} arrived; .quantile([0.05, 0.5, 0.95]), .survival())"
+
     def quantile(self, q: Sequence[float]) -> xr.DataArray:
         """Return quantiles over seeds along `quantile`: the first step by which that fraction had arrived, else inf."""
         quantiles = np.atleast_1d(np.asarray(q, float))
