@@ -116,6 +116,8 @@ def test_nothing_is_overwritten(published, runs):
     with pytest.raises(ValueError, match="nothing is known of its numbers"):
         figures.publish(mpl.figure.Figure(), path.with_name("other"))
     assert path.read_bytes() == before
+    with pytest.raises(ValueError, match=r"^out='\.': needs a name for the files; "):
+        figures.publish(figures.outcomes(runs.sel(step_size=0.5)), ".")
 
 
 HOSTILE = r"50 % of a_b & $c #1 {x} ~ ^ \end{document} σ₁ ≤ √σ₁ <ü>"
@@ -134,6 +136,42 @@ def test_latex_is_given_no_commands_by_names(hostile):
     )
     assert latex_text(r"step size $\eta\,\sigma_1$ of 5 %") == r"step size $\eta\,\sigma_1$ of 5 \%"
     assert r"\end{document}" not in jf.stats.table(hostile.sel(step_size=0.5))
+    assert latex_text("$5 and $6, $a%b$, $x{$") == r"\$5 and \$6, \$a\%b\$, \$x\{\$"
+
+
+def test_a_name_is_in_the_legend_whatever_it_is(runs, tmp_path):
+    """Matplotlib leaves out what begins with an underscore, and stops at a formula that is none."""
+    names = ["_private", r"$\foo$"]
+    figure = figures.survival(runs.sel(step_size=0.5).assign_coords(variant=names))
+    assert [text.get_text().strip() for text in figure.legends[0].get_texts()] == ["_private", r"\$\foo\$"]
+    figures.save(figure, tmp_path / "a.pgf")
+    assert r"\$\textbackslash{}foo\$" in (tmp_path / "a.pgf").read_text()
+    long = figures.survival(runs.sel(step_size=0.5).assign_coords(variant=["x" * 150, "y"])).legends[0]
+    assert len(long.get_texts()[0].get_text()) == 40
+
+
+def test_runs_that_go_off_do_not_flatten_where_others_end(runs):
+    """At 10²⁰ they leave at a triangle, whether they are infinite yet or not; one value alone has its place too."""
+    off = runs.outcome == "diverged"
+    assert off.any()
+    figure = figures.bifurcation(runs.assign(distance=runs.distance.where(~off, 1e20)), "step_size")
+    assert figure.axes[0].get_ylim()[1] < 10
+    edges = [line.get_xdata().tolist() for line in figure.axes[0].lines if line.get_marker() == "^"]
+    assert [5.0] in edges
+    assert figures.bifurcation(runs.isel(step_size=[0]), "step_size").axes[0].get_xlim()[0] < runs.step_size.values[0]
+
+
+@pytest.mark.parametrize("name", ["outcomes", "distance", "survival", "times_along", "fractions", "bifurcation"])
+def test_what_a_figure_cannot_show_is_refused(runs, name):
+    """Axes that are left or are not there, and runs that have lost their seeds."""
+    draw, along = getattr(figures, name), name in ("times_along", "fractions", "bifurcation")
+    more = ("step_size",) if along else ()
+    wrong = runs.sel(step_size=0.5) if along else runs
+    with pytest.raises(ValueError, match="^axis=step_size: the axes of the runs are none" if along else "^runs=axes"):
+        draw(wrong, *more)
+    for lost in (runs.isel(seed=0), runs.isel(seed=slice(0)), runs[["distance_path"]]):
+        with pytest.raises(ValueError, match="^dataset=.*: is no sweep's"):
+            draw(lost, *more)
 
 
 def test_a_table_says_what_was_reached_and_when(runs):
@@ -151,6 +189,8 @@ def test_a_table_says_what_was_reached_and_when(runs):
     assert of_one[3].split()[0] == f"{np.quantile(hit, 0.5, method='inverted_cdf'):.0f}"
     assert "Wilson's 95 \\% interval" in text
     assert "between order statistics" in text
+    nameless = jf.stats.table(runs.assign_coords(variant=["", "slow"]), levels=[1e-4])
+    assert nameless == re.sub(r"(?m)^plain", "", text)
     with pytest.raises(ValueError, match=r"^quantile=2: needs a number between 0 and 1; "):
         jf.stats.table(runs, quantile=2)
 
@@ -220,6 +260,7 @@ BAD = {
     "no such record": (["--kind", "bands", "--select", "step_size=0.5", "--record", "x"], "name='x': the records are"),
     "no such quantity": (["--kind", "scatter", "--x", "ln(x"], "quantity='ln(x': needs a name of the results, or"),
     "one axis": (["--kind", "phase", "--select", "variant=plain"], "axes=step_size (3 values): this figure has 2"),
+    "another axis": (["--kind", "phase", "--axes", "a,b"], "--axes=a,b: the axes with several values are step_size; "),
     "two variants": (["--kind", "law"], "variants=plain, slow: a law is of one; give --select variant=NAME"),
 }
 

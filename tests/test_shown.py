@@ -257,7 +257,10 @@ def test_one_sentence_of_a_sweep(stored):
     runs = jf.open_results(stored).load()
     one = runs.sel(step_size=0.5, variant="plain")
     middle = np.quantile(one.hit.sel(level=1e-4), 0.5, method="inverted_cdf")
-    half = f", half of them at 0.0001 by step {middle:.0f}."
+    half = f", half of all at 0.0001 by step {middle:.0f}."
+    both = runs.sel(step_size=0.5).load()
+    apart = both.assign(tolerance=("variant", [1e-4, 1e-2]))  # both are judged at the coarser one
+    assert in_one_sentence(apart).count("half of all at 0.01 by step") == 2
     assert in_one_sentence(one) == f"100 % (95 % interval 61–100) of 6 runs converged{half}"
     assert in_one_sentence(runs.sel(step_size=5.0)) == "None of 12 runs converged: 12 ended as diverged."
     same = in_one_sentence(runs.sel(step_size=[0.2, 0.5], variant="plain"))

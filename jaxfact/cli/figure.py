@@ -119,6 +119,9 @@ def _axes_of(runs: "xr.Dataset") -> list[str]:
 def _needs(runs: "xr.Dataset", count: int, wanted: list[str]) -> list[str]:
     """Return the axes of a figure over so many; the runs may have no others."""
     axes = wanted or _axes_of(runs)
+    if wanted and not set(wanted) <= set(_axes_of(runs)):
+        there = ", ".join(_axes_of(runs)) or "none"
+        raise problem_with("--axes", ",".join(wanted), f"the axes with several values are {there}", "name of these")
     if len(axes) != count or sorted(axes) != sorted(_axes_of(runs)):
         has = ", ".join(f"{name} ({runs.sizes[name]} values)" for name in _axes_of(runs)) or "none"
         more = len(_axes_of(runs)) > count

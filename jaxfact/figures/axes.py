@@ -13,7 +13,7 @@ from jaxfact.choices import Venue
 from jaxfact.engine.outcomes import OUTCOMES
 from jaxfact.figures.labels import label_axis
 from jaxfact.figures.sheets import Look, Sheet, count_of, drawing, provenance
-from jaxfact.figures.styles import name_few_minor_ticks, variants_of
+from jaxfact.figures.styles import along_one, at_one_point, name_few_minor_ticks, variants_of
 from jaxfact.inputs import problem_with, shown
 from jaxfact.results import stats
 
@@ -29,6 +29,7 @@ def outcomes(
     style: Venue | str | None = None,
 ) -> Figure:
     """Plot how many of the runs at one point had each outcome, with Wilson intervals; the rest as in `curve`."""
+    at_one_point(runs)
     found = stats.outcome_fractions(runs)
     count, bars = found.sizes["outcome"], runs.sizes.get("variant", 1)
     with drawing(Look(ax, size, title, style), 1.1 + 0.22 * count * bars) as sheet:
@@ -72,10 +73,7 @@ def fractions(
     Raises:
         ValueError: For an axis, a level or an outcome that the runs do not have, and runs with further axes.
     """
-    left = [dim for dim in runs.outcome.dims if dim not in ("seed", "variant", axis)]
-    if axis not in runs.outcome.dims or left:
-        axes_of = ", ".join(str(dim) for dim in runs.outcome.dims if dim not in ("seed", "variant")) or "none"
-        raise problem_with("axis", axis, f"the axes of the runs are {axes_of}", "name one, select a point of others")
+    along_one(runs, axis)
     parts = {name: found.sortby(axis) for name, found in _fractions_of(runs, of, simultaneous).items()}
     with drawing(Look(ax, size, title, style), 1.0, len(parts), each=1.15 if len(parts) > 1 else 1.5) as sheet:
         for axes, (what, found) in zip(sheet.panels, parts.items(), strict=True):
@@ -107,6 +105,7 @@ def times_along(
 
     The distance is the coarsest to which a variant was run, which all can reach. The rest is as in `curve`.
     """
+    along_one(runs, axis)
     level = next(iter(stats.judged_levels(runs)))
     quantiles = stats.time_to(runs, level).quantile(_QUANTILES).sortby(axis)
     known = quantiles.values[(quantiles.values > 0) & np.isfinite(quantiles.values)]

@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 from jaxfact.choices import Venue
 from jaxfact.figures.labels import label_axis, plain_name, symbol_label
 from jaxfact.figures.sheets import Look, Sheet, drawing, provenance
-from jaxfact.figures.styles import cell_edges
+from jaxfact.figures.styles import cell_edges, legible
 from jaxfact.inputs import problem_with, shown
 
 _UNKNOWN = "0.75"  # the grey of what no number is known of
@@ -92,13 +92,13 @@ def _cells(
     norm = _norm(values.values, limits)
     names = values.variant.values.tolist() if "variant" in values.dims else [""]
     for axes, name in zip(sheet.panels, names, strict=True):
-        part = (values.sel({"variant": name}) if name else values).transpose(across, along)
+        part = (values.sel({"variant": name}) if "variant" in values.dims else values).transpose(across, along)
         axes.set_facecolor(_UNKNOWN)
         # As an image: SVG viewers leave hairlines between cells.
         cells = np.ma.masked_invalid(part.values.astype(float))
         mesh = axes.pcolormesh(columns, rows, cells, cmap="cividis", norm=norm, rasterized=True)
         label_axis(axes, "y", values[across])
-        axes.set(xlim=(columns[0], columns[-1]), ylim=(rows[0], rows[-1]), title=name)
+        axes.set(xlim=(columns[0], columns[-1]), ylim=(rows[0], rows[-1]), title=legible(name))
         at, height = np.meshgrid(part[along].values, part[across].values)
         for what, numbers in ((along, at), (across, height), ("value", part.values)):
             sheet.column((name, what), numbers)

@@ -35,7 +35,7 @@ class _Renderer(RendererPgf):
         return RendererBase.get_text_width_height_descent(self, s, prop, ismath)
 
     def draw_text(self, gc: Any, x: Any, y: Any, s: str, prop: Any, angle: Any, ismath: Any = False, mtext: Any = None):
-        super().draw_text(gc, x, y, latex_text(s), prop, angle, ismath, mtext)
+        super().draw_text(gc, x, y, latex_text(s, maths=bool(ismath)), prop, angle, ismath, mtext)
 
     def draw_image(self, gc: Any, x: float, y: float, im: np.ndarray, transform: Any = None) -> None:
         """Put an image beside the file, and a picture of it in its place."""

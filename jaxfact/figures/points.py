@@ -13,8 +13,9 @@ from jaxfact.figures.curves import path_of
 from jaxfact.figures.labels import asks_for_log, axis_label, label_axis, plain_name, symbol_label
 from jaxfact.figures.quantities import quantity
 from jaxfact.figures.sheets import Look, Sheet, count_of, drawing, provenance, put_title
-from jaxfact.figures.styles import COLOURS, name_few_minor_ticks, variants_of
+from jaxfact.figures.styles import COLOURS, along_one, name_few_minor_ticks, variants_of
 from jaxfact.inputs import problem_with, shown
+from jaxfact.results.success import check_runs
 
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _MANY = 3000  # points from which on a PDF has an image of them
@@ -47,25 +48,25 @@ def bifurcation(
     Raises:
         ValueError: For runs with further axes, a quantity that they do not have, and `last` without its record.
     """
-    left = [dim for dim in runs.outcome.dims if dim not in ("seed", "variant", axis)]
-    if axis not in runs.outcome.dims or left:
-        raise problem_with(
-            "axis", axis, f"the runs are along {', '.join(map(str, runs.outcome.dims))}", "select others"
-        )
+    along_one(runs, axis)
     values = quantity(runs, of).expand_dims("look") if last == 1 else _last(runs, of, last)
     values = values.where(values > 0) if of == "period" else values.astype(float)
-    known = values.values[np.isfinite(values.values) & (values.values > 0)]
+    # What goes off would leave no room for the others.
+    stays = runs.outcome != "diverged"
+    inside = values.where(stays if stays.any() else True)
+    known = inside.values[np.isfinite(inside.values) & (inside.values > 0)]
     is_log = asks_for_log(known)
+    top = 2 * float(known.max()) if known.size else np.inf
     with drawing(Look(ax, size, title, style), 0.9, runs.sizes.get("variant", 1), each=1.7) as sheet:
         ended: dict[str, Any] = {}
         label = symbol_label(runs[of]) if of in runs and of != "period" else values.attrs["long_name"]
-        reach = np.ptp(runs[axis].values) / 20
+        reach = np.ptp(runs[axis].values) / 20 or 0.5
         both = runs[["outcome"]].assign(values=values)
         for axes, (name, part, _, _) in zip(sheet.panels, variants_of(both), strict=True):
-            ended |= _ends(sheet, axes, part, axis, name)
+            ended |= _ends(sheet, axes, part, axis, name, top)
             axes.set(ylabel=label)
             if is_log:
-                axes.set(yscale="log", ylim=(known.min() / 2, known.max() * 2))
+                axes.set(yscale="log", ylim=(known.min() / 2, top))
             put_title(axes, name)
         label_axis(sheet.panels[-1], "x", runs[axis])
         sheet.label_x(axis_label(runs[axis]))
@@ -73,6 +74,7 @@ def bifurcation(
             sheet.axes.set_xlim(float(runs[axis].min()) - reach, float(runs[axis].max()) + reach)
         order = [name for name in OUTCOMES if name in ended]
         note = f"{count_of(runs)} at each value" + (f", the last {last} records of each" if last > 1 else "")
+        note += "; triangle: beyond the axis" if (values > top).any() or np.isposinf(values).any() else ""
         seen = f"Where the runs end: {'period' if of == 'period' else plain_name(runs[of], of).removeprefix('last ')}"
         return sheet.finish(seen, note, provenance(runs), names=([ended[name] for name in order], order))
 
@@ -99,6 +101,7 @@ def scatter(
     Raises:
         ValueError: For what is not one number for each run.
     """
+    check_runs(runs)
     both = xr.Dataset({"x": quantity(runs, x), "y": quantity(runs, y)})
     labels = both.x.attrs["long_name"], both.y.attrs["long_name"]
     with drawing(Look(ax, size, title, style), 2.9) as sheet:
@@ -134,16 +137,16 @@ def _last(runs: xr.Dataset, of: str, last: int) -> xr.DataArray:
     return order.copy(data=taken).rename(step="look").drop_vars("look").assign_attrs(long_name=axis_label(path))
 
 
-def _ends(sheet: Sheet, axes: Axes, runs: xr.Dataset, axis: str, name: str) -> dict[str, Any]:
-    """Draw where the runs of a variant ended, those without a number at the upper edge; return a handle per outcome."""
+def _ends(sheet: Sheet, axes: Axes, runs: xr.Dataset, axis: str, name: str, top: float) -> dict[str, Any]:
+    """Draw where the runs of a variant ended, those beyond the top at the upper edge; return a handle per outcome."""
     ended = {}
     at, values, outcome = (one.values.ravel() for one in xr.broadcast(runs[axis], runs["values"], runs.outcome))
     for kind in np.unique(runs.outcome.values).tolist():
         mine, (colour, marker) = outcome == kind, _ENDED.get(kind, ("0.5", "."))
-        shown = mine & np.isfinite(values)
+        shown = mine & np.isfinite(values) & (values <= top)
         style_of = {"markersize": 2.5, "markeredgewidth": 0, "alpha": 0.6, "rasterized": shown.sum() > _MANY}
         (ended[kind],) = axes.plot(at[shown], values[shown], marker, color=colour, label=kind, **style_of)
-        sheet.mark_edge(axes, np.unique(at[mine & np.isposinf(values)]), colour)
+        sheet.mark_edge(axes, np.unique(at[mine & ((values > top) | np.isposinf(values))]), colour)
         for what, numbers in ((axis, at[mine]), ("value", values[mine])):
             sheet.column((name, kind, what), numbers)
     return ended

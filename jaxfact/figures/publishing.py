@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from jaxfact.figures.saving import save
 from jaxfact.figures.sheets import Said, said_of
-from jaxfact.inputs import problem_with
+from jaxfact.inputs import problem_with, shown
 from jaxfact.results.latex import latex_name, latex_text
 
 _DRAWN = (".pdf", ".svg", ".pgf")
@@ -47,7 +47,10 @@ def publish(figure: Figure, path: str | Path, *, made_by: str = "") -> list[Path
 
 def check_new(path: Path) -> None:
     """Refuse a path of which a file exists; called before anything is computed."""
-    there = [one for one in (path.with_name(f"{path.name}{suffix}") for suffix in _WRITTEN) if one.exists()]
+    if not path.name:
+        raise problem_with("out", shown(str(path)), "needs a name for the files", "end it with one, as in figures/a")
+    files = [path.with_name(f"{path.name}{suffix}") for suffix in (*_WRITTEN, "-img0.png")]
+    there = [one for one in files if one.exists()]
     if there:
         raise problem_with("out", there[0], "exists already", "choose another name, or remove it")
 

@@ -20,6 +20,7 @@ from jaxfact.choices import Venue
 from jaxfact.figures.styles import Format, figure_size, format_of, settings
 from jaxfact.inputs import problem_with
 from jaxfact.results.latex import latex_name
+from jaxfact.results.wording import counted
 from jaxfact.showing.notebook import show_figures
 
 _LETTER = 0.53  # of the size of type: the mean width of a letter
@@ -191,15 +192,15 @@ def put_title(axes: Axes, text: str) -> None:
 def count_of(runs: xr.Dataset) -> str:
     """Return how many runs there are."""
     each = " per variant" if "variant" in runs.dims else ""
-    return f"{runs.sizes['seed']} runs{each}"
+    return f"{counted(runs.sizes['seed'], 'run')}{each}"
 
 
 def provenance(runs: xr.Dataset | Mapping[str, Any]) -> str:
     """Return the sentence of a caption that says what was run: seeds, precision, and what a step is."""
-    seeds = runs.sizes.get("seed") if isinstance(runs, xr.Dataset) else None
     attrs = runs.attrs if isinstance(runs, xr.Dataset) else runs
+    seeds = runs.sizes["seed"] if isinstance(runs, xr.Dataset) else int(runs["seeds"])
     told = [
-        f"{seeds or attrs.get('seeds')} seeds{_after(', base seed ', attrs.get('base_seed'))}",
+        f"{counted(seeds, 'seed')}{_after(', base seed ', attrs.get('base_seed'))}",
         str(attrs.get("dtype", "")),
         f"time in steps of descent{_after(', checked every ', attrs.get('check_every'))}, step size in units of "
         f"1/{attrs.get('unit_name', 'σ₁')}",

@@ -5,7 +5,7 @@ place, and inside `house` that is so everywhere. With a venue's name every setti
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -13,16 +13,20 @@ import numpy as np
 import xarray as xr
 from cycler import cycler
 from matplotlib.axis import Axis
+from matplotlib.cbook import is_math_text
+from matplotlib.mathtext import MathTextParser
 from matplotlib.ticker import FuncFormatter
 
 from jaxfact.choices import Venue
 from jaxfact.inputs import problem_with
+from jaxfact.results.success import axes_of, check_runs
 
 # Okabe & Ito's palette, which colour-blind readers tell apart; line styles separate curves that coincide.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 LINES = ("-", (0, (4, 2)), (0, (1, 1.2)), "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)))
 FEW = 8  # up to this many values are all named on an axis
 WIDTH = 3.15  # 8 cm, in inches
+_LETTERS = 40  # of a name, for which there is room in a legend of that width
 _SMALL = 7 / 8  # of the size of labels, for ticks, legends and titles
 _SIZES = {
     "axes.titlesize": _SMALL,
@@ -126,11 +130,26 @@ def _is_set(name: Any) -> bool:
 
 
 def variants_of(runs: xr.Dataset) -> Iterator[tuple[str, xr.Dataset, str, Any]]:
-    """Yield name, runs, colour and line style of every variant."""
+    """Yield name, as a figure has it, runs, colour and line style of every variant."""
     palette = mpl.rcParams["axes.prop_cycle"].by_key().get("color", list(COLOURS))  # the user's, or the house's
     for place, name in enumerate(named_variants(runs)):
         part = runs.sel({"variant": name}) if "variant" in runs.dims else runs
-        yield name, part, palette[place % len(palette)], LINES[place % len(LINES)]
+        yield legible(name), part, palette[place % len(palette)], LINES[place % len(LINES)]
+
+
+def legible(name: str) -> str:
+    """Return a name as a legend has room for it, without what matplotlib would take for a command.
+
+    It leaves out of legends what begins with an underscore, and draws nothing at all where a formula is none.
+    """
+    text = " ".join(name.split())
+    text = text if len(text) <= _LETTERS else f"{text[: _LETTERS - 12]}…{text[-11:]}"
+    text = f" {text}" if text.startswith("_") else text
+    with suppress(ValueError):
+        if is_math_text(text):
+            MathTextParser("path").parse(text)
+        return text
+    return text.replace("$", r"\$")
 
 
 def named_variants(runs: xr.Dataset) -> list[str]:
@@ -139,10 +158,20 @@ def named_variants(runs: xr.Dataset) -> list[str]:
 
 
 def at_one_point(runs: xr.Dataset) -> None:
-    """Refuse runs that have axes left."""
+    """Refuse runs that have axes left, and what is no sweep's."""
+    check_runs(runs)
     left = [dim for dim in runs.outcome.dims if dim not in ("seed", "variant")]
     if left:
         raise problem_with("runs", f"axes {left}", "a figure shows one point", "select one with runs.sel(...)")
+
+
+def along_one(runs: xr.Dataset, axis: str) -> None:
+    """Refuse runs that are not along an axis, or along others too, and what is no sweep's."""
+    check_runs(runs)
+    axes = axes_of(runs)
+    if axes != [axis]:
+        there = f"the axes of the runs are {', '.join(axes) or 'none'}"
+        raise problem_with("axis", axis, there, "name one, select a point of others")
 
 
 def is_geometric(values: np.ndarray) -> bool:

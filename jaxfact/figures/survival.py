@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from jaxfact.choices import Venue
 from jaxfact.figures.labels import STEPS
 from jaxfact.figures.sheets import Look, Sheet, count_of, drawing, provenance
-from jaxfact.figures.styles import at_one_point, name_few_minor_ticks, named_variants, variants_of
+from jaxfact.figures.styles import at_one_point, legible, name_few_minor_ticks, named_variants, variants_of
 from jaxfact.results import stats
 
 _DECADES = 100.0  # between the first and the last arrivals, from which on steps are logarithmic
@@ -43,7 +43,7 @@ def survival(
     with drawing(Look(ax, size, title, style), 1.1, len(judged), each=1.8) as sheet:
         for axes, (at, able) in zip(sheet.panels, judged.items(), strict=True):
             for name, part, colour, line in variants_of(runs):
-                if name in able:
+                if name in map(legible, able):
                     _alive(sheet, axes, part, at, (name, colour, line), simultaneous)
             axes.set(ylabel=f"fraction not yet at {at:g}", ylim=(-0.02, 1.02))
         _scale(sheet, runs)

@@ -23,7 +23,7 @@ def of_comparison(found: "Comparison") -> str:
         return f"No start arrived at distance {judged.level:g} with any method: {'; '.join(ends)}."
     reference, middle = judged.reference, judged.times[judged.reference][0.5]
     arrived = f"{share_in_text(*reached[reference])} of {counted(seeds, 'start')} of {reference} descent arrived at "
-    arrived += f"distance {judged.level:g}" + (f", half of them by step {middle:.0f}" if math.isfinite(middle) else "")
+    arrived += f"distance {judged.level:g}" + (f", half of all by step {middle:.0f}" if math.isfinite(middle) else "")
     return "; ".join([arrived, *_pairs(judged)]) + "."
 
 

@@ -29,7 +29,7 @@ from jaxfact.results.success import (
     success,
     without_tolerance,
 )
-from jaxfact.results.wording import number, percent, share
+from jaxfact.results.wording import counted, number, percent, share
 from jaxfact.store.files import open_results
 
 _ROWS = 24  # of a table along an axis
@@ -117,7 +117,7 @@ def heading(found: Shown) -> list[str]:
     variants = [f"variants: {', '.join(map(str, runs.variant.values))}"] if "variant" in runs.dims else []
     problem = f"{attrs['problem']} of {'×'.join(map(str, attrs['shape']))}, " if "problem" in attrs else ""
     return [
-        f"{problem}{runs.sizes['seed']} seeds at each point",
+        f"{problem}{counted(runs.sizes['seed'], 'seed')} at each point",
         *axes,
         *variants,
         f"at most {attrs.get('max_steps')} steps, looked at every {attrs.get('check_every')}; {attrs.get('dtype')} on "

@@ -37,14 +37,17 @@ _MATHS = {
     "¼": r"\tfrac14",
 }
 
+# Neither a sum of money, "$5 and $6", nor what LaTeX would stop at; a name may hold anything.
+_FORMULA = re.compile(r"(?<!\\)(\$(?=\S)[^$%#&~]*[^$%#&~\s\\]\$(?!\d))")
 
-def latex_text(text: str) -> str:
+
+def latex_text(text: str, *, maths: bool = True) -> str:
     r"""Return a text as LaTeX source: specials escaped, Greek letters, small digits and signs in $…$.
 
-    What already stands between dollar signs stays as it is.
+    What already stands between dollar signs stays as it is if that may be a formula, unless there are no `maths`.
     """
-    parts = re.split(r"(?<!\\)(\$[^$]+\$)", text)
-    whole = "".join(part if place % 2 else "".join(map(_letter, part)) for place, part in enumerate(parts))
+    parts = _FORMULA.split(text)
+    whole = "".join(part if maths and _is_formula(part) else "".join(map(_letter, part)) for part in parts)
     return re.sub(r"(?<!\\)\$\$", "", whole)  # neighbouring formulas are one
 
 
@@ -52,6 +55,10 @@ def latex_name(text: str) -> str:
     """Return a name that a column of data may have in LaTeX: letters, digits and underscores."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     return re.sub(r"\W+", "_", plain).strip("_") or "x"
+
+
+def _is_formula(part: str) -> bool:
+    return bool(_FORMULA.fullmatch(part)) and part.count("{") == part.count("}")
 
 
 def _letter(letter: str) -> str:

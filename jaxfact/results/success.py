@@ -15,7 +15,7 @@ _MANY = 4  # variants that a sentence has room for
 
 def check_runs(runs: xr.Dataset) -> None:
     """Refuse a dataset that is not of the runs of a sweep, along `seed`."""
-    if "outcome" not in runs or "seed" not in runs.outcome.dims:
+    if "outcome" not in runs or not runs.outcome.sizes.get("seed"):
         held = ", ".join(map(str, [*runs.data_vars][:4])) or "nothing"
         needed = "is no sweep's, which has outcomes of runs along seed"
         raise problem_with("dataset", held, needed, "take what jf.sweep or jf.open_results returns, with all its seeds")
@@ -74,13 +74,14 @@ def in_one_sentence(runs: xr.Dataset) -> str:
     if not succeeded.any():
         return f"None of {_number_of(runs)} {did}: {_ends(runs)}."
     each = list(variants_of(runs.assign(success=succeeded)))
-    said = [_said(name, part, did) for name, part in each[:_MANY]]
+    level = next(iter(stats.judged_levels(runs))) if is_judged(runs) else None
+    said = [_said(name, part, did, level) for name, part in each[:_MANY]]
     more = f"; {counted(len(each) - _MANY, 'more variant')} in the tables" if len(each) > _MANY else ""
     text = f"{'; '.join(said)}{more}."
     return f"{text[0].upper()}{text[1:]}"
 
 
-def _said(name: str, runs: xr.Dataset, did: str) -> str:
+def _said(name: str, runs: xr.Dataset, did: str, level: float | None) -> str:
     of = f" of {name}" if name else ""
     seeds, axes = runs.sizes["seed"], axes_of(runs)
     number = runs.success.sum("seed")
@@ -92,7 +93,7 @@ def _said(name: str, runs: xr.Dataset, did: str) -> str:
         return share_in_text(*ends)
 
     if not axes:
-        return f"{at({})} of {counted(seeds, 'run')}{of} {did}{_half(runs)}"
+        return f"{at({})} of {counted(seeds, 'run')}{of} {did}{_half(runs, level)}"
     least, most = places[False], places[True]
     if int(number.isel(least)) == int(number.isel(most)):
         return f"{at(most)} of {counted(seeds, 'run')}{of} {did} at each of {number.size} points"
@@ -100,13 +101,12 @@ def _said(name: str, runs: xr.Dataset, did: str) -> str:
     return f"from {at(least)} of the runs{of} at {where[0]} to {at(most)} at {where[1]} {did}, of {seeds} at each point"
 
 
-def _half(runs: xr.Dataset) -> str:
-    """Say by when half of the runs at one point had arrived, where so many have."""
-    if not is_judged(runs):
+def _half(runs: xr.Dataset, level: float | None) -> str:
+    """Say by when half of the runs at one point had arrived at a level, where so many have."""
+    if level is None:
         return ""
-    level = next(iter(stats.judged_levels(runs)))
     middle = float(stats.time_to(runs, level).quantile([0.5])[0])
-    return f", half of them at {level:g} by step {middle:.0f}" if np.isfinite(middle) else ""
+    return f", half of all at {level:g} by step {middle:.0f}" if np.isfinite(middle) else ""
 
 
 def _point(number: xr.DataArray, place: dict) -> str:

@@ -91,7 +91,7 @@ def _places(runs: xr.Dataset, axes: Sequence[str]) -> list[float | None]:
 def _row(
     runs: xr.Dataset, axes: Sequence[str], name: str, place: float | None, levels: Sequence[float], quantile: float
 ) -> list[str]:
-    one = runs.sel({"variant": name}) if name else runs
+    one = runs.sel({"variant": name}) if "variant" in runs.dims else runs
     one = one if place is None else one.sel({axes[0]: place})
     hits = [time_to(one, level).hit.values for level in levels]
     known = [not is_below(level, float(one.tolerance)) for level in levels]
@@ -100,7 +100,12 @@ def _row(
         _interval(*map(_steps, quantile_interval(hit, quantile))) if there else "--"
         for hit, there in zip(hits, known, strict=True)
     ]
-    return [*([latex_text(name)] if name else []), *([] if place is None else [f"{place:.4g}"]), *shares, *times]
+    return [
+        *([latex_text(name)] if "variant" in runs.dims else []),
+        *([] if place is None else [f"{place:.4g}"]),
+        *shares,
+        *times,
+    ]
 
 
 def _share(hit: np.ndarray) -> str:
