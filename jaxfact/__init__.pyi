@@ -9,6 +9,8 @@ from .descent import Trajectory as Trajectory
 from .descent import descend as descend
 from .descent import log_steps as log_steps
 from .engine.experiment import Run as Run
+from .explore import Explorer as Explorer
+from .explore import explore as explore
 from .jobs.comparison import Comparison as Comparison
 from .jobs.comparison import MethodSummary as MethodSummary
 from .jobs.comparison import compare as compare

@@ -144,7 +144,7 @@ class Target:
         """Read it or make it up; what is drawn for that derives from `base_seed`."""
         from jaxfact.problems.tied import Tied
 
-        whole = _read(self.source, as_json) if self.shape is None else self._made_up(self.shape, base_seed)
+        whole = read_problem(self.source, as_json) if self.shape is None else self._made_up(self.shape, base_seed)
         seen = whole
         if self.sense is not None and self.measurements is not None:
             seen = _sensed(whole, self.sense, self.measurements, base_seed)
@@ -187,7 +187,7 @@ def _sizes(shape: str) -> tuple[int, int]:
     return m, n
 
 
-def _read(source: Source, as_json: bool) -> "Factorization":
+def read_problem(source: Source, as_json: bool) -> "Factorization":
     from jaxfact.problems.factorization import Factorization
 
     target = source.read()

@@ -1,0 +1,225 @@
+"""What the explorer runs: programs of every method, made once, in which whatever can be moved is data."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+import optax
+import xarray as xr
+from jax.core import Tracer
+from jaxtyping import Array, Float
+
+from jaxfact.choices import Spectrum
+from jaxfact.data.spectra import singular_values
+from jaxfact.engine.experiment import Run
+from jaxfact.explore.controls import (
+    BUDGETS,
+    GIVEN,
+    HIGHEST,
+    MADE_UP,
+    METHODS,
+    SPECTRA,
+    WIDEST,
+    Choice,
+    Control,
+    State,
+)
+from jaxfact.inputs import problem_with
+from jaxfact.methods import balanced, gradient_descent, perturbed, scaled_gd
+from jaxfact.problems.base import Problem
+from jaxfact.problems.factorization import Factorization
+from jaxfact.problems.factors import Factors
+from jaxfact.results.labels import join
+from jaxfact.starts.random import Gaussian
+from jaxfact.sweep.prepared import Prepared, prepare
+
+TOLERANCE = 1e-4
+"""The distance at which a run has arrived; single precision stays three times below it at every step size here."""
+
+_RECORDS = 40
+_LOOK = 10  # steps between two looks
+RECORDED: tuple[str, ...] = ("distance", "imbalance", "singular_values")
+_WARM = 1000  # runs; as many as there are at first
+_OF_START = ("scale", "ratio", "width", "rank", "condition", "spectrum", "m", "n")
+
+_BUILT: Mapping[str, Callable[..., Any]] = {
+    "plain": lambda step_size, **_: gradient_descent(step_size),
+    "balanced": lambda step_size, weight, **_: balanced(step_size, weight),
+    "noisy": lambda step_size, noise, **_: perturbed(step_size, noise),
+    "momentum": lambda step_size, momentum, **_: optax.chain(optax.trace(momentum), gradient_descent(step_size)),
+    "scaled": lambda step_size, damping, **_: scaled_gd(step_size, damping),
+}
+
+
+class Program(NamedTuple):
+    """What a program is made for: a method, a budget, whether runs are recorded, and to which sizes it is padded.
+
+    `budget` 0 is that of the starts alone.
+    """
+
+    method: str
+    budget: int
+    recorded: bool
+    width: int = WIDEST
+    rank: int = HIGHEST
+
+
+_STARTS = Program("plain", 0, True)
+
+
+class Laboratory:
+    """Programs by what they are made for, and the runs of them; may be shared by several pages.
+
+    `problem` is the factorisation that is explored; without one the target is made up, and its rank, condition number,
+    spectrum and sizes can be moved too. Raises ValueError for a problem of another kind.
+    """
+
+    def __init__(self, problem: Problem | None = None):
+        if problem is not None and type(problem) is not Factorization:
+            given = type(problem).__name__
+            instead = "give a jaxfact.Factorization, or sweep the others with jf.prepare"
+            raise problem_with("problem", given, "the explorer is for fully observed matrices", instead)
+        self.problem = problem
+        self.controls: tuple[Control | Choice, ...] = MADE_UP if problem is None else GIVEN
+        self._made: dict[Program, Prepared] = {}
+        self._locks: dict[Program, threading.Lock] = {}
+        self._guard = threading.Lock()
+        self._signals: tuple[Any, np.ndarray] | None = None
+
+    def run(self, state: State, seeds: Sequence[int] | None = None) -> xr.Dataset:
+        """Return the recorded runs of the shown methods along `variant`, all from the same starts."""
+        seeds = state.seeds if seeds is None else seeds
+
+        def one(name: str) -> xr.Dataset:
+            return self.made(Program(name, state.budget, True))(seeds, progress=False, axes=axes_at(state))
+
+        with ThreadPoolExecutor(len(state.methods)) as pool:
+            return join(list(pool.map(one, state.methods)), state.methods)
+
+    def smallest_signals(self, state: State) -> Float[np.ndarray, " seed"]:
+        """Return σ_q(A₀), the least singular value of A₀ = (U₀+V₀)/2 in the target's coordinates, of every start.
+
+        q = min(r, d), the number of singular values that the width can reach (Ye & Du 2021, §2.1). In √σ₁.
+        """
+        asked = {name: value for name, value in state.values.items() if name in _OF_START}, state.seeds
+        if self._signals is None or self._signals[0] != asked:
+            starts = self.made(_STARTS)(state.seeds, progress=False, axes=axes_at(state))
+            reached = min(state.values.get("rank", self.rank), state.values["width"])
+            blocks = starts.signal_path.values[:, 0, :reached].astype(float)
+            self._signals = asked, np.linalg.svd(blocks, compute_uv=False)[:, reached - 1]
+        return self._signals[1]
+
+    def made(self, program: Program) -> Prepared:
+        """Return a program, which is made when it is first asked for and run once, so that nothing is left to compile."""
+        with self._guard:
+            lock = self._locks.setdefault(program, threading.Lock())
+        with lock:
+            if program not in self._made:
+                ranges = self._ranges(program)
+                found = prepare(
+                    _experiment(program, self.problem),
+                    max_steps=program.budget or _LOOK,
+                    tolerance=TOLERANCE,
+                    check_every=_LOOK,
+                    **_recorded(program),
+                    axes=ranges,
+                )
+                found(range(_WARM), progress=False, axes={name: ends[0] for name, ends in ranges.items()})
+                self._made[program] = found
+            return self._made[program]
+
+    def is_made(self, program: Program) -> bool:
+        """Tell whether a program is there."""
+        return program in self._made
+
+    def target_values(self, state: State) -> Float[np.ndarray, " r"]:
+        """Return the singular values of the target that a width can reach, in σ₁."""
+        if self.problem is not None:
+            values = np.asarray(self.problem.singular_values)
+        else:
+            at = state.values
+            values = np.asarray(singular_values(at["rank"], at["condition"], Spectrum(at["spectrum"])))
+        return values[: state.values["width"]]
+
+    @property
+    def rank(self) -> int:
+        """The largest rank of the target."""
+        return HIGHEST if self.problem is None else self.problem.rank
+
+    def _ranges(self, program: Program) -> dict[str, list[float]]:
+        """Return the ends of every axis, between which no value needs to be checked again."""
+        numbers = {one.name: [one.low, one.high] for one in self.controls if isinstance(one, Control)}
+        ranges = {name: ends for name, ends in numbers.items() if name not in ("seeds", "first_seed")}
+        ranges["width"] = [1, program.width]
+        if self.problem is None:
+            ranges |= {"rank": [1, program.rank], "spectrum": [0, len(SPECTRA) - 1]}
+        return {name: sorted(set(ends)) for name, ends in ranges.items()}
+
+
+def programs_of(state: State) -> list[Program]:
+    """Return the programs that a page needs at a state, and then those that it may need next, the likeliest first."""
+    others = [name for name in METHODS if name not in state.methods]
+    mapped = [Program(name, BUDGETS[-1], False) for name in state.methods[:1]]
+    narrow = [one._replace(width=1, rank=1) for one in mapped]
+    recorded = [Program(name, budget, True) for budget in BUDGETS for name in (*state.methods, *others)]
+    count = len(state.methods)
+    return [_STARTS, *recorded[:count], *mapped, *narrow, *recorded[count:]]
+
+
+def axes_at(state: State) -> dict[str, Any]:
+    """Return the axes of an experiment at a state: a word is its place among the options."""
+    return {name: _as_number(name, value) for name, value in state.point.items()}
+
+
+def _as_number(name: str, value: Any) -> Any:
+    return SPECTRA.index(value) if name == "spectrum" else value
+
+
+def _recorded(program: Program) -> dict[str, Any]:
+    """Return what a program records; both budgets have as many records, so that they share what is compiled."""
+    if program == _STARTS:
+        return {"record": {"signal": _signal}, "every": [0]}
+    if not program.recorded:
+        return {}
+    return {"record": list(RECORDED), "every": program.budget // _RECORDS}
+
+
+def _experiment(program: Program, problem: Factorization | None) -> Callable[..., Run]:
+    build = _BUILT[program.method]
+
+    def experiment(*, width: Any, scale: Any, ratio: Any, **at: Any) -> Run:
+        start = Gaussian(width, scale=scale, ratio=ratio, padded_to=program.width)
+        target = _made_up(program.rank, at["rank"], at["condition"], at["spectrum"], (at["m"], at["n"]))
+        return Run(target, start, build(**at))
+
+    def on_the_matrix(*, width: Any, scale: Any, ratio: Any, **at: Any) -> Run:
+        start = Gaussian(width, scale=scale, ratio=ratio, padded_to=program.width)
+        return Run(problem, start, build(**at))
+
+    return experiment if problem is None else on_the_matrix
+
+
+def _made_up(highest: int, rank: Any, condition: Any, spectrum: Any, shape: tuple[Any, Any]) -> Factorization:
+    """Return a target of which all numbers may be traced.
+
+    It is made with singular values that are known to be distinct, and then given others: a target of values that are
+    traced would be asked at every look whether some of them are equal. Here `controls.check` has refused that.
+    """
+    known = np.linspace(1, 0.5, highest, dtype=np.float32)
+    all_of_them = [singular_values(rank, condition, kind, padded_to=highest) for kind in Spectrum]
+    values: Any = all_of_them[-1]
+    library = jnp if any(isinstance(one, Tracer) for one in (spectrum, *all_of_them)) else np
+    for place, kind in enumerate(all_of_them[:-1]):
+        values = library.where(spectrum == place, kind, values)
+    problem = Factorization(known, shape=shape)
+    return eqx.tree_at(lambda p: p.singular_values, problem, jnp.asarray(values, jnp.float32))
+
+
+def _signal(problem: Factorization, factors: Factors) -> Float[Array, "q d"]:
+    """Return A = (U + V)/2 in the target's coordinates."""
+    at = problem.coordinates(factors)
+    return (at.U + at.V) / 2

@@ -1,0 +1,216 @@
+"""The explorer's second tab: a map over two controls, which fills in while one looks, and zooms where one drags."""
+
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import panel as pn
+from bokeh.events import SelectionGeometry
+from bokeh.models import (
+    BoxSelectTool,
+    ColorBar,
+    ColumnDataSource,
+    CustomJSTickFormatter,
+    FixedTicker,
+    LinearColorMapper,
+)
+from bokeh.palettes import Cividis256
+from bokeh.plotting import figure
+
+from jaxfact.explore.controls import METHODS, Control, State
+from jaxfact.explore.laboratory import Laboratory
+from jaxfact.explore.mapping import CODES, QUANTITIES, Asked, Maps, drawn, quantity
+
+# Okabe and Ito's colours; grey for what has no end, white where nothing is known.
+_COLOURS = ("#009E73", "#F0E442", "#56B4E9", "#0072B2", "#332288", "#CC79A7", "#BBBBBB", "#D55E00")
+_SEEDS = (1, 4, 16)
+_POINTS = (100, 250, 500)
+_SIZE = 520
+
+
+class MapTab:
+    """The tab: what is mapped, and the picture; `state` tells where the other controls stand."""
+
+    def __init__(self, laboratory: Laboratory, state: Callable[[], State], document: Any):
+        self._laboratory, self._state, self._document = laboratory, state, document
+        self._controls = {
+            one.name: one for one in laboratory.controls if isinstance(one, Control) and not one.name.endswith("seed")
+        }
+        del self._controls["seeds"]
+        labels = {one.label: name for name, one in self._controls.items()}
+        wide = {"width": 190}
+        self._x = pn.widgets.Select(name="across", options=labels, value="step_size", **wide)
+        self._y = pn.widgets.Select(name="upward", options=labels, value="scale", **wide)
+        self._method = pn.widgets.Select(name="method", options=list(METHODS), **wide)
+        self._shows = pn.widgets.Select(
+            name="colour", options={text: name for name, text in QUANTITIES.items()}, **wide
+        )
+        self._points = pn.widgets.Select(name="points a side", options=list(_POINTS), value=_POINTS[1], **wide)
+        self._seeds = pn.widgets.Select(name="starts at a point", options=list(_SEEDS), **wide)
+        self._draw_it = pn.widgets.Button(name="draw", button_type="primary", width=90)
+        self._out = pn.widgets.Button(name="zoom out", width=90)
+        self._said = pn.pane.HTML("", sizing_mode="stretch_width")
+        self._progress = pn.widgets.IntInput(name="pictures of the map", value=0, visible=False)
+        self._source = ColumnDataSource({"image": [], "x": [], "y": [], "dw": [], "dh": []})
+        self._mapper = LinearColorMapper(palette=list(_COLOURS), low=-0.5, high=len(CODES) - 0.5, nan_color="white")
+        self._bar = ColorBar(color_mapper=self._mapper, width=14, label_standoff=6)
+        self._figure = self._made_figure()
+        self._ends: dict[str, tuple[float, float]] = {}
+        self._maps: Maps | None = None
+        self._number = 0
+        for widget in (self._x, self._y, self._method, self._points, self._seeds):
+            widget.param.watch(lambda _: self._begin(), "value")
+        for widget in (self._x, self._y):
+            widget.param.watch(lambda _: self._ends.clear(), "value", precedence=-1)
+        self._shows.param.watch(lambda _: self._show(), "value")
+        self._draw_it.on_click(lambda _: self._begin())
+        self._out.on_click(lambda _: self._zoom_out())
+
+    def view(self) -> pn.viewable.Viewable:
+        """Return what the tab shows."""
+        self._pane = pn.pane.Bokeh(self._figure)
+        side = (self._x, self._y, self._method, self._shows, self._points, self._seeds)
+        buttons = pn.Row(self._draw_it, self._out)
+        note = pn.pane.HTML("Drag a box to zoom in. The other controls stand where they are on the left.", width=190)
+        chosen = pn.Column(*side, buttons, note, width=210)
+        return pn.Row(chosen, pn.Column(self._said, self._pane, self._progress))
+
+    def opened(self) -> None:
+        """Draw a first map when the tab is first opened."""
+        if self._maps is None:
+            self._begin()
+
+    def close(self) -> None:
+        """Stop what is being drawn."""
+        self._number += 1
+
+    def _made_figure(self) -> Any:
+        made = figure(
+            width=_SIZE + 190, height=_SIZE, tools="", toolbar_location=None, title="", x_range=(0, 1), y_range=(0, 1)
+        )
+        made.add_tools(BoxSelectTool(persistent=False))
+        made.image("image", "x", "y", "dw", "dh", source=self._source, color_mapper=self._mapper)
+        made.add_layout(self._bar, "right")
+        made.grid.visible = False
+        made.on_event(SelectionGeometry, self._zoom)
+        return made
+
+    def _asked(self) -> Asked:
+        x, y = self._controls[self._x.value], self._controls[self._y.value]
+        ends = [self._ends.get(one.name, (one.low, one.high)) for one in (x, y)]
+        return Asked(self._method.value, x, y, *ends, self._points.value, self._seeds.value)
+
+    def _begin(self) -> None:
+        """Draw anew; what is being drawn stops."""
+        self._number += 1
+        asked, number = self._asked(), self._number
+        if asked.x == asked.y:
+            self._say(f"across and upward={asked.x.name}: a map needs two controls; choose another.", is_wrong=True)
+            return
+        pictures = drawn(self._laboratory, self._state(), asked, lambda: self._number == number)
+        self._say("drawing")
+        if self._document is None:
+            for maps in self._told(pictures):
+                self._take(asked, maps)
+            self._say("")
+        else:
+            threading.Thread(target=self._work, args=(asked, number, pictures), daemon=True).start()
+
+    def _work(self, asked: Asked, number: int, pictures: Iterator[Maps]) -> None:
+        try:
+            for maps in pictures:
+                sent = threading.Event()
+                self._later(partial(self._take, asked, maps, number, sent))
+                sent.wait(10)
+            self._later(lambda: self._say("", number=number))
+        except Exception as error:  # whatever the runs meet, the page goes on
+            said = " ".join(str(error).split())
+            self._later(lambda: self._say(said, is_wrong=True, number=number))
+
+    def _told(self, pictures: Iterator[Maps]) -> Iterator[Maps]:
+        try:
+            yield from pictures
+        except ValueError as error:
+            self._say(str(error), is_wrong=True)
+
+    def _later(self, call: Callable[[], None]) -> None:
+        self._document.add_next_tick_callback(call)
+
+    def _take(self, asked: Asked, maps: Maps, number: int | None = None, sent: threading.Event | None = None) -> None:
+        if number in (None, self._number):
+            self._maps, self._drawn = maps, asked
+            self._show()
+        if sent is not None:
+            sent.set()
+
+    def _show(self) -> None:
+        if self._maps is None:
+            return
+        asked, name = self._drawn, self._shows.value
+        values = quantity(self._maps, name)
+        (left, right), (low, high) = (
+            tuple(one.on_slider(end) for end in ends)
+            for one, ends in ((asked.x, asked.x_ends), (asked.y, asked.y_ends))
+        )
+        with pn.io.hold(self._document):
+            self._colour(name, values)
+            made = self._figure
+            made.x_range.update(start=left, end=right)
+            made.y_range.update(start=low, end=high)
+            for axis, one in ((made.xaxis[0], asked.x), (made.yaxis[0], asked.y)):
+                axis.axis_label = one.label
+                axis.formatter = _formatter(one)
+            made.title.text = f"{asked.method}: {QUANTITIES[name]}"
+            image = np.where(np.isfinite(values), values, np.nan).astype(np.float32)
+            self._source.data = {"image": [image], "x": [left], "y": [low], "dw": [right - left], "dh": [high - low]}
+            self._progress.value += 1
+        if self._document is None:
+            pn.io.push_notebook(self._pane)
+
+    def _colour(self, name: str, values: np.ndarray) -> None:
+        """Give the colour bar the range of what is shown: names of outcomes, or numbers."""
+        if name == "outcome":
+            self._mapper.update(palette=list(_COLOURS), low=-0.5, high=len(CODES) - 0.5)
+            self._bar.update(
+                ticker=FixedTicker(ticks=list(range(len(CODES)))),
+                major_label_overrides=dict(enumerate(CODES)),
+                title=None,
+            )
+            return
+        known = values[np.isfinite(values)]
+        high = 1.0 if name == "fraction" else float(known.max(initial=1.0))
+        self._mapper.update(palette=list(Cividis256), low=0.0, high=high)
+        ticks = np.linspace(0, high, 6)
+        words = {tick: f"{tick:.3g}" for tick in ticks.tolist()}
+        title = "fraction" if name == "fraction" else "steps (white: less than half arrive)"
+        self._bar.update(ticker=FixedTicker(ticks=ticks.tolist()), major_label_overrides=words, title=title)
+
+    def _zoom(self, event: Any) -> None:
+        """Draw the box that was dragged, where it is one."""
+        if not event.final or self._maps is None or event.geometry.get("type") != "rect":
+            return
+        asked, box = self._drawn, event.geometry
+        for one, sides in ((asked.x, ("x0", "x1")), (asked.y, ("y0", "y1"))):
+            low, high = sorted(one.off_slider(box[side]) for side in sides)
+            if high > low:
+                self._ends[one.name] = low, high
+        self._begin()
+
+    def _zoom_out(self) -> None:
+        self._ends.clear()
+        self._begin()
+
+    def _say(self, text: str, *, is_wrong: bool = False, number: int | None = None) -> None:
+        if number in (None, self._number):
+            colour = "#b00020" if is_wrong else "inherit"
+            self._said.object = f'<div style="color:{colour};min-height:1.2em">{text}</div>'
+
+
+def _formatter(control: Control) -> CustomJSTickFormatter:
+    return CustomJSTickFormatter(
+        code="return Number(Math.pow(10, tick).toPrecision(3)).toString()"
+        if control.logarithmic
+        else "return Number(tick.toPrecision(3)).toString()"
+    )

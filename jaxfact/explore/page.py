@@ -1,0 +1,238 @@
+"""The page: controls, pictures, and what happens between a move and the next picture."""
+
+import threading
+from functools import partial
+from typing import Any
+
+import numpy as np
+import panel as pn
+from bokeh.models import CustomJSTickFormatter
+
+from jaxfact.explore.controls import METHODS, Choice, Control, State, address_of, check
+from jaxfact.explore.exported import archive, line_of
+from jaxfact.explore.laboratory import Laboratory
+from jaxfact.explore.map_tab import MapTab
+from jaxfact.explore.pictures import METHOD_COLOURS, Pictures
+from jaxfact.explore.summaries import Shown, look, sentence
+
+_TITLES = {"method": "Method", "start": "Start", "target": "Target", "runs": "Runs"}
+_GRID = ":host{display:grid!important;grid-template-columns:repeat(auto-fill,minmax(min(330px,100%),1fr));gap:6px}"
+_LABELS = (
+    "const v = {0}; return v >= 1e4 || v < 1e-3 ? v.toExponential(2) : (v >= 100 ? v.toFixed(0) : v.toPrecision(3))"
+)
+_SIDE = 250
+
+
+class Page:
+    """One page, as one visitor sees it: a server has one for each, a notebook one for each cell.
+
+    `said` is a line about the address it was opened with, "" where there is nothing to say.
+    """
+
+    def __init__(self, laboratory: Laboratory, state: State, said: str = ""):
+        self._laboratory, self._state, self._shown = laboratory, state, None
+        self._said, self._refused = said, said
+        document = pn.state.curdoc
+        self._document = document if document is not None and document.session_context else None
+        self._location = pn.state.location if self._document is not None else None
+        self._pictures = Pictures(self._choose)
+        self._map = MapTab(laboratory, lambda: self._state, self._document)
+        self._widgets = {one.name: _widget(one, state.values[one.name]) for one in laboratory.controls}
+        self._methods = pn.widgets.CheckButtonGroup(
+            options=list(METHODS), value=list(state.methods), button_style="outline", sizing_mode="stretch_width"
+        )
+        self._of_values = pn.widgets.Select(name="singular values of", options=list(state.methods), width=150)
+        self._message = pn.pane.HTML(_line("preparing the programs"), sizing_mode="stretch_width")
+        self._line = pn.pane.HTML("", sizing_mode="stretch_width")
+        self._counter = pn.widgets.IntInput(name="pictures", value=0, visible=False)
+        for control in laboratory.controls:
+            self._widgets[control.name].param.watch(partial(self._moved, control), "value")
+        self._methods.param.watch(self._chose_methods, "value")
+        self._of_values.param.watch(lambda _: self._draw_again(), "value")
+        self._wanted = threading.Condition()
+        self._next: State | None = None
+        self._open = True
+        self._panes: list[Any] = []
+
+    def view(self) -> pn.viewable.Viewable:
+        """Return the page, and begin to compute what it shows."""
+        self._panes = [pn.pane.Bokeh(made, sizing_mode="stretch_width") for made in self._pictures.figures]
+        grid = pn.Column(*self._panes, sizing_mode="stretch_width", stylesheets=[_GRID])
+        runs = pn.Column(self._message, _legend(), grid, self._line, self._counter, sizing_mode="stretch_width")
+        tabs = pn.Tabs(("Runs", runs), ("Map", self._map.view()), sizing_mode="stretch_width", dynamic=True)
+        tabs.param.watch(lambda event: self._map.opened() if event.new == 1 else None, "active")
+        page = pn.Row(self._controls(), tabs, sizing_mode="stretch_width")
+        if self._document is not None:
+            threading.Thread(target=self._work, daemon=True).start()
+            pn.state.on_session_destroyed(lambda _: self._close())
+        self._ask(self._state)
+        return page
+
+    def _controls(self) -> pn.viewable.Viewable:
+        groups: dict[str, list[Any]] = {group: [] for group in _TITLES}
+        for control in self._laboratory.controls:
+            groups[control.group].append(self._widgets[control.name])
+        freeze = pn.widgets.Button(name="freeze", width=70)
+        thaw = pn.widgets.Button(name="clear", width=70)
+        freeze.on_click(lambda _: self._freeze())
+        thaw.on_click(lambda _: self._change(self._pictures.thaw))
+        export = pn.widgets.FileDownload(
+            callback=self._archive, filename="jaxfact-explore.zip", label="export", width=80, height=32, auto=True
+        )
+        parts: list[Any] = [self._methods, pn.Row(freeze, thaw, export)]
+        for group, widgets in groups.items():
+            parts += [pn.pane.HTML(f"<b>{_TITLES[group]}</b>", margin=(8, 10, 0, 10)), *widgets] if widgets else []
+        parts.append(self._of_values)
+        return pn.Column(*parts, width=_SIDE)
+
+    def _moved(self, control: Control | Choice, event: Any) -> None:
+        value = control.off_slider(event.new) if isinstance(control, Control) else event.new
+        if value != self._state.values[control.name]:
+            self._go(self._state.moved(control.name, value))
+
+    def _chose_methods(self, event: Any) -> None:
+        chosen = tuple(name for name in METHODS if name in event.new)
+        if not chosen:
+            self._refuse("methods=none: one is needed; choose one.")
+            return
+        self._of_values.options = list(chosen)
+        self._go(self._state._replace(methods=chosen))
+
+    def _go(self, state: State) -> None:
+        self._state = state
+        try:
+            check(state)
+        except ValueError as error:
+            self._refuse(str(error))
+            return
+        self._said = ""
+        self._ask(state)
+
+    def _refuse(self, said: str) -> None:
+        self._said = said
+        self._message.object = _line(said, is_wrong=True)
+
+    def _ask(self, state: State) -> None:
+        """Have a state shown: in a server by this page's thread, of several that wait the last; in a notebook now."""
+        if self._document is None:
+            self._draw(look(self._laboratory, state))
+            return
+        with self._wanted:
+            self._next = state
+            self._wanted.notify()
+
+    def _work(self) -> None:
+        """Show what is asked for until the page is closed; the next is computed when the last is on its way."""
+        assert self._document is not None
+        while True:
+            with self._wanted:
+                self._wanted.wait_for(lambda: self._next is not None or not self._open)
+                state, self._next = self._next, None
+            if state is None or not self._open:
+                return
+            sent = threading.Event()
+            try:
+                found = look(self._laboratory, state)
+                call = partial(self._draw, found, sent)
+            except Exception as error:  # whatever a run meets, the page goes on
+                call = partial(self._fail, error, sent)
+            self._document.add_next_tick_callback(call)
+            sent.wait(10)
+
+    def _fail(self, error: Exception, sent: threading.Event) -> None:
+        self._refuse(" ".join(str(error).split()))
+        sent.set()
+
+    def _draw(self, shown: Shown, sent: threading.Event | None = None) -> None:
+        self._shown = shown
+        self._change(self._draw_again)
+        if self._location is not None:
+            address = address_of(shown.state, self._laboratory.controls)
+            self._location.search = f"?{address}" if address else ""
+        if sent is not None:
+            sent.set()
+
+    def _draw_again(self) -> None:
+        if self._shown is None:
+            return
+        shown = self._shown
+        of_values = self._of_values.value if self._of_values.value in shown.of else next(iter(shown.of))
+        self._pictures.show(shown, of_values, self._target(shown.state))
+        if not self._said:
+            self._message.object = _line(sentence(shown))
+        self._line.object = ""
+        self._counter.value += 1
+
+    def _change(self, change: Any) -> None:
+        """Change pictures, and tell the browser of all changes at once."""
+        with pn.io.hold(self._document):
+            change()
+        if self._document is None:
+            pn.io.push_notebook(*self._panes)
+
+    def _choose(self, method: str, seed: int) -> None:
+        """Draw the path of one run, and say how to run it again."""
+        if self._shown is None:
+            return
+        run = self._shown.runs.sel(variant=method, seed=seed)
+        steps = run.step.values
+        known = steps <= max(int(run.steps), int(steps[0]))
+        paths = (run.distance_path.values[known], run.imbalance_path.values[known])
+        self._change(lambda: self._pictures.show_run(steps[known], *paths))
+        code = line_of(self._shown.state, self._laboratory, method, seed)
+        how = f"{run.outcome.item()} after {int(run.steps)} steps"
+        self._line.object = f'{_line(f"{method}, seed {seed}: {how}. The same run again:")}<pre id="again">{code}</pre>'
+
+    def _freeze(self) -> None:
+        if self._shown is not None:
+            self._change(partial(self._pictures.freeze, self._shown))
+
+    def _archive(self) -> Any:
+        if self._shown is None:
+            raise RuntimeError("nothing is shown yet")
+        return archive(self._shown, self._laboratory)
+
+    def _target(self, state: State) -> np.ndarray:
+        return self._laboratory.target_values(state)
+
+    def _close(self) -> None:
+        self._open = False
+        self._map.close()
+        with self._wanted:
+            self._wanted.notify()
+
+
+def _widget(control: Control | Choice, value: Any) -> Any:
+    if isinstance(control, Choice):
+        return pn.widgets.Select(name=control.label, options=list(control.options), value=value, width=_SIDE - 30)
+    look: dict[str, Any] = {"name": control.label, "width": _SIDE - 30, "value": control.on_slider(value)}
+    if control.whole and not control.logarithmic:
+        if control.high > 100:
+            return pn.widgets.IntInput(**look | {"start": int(control.low), "end": int(control.high)})
+        return pn.widgets.IntSlider(start=int(control.low), end=int(control.high), **look)
+    low, high = control.on_slider(control.low), control.on_slider(control.high)
+    code = _LABELS.format("Math.pow(10, tick)" if control.logarithmic else "tick")
+    if not control.logarithmic:
+        code = "return tick.toPrecision(3)"
+    elif control.whole:
+        code = "return Math.round(Math.pow(10, tick)).toFixed(0)"
+    return pn.widgets.FloatSlider(
+        start=low, end=high, step=(high - low) / 200, format=CustomJSTickFormatter(code=code), **look
+    )
+
+
+def _legend() -> pn.viewable.Viewable:
+    chips = "".join(
+        f'<span style="margin-right:14px"><span style="display:inline-block;width:14px;height:10px;background:{colour};'
+        f'margin-right:4px"></span>{name}</span>'
+        for name, colour in METHOD_COLOURS.items()
+    )
+    note = "line: median, band: 5–95 % of the runs, as far as they were not stopped; dotted: tolerance, target"
+    return pn.pane.HTML(f"<div>{chips}<span style='color:#595959'>{note}</span></div>", sizing_mode="stretch_width")
+
+
+def _line(text: str, is_wrong: bool = False) -> str:
+    import html
+
+    colour = "#b00020" if is_wrong else "inherit"
+    return f'<div style="color:{colour}">{html.escape(text)}</div>'

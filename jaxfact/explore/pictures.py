@@ -1,0 +1,229 @@
+"""The pictures of the explorer's first tab, in Bokeh: made once, and given other numbers at every move."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from bokeh.models import ColumnDataSource, Legend, LegendItem, Range1d, Span, TapTool
+from bokeh.plotting import figure
+
+from jaxfact.engine.outcomes import OUTCOMES
+from jaxfact.explore.controls import METHODS, WIDEST
+from jaxfact.explore.laboratory import TOLERANCE
+from jaxfact.explore.summaries import Curve, Shown, Summary
+from jaxfact.figures.styles import COLOURS
+
+METHOD_COLOURS: Mapping[str, str] = dict(zip(METHODS, COLOURS, strict=False))
+OUTCOME_COLOURS: Mapping[str, str] = {
+    "converged": "#009E73",
+    "fitted": "#56B4E9",
+    "stationary": "#F0E442",
+    "cycle": "#E69F00",
+    "budget": "#BBBBBB",
+    "diverged": "#D55E00",
+}
+_SHADES = ("#440154", "#3b528b", "#21918c", "#5ec962", "#c8b100")  # viridis, its yellow darkened to be read on white
+_HEIGHT = 270
+_GREY, _CHOSEN = "#595959", "#000000"
+_CURVES = ("step", "low", "median", "high")
+Picture = Any
+
+
+class Pictures:
+    """Six figures and what they are drawn from; `on_choice` is called with method and seed when a run is clicked."""
+
+    def __init__(self, on_choice: Callable[[str, int], None]):
+        self._on_choice = on_choice
+        self._steps = Range1d(0, 1)
+        empty = {name: [] for name in _CURVES}
+        self._distance = {name: ColumnDataSource(empty) for name in METHODS}
+        self._imbalance = {name: ColumnDataSource(empty) for name in METHODS}
+        self._waiting = {name: ColumnDataSource({"step": [], "fraction": []}) for name in METHODS}
+        self._values = ColumnDataSource({name: [] for name in ("step", *_places())})
+        self._target = ColumnDataSource({"value": []})
+        self._ends = ColumnDataSource({name: [] for name in ("method", *OUTCOMES)})
+        self._starts = ColumnDataSource({name: [] for name in ("x", "y", "seed", "method", "colour")})
+        self._never = ColumnDataSource({name: [] for name in ("x", "y", "seed", "method", "colour")})
+        self._chosen = ColumnDataSource({name: [] for name in ("step", "distance", "imbalance")})
+        self._frozen = ColumnDataSource({name: [] for name in ("step", "distance", "imbalance")})
+        self._frozen_waiting = ColumnDataSource({"step": [], "fraction": []})
+        self.figures: tuple[Picture, ...] = (
+            self._draw_distance(),
+            self._draw_waiting(),
+            self._draw_times(),
+            self._draw_imbalance(),
+            self._draw_values(),
+            self._draw_ends(),
+        )
+        for source in (self._starts, self._never):
+            source.selected.on_change("indices", lambda _, __, new, source=source: self._clicked(source, new))
+
+    def show(self, shown: Shown, of_values: str, target: np.ndarray) -> None:
+        """Draw another state; `of_values` is the method whose singular values are drawn, beside those of the target."""
+        for name in METHODS:
+            one = shown.of.get(name)
+            self._distance[name].data = _columns(one, "distance")
+            self._imbalance[name].data = _columns(one, "imbalance")
+            there = {"step": [], "fraction": []} if one is None else {"step": one.gone, "fraction": one.waiting}
+            self._waiting[name].data = there
+        summary = shown.of[of_values]
+        width = len(summary.singular_values)
+        columns = dict(zip(_places(), summary.singular_values, strict=False))
+        for place in _places()[width:]:
+            columns[place] = np.full(len(summary.steps), np.nan)
+        self._values.data = {"step": summary.steps, **columns}
+        self._target.data = {"value": target}
+        self.figures[4].title.text = f"Singular values of UVᵀ: {of_values}"
+        self._ends.data = {
+            "method": list(shown.of),
+            **{outcome: [one.outcomes[outcome] for one in shown.of.values()] for outcome in OUTCOMES},
+        }
+        self.figures[5].y_range.factors = list(shown.of)[::-1]
+        self._show_times(shown)
+        self._steps.end = max(shown.last_step, 1)
+        self._chosen.data = {name: [] for name in self._chosen.data}
+
+    def show_run(self, steps: np.ndarray, distance: np.ndarray, imbalance: np.ndarray) -> None:
+        """Draw the path of one run over the others."""
+        self._chosen.data = {"step": steps, "distance": _positive(distance), "imbalance": _positive(imbalance)}
+
+    def freeze(self, shown: Shown) -> None:
+        """Keep the medians, and who has not arrived, in grey."""
+        kept = [one for one in shown.of.values()]
+        self._frozen.data = {
+            "step": [one.steps for one in kept],
+            "distance": [_positive(one.distance.median) for one in kept],
+            "imbalance": [_positive(one.imbalance.median) for one in kept],
+        }
+        self._frozen_waiting.data = {"step": [one.gone for one in kept], "fraction": [one.waiting for one in kept]}
+
+    def thaw(self) -> None:
+        """Remove what was kept."""
+        for source in (self._frozen, self._frozen_waiting):
+            source.data = {name: [] for name in source.data}
+
+    def _clicked(self, source: ColumnDataSource, indices: list[int]) -> None:
+        if indices:
+            place = indices[0]
+            self._on_choice(source.data["method"][place], int(source.data["seed"][place]))
+
+    def _show_times(self, shown: Shown) -> None:
+        x = -np.log(np.maximum(shown.signals, np.finfo(float).tiny))
+        seeds = np.asarray(shown.state.seeds)
+        there, never = [], []
+        for name, one in shown.of.items():
+            has = np.isfinite(one.arrived)
+            there.append((x[has], one.arrived[has], seeds[has], name))
+            never.append((x[~has], np.full(np.sum(~has), 1.04 * shown.state.budget), seeds[~has], name))
+        for source, parts in ((self._starts, there), (self._never, never)):
+            source.selected.indices = []
+            names = [part[3] for part in parts for _ in part[0]]
+            x_, y_, s_ = (np.concatenate([part[place] for part in parts]) for place in range(3))
+            source.data = {
+                "x": x_,
+                "y": y_,
+                "seed": s_,
+                "method": names,
+                "colour": [METHOD_COLOURS[name] for name in names],
+            }
+
+    def _draw_distance(self) -> Picture:
+        made = self._along_steps("Distance from the target", "‖UVᵀ − Σ‖ / ‖Σ‖", "log")
+        _bands(made, self._distance)
+        made.multi_line("step", "distance", source=self._frozen, color=_GREY, line_dash="dashed")
+        made.line("step", "distance", source=self._chosen, color=_CHOSEN, line_width=2.5)
+        made.add_layout(Span(location=TOLERANCE, dimension="width", line_color=_GREY, line_dash="dotted"))
+        return made
+
+    def _draw_imbalance(self) -> Picture:
+        made = self._along_steps("Imbalance of the factors", "‖UᵀU − VᵀV‖ / σ₁", "log")
+        _bands(made, self._imbalance)
+        made.multi_line("step", "imbalance", source=self._frozen, color=_GREY, line_dash="dashed")
+        made.line("step", "imbalance", source=self._chosen, color=_CHOSEN, line_width=2.5)
+        return made
+
+    def _draw_waiting(self) -> Picture:
+        made = self._along_steps("Not arrived yet", "fraction of runs", "linear")
+        made.y_range = Range1d(0, 1.03)
+        made.multi_line("step", "fraction", source=self._frozen_waiting, color=_GREY, line_dash="dashed")
+        for name, source in self._waiting.items():
+            made.step("step", "fraction", source=source, color=METHOD_COLOURS[name], mode="after", line_width=2)
+        return made
+
+    def _draw_values(self) -> Picture:
+        made = self._along_steps("Singular values of UVᵀ", "σᵢ / σ₁, median", "linear")
+        made.hspan(y="value", source=self._target, line_color=_GREY, line_dash="dotted")
+        items = []
+        for place, (name, shade) in enumerate(zip(_places(), _SHADES, strict=True)):
+            line = made.line("step", name, source=self._values, color=shade, line_width=2)
+            items.append(LegendItem(label=f"σ{'₁₂₃₄₅'[place]}", renderers=[line]))
+        _beside(made, items)
+        return made
+
+    def _draw_ends(self) -> Picture:
+        made = figure(
+            title="How the runs ended", height=_HEIGHT, sizing_mode="stretch_width", y_range=[], x_range=Range1d(0, 1),
+            tools="", toolbar_location=None,
+        )  # fmt: skip
+        bars = made.hbar_stack(
+            list(OUTCOMES), y="method", height=0.7, source=self._ends, line_color="white",
+            color=[OUTCOME_COLOURS[name] for name in OUTCOMES],
+        )  # fmt: skip
+        made.xaxis.axis_label = "fraction of runs"
+        _beside(made, [LegendItem(label=name, renderers=[bar]) for name, bar in zip(OUTCOMES, bars, strict=True)])
+        return made
+
+    def _draw_times(self) -> Picture:
+        made = figure(
+            title="Time of every start (click one)", height=_HEIGHT, sizing_mode="stretch_width", tools="tap,reset",
+            toolbar_location=None,
+        )  # fmt: skip
+        look = {"color": "colour", "size": 5, "fill_alpha": 0.5, "line_alpha": 0}
+        picked = {"nonselection_fill_alpha": 0.5, "selection_line_color": _CHOSEN, "selection_line_alpha": 1}
+        made.scatter("x", "y", source=self._starts, **look, **picked)
+        crosses = {"color": "colour", "size": 6, "marker": "x", "line_alpha": 0.5, "nonselection_line_alpha": 0.5}
+        made.scatter("x", "y", source=self._never, **crosses)
+        made.xaxis.axis_label = "ln(√σ₁ / σ_min(A₀))"
+        made.yaxis.axis_label = "steps T (×: not arrived)"
+        made.select_one(TapTool).behavior = "select"
+        return made
+
+    def _along_steps(self, title: str, label: str, scale: str) -> Picture:
+        made = figure(
+            title=title, height=_HEIGHT, sizing_mode="stretch_width", x_range=self._steps, y_axis_type=scale,
+            tools="", toolbar_location=None,
+        )  # fmt: skip
+        made.xaxis.axis_label = "step t"
+        made.yaxis.axis_label = label
+        return made
+
+
+def _bands(made: Picture, sources: Mapping[str, ColumnDataSource]) -> None:
+    for name, source in sources.items():
+        made.varea("step", "low", "high", source=source, color=METHOD_COLOURS[name], alpha=0.2)
+    for name, source in sources.items():
+        made.line("step", "median", source=source, color=METHOD_COLOURS[name], line_width=2)
+
+
+def _beside(made: Picture, items: list[LegendItem]) -> None:
+    """Put a legend beside the figure, where it covers nothing."""
+    legend = Legend(
+        items=items, label_text_font_size="8.5pt", padding=2, spacing=0, glyph_width=14, border_line_color=None
+    )
+    made.add_layout(legend, "right")
+
+
+def _places() -> list[str]:
+    return [f"sigma{place + 1}" for place in range(WIDEST)]
+
+
+def _columns(summary: Summary | None, name: str) -> dict[str, Any]:
+    if summary is None:
+        return {column: [] for column in _CURVES}
+    curve: Curve = getattr(summary, name)
+    return dict(zip(_CURVES, (summary.steps, *map(_positive, curve)), strict=True))
+
+
+def _positive(values: np.ndarray) -> np.ndarray:
+    """Return values as a logarithmic axis can show them."""
+    return np.where(np.isfinite(values) & (values > 0), values, np.nan)

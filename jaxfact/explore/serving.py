@@ -1,0 +1,66 @@
+"""The page as a server of this machine."""
+
+import ipaddress
+import socket
+import threading
+import webbrowser
+from urllib.parse import unquote
+
+import panel as pn
+
+from jaxfact.explore.controls import State, address_of, read_address
+from jaxfact.explore.laboratory import Laboratory, programs_of
+from jaxfact.explore.page import Page
+from jaxfact.inputs import problem_with
+
+
+def serve(laboratory: Laboratory, state: State, port: int, address: str, browser: bool) -> None:
+    """Serve pages until interrupted; programs are made meanwhile, those that the first page needs first."""
+    port = _free_port(port, address)
+    host = f"[{address}]" if ":" in address else address
+    here = [f"{host}:{port}", *([f"localhost:{port}"] if _is_loopback(address) else [])]
+    threading.Thread(target=_make, args=(laboratory, state), daemon=True).start()
+    started = address_of(state, laboratory.controls)
+    url = f"http://{host}:{port}/{f'?{started}' if started else ''}"
+    print(f"{url} (ctrl-C ends it)", flush=True)
+    if browser:
+        threading.Timer(0.5, webbrowser.open, [url]).start()
+    pn.serve(
+        {"/": lambda: _page(laboratory)}, port=port, address=address, websocket_origin=here, show=False, verbose=False,
+        title="jaxfact explore",
+    )  # fmt: skip
+
+
+def _page(laboratory: Laboratory) -> pn.viewable.Viewable:
+    """Return the page of a visitor, where the address that they opened has its controls."""
+    asked, said = unquote(getattr(pn.state.location, "search", "") or ""), ""
+    try:
+        state = read_address(asked, laboratory.controls)
+    except ValueError as error:
+        state, said = read_address("", laboratory.controls), " ".join(str(error).split())
+    return Page(laboratory, state, said).view()
+
+
+def _make(laboratory: Laboratory, state: State) -> None:
+    for program in programs_of(state):
+        laboratory.made(program)
+
+
+def _free_port(port: int, address: str) -> int:
+    """Return the port, or a free one for 0. Raises ValueError where it cannot be had."""
+    try:
+        family = socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET
+    except ValueError:
+        raise problem_with("address", address, "is no address of a machine", "leave it out, for 127.0.0.1") from None
+    try:
+        with socket.socket(family) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind((address, port))
+            return tried.getsockname()[1]
+    except (OSError, OverflowError) as error:
+        said = getattr(error, "strerror", None) or str(error)
+        raise problem_with("port", f"{address}:{port}", f"cannot be had ({said})", "choose another") from None
+
+
+def _is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address).is_loopback
