@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from jaxfact.cli.register import command
-from jaxfact.cli.targets import AbsentEntries, Entries, Largest, Source, TableLabels
+from jaxfact.cli.targets import AbsentEntries, Entries, Largest, Source, TableLabels, read_problem
 
 
 @command(place=14)
@@ -35,9 +35,5 @@ def explore(
 
     need_panel()
     source = Source(matrix, entries, absent, labels, largest)
-    problem = None
-    if matrix is not None:
-        from jaxfact.cli.targets import read_problem
-
-        problem = read_problem(source, False)
+    problem = None if matrix is None else read_problem(source, as_json=False)
     explore(problem, at).serve(port=port, address=address, browser=browser)

@@ -188,6 +188,7 @@ def _sizes(shape: str) -> tuple[int, int]:
 
 
 def read_problem(source: Source, as_json: bool) -> "Factorization":
+    """Read a whole matrix, and say what was read."""
     from jaxfact.problems.factorization import Factorization
 
     target = source.read()

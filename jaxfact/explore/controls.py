@@ -1,4 +1,4 @@
-"""What can be moved in the explorer, each control with its range, and the address of a page, which holds all of them."""
+"""What can be moved in the explorer, each control with its range, and the address of a page, which holds them all."""
 
 import math
 from collections.abc import Mapping
@@ -139,7 +139,7 @@ def usual(controls: tuple[Control | Choice, ...]) -> State:
 
 
 def read_address(address: str, controls: tuple[Control | Choice, ...]) -> State:
-    """Return the state that an address such as `step_size=0.3&methods=plain,noisy` stands for; what it leaves out is usual.
+    """Return the state of an address such as `step_size=0.3&methods=plain,noisy`; what it leaves out is usual.
 
     Raises ValueError for names that are no controls, for values out of range, and for controls that contradict.
     """

@@ -43,7 +43,7 @@ class Explorer:
         state = self._state
         if method is not None:
             state = read_address(f"methods={method}", self._laboratory.controls)._replace(values=state.values)
-        runs = self._laboratory.run(state, seeds)
+        runs = self._laboratory.run(state, state.seeds if seeds is None else seeds)
         return runs if method is None else runs.sel(variant=method)
 
     def serve(self, *, port: int = 0, address: str = LOOPBACK, browser: bool = True) -> None:
@@ -71,8 +71,8 @@ class Explorer:
 def explore(problem: Problem | str | None = None, address: str = "") -> Explorer:
     """Return an explorer: sliders whose every move runs a thousand starts of each method anew.
 
-    In a notebook it shows itself; `jaxfact explore` serves the same page. Runs are in single precision, sizes are padded
-    to width 5 and rank 5, so that a move compiles nothing, and they end at a distance of 1e-4.
+    In a notebook it shows itself; `jaxfact explore` serves the same page. Runs are in single precision and end at a
+    distance of 1e-4. Sizes are padded to width 5 and rank 5, so that a move compiles nothing.
 
         jf.explore()                                # a made-up target, whose rank and sizes can be moved too
         jf.explore(jf.Factorization(matrix))

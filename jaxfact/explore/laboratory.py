@@ -41,7 +41,7 @@ TOLERANCE = 1e-4
 """The distance at which a run has arrived; single precision stays three times below it at every step size here."""
 
 _RECORDS = 40
-_LOOK = 10  # steps between two looks
+_LOOKS = 200  # at a run
 RECORDED: tuple[str, ...] = ("distance", "imbalance", "singular_values")
 _WARM = 1000  # runs; as many as there are at first
 _OF_START = ("scale", "ratio", "width", "rank", "condition", "spectrum", "m", "n")
@@ -90,9 +90,8 @@ class Laboratory:
         self._guard = threading.Lock()
         self._signals: tuple[Any, np.ndarray] | None = None
 
-    def run(self, state: State, seeds: Sequence[int] | None = None) -> xr.Dataset:
+    def run(self, state: State, seeds: int | Sequence[int]) -> xr.Dataset:
         """Return the recorded runs of the shown methods along `variant`, all from the same starts."""
-        seeds = state.seeds if seeds is None else seeds
 
         def one(name: str) -> xr.Dataset:
             return self.made(Program(name, state.budget, True))(seeds, progress=False, axes=axes_at(state))
@@ -114,7 +113,7 @@ class Laboratory:
         return self._signals[1]
 
     def made(self, program: Program) -> Prepared:
-        """Return a program, which is made when it is first asked for and run once, so that nothing is left to compile."""
+        """Return a program; it is made when first asked for, and run once, so that nothing is left to compile."""
         with self._guard:
             lock = self._locks.setdefault(program, threading.Lock())
         with lock:
@@ -122,13 +121,13 @@ class Laboratory:
                 ranges = self._ranges(program)
                 found = prepare(
                     _experiment(program, self.problem),
-                    max_steps=program.budget or _LOOK,
+                    max_steps=program.budget or 1,
                     tolerance=TOLERANCE,
-                    check_every=_LOOK,
+                    check_every=max(program.budget // _LOOKS, 1),
                     **_recorded(program),
                     axes=ranges,
                 )
-                found(range(_WARM), progress=False, axes={name: ends[0] for name, ends in ranges.items()})
+                found(range(_WARM), progress=False, axes={name: ends[:1] for name, ends in ranges.items()})
                 self._made[program] = found
             return self._made[program]
 
@@ -189,18 +188,21 @@ def _recorded(program: Program) -> dict[str, Any]:
 
 
 def _experiment(program: Program, problem: Factorization | None) -> Callable[..., Run]:
+    """Return the function of all controls that a program runs."""
     build = _BUILT[program.method]
 
-    def experiment(*, width: Any, scale: Any, ratio: Any, **at: Any) -> Run:
+    def made_up(*, width: Any, scale: Any, ratio: Any, **at: Any) -> Run:
         start = Gaussian(width, scale=scale, ratio=ratio, padded_to=program.width)
         target = _made_up(program.rank, at["rank"], at["condition"], at["spectrum"], (at["m"], at["n"]))
         return Run(target, start, build(**at))
 
-    def on_the_matrix(*, width: Any, scale: Any, ratio: Any, **at: Any) -> Run:
-        start = Gaussian(width, scale=scale, ratio=ratio, padded_to=program.width)
-        return Run(problem, start, build(**at))
+    if problem is None:
+        return made_up
 
-    return experiment if problem is None else on_the_matrix
+    def given(*, width: Any, scale: Any, ratio: Any, **at: Any) -> Run:
+        return Run(problem, Gaussian(width, scale=scale, ratio=ratio, padded_to=program.width), build(**at))
+
+    return given
 
 
 def _made_up(highest: int, rank: Any, condition: Any, spectrum: Any, shape: tuple[Any, Any]) -> Factorization:

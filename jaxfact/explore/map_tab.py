@@ -1,5 +1,10 @@
 """The explorer's second tab: a map over two controls, which fills in while one looks, and zooms where one drags."""
 
+# Bokeh's properties take plain values of which its annotations say nothing.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# pyright: reportOptionalSubscript=false, reportCallIssue=false, reportIndexIssue=false
+
+import math
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -9,10 +14,11 @@ import numpy as np
 import panel as pn
 from bokeh.events import SelectionGeometry
 from bokeh.models import (
+    BasicTicker,
+    BasicTickFormatter,
     BoxSelectTool,
     ColorBar,
     ColumnDataSource,
-    CustomJSTickFormatter,
     FixedTicker,
     LinearColorMapper,
 )
@@ -25,6 +31,7 @@ from jaxfact.explore.mapping import CODES, QUANTITIES, Asked, Maps, drawn, quant
 
 # Okabe and Ito's colours; grey for what has no end, white where nothing is known.
 _COLOURS = ("#009E73", "#F0E442", "#56B4E9", "#0072B2", "#332288", "#CC79A7", "#BBBBBB", "#D55E00")
+_QUANTITIES = {text: name for name, text in QUANTITIES.items()}
 _SEEDS = (1, 4, 16)
 _POINTS = (100, 250, 500)
 _SIZE = 520
@@ -52,7 +59,6 @@ class MapTab:
         self._draw_it = pn.widgets.Button(name="draw", button_type="primary", width=90)
         self._out = pn.widgets.Button(name="zoom out", width=90)
         self._said = pn.pane.HTML("", sizing_mode="stretch_width")
-        self._progress = pn.widgets.IntInput(name="pictures of the map", value=0, visible=False)
         self._source = ColumnDataSource({"image": [], "x": [], "y": [], "dw": [], "dh": []})
         self._mapper = LinearColorMapper(palette=list(_COLOURS), low=-0.5, high=len(CODES) - 0.5, nan_color="white")
         self._bar = ColorBar(color_mapper=self._mapper, width=14, label_standoff=6)
@@ -60,10 +66,10 @@ class MapTab:
         self._ends: dict[str, tuple[float, float]] = {}
         self._maps: Maps | None = None
         self._number = 0
-        for widget in (self._x, self._y, self._method, self._points, self._seeds):
-            widget.param.watch(lambda _: self._begin(), "value")
         for widget in (self._x, self._y):
-            widget.param.watch(lambda _: self._ends.clear(), "value", precedence=-1)
+            widget.param.watch(lambda _: self._zoom_out(), "value")
+        for widget in (self._method, self._points, self._seeds):
+            widget.param.watch(lambda _: self._begin(), "value")
         self._shows.param.watch(lambda _: self._show(), "value")
         self._draw_it.on_click(lambda _: self._begin())
         self._out.on_click(lambda _: self._zoom_out())
@@ -75,7 +81,7 @@ class MapTab:
         buttons = pn.Row(self._draw_it, self._out)
         note = pn.pane.HTML("Drag a box to zoom in. The other controls stand where they are on the left.", width=190)
         chosen = pn.Column(*side, buttons, note, width=210)
-        return pn.Row(chosen, pn.Column(self._said, self._pane, self._progress))
+        return pn.Row(chosen, pn.Column(self._said, self._pane))
 
     def opened(self) -> None:
         """Draw a first map when the tab is first opened."""
@@ -88,7 +94,14 @@ class MapTab:
 
     def _made_figure(self) -> Any:
         made = figure(
-            width=_SIZE + 190, height=_SIZE, tools="", toolbar_location=None, title="", x_range=(0, 1), y_range=(0, 1)
+            width=_SIZE + 190,
+            height=_SIZE,
+            name="map",
+            tools="",
+            toolbar_location=None,
+            title="",
+            x_range=(0, 1),
+            y_range=(0, 1),
         )
         made.add_tools(BoxSelectTool(persistent=False))
         made.image("image", "x", "y", "dw", "dh", source=self._source, color_mapper=self._mapper)
@@ -159,13 +172,12 @@ class MapTab:
             made = self._figure
             made.x_range.update(start=left, end=right)
             made.y_range.update(start=low, end=high)
-            for axis, one in ((made.xaxis[0], asked.x), (made.yaxis[0], asked.y)):
+            for axis, one, ends in ((made.xaxis[0], asked.x, (left, right)), (made.yaxis[0], asked.y, (low, high))):
                 axis.axis_label = one.label
-                axis.formatter = _formatter(one)
+                axis.update(**_ticks(one, *ends))
             made.title.text = f"{asked.method}: {QUANTITIES[name]}"
             image = np.where(np.isfinite(values), values, np.nan).astype(np.float32)
             self._source.data = {"image": [image], "x": [left], "y": [low], "dw": [right - left], "dh": [high - low]}
-            self._progress.value += 1
         if self._document is None:
             pn.io.push_notebook(self._pane)
 
@@ -208,9 +220,13 @@ class MapTab:
             self._said.object = f'<div style="color:{colour};min-height:1.2em">{text}</div>'
 
 
-def _formatter(control: Control) -> CustomJSTickFormatter:
-    return CustomJSTickFormatter(
-        code="return Number(Math.pow(10, tick).toPrecision(3)).toString()"
-        if control.logarithmic
-        else "return Number(tick.toPrecision(3)).toString()"
-    )
+def _ticks(control: Control, low: float, high: float) -> dict[str, Any]:
+    """Return where an axis has ticks, in the coordinates of the slider, and what they are called."""
+    if not control.logarithmic:
+        return {"ticker": BasicTicker(), "formatter": BasicTickFormatter(), "major_label_overrides": {}}
+    leading = (1, 2, 5) if high - low < 2 else (1,)
+    values = [one * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for one in leading]
+    places = {math.log10(value): f"{value:g}" for value in values if low <= math.log10(value) <= high}
+    if len(places) < 2:  # a narrow stretch
+        places = {place: f"{10**place:.4g}" for place in np.linspace(low, high, 5).tolist()}
+    return {"ticker": FixedTicker(ticks=list(places)), "major_label_overrides": places}

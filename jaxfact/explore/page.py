@@ -1,5 +1,6 @@
 """The page: controls, pictures, and what happens between a move and the next picture."""
 
+import html
 import threading
 from functools import partial
 from typing import Any
@@ -17,10 +18,9 @@ from jaxfact.explore.summaries import Shown, look, sentence
 
 _TITLES = {"method": "Method", "start": "Start", "target": "Target", "runs": "Runs"}
 _GRID = ":host{display:grid!important;grid-template-columns:repeat(auto-fill,minmax(min(330px,100%),1fr));gap:6px}"
-_LABELS = (
-    "const v = {0}; return v >= 1e4 || v < 1e-3 ? v.toExponential(2) : (v >= 100 ? v.toFixed(0) : v.toPrecision(3))"
-)
+_FEW = 100  # whole numbers, for which there is room on a slider
 _SIDE = 250
+_WIDE = {"flex": "1 1 340px", "min-width": "0"}  # beside the controls, or below them where there is no room
 
 
 class Page:
@@ -38,13 +38,10 @@ class Page:
         self._pictures = Pictures(self._choose)
         self._map = MapTab(laboratory, lambda: self._state, self._document)
         self._widgets = {one.name: _widget(one, state.values[one.name]) for one in laboratory.controls}
-        self._methods = pn.widgets.CheckButtonGroup(
-            options=list(METHODS), value=list(state.methods), button_style="outline", sizing_mode="stretch_width"
-        )
+        self._methods = pn.widgets.CheckBoxGroup(options=list(METHODS), value=list(state.methods))
         self._of_values = pn.widgets.Select(name="singular values of", options=list(state.methods), width=150)
         self._message = pn.pane.HTML(_line("preparing the programs"), sizing_mode="stretch_width")
         self._line = pn.pane.HTML("", sizing_mode="stretch_width")
-        self._counter = pn.widgets.IntInput(name="pictures", value=0, visible=False)
         for control in laboratory.controls:
             self._widgets[control.name].param.watch(partial(self._moved, control), "value")
         self._methods.param.watch(self._chose_methods, "value")
@@ -58,10 +55,10 @@ class Page:
         """Return the page, and begin to compute what it shows."""
         self._panes = [pn.pane.Bokeh(made, sizing_mode="stretch_width") for made in self._pictures.figures]
         grid = pn.Column(*self._panes, sizing_mode="stretch_width", stylesheets=[_GRID])
-        runs = pn.Column(self._message, _legend(), grid, self._line, self._counter, sizing_mode="stretch_width")
+        runs = pn.Column(self._message, _legend(), grid, self._line, sizing_mode="stretch_width")
         tabs = pn.Tabs(("Runs", runs), ("Map", self._map.view()), sizing_mode="stretch_width", dynamic=True)
         tabs.param.watch(lambda event: self._map.opened() if event.new == 1 else None, "active")
-        page = pn.Row(self._controls(), tabs, sizing_mode="stretch_width")
+        page = pn.FlexBox(self._controls(), pn.Column(tabs, styles=_WIDE), sizing_mode="stretch_width")
         if self._document is not None:
             threading.Thread(target=self._work, daemon=True).start()
             pn.state.on_session_destroyed(lambda _: self._close())
@@ -72,12 +69,12 @@ class Page:
         groups: dict[str, list[Any]] = {group: [] for group in _TITLES}
         for control in self._laboratory.controls:
             groups[control.group].append(self._widgets[control.name])
-        freeze = pn.widgets.Button(name="freeze", width=70)
-        thaw = pn.widgets.Button(name="clear", width=70)
+        freeze = pn.widgets.Button(name="freeze", width=62)
+        thaw = pn.widgets.Button(name="clear", width=56)
         freeze.on_click(lambda _: self._freeze())
         thaw.on_click(lambda _: self._change(self._pictures.thaw))
         export = pn.widgets.FileDownload(
-            callback=self._archive, filename="jaxfact-explore.zip", label="export", width=80, height=32, auto=True
+            callback=self._archive, filename="jaxfact-explore.zip", label="export", width=76, height=32, auto=True
         )
         parts: list[Any] = [self._methods, pn.Row(freeze, thaw, export)]
         for group, widgets in groups.items():
@@ -161,7 +158,6 @@ class Page:
         if not self._said:
             self._message.object = _line(sentence(shown))
         self._line.object = ""
-        self._counter.value += 1
 
     def _change(self, change: Any) -> None:
         """Change pictures, and tell the browser of all changes at once."""
@@ -180,8 +176,9 @@ class Page:
         paths = (run.distance_path.values[known], run.imbalance_path.values[known])
         self._change(lambda: self._pictures.show_run(steps[known], *paths))
         code = line_of(self._shown.state, self._laboratory, method, seed)
-        how = f"{run.outcome.item()} after {int(run.steps)} steps"
-        self._line.object = f'{_line(f"{method}, seed {seed}: {how}. The same run again:")}<pre id="again">{code}</pre>'
+        said = f"{method}, seed {seed}: {run.outcome.item()} after {int(run.steps)} steps. The same run again:"
+        code = html.escape(code, quote=False)
+        self._line.object = f'{_line(said)}<pre style="white-space:pre-wrap">{code}</pre>'
 
     def _freeze(self) -> None:
         if self._shown is not None:
@@ -203,22 +200,17 @@ class Page:
 
 
 def _widget(control: Control | Choice, value: Any) -> Any:
+    look: dict[str, Any] = {"name": control.label, "width": _SIDE - 30}
     if isinstance(control, Choice):
-        return pn.widgets.Select(name=control.label, options=list(control.options), value=value, width=_SIDE - 30)
-    look: dict[str, Any] = {"name": control.label, "width": _SIDE - 30, "value": control.on_slider(value)}
+        return pn.widgets.Select(options=list(control.options), value=value, **look)
+    low, high, look["value"] = (control.on_slider(one) for one in (control.low, control.high, value))
     if control.whole and not control.logarithmic:
-        if control.high > 100:
-            return pn.widgets.IntInput(**look | {"start": int(control.low), "end": int(control.high)})
-        return pn.widgets.IntSlider(start=int(control.low), end=int(control.high), **look)
-    low, high = control.on_slider(control.low), control.on_slider(control.high)
-    code = _LABELS.format("Math.pow(10, tick)" if control.logarithmic else "tick")
-    if not control.logarithmic:
-        code = "return tick.toPrecision(3)"
-    elif control.whole:
-        code = "return Math.round(Math.pow(10, tick)).toFixed(0)"
-    return pn.widgets.FloatSlider(
-        start=low, end=high, step=(high - low) / 200, format=CustomJSTickFormatter(code=code), **look
-    )
+        kind = pn.widgets.IntInput if high > _FEW else pn.widgets.IntSlider
+        return kind(start=int(low), end=int(high), **look)
+    number = "Math.pow(10, tick)" if control.logarithmic else "tick"
+    text = f"Math.round({number}).toFixed(0)" if control.whole else f"Number({number}.toPrecision(3)).toString()"
+    shown_as = CustomJSTickFormatter(code=f"return {text}")
+    return pn.widgets.FloatSlider(start=low, end=high, step=(high - low) / 200, format=shown_as, **look)
 
 
 def _legend() -> pn.viewable.Viewable:
@@ -232,7 +224,5 @@ def _legend() -> pn.viewable.Viewable:
 
 
 def _line(text: str, is_wrong: bool = False) -> str:
-    import html
-
     colour = "#b00020" if is_wrong else "inherit"
     return f'<div style="color:{colour}">{html.escape(text)}</div>'

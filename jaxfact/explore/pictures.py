@@ -1,5 +1,9 @@
 """The pictures of the explorer's first tab, in Bokeh: made once, and given other numbers at every move."""
 
+# Bokeh's properties take plain values of which its annotations say nothing.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# pyright: reportOptionalSubscript=false, reportCallIssue=false, reportIndexIssue=false
+
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -7,7 +11,6 @@ import numpy as np
 from bokeh.models import ColumnDataSource, Legend, LegendItem, Range1d, Span, TapTool
 from bokeh.plotting import figure
 
-from jaxfact.engine.outcomes import OUTCOMES
 from jaxfact.explore.controls import METHODS, WIDEST
 from jaxfact.explore.laboratory import TOLERANCE
 from jaxfact.explore.summaries import Curve, Shown, Summary
@@ -16,14 +19,16 @@ from jaxfact.figures.styles import COLOURS
 METHOD_COLOURS: Mapping[str, str] = dict(zip(METHODS, COLOURS, strict=False))
 OUTCOME_COLOURS: Mapping[str, str] = {
     "converged": "#009E73",
-    "fitted": "#56B4E9",
     "stationary": "#F0E442",
     "cycle": "#E69F00",
     "budget": "#BBBBBB",
     "diverged": "#D55E00",
 }
+_ENDS = tuple(OUTCOME_COLOURS)
 _SHADES = ("#440154", "#3b528b", "#21918c", "#5ec962", "#c8b100")  # viridis, its yellow darkened to be read on white
 _HEIGHT = 270
+# Frames that are aligned would all be as narrow as the one beside the widest legend.
+_SIZES = {"height": _HEIGHT, "sizing_mode": "stretch_width", "frame_align": False, "toolbar_location": None}
 _GREY, _CHOSEN = "#595959", "#000000"
 _CURVES = ("step", "low", "median", "high")
 Picture = Any
@@ -41,7 +46,7 @@ class Pictures:
         self._waiting = {name: ColumnDataSource({"step": [], "fraction": []}) for name in METHODS}
         self._values = ColumnDataSource({name: [] for name in ("step", *_places())})
         self._target = ColumnDataSource({"value": []})
-        self._ends = ColumnDataSource({name: [] for name in ("method", *OUTCOMES)})
+        self._outcomes = ColumnDataSource({name: [] for name in ("method", *_ENDS)})
         self._starts = ColumnDataSource({name: [] for name in ("x", "y", "seed", "method", "colour")})
         self._never = ColumnDataSource({name: [] for name in ("x", "y", "seed", "method", "colour")})
         self._chosen = ColumnDataSource({name: [] for name in ("step", "distance", "imbalance")})
@@ -67,16 +72,15 @@ class Pictures:
             there = {"step": [], "fraction": []} if one is None else {"step": one.gone, "fraction": one.waiting}
             self._waiting[name].data = there
         summary = shown.of[of_values]
-        width = len(summary.singular_values)
-        columns = dict(zip(_places(), summary.singular_values, strict=False))
-        for place in _places()[width:]:
-            columns[place] = np.full(len(summary.steps), np.nan)
+        used = summary.singular_values[: shown.state.values["width"]]
+        nothing = np.full(len(summary.steps), np.nan)
+        columns = {place: used[at] if at < len(used) else nothing for at, place in enumerate(_places())}
         self._values.data = {"step": summary.steps, **columns}
         self._target.data = {"value": target}
         self.figures[4].title.text = f"Singular values of UVᵀ: {of_values}"
-        self._ends.data = {
+        self._outcomes.data = {
             "method": list(shown.of),
-            **{outcome: [one.outcomes[outcome] for one in shown.of.values()] for outcome in OUTCOMES},
+            **{outcome: [one.outcomes[outcome] for one in shown.of.values()] for outcome in _ENDS},
         }
         self.figures[5].y_range.factors = list(shown.of)[::-1]
         self._show_times(shown)
@@ -128,7 +132,7 @@ class Pictures:
             }
 
     def _draw_distance(self) -> Picture:
-        made = self._along_steps("Distance from the target", "‖UVᵀ − Σ‖ / ‖Σ‖", "log")
+        made = self._along_steps("distance", "Distance from the target", "‖UVᵀ − Σ‖ / ‖Σ‖", "log")
         _bands(made, self._distance)
         made.multi_line("step", "distance", source=self._frozen, color=_GREY, line_dash="dashed")
         made.line("step", "distance", source=self._chosen, color=_CHOSEN, line_width=2.5)
@@ -136,14 +140,14 @@ class Pictures:
         return made
 
     def _draw_imbalance(self) -> Picture:
-        made = self._along_steps("Imbalance of the factors", "‖UᵀU − VᵀV‖ / σ₁", "log")
+        made = self._along_steps("imbalance", "Imbalance of the factors", "‖UᵀU − VᵀV‖ / σ₁", "log")
         _bands(made, self._imbalance)
         made.multi_line("step", "imbalance", source=self._frozen, color=_GREY, line_dash="dashed")
         made.line("step", "imbalance", source=self._chosen, color=_CHOSEN, line_width=2.5)
         return made
 
     def _draw_waiting(self) -> Picture:
-        made = self._along_steps("Not arrived yet", "fraction of runs", "linear")
+        made = self._along_steps("survival", "Not arrived yet", "fraction of runs", "linear")
         made.y_range = Range1d(0, 1.03)
         made.multi_line("step", "fraction", source=self._frozen_waiting, color=_GREY, line_dash="dashed")
         for name, source in self._waiting.items():
@@ -151,7 +155,7 @@ class Pictures:
         return made
 
     def _draw_values(self) -> Picture:
-        made = self._along_steps("Singular values of UVᵀ", "σᵢ / σ₁, median", "linear")
+        made = self._along_steps("singular_values", "Singular values of UVᵀ", "σᵢ / σ₁, median", "linear")
         made.hspan(y="value", source=self._target, line_color=_GREY, line_dash="dotted")
         items = []
         for place, (name, shade) in enumerate(zip(_places(), _SHADES, strict=True)):
@@ -162,21 +166,20 @@ class Pictures:
 
     def _draw_ends(self) -> Picture:
         made = figure(
-            title="How the runs ended", height=_HEIGHT, sizing_mode="stretch_width", y_range=[], x_range=Range1d(0, 1),
-            tools="", toolbar_location=None,
+            title="How the runs ended", name="outcomes", **_SIZES, y_range=[], x_range=Range1d(0, 1),
+            tools="",
         )  # fmt: skip
         bars = made.hbar_stack(
-            list(OUTCOMES), y="method", height=0.7, source=self._ends, line_color="white",
-            color=[OUTCOME_COLOURS[name] for name in OUTCOMES],
+            list(_ENDS), y="method", height=0.7, source=self._outcomes, line_color="white",
+            color=[OUTCOME_COLOURS[name] for name in _ENDS],
         )  # fmt: skip
         made.xaxis.axis_label = "fraction of runs"
-        _beside(made, [LegendItem(label=name, renderers=[bar]) for name, bar in zip(OUTCOMES, bars, strict=True)])
+        _beside(made, [LegendItem(label=name, renderers=[bar]) for name, bar in zip(_ENDS, bars, strict=True)])
         return made
 
     def _draw_times(self) -> Picture:
         made = figure(
-            title="Time of every start (click one)", height=_HEIGHT, sizing_mode="stretch_width", tools="tap,reset",
-            toolbar_location=None,
+            title="Time of every start (click one)", name="times", **_SIZES, tools="tap,reset",
         )  # fmt: skip
         look = {"color": "colour", "size": 5, "fill_alpha": 0.5, "line_alpha": 0}
         picked = {"nonselection_fill_alpha": 0.5, "selection_line_color": _CHOSEN, "selection_line_alpha": 1}
@@ -188,10 +191,10 @@ class Pictures:
         made.select_one(TapTool).behavior = "select"
         return made
 
-    def _along_steps(self, title: str, label: str, scale: str) -> Picture:
+    def _along_steps(self, name: str, title: str, label: str, scale: str) -> Picture:
         made = figure(
-            title=title, height=_HEIGHT, sizing_mode="stretch_width", x_range=self._steps, y_axis_type=scale,
-            tools="", toolbar_location=None,
+            title=title, name=name, **_SIZES, x_range=self._steps, y_axis_type=scale,
+            tools="",
         )  # fmt: skip
         made.xaxis.axis_label = "step t"
         made.yaxis.axis_label = label

@@ -52,7 +52,7 @@ class Shown(NamedTuple):
 
 def look(laboratory: Laboratory, state: State) -> Shown:
     """Run what a state asks for, and say what came of it."""
-    runs = laboratory.run(state)
+    runs = laboratory.run(state, state.seeds)
     of = {name: summary(runs.sel(variant=name), state.budget) for name in state.methods}
     return Shown(state, runs, laboratory.smallest_signals(state), of)
 
