@@ -99,6 +99,16 @@ def check_experiment(experiment: Experiment, axes: Mapping[str, np.ndarray]) -> 
     return runs[1:]
 
 
+def run_at(experiment: Experiment, point: Mapping[str, Any]) -> Run:
+    """Return the run at one point, whose values were in range before."""
+    extra = {"key": key_of(0)} if takes_key(experiment, point) else {}
+    x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+    values = {name: as_run(np.asarray(value), x64) for name, value in point.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # they were given where all was checked
+        return checked_run(experiment(**jax.device_put(values), **extra))
+
+
 def checked_run(run: Any) -> Run:
     """Return a `Run` of a problem, a start and a method; refuse anything that cannot be made one.
 
@@ -133,7 +143,7 @@ def _random_sources(experiment: Experiment) -> list[Callable[[], Any]]:
     generators = [one for one in (*names.values(), *cells) if isinstance(one, np.random.Generator)]
     own = [lambda one=one: str(one.bit_generator.state) for one in generators]
     return [
-        lambda: str(np.random.get_state()),  # noqa: NPY002
+        lambda: str([np.asarray(part).tobytes() for part in np.random.get_state()[1:]]),  # noqa: NPY002
         lambda: str(random.getstate()),
         *own,
     ]

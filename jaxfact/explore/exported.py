@@ -5,8 +5,10 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import xarray as xr
+
 from jaxfact.explore.controls import State, address_of
-from jaxfact.explore.laboratory import TOLERANCE, Laboratory
+from jaxfact.explore.laboratory import TOLERANCE, Laboratory, together
 from jaxfact.explore.summaries import Shown
 from jaxfact.figures.curves import distance, imbalance
 from jaxfact.figures.publishing import publish
@@ -34,14 +36,14 @@ def script_of(state: State, laboratory: Laboratory) -> str:
 
 def archive(shown: Shown, laboratory: Laboratory) -> io.BytesIO:
     """Return a ZIP file of the figures with their numbers, one row for each run as CSV, and the script."""
-    made = io.BytesIO()
+    made, runs = io.BytesIO(), together(shown.runs)
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as packed:
         script = script_of(shown.state, laboratory)
         packed.writestr("again.py", script)
-        packed.writestr("runs.csv", _table(shown))
+        packed.writestr("runs.csv", _table(shown, runs))
         with house():
             for name, draw in _DRAWN.items():
-                publish(draw(shown.runs), Path(folder, name), made_by=_call(shown.state, laboratory))
+                publish(draw(runs), Path(folder, name), made_by=_call(shown.state, laboratory))
         for file in sorted(Path(folder).iterdir()):
             packed.write(file, file.name)
     made.seek(0)
@@ -54,9 +56,9 @@ def _call(state: State, laboratory: Laboratory) -> str:
     return f"jf.explore({', '.join(given)})"
 
 
-def _table(shown: Shown) -> str:
+def _table(shown: Shown, runs: xr.Dataset) -> str:
     """Return a row for every run: method, seed, how it ended, when it arrived, and σ_min(A₀)."""
-    ends = shown.runs[["outcome", "steps", "distance", "imbalance"]].reset_coords(drop=True)
-    table = ends.assign(T=shown.runs.hit.isel(level=-1, drop=True)).to_dataframe().reset_index()
+    ends = runs[["outcome", "steps", "distance", "imbalance"]].assign(T=runs.hit.isel(level=-1))
+    table = ends.reset_coords(drop=True).to_dataframe().reset_index()
     smallest = dict(zip(shown.state.seeds, shown.signals, strict=True))
     return table.assign(sigma_min_A0=table.seed.map(smallest)).to_csv(index=False)

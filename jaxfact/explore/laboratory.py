@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -90,14 +91,14 @@ class Laboratory:
         self._guard = threading.Lock()
         self._signals: tuple[Any, np.ndarray] | None = None
 
-    def run(self, state: State, seeds: int | Sequence[int]) -> xr.Dataset:
-        """Return the recorded runs of the shown methods along `variant`, all from the same starts."""
+    def run(self, state: State, seeds: int | Sequence[int]) -> dict[str, xr.Dataset]:
+        """Return the recorded runs of each shown method, all from the same starts."""
 
         def one(name: str) -> xr.Dataset:
             return self.made(Program(name, state.budget, True))(seeds, progress=False, axes=axes_at(state))
 
         with ThreadPoolExecutor(len(state.methods)) as pool:
-            return join(list(pool.map(one, state.methods)), state.methods)
+            return dict(zip(state.methods, pool.map(one, state.methods), strict=True))
 
     def smallest_signals(self, state: State) -> Float[np.ndarray, " seed"]:
         """Return σ_q(A₀), the least singular value of A₀ = (U₀+V₀)/2 in the target's coordinates, of every start.
@@ -118,22 +119,8 @@ class Laboratory:
             lock = self._locks.setdefault(program, threading.Lock())
         with lock:
             if program not in self._made:
-                ranges = self._ranges(program)
-                found = prepare(
-                    _experiment(program, self.problem),
-                    max_steps=program.budget or 1,
-                    tolerance=TOLERANCE,
-                    check_every=max(program.budget // _LOOKS, 1),
-                    **_recorded(program),
-                    axes=ranges,
-                )
-                found(range(_WARM), progress=False, axes={name: ends[:1] for name, ends in ranges.items()})
-                self._made[program] = found
+                self._made[program] = self._prepared(program)
             return self._made[program]
-
-    def is_made(self, program: Program) -> bool:
-        """Tell whether a program is there."""
-        return program in self._made
 
     def target_values(self, state: State) -> Float[np.ndarray, " r"]:
         """Return the singular values of the target that a width can reach, in σ₁."""
@@ -149,6 +136,20 @@ class Laboratory:
         """The largest rank of the target."""
         return HIGHEST if self.problem is None else self.problem.rank
 
+    def _prepared(self, program: Program) -> Prepared:
+        ranges, is_double = self._ranges(program), self.problem is not None and self.problem.dtype == np.float64
+        with jax.enable_x64(is_double):  # whatever the session has, so that the same runs are found again
+            found = prepare(
+                _experiment(program, self.problem),
+                max_steps=program.budget or 1,
+                tolerance=TOLERANCE,
+                check_every=max(program.budget // _LOOKS, 1),
+                **_recorded(program),
+                axes=ranges,
+            )
+            found(range(_WARM), progress=False, axes={name: ends[:1] for name, ends in ranges.items()})
+        return found
+
     def _ranges(self, program: Program) -> dict[str, list[float]]:
         """Return the ends of every axis, between which no value needs to be checked again."""
         numbers = {one.name: [one.low, one.high] for one in self.controls if isinstance(one, Control)}
@@ -157,6 +158,11 @@ class Laboratory:
         if self.problem is None:
             ranges |= {"rank": [1, program.rank], "spectrum": [0, len(SPECTRA) - 1]}
         return {name: sorted(set(ends)) for name, ends in ranges.items()}
+
+
+def together(runs: Mapping[str, xr.Dataset]) -> xr.Dataset:
+    """Return the runs of several methods along `variant`."""
+    return join(list(runs.values()), list(runs))
 
 
 def programs_of(state: State) -> list[Program]:

@@ -48,16 +48,16 @@ class MapTab:
         del self._controls["seeds"]
         labels = {one.label: name for name, one in self._controls.items()}
         wide = {"width": 190}
-        self._x = pn.widgets.Select(name="across", options=labels, value="step_size", **wide)
-        self._y = pn.widgets.Select(name="upward", options=labels, value="scale", **wide)
-        self._method = pn.widgets.Select(name="method", options=list(METHODS), **wide)
+        self._x = pn.widgets.Select(label="across", options=labels, value="step_size", **wide)
+        self._y = pn.widgets.Select(label="upward", options=labels, value="scale", **wide)
+        self._method = pn.widgets.Select(label="method", options=list(METHODS), **wide)
         self._shows = pn.widgets.Select(
-            name="colour", options={text: name for name, text in QUANTITIES.items()}, **wide
+            label="colour", options={text: name for name, text in QUANTITIES.items()}, **wide
         )
-        self._points = pn.widgets.Select(name="points a side", options=list(_POINTS), value=_POINTS[1], **wide)
-        self._seeds = pn.widgets.Select(name="starts at a point", options=list(_SEEDS), **wide)
-        self._draw_it = pn.widgets.Button(name="draw", button_type="primary", width=90)
-        self._out = pn.widgets.Button(name="zoom out", width=90)
+        self._points = pn.widgets.Select(label="points a side", options=list(_POINTS), value=_POINTS[1], **wide)
+        self._seeds = pn.widgets.Select(label="starts at a point", options=list(_SEEDS), **wide)
+        self._draw_it = pn.widgets.Button(label="draw", color="primary", width=90)
+        self._out = pn.widgets.Button(label="zoom out", width=90)
         self._said = pn.pane.HTML("", sizing_mode="stretch_width")
         self._source = ColumnDataSource({"image": [], "x": [], "y": [], "dw": [], "dh": []})
         self._mapper = LinearColorMapper(palette=list(_COLOURS), low=-0.5, high=len(CODES) - 0.5, nan_color="white")

@@ -31,7 +31,7 @@ class Page:
 
     def __init__(self, laboratory: Laboratory, state: State, said: str = ""):
         self._laboratory, self._state, self._shown = laboratory, state, None
-        self._said, self._refused = said, said
+        self._said = said
         document = pn.state.curdoc
         self._document = document if document is not None and document.session_context else None
         self._location = pn.state.location if self._document is not None else None
@@ -39,8 +39,9 @@ class Page:
         self._map = MapTab(laboratory, lambda: self._state, self._document)
         self._widgets = {one.name: _widget(one, state.values[one.name]) for one in laboratory.controls}
         self._methods = pn.widgets.CheckBoxGroup(options=list(METHODS), value=list(state.methods))
-        self._of_values = pn.widgets.Select(name="singular values of", options=list(state.methods), width=150)
-        self._message = pn.pane.HTML(_line("preparing the programs"), sizing_mode="stretch_width")
+        self._of_values = pn.widgets.Select(label="singular values of", options=list(state.methods), width=150)
+        first = _line(said or "preparing the programs", is_wrong=bool(said))
+        self._message = pn.pane.HTML(first, sizing_mode="stretch_width")
         self._line = pn.pane.HTML("", sizing_mode="stretch_width")
         for control in laboratory.controls:
             self._widgets[control.name].param.watch(partial(self._moved, control), "value")
@@ -69,8 +70,8 @@ class Page:
         groups: dict[str, list[Any]] = {group: [] for group in _TITLES}
         for control in self._laboratory.controls:
             groups[control.group].append(self._widgets[control.name])
-        freeze = pn.widgets.Button(name="freeze", width=62)
-        thaw = pn.widgets.Button(name="clear", width=56)
+        freeze = pn.widgets.Button(label="freeze", width=62)
+        thaw = pn.widgets.Button(label="clear", width=56)
         freeze.on_click(lambda _: self._freeze())
         thaw.on_click(lambda _: self._change(self._pictures.thaw))
         export = pn.widgets.FileDownload(
@@ -170,7 +171,7 @@ class Page:
         """Draw the path of one run, and say how to run it again."""
         if self._shown is None:
             return
-        run = self._shown.runs.sel(variant=method, seed=seed)
+        run = self._shown.runs[method].sel(seed=seed)
         steps = run.step.values
         known = steps <= max(int(run.steps), int(steps[0]))
         paths = (run.distance_path.values[known], run.imbalance_path.values[known])
@@ -200,7 +201,7 @@ class Page:
 
 
 def _widget(control: Control | Choice, value: Any) -> Any:
-    look: dict[str, Any] = {"name": control.label, "width": _SIDE - 30}
+    look: dict[str, Any] = {"label": control.label, "width": _SIDE - 30}
     if isinstance(control, Choice):
         return pn.widgets.Select(options=list(control.options), value=value, **look)
     low, high, look["value"] = (control.on_slider(one) for one in (control.low, control.high, value))

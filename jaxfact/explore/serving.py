@@ -1,9 +1,11 @@
 """The page as a server of this machine."""
 
 import ipaddress
+import logging
 import socket
 import threading
 import webbrowser
+from collections.abc import Callable
 from urllib.parse import unquote
 
 import panel as pn
@@ -17,33 +19,47 @@ from jaxfact.inputs import problem_with
 def serve(laboratory: Laboratory, state: State, port: int, address: str, browser: bool) -> None:
     """Serve pages until interrupted; programs are made meanwhile, those that the first page needs first."""
     port = _free_port(port, address)
+    for name in ("bokeh", "tornado.access"):  # which warn of every page that is closed, and of paths that are not there
+        logging.getLogger(name).setLevel(logging.ERROR)
     host = f"[{address}]" if ":" in address else address
     here = [f"{host}:{port}", *([f"localhost:{port}"] if _is_loopback(address) else [])]
-    threading.Thread(target=_make, args=(laboratory, state), daemon=True).start()
+    ending = threading.Event()
+    threading.Thread(target=_make, args=(laboratory, state, ending), daemon=True).start()
     started = address_of(state, laboratory.controls)
     url = f"http://{host}:{port}/{f'?{started}' if started else ''}"
     print(f"{url} (ctrl-C ends it)", flush=True)
     if browser:
         threading.Timer(0.5, webbrowser.open, [url]).start()
-    pn.serve(
-        {"/": lambda: _page(laboratory)}, port=port, address=address, websocket_origin=here, show=False, verbose=False,
-        title="jaxfact explore",
-    )  # fmt: skip
-
-
-def _page(laboratory: Laboratory) -> pn.viewable.Viewable:
-    """Return the page of a visitor, where the address that they opened has its controls."""
-    asked, said = unquote(getattr(pn.state.location, "search", "") or ""), ""
+    options = {"show": False, "verbose": False, "title": "jaxfact explore"}
     try:
-        state = read_address(asked, laboratory.controls)
-    except ValueError as error:
-        state, said = read_address("", laboratory.controls), " ".join(str(error).split())
-    return Page(laboratory, state, said).view()
+        pn.serve({"/": page_of(laboratory)}, port=port, address=address, websocket_origin=here, **options)
+    finally:
+        ending.set()
 
 
-def _make(laboratory: Laboratory, state: State) -> None:
+def page_of(laboratory: Laboratory) -> Callable[[], pn.viewable.Viewable]:
+    """Return what makes the page of a visitor; the address that they opened says where its controls stand."""
+
+    def page() -> pn.viewable.Viewable:
+        asked, said = unquote(getattr(pn.state.location, "search", "") or ""), ""
+        try:
+            state = read_address(asked, laboratory.controls)
+        except ValueError as error:
+            state, said = read_address("", laboratory.controls), " ".join(str(error).split())
+        return Page(laboratory, state, said).view()
+
+    return page
+
+
+def _make(laboratory: Laboratory, state: State, ending: threading.Event) -> None:
+    """Make all programs that a page may need, until the server ends."""
     for program in programs_of(state):
-        laboratory.made(program)
+        if not ending.is_set():
+            try:
+                laboratory.made(program)
+            except Exception:
+                if not ending.is_set():  # an interpreter that shuts down starts no threads
+                    raise
 
 
 def _free_port(port: int, address: str) -> int:

@@ -10,13 +10,17 @@ from jaxtyping import Float, Int
 from jaxfact.engine.outcomes import OUTCOMES
 from jaxfact.explore.controls import State
 from jaxfact.explore.laboratory import TOLERANCE, Laboratory
-from jaxfact.figures.curves import Known
 
+_BAND = (0.05, 0.5, 0.95)
 _ABOVE = 30.0  # times the largest median: what is farther away is drawn at the edge
 
 
 class Curve(NamedTuple):
-    """The 5 % quantile, the median and the 95 % quantile along the steps; NaN from where runs were stopped."""
+    """The 5 % quantile, the median and the 95 % quantile along the steps.
+
+    As `jf.figures.curve` has them: of runs of which a diverged one counts as infinite, and NaN from where a quantile
+    goes through runs that were stopped because they had arrived.
+    """
 
     low: Float[np.ndarray, " step"]
     median: Float[np.ndarray, " step"]
@@ -40,7 +44,7 @@ class Shown(NamedTuple):
     """All that a page shows of a state, and the runs behind it."""
 
     state: State
-    runs: xr.Dataset
+    runs: Mapping[str, xr.Dataset]
     signals: Float[np.ndarray, " seed"]
     of: Mapping[str, Summary]
 
@@ -53,23 +57,24 @@ class Shown(NamedTuple):
 def look(laboratory: Laboratory, state: State) -> Shown:
     """Run what a state asks for, and say what came of it."""
     runs = laboratory.run(state, state.seeds)
-    of = {name: summary(runs.sel(variant=name), state.budget) for name in state.methods}
+    of = {name: summary(runs[name], state.budget) for name in state.methods}
     return Shown(state, runs, laboratory.smallest_signals(state), of)
 
 
 def summary(runs: xr.Dataset, budget: int) -> Summary:
     """Return the numbers of one variant."""
-    known = Known.of(runs)
-    arrived = runs.hit.isel(level=-1).values
-    values = runs.singular_values_path
-    (place,) = (dim for dim in values.dims if dim not in ("seed", "step"))
+    steps = runs.step.values
+    ended, outcome = runs.steps.values, runs.outcome.values
+    steps = steps[: np.searchsorted(steps, ended.max()) + 1]
+    going = (outcome != "converged")[:, None] | (ended[:, None] >= steps)
+    arrived = runs.hit.values[:, -1]
+    values = runs.singular_values_path.values
     gone, waiting = _survival(arrived, budget)
-    outcome = runs.outcome.values
     return Summary(
-        known.steps,
-        _curve(known, runs.distance_path),
-        _curve(known, runs.imbalance_path),
-        [known.quantiles(values.isel({place: each}))[1] for each in range(values.sizes[place])],
+        steps,
+        _curve(runs.distance_path.values, going),
+        _curve(runs.imbalance_path.values, going),
+        [_quantiles(values[..., each], going, (0.5,))[0] for each in range(values.shape[-1])],
         gone,
         waiting,
         arrived,
@@ -87,10 +92,30 @@ def sentence(shown: Shown) -> str:
     return f"{len(shown.state.seeds)} starts to distance {TOLERANCE:g}. {'; '.join(parts)}."
 
 
-def _curve(known: Known, path: xr.DataArray) -> Curve:
-    low, median, high = known.quantiles(path)
+def _curve(values: np.ndarray, going: np.ndarray) -> Curve:
+    low, median, high = _quantiles(values, going, _BAND)
     at_most = _ABOVE * np.max(median[np.isfinite(median)], initial=0)
-    return Curve(*(np.where(np.isnan(one), np.nan, np.minimum(one, at_most)) for one in (low, median, high)))
+    return Curve(*(np.minimum(one, at_most) for one in (low, median, high)))  # NaN stays
+
+
+def _quantiles(values: np.ndarray, going: np.ndarray, shares: tuple[float, ...]) -> np.ndarray:
+    """Return quantiles along the steps; NaN behind the last step at which a quantile is that of a run still going.
+
+    A band is drawn as long as its upper end is known: those that have arrived lie below.
+    """
+    count, steps = going.shape
+    values = values[:, :steps]
+    values = np.where(np.isnan(values), np.inf, values)
+    order = np.argsort(values, axis=0, kind="stable")
+    columns = np.arange(steps)
+    found, last = [], []
+    for share in shares:
+        run = order[max(int(np.ceil(share * count)) - 1, 0)]
+        found.append(values[run, columns])
+        last.append(np.flatnonzero(going[run, columns]).max(initial=0))
+    ends = [max(last[1:], default=last[0])] * len(shares)
+    ends[len(shares) // 2] = last[len(shares) // 2]
+    return np.stack([np.where(columns > end, np.nan, one) for one, end in zip(found, ends, strict=True)])
 
 
 def _survival(arrived: np.ndarray, budget: int) -> tuple[np.ndarray, np.ndarray]:

@@ -107,7 +107,7 @@ def singular_values(
     shades = mpl.colormaps["viridis"](np.linspace(0, 0.85, count))
     with drawing(Look(ax, size, title, style), 0.75, panels, each=1.35) as sheet:
         for axes, (name, part, _, _) in zip(sheet.panels, variants_of(runs), strict=True):
-            known = Known.of(part)
+            known = _Known.of(part)
             for each in range(count):
                 curves = known.quantiles(part.singular_values_path.isel({place: each}))
                 label, line = rf"$\sigma_{{{each + 1}}}$", LINES[each % len(LINES)]
@@ -132,19 +132,15 @@ def path_of(runs: xr.Dataset, name: str) -> xr.DataArray:
     return runs[f"{name}_path"]
 
 
-class Known(NamedTuple):
-    """The steps that are shown of a variant, and which of its runs still said something new at each of them.
-
-    `diverged` tells which of its runs did.
-    """
+class _Known(NamedTuple):
+    """The steps that are shown of a variant, and which of its runs still said something new at each of them."""
 
     steps: np.ndarray
     going: np.ndarray
     diverged: np.ndarray
 
     @classmethod
-    def of(cls, runs: xr.Dataset) -> "Known":
-        """Return what is known of the runs of one variant."""
+    def of(cls, runs: xr.Dataset) -> "_Known":
         steps = shown_steps(runs)
         stopped = np.isin(runs.outcome.values, _STOPPED)
         ended = runs.steps.values
@@ -170,7 +166,7 @@ def bands(sheet: Sheet, axes: Axes, runs: xr.Dataset, path: str) -> None:
     """Draw median and band of every variant; what has no place on a logarithmic axis is said in words."""
     drawn, ceiling = [], 0.0
     for name, part, colour, line in variants_of(runs):
-        known = Known.of(part)
+        known = _Known.of(part)
         for place, one in enumerate(_components(part[path])):
             drawn.append((name if place == 0 else "", place, known, known.quantiles(one), colour, line))
             ceiling = max(ceiling, _highest(_values(one.sel(step=known.steps)), known.diverged))

@@ -14,7 +14,7 @@ import xarray as xr
 from jaxfact.engine.axes import as_run
 from jaxfact.engine.compressibility import compression_of
 from jaxfact.engine.devices import working_devices
-from jaxfact.engine.experiment import Experiment, Run, check_experiment
+from jaxfact.engine.experiment import Experiment, Run, check_experiment, run_at
 from jaxfact.engine.floors import check_tolerance
 from jaxfact.engine.lanes import Engine, Work
 from jaxfact.engine.outcomes import Limits, Plan, Rules
@@ -137,7 +137,7 @@ class Part:
         known = self._said_of
         if not known.varies or known.point == _point(axes):
             return known
-        problem = check_experiment(self._experiment, _first(axes))[0].problem
+        problem = run_at(self._experiment, _point(axes)).problem
         said = _Said(_point(axes), problem, provenance.of_problem(problem), problem is not known.problem)
         self._said_of = said
         return said
