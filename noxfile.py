@@ -54,7 +54,7 @@ def floors() -> list[str]:
     """Return the lowest version of every dependency of the package and of its tests, as constraints."""
     lines = [
         *PROJECT["dependencies"],
-        *(line for name in ("cluster", "export", "flow", "test") for line in EXTRAS[name]),
+        *(line for name in ("cluster", "explore", "export", "flow", "test") for line in EXTRAS[name]),
     ]
     found = [Requirement(line) for line in lines if not line.startswith(PROJECT["name"])]
     if unbounded := [str(item) for item in found if [bound.operator for bound in item.specifier] != [">="]]:
@@ -85,7 +85,9 @@ def types(session: nox.Session) -> None:
     """Pyright on the sources, and on the public names of the installed wheel as a user's type checker sees them."""
     # What the sources import, and no tests; pyright reads no bytecode.
     session.install(
-        "--no-compile", ".[cluster,export,flow]", *(line for line in EXTRAS["dev"] if line.startswith("pyright"))
+        "--no-compile",
+        ".[cluster,explore,export,flow]",
+        *(line for line in EXTRAS["dev"] if line.startswith("pyright")),
     )
     session.run("pyright")
     session.chdir(session.create_tmp())

@@ -50,6 +50,7 @@ gc.set_threshold(10_000, 10, 10)
 LONGEST = (
     "papers",
     "registers",
+    "explore",
     "cases",
     "sweep",
     "compression",

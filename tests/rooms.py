@@ -11,6 +11,7 @@ BEGIN, END = "<!-- rooms -->\n", "\n<!-- end of rooms -->\n"
 ROOMS = (
     "__main__",
     "cli",
+    "explore",
     "reports",
     "jobs",
     "papers",

@@ -38,7 +38,20 @@ FIGURES = ("distance", "survival", "imbalance", "singular_values", "worst")
 
 
 COMPILING = "jaxfact: reading and compiling"
-COMMANDS = ["compare", "complete", "paper", "verify", "sweep", "status", "report", "export", "figure", "replay", "info"]
+COMMANDS = [
+    "compare",
+    "complete",
+    "paper",
+    "verify",
+    "explore",
+    "sweep",
+    "status",
+    "report",
+    "export",
+    "figure",
+    "replay",
+    "info",
+]
 GREET = """
 import typer
 

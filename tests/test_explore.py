@@ -258,7 +258,8 @@ def grid(page):
 FEW = "methods=plain"
 MOVED = [
     ("step_size", -0.2), ("scale", -3.0), ("ratio", 1.0), ("width", 2), ("condition", 0.9),
-    ("spectrum", "geometric"), ("rank", 2), ("m", 1.6), ("n", 1.3), ("seeds", 3.2), ("first_seed", 5), ("budget", "2000"),
+    ("spectrum", "geometric"), ("rank", 2), ("m", 1.6), ("n", 1.3), ("seeds", 3.2), ("first_seed", 5),
+    ("budget", "2000"),
 ]  # fmt: skip
 
 

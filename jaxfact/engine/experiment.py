@@ -143,7 +143,7 @@ def _random_sources(experiment: Experiment) -> list[Callable[[], Any]]:
     generators = [one for one in (*names.values(), *cells) if isinstance(one, np.random.Generator)]
     own = [lambda one=one: str(one.bit_generator.state) for one in generators]
     return [
-        lambda: str([np.asarray(part).tobytes() for part in np.random.get_state()[1:]]),  # noqa: NPY002
+        lambda: str([np.asarray(part).tobytes() for part in tuple(np.random.get_state())[1:]]),  # noqa: NPY002
         lambda: str(random.getstate()),
         *own,
     ]

@@ -7,6 +7,7 @@
 import math
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -35,6 +36,7 @@ _QUANTITIES = {text: name for name, text in QUANTITIES.items()}
 _SEEDS = (1, 4, 16)
 _POINTS = (100, 250, 500)
 _SIZE = 520
+_PATIENCE = 2.0  # seconds, for a server to draw: it may have ended
 
 
 class MapTab:
@@ -66,6 +68,7 @@ class MapTab:
         self._ends: dict[str, tuple[float, float]] = {}
         self._maps: Maps | None = None
         self._number = 0
+        self._thread = ThreadPoolExecutor(1)
         for widget in (self._x, self._y):
             widget.param.watch(lambda _: self._zoom_out(), "value")
         for widget in (self._method, self._points, self._seeds):
@@ -91,6 +94,7 @@ class MapTab:
     def close(self) -> None:
         """Stop what is being drawn."""
         self._number += 1
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _made_figure(self) -> Any:
         made = figure(
@@ -129,14 +133,14 @@ class MapTab:
                 self._take(asked, maps)
             self._say("")
         else:
-            threading.Thread(target=self._work, args=(asked, number, pictures), daemon=True).start()
+            self._thread.submit(self._work, asked, number, pictures)
 
     def _work(self, asked: Asked, number: int, pictures: Iterator[Maps]) -> None:
         try:
             for maps in pictures:
                 sent = threading.Event()
                 self._later(partial(self._take, asked, maps, number, sent))
-                sent.wait(10)
+                sent.wait(_PATIENCE)
             self._later(lambda: self._say("", number=number))
         except Exception as error:  # whatever the runs meet, the page goes on
             said = " ".join(str(error).split())

@@ -2,6 +2,7 @@
 
 import html
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ from jaxfact.explore.summaries import Shown, look, sentence
 _TITLES = {"method": "Method", "start": "Start", "target": "Target", "runs": "Runs"}
 _GRID = ":host{display:grid!important;grid-template-columns:repeat(auto-fill,minmax(min(330px,100%),1fr));gap:6px}"
 _FEW = 100  # whole numbers, for which there is room on a slider
+_PATIENCE = 2.0  # seconds, for a server to draw: it may have ended
 _SIDE = 250
 _WIDE = {"flex": "1 1 340px", "min-width": "0"}  # beside the controls, or below them where there is no room
 
@@ -47,9 +49,8 @@ class Page:
             self._widgets[control.name].param.watch(partial(self._moved, control), "value")
         self._methods.param.watch(self._chose_methods, "value")
         self._of_values.param.watch(lambda _: self._draw_again(), "value")
-        self._wanted = threading.Condition()
         self._next: State | None = None
-        self._open = True
+        self._thread = ThreadPoolExecutor(1)
         self._panes: list[Any] = []
 
     def view(self) -> pn.viewable.Viewable:
@@ -61,7 +62,6 @@ class Page:
         tabs.param.watch(lambda event: self._map.opened() if event.new == 1 else None, "active")
         page = pn.FlexBox(self._controls(), pn.Column(tabs, styles=_WIDE), sizing_mode="stretch_width")
         if self._document is not None:
-            threading.Thread(target=self._work, daemon=True).start()
             pn.state.on_session_destroyed(lambda _: self._close())
         self._ask(self._state)
         return page
@@ -115,27 +115,21 @@ class Page:
         if self._document is None:
             self._draw(look(self._laboratory, state))
             return
-        with self._wanted:
-            self._next = state
-            self._wanted.notify()
+        self._next = state
+        self._thread.submit(self._show_next)
 
-    def _work(self) -> None:
-        """Show what is asked for until the page is closed; the next is computed when the last is on its way."""
-        assert self._document is not None
-        while True:
-            with self._wanted:
-                self._wanted.wait_for(lambda: self._next is not None or not self._open)
-                state, self._next = self._next, None
-            if state is None or not self._open:
-                return
-            sent = threading.Event()
-            try:
-                found = look(self._laboratory, state)
-                call = partial(self._draw, found, sent)
-            except Exception as error:  # whatever a run meets, the page goes on
-                call = partial(self._fail, error, sent)
-            self._document.add_next_tick_callback(call)
-            sent.wait(10)
+    def _show_next(self) -> None:
+        """Show what was asked for last, unless that has been done; the next waits until this is on its way."""
+        state, self._next = self._next, None
+        if state is None or self._document is None:
+            return
+        sent = threading.Event()
+        try:
+            call = partial(self._draw, look(self._laboratory, state), sent)
+        except Exception as error:  # whatever a run meets, the page goes on
+            call = partial(self._fail, error, sent)
+        self._document.add_next_tick_callback(call)
+        sent.wait(_PATIENCE)
 
     def _fail(self, error: Exception, sent: threading.Event) -> None:
         self._refuse(" ".join(str(error).split()))
@@ -194,10 +188,9 @@ class Page:
         return self._laboratory.target_values(state)
 
     def _close(self) -> None:
-        self._open = False
+        self._next = None
+        self._thread.shutdown(wait=False, cancel_futures=True)
         self._map.close()
-        with self._wanted:
-            self._wanted.notify()
 
 
 def _widget(control: Control | Choice, value: Any) -> Any:

@@ -6,6 +6,7 @@ import socket
 import threading
 import webbrowser
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import unquote
 
 import panel as pn
@@ -24,17 +25,18 @@ def serve(laboratory: Laboratory, state: State, port: int, address: str, browser
     host = f"[{address}]" if ":" in address else address
     here = [f"{host}:{port}", *([f"localhost:{port}"] if _is_loopback(address) else [])]
     ending = threading.Event()
-    threading.Thread(target=_make, args=(laboratory, state, ending), daemon=True).start()
     started = address_of(state, laboratory.controls)
     url = f"http://{host}:{port}/{f'?{started}' if started else ''}"
     print(f"{url} (ctrl-C ends it)", flush=True)
     if browser:
         threading.Timer(0.5, webbrowser.open, [url]).start()
     options = {"show": False, "verbose": False, "title": "jaxfact explore"}
-    try:
-        pn.serve({"/": page_of(laboratory)}, port=port, address=address, websocket_origin=here, **options)
-    finally:
-        ending.set()
+    with ThreadPoolExecutor(1) as background:
+        background.submit(_make, laboratory, state, ending)
+        try:
+            pn.serve({"/": page_of(laboratory)}, port=port, address=address, websocket_origin=here, **options)
+        finally:
+            ending.set()
 
 
 def page_of(laboratory: Laboratory) -> Callable[[], pn.viewable.Viewable]:
@@ -55,11 +57,7 @@ def _make(laboratory: Laboratory, state: State, ending: threading.Event) -> None
     """Make all programs that a page may need, until the server ends."""
     for program in programs_of(state):
         if not ending.is_set():
-            try:
-                laboratory.made(program)
-            except Exception:
-                if not ending.is_set():  # an interpreter that shuts down starts no threads
-                    raise
+            laboratory.made(program)
 
 
 def _free_port(port: int, address: str) -> int:
