@@ -11,10 +11,10 @@ BEGIN, END = "<!-- rooms -->\n", "\n<!-- end of rooms -->\n"
 ROOMS = (
     "__main__",
     "cli",
-    "explore",
     "reports",
     "jobs",
     "papers",
+    "explore",
     "sweep",
     "store",
     "accessor",

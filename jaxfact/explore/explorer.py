@@ -63,7 +63,7 @@ class Explorer:
 
         from jaxfact.explore.page import Page
 
-        pn.extension()
+        pn.extension(inline=True)  # nothing comes from elsewhere
         return Page(self._laboratory, self._state).view()._repr_mimebundle_(include, exclude)
 
 
