@@ -13,11 +13,14 @@ ROOT = Path(__file__).parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 # What other versions of the dependencies break first: public names, the README, the command line, optional packages.
-SURFACE = [f"tests/test_{name}.py" for name in ("public", "imports", "notebooks", "cli", "sweep_cli", "gradient_flow")]
+SURFACE = [f"tests/test_{name}.py" for name in ("public", "notebooks", "cli", "sweep_cli", "gradient_flow")]
 # What is left out of them: mathematics that no version changes, and whole processes beside one that is kept.
 LONG = (
     "notebook_runs",
     "derivatives",
+    "tiny_start",
+    "first_order",
+    "many_starts",
     "sensing_perturbation",
     "may_depend_on_time",
     "step_beyond_the_edge",

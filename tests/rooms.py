@@ -1,6 +1,7 @@
 """The rooms of the house, and who imports from whom: `python tests/rooms.py` draws both into docs/architecture.md."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -36,6 +37,7 @@ ROOMS = (
 )
 
 
+@cache
 def modules() -> dict[str, Path]:
     """Return every module of the package by its dotted name, without the package's own."""
     paths = (path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
@@ -63,6 +65,7 @@ def imported(name: str, source: str) -> set[str]:
     return found
 
 
+@cache
 def arrows() -> dict[str, set[str]]:
     """Return which other rooms each room imports from."""
     found: dict[str, set[str]] = {room: set() for room in ROOMS}

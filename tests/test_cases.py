@@ -39,7 +39,8 @@ def assert_trees_close(actual, expected, rtol=1e-12, atol=1e-13):
 
 
 def stack(trees):
-    return jax.tree.map(lambda *xs: jnp.stack(xs), *trees)
+    """Stack arrays by NumPy: JAX would compile a program for every shape."""
+    return jax.tree.map(lambda *xs: np.stack(xs), *trees)
 
 
 @pytest.fixture(params=PROBLEMS)
@@ -76,11 +77,21 @@ def test_gradient_by_finite_differences(case):
     assert inner == pytest.approx(slope, rel=1e-11, abs=1e-11)
 
 
-def test_a_compiled_batch_is_eager_single_runs(case):
+def test_a_batch_is_single_runs(case):
     problem = case.build()
     batch = [as_jax(pair(problem.shape, case.width, seed)) for seed in range(3)]
     together = jax.jit(jax.vmap(evaluate, in_axes=(None, 0)))(problem, stack(batch))
-    assert_trees_close(together, stack([evaluate(problem, factors) for factors in batch]))
+    alone = jax.jit(evaluate)
+    assert_trees_close(together, stack([alone(problem, factors) for factors in batch]))
+
+
+@pytest.mark.parametrize("name", ["width above rank", "singular values", "zero"])
+def test_what_is_compiled_is_what_is_evaluated_at_once(name):
+    """Of a matrix, of values alone and of zero; every kind of problem with bases follows below."""
+    case = PROBLEMS[name]
+    problem = case.build()
+    factors = as_jax(pair(problem.shape, case.width))
+    assert_trees_close(jax.jit(evaluate)(problem, factors), evaluate(problem, factors))
 
 
 def test_dtype_follows_the_data(case):

@@ -74,9 +74,12 @@ class Node:
         self.params: tuple[Any, ...] = params
         self.detail: Any = detail
         self.serial: int = 0
-        self.by_row: bool = isinstance(detail, Row | Count) or (
-            not isinstance(detail, Fold) and any(argument.by_row for argument in arguments)
-        )
+        # Graphs have up to a hundred thousand nodes, most of them operations, which have no detail.
+        self.by_row: bool = isinstance(detail, (Row, Count))
+        if not isinstance(detail, Fold):
+            for argument in arguments:
+                if argument.by_row:
+                    self.by_row = True
 
 
 class Input(NamedTuple):
@@ -183,8 +186,9 @@ class Graph:
         if (same := _simpler(self, operation.name, arguments, np.dtype(dtype))) is not None:
             return same
         if operation.name in _COMMUTATIVE:
-            arguments = tuple(sorted(arguments, key=lambda node: node.serial))
-        kept = tuple(sorted((name, value) for name, value in params.items() if value is not None))
+            first, second = arguments
+            arguments = (first, second) if first.serial <= second.serial else (second, first)
+        kept = tuple(sorted((name, value) for name, value in params.items() if value is not None)) if params else ()
         return self._node(operation, arguments, np.dtype(dtype), kept, None, (operation.name, kept))
 
     def loop(self, begin: Sequence[Node], condition: Callable, body: Callable) -> list[Node]:
@@ -208,12 +212,13 @@ class Graph:
 
     def _node(self, operation: Any, arguments: tuple[Node, ...], dtype: np.dtype, params, detail, name) -> Node:
         key = (name, dtype, *map(id, arguments))
-        if key not in self._made:
-            if len(self._made) >= self._most:
-                raise Unscalarisable(f"it has more than {self._most} numbers and operations on them")
-            node = self._made[key] = Node(operation, arguments, dtype, params, detail)
-            node.serial = len(self._made)
-        return self._made[key]
+        if (made := self._made.get(key)) is not None:
+            return made
+        if len(self._made) >= self._most:
+            raise Unscalarisable(f"it has more than {self._most} numbers and operations on them")
+        node = self._made[key] = Node(operation, arguments, dtype, params, detail)
+        node.serial = len(self._made)
+        return node
 
 
 def beyond_rows(bodies: Sequence[Node]) -> list[Node]:
@@ -266,7 +271,7 @@ def _arguments_beyond(node: Node, inside: set[Node]) -> list[Node]:
 
 def _simpler(graph: Graph, name: str, arguments: tuple[Node, ...], dtype: np.dtype) -> Node | None:
     """Return a node that holds the same number as an operation would, NaN and infinity included; None if none does."""
-    values = [node.detail.value if isinstance(node.detail, Constant) else None for node in arguments]
+    values = [node.detail.value if type(node.detail) is Constant else None for node in arguments]
     if None not in values and name == "convert_element_type":
         return graph.constant(values[0], dtype)
     if None not in values and name in FOLDED:
