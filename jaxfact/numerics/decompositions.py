@@ -187,7 +187,7 @@ def svd(matrix: Float[Array, "m n"]) -> tuple[Float[Array, "m k"], Float[Array, 
 
     start = (padded, jnp.eye(2 * half, dtype=matrix.dtype))
     X, Z = lax.fori_loop(0, _rounds(width), rotate, start)
-    values = jnp.sqrt(jnp.sum(X**2, axis=0))
+    values = _root(jnp.sum(X**2, axis=0))  # a padded column is zero, where a root has no slope
     largest = jnp.argsort(-values)[:width]
     values = values[largest]
     left = X[:, largest] / jnp.where(values > 0, values, 1)
