@@ -1,6 +1,7 @@
 """One run: a fixed number of steps, recorded where asked, differentiable in both modes."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -78,7 +79,8 @@ def descend(
     `compensated` carries the rounding error of every update into the next, so that float32 runs get below their
     rounding floor; with noise it is meaningless.
 
-    Reverse-mode differentiation stores the factors at the records, or every √num_steps steps, and recomputes the rest.
+    Reverse mode keeps the factors and the method's state at the records and about every √num_steps steps, and
+    recomputes the rest: its memory grows as √num_steps and with the number of records, that of forward mode does not.
 
     Raises ValueError for a step count below 1, recorded steps outside [0, num_steps], and what is no problem, method,
     factors of the problem's shape, or key.
@@ -92,21 +94,31 @@ def descend(
     advance = stepper(problem, method, key, compensated)
     start = (factors, initial_state(method, factors, compensated))
 
-    def segment(carry, length):
-        def body(carry, index):
-            t, *now = carry
-            return (t + 1, *advance(*now, t)), None
+    # A step is recomputed where it is differentiated: to store and read what it is made of takes longer.
+    @partial(jax.checkpoint, prevent_cse=False)
+    def step(carry, _):
+        t, *now = carry
+        return (t + 1, *advance(*now, t)), None
 
-        return jax.lax.scan(body, carry, length=length)[0]
+    @partial(jax.checkpoint, static_argnums=1)
+    def block(carry, length):
+        return jax.lax.scan(step, carry, length=length)[0]
+
+    def segment(carry, length):
+        size = _block(length, num_steps)
+        for count, each in ((length // size, size), (1, length % size)):
+            if each:
+                carry = jax.lax.scan(lambda x, _, each=each: (block(x, each), None), carry, length=count)[0]
+        return carry
 
     carry: Any = (jnp.zeros((), jnp.int32), *start)
     pieces = [jax.tree.map(lambda x: x[None], measure(problem, factors))] if 0 in steps else []
-    marks = [0, *(step for step in steps if step > 0)] if every is not None else _checkpoints(num_steps)
+    marks = [0, *(step for step in steps if step > 0)]
     for gap, group in groupby(np.diff(marks).tolist()):
 
         def recorded(carry, _, gap=gap):
-            carry = jax.checkpoint(segment, static_argnums=1)(carry, gap)
-            return carry, measure(problem, carry[1]) if every is not None else None
+            carry = segment(carry, gap)
+            return carry, measure(problem, carry[1])
 
         carry, seen = jax.lax.scan(recorded, carry, length=len(list(group)))
         pieces.append(seen)
@@ -217,6 +229,10 @@ def _left_out(a: Array, b: Array, total: Array) -> Array:
     return (a - (total - kept)) + (b - kept)
 
 
-def _checkpoints(num_steps: int) -> list[int]:
-    gap = max(1, int(num_steps**0.5))
-    return list(range(0, num_steps + 1, gap))
+def _block(length: int, num_steps: int) -> int:
+    """Return how many steps lie between two that reverse mode keeps: about √num_steps, a divisor where one is near."""
+    root = max(1, round(num_steps**0.5))
+    if length < 2 * root:
+        return length
+    divisors = [size for size in range((root + 1) // 2, 2 * root + 1) if length % size == 0]
+    return min(divisors, key=lambda size: abs(np.log(size / root)), default=root)

@@ -159,6 +159,8 @@ MEASURES: dict[str, MeasureCase] = {
     "sharpness": MeasureCase(lambda: jf.measures.sharpness),
     "relative sharpness": MeasureCase(lambda: jf.measures.relative_sharpness),
     "stability": MeasureCase(lambda: jf.measures.stability(0.3)),
+    "curvatures": MeasureCase(lambda: jf.measures.curvatures(2, steps=8)),
+    "saddle": MeasureCase(lambda: jf.measures.saddle),
     "signal": MeasureCase(lambda: jf.measures.signal),
     "signal of one factor": MeasureCase(lambda: jf.measures.signal, "one factor"),
     "largest row": MeasureCase(lambda: jf.measures.largest_row),

@@ -10,7 +10,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-CODE = [ROOT / "docs" / "tutorial.md", *sorted((ROOT / "docs" / "howto").glob("*.md"))]
+CODE = [
+    *(ROOT / "docs" / f"{name}.md" for name in ("tutorial", "gradients")),
+    *sorted((ROOT / "docs" / "howto").glob("*.md")),
+]
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -130,7 +130,7 @@ def _reading(equation: Any, renamed: dict[Any, Any]) -> Any:
 
 def _is_product(equation: Any) -> bool:
     """Tell whether an equation is a product of two matrices, by `products.times` or as NumPy has it."""
-    if equation.primitive.name == "dot_general":
+    if equation.primitive.name in ("dot_general", "product"):
         return equation.params["dimension_numbers"] == (((1,), (0,)), ((), ()))
     return is_call(equation, times)
 

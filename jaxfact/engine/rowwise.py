@@ -57,7 +57,7 @@ def rowwise(graph: Graph, equation: Any, arrays: list[Any], rule: Rule | None) -
         return None if product is None else product(graph, equation, arrays)
     shapes = [x.shape for x in arrays]
     wide = [s for s in (*shapes, *(v.aval.shape for v in equation.outvars)) if len(graph.long_axes(s)) > 1]
-    if wide and name == "dot_general":
+    if wide and name in ("dot_general", "product"):
         raise Unscalarisable(f"it has a matrix product of {' by '.join(map(sized, shapes))}")
     if wide:
         raise Unscalarisable(f"it has the operation {name} on an array of {sized(wide[0])}")
@@ -286,4 +286,5 @@ _RULES: dict[str, Callable] = {
     "reduce_and": _reduction(jax.lax.and_p),
     "reduce_or": _reduction(jax.lax.or_p),
     "dot_general": _product,
+    "product": _product,
 }

@@ -375,6 +375,7 @@ _RULES: dict[str, Callable] = {
     "reduce_and": _reduction(jax.lax.and_p),
     "reduce_or": _reduction(jax.lax.or_p),
     "dot_general": _product,
+    "product": _product,
     "scan": _scan,
     "while": _while,
     "cond": _cond,

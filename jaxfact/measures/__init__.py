@@ -20,6 +20,9 @@ from jaxfact.measures.product import imbalance as imbalance
 from jaxfact.measures.product import loss as loss
 from jaxfact.measures.product import misfit as misfit
 from jaxfact.measures.product import singular_values as singular_values
+from jaxfact.measures.saddles import Saddle as Saddle
+from jaxfact.measures.saddles import saddle as saddle
+from jaxfact.measures.sharpness import curvatures as curvatures
 from jaxfact.measures.sharpness import relative_sharpness as relative_sharpness
 from jaxfact.measures.sharpness import sharpness as sharpness
 from jaxfact.measures.sharpness import stability as stability

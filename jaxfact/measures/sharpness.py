@@ -1,10 +1,11 @@
-"""How sharply the loss curves: the largest eigenvalue of its Hessian."""
+"""How sharply the loss curves: the largest eigenvalues of its Hessian."""
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, ScalarLike
 
+from jaxfact.inputs import positive_integer, problem_with
 from jaxfact.measures.base import Measure, labelled, measure
 from jaxfact.numerics.decompositions import eigenvalues
 from jaxfact.numerics.draws import key_of
@@ -20,8 +21,38 @@ def sharpness(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
     At an exact fit it is σ₁²(U) + σ₁²(V) ≥ 2σ₁(Σ), so gradient descent can only settle where η·sharpness ≤ 2. Lanczos
     values approach it from below: to rounding for an isolated eigenvalue, to about one per cent in a cluster.
     """
+    return _ritz_values(problem, factors, 20)[-1]
+
+
+def curvatures(count: int, steps: int = 20) -> Measure:
+    """Return the measure of the `count` largest eigenvalues of the loss's Hessian, in σ₁, largest first, by Lanczos.
+
+    `steps` Hessian-vector products from a fixed random start, every vector orthogonalised twice against all others. An
+    eigenvalue of several dimensions is found once, so at a balanced optimum they are 2σ₁, σ₁ + σ₂, …, without
+    repetition. All are approached from below: after s steps the error of λ₁ is at most
+    (λ₁ − λ_min)·(tan φ / T_{s−1}(1 + 2γ))², γ = (λ₁ − λ₂)/(λ₂ − λ_min), φ the angle from the start, T the Chebyshev
+    polynomial (Kaniel 1966, Paige 1971). Later ones are less accurate. With as many steps as there are entries they are
+    exact to rounding; where there are fewer distinct ones than `count` the rest are NaN.
+
+    Raises ValueError for counts below 1, and more eigenvalues than steps.
+    """
+    positive_integer("count", count, "give the number of eigenvalues")
+    positive_integer("steps", steps, "give the number of Hessian-vector products")
+    if count > steps:
+        raise problem_with("count", count, f"{steps} steps find {steps} eigenvalues at most", "give more steps")
+
+    @labelled(text="largest curvatures", unit="σ₁", latex=r"$\lambda_k(\nabla^2f) \,/\, \sigma_1$")
+    def curvatures(problem: Problem, factors: AnyFactors) -> Float[Array, " count"]:
+        found = _ritz_values(problem, factors, steps)[::-1]
+        return jnp.pad(found, (0, max(count - len(found), 0)), constant_values=jnp.nan)[:count]
+
+    return curvatures
+
+
+def _ritz_values(problem: Problem, factors: AnyFactors, steps: int) -> Float[Array, " steps"]:
+    """Return the eigenvalues of the Hessian on the Krylov space of a fixed vector, smallest first, NaN before them."""
     flat, unravel = ravel_pytree(factors)
-    size = min(20, flat.size)
+    size = min(steps, flat.size)
 
     def times_hessian(vector):
         product = jax.jvp(problem.gradient, (factors,), (unravel(vector),))[1]
@@ -45,7 +76,7 @@ def sharpness(problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
     # An invariant subspace met early leaves zero rows, whose eigenvalue 0 must not beat negative ones.
     missing = jnp.sum(basis**2, axis=1) < 0.5
     projected = (projected + projected.T) / 2 - jnp.diag(jnp.where(missing, 1e3 * jnp.abs(projected).max(), 0))
-    return eigenvalues(projected)[-1]
+    return jnp.where(jnp.arange(size) < jnp.sum(missing), jnp.nan, eigenvalues(projected))
 
 
 @measure(

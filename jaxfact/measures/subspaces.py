@@ -75,7 +75,7 @@ def signal(problem: Problem, factors: AnyFactors) -> Signal | PairSignal:
     follows theirs. Raises ValueError where the truth is not known.
     """
     truth = truth_of(problem)
-    sides = _along_and_off(truth, factors)
+    sides = along_and_off(truth, factors)
     parts = [_split(along, off) for along, off in sides]
     return PairSignal(*parts) if isinstance(factors, Factors) else parts[0]
 
@@ -100,7 +100,7 @@ def rows(count: int) -> Measure:
             raise problem_with("factors", "a pair", "rows are those of one factor", "use Tied, or measures.ye_du")
         if count > truth.rank:
             raise problem_with("count", count, f"the truth has rank {truth.rank}", "give a count up to that")
-        along, off = _along_and_off(truth, factors)[0]
+        along, off = along_and_off(truth, factors)[0]
         everything = jnp.concatenate([along, off])
         products = everything[:count] @ everything.T
         after = jnp.arange(len(everything)) > jnp.arange(count)[:, None]
@@ -162,7 +162,7 @@ def _split(along: Float[Array, "r d"], off: Float[Array, "k d"]) -> Signal:
     return Signal(values[-1], values[0], jnp.sqrt(jnp.maximum(eigenvalues(gram(off))[-1], 0)))
 
 
-def _along_and_off(truth: Factorization, factors: AnyFactors) -> list[tuple[Array, Array]]:
+def along_and_off(truth: Factorization, factors: AnyFactors) -> list[tuple[Array, Array]]:
     """Return each factor's coordinates along the singular vectors, and what is off them."""
     sides = []
     for factor, basis in zip(factors, (truth.left, truth.right), strict=False):

@@ -24,7 +24,7 @@ from jaxtyping import PRNGKeyArray, ScalarLike
 from jaxfact.inputs import problem_with, shown
 from jaxfact.numerics.trees import PyTree
 from jaxfact.problems.base import Problem
-from jaxfact.problems.factors import AnyFactors, Factors, as_factors
+from jaxfact.problems.factors import AnyFactors, Factors, TiedFactor, as_factors
 
 Method = optax.GradientTransformationExtraArgs
 
@@ -138,6 +138,23 @@ def _takes(function: Callable, count: int) -> bool:
     except ValueError:  # it does not say
         return True
     return True
+
+
+def in_every_pair(what: str, kinds: tuple[type, ...], change: Callable, gradient: PyTree, factors: PyTree) -> PyTree:
+    """Return a gradient changed by change(gradient, factors) in every pair of factors that a pytree holds.
+
+    Other leaves stay as they are. Raises ValueError for a pytree without one.
+    """
+    held = jax.tree.leaves(factors, is_leaf=lambda x: isinstance(x, kinds))
+    if not any(isinstance(x, kinds) for x in held):
+        given = "one factor" if isinstance(factors, TiedFactor) else f"a {type(factors).__name__} without factors"
+        instead = "use gradient_descent, leave Tied out, or hold pairs as jaxfact.Factors"
+        raise problem_with(what, given, "needs the two factors of a pair", instead)
+
+    def changed(x: PyTree, g: PyTree) -> PyTree:
+        return change(g, x) if isinstance(x, kinds) else g
+
+    return jax.tree.map(changed, factors, gradient, is_leaf=lambda x: isinstance(x, kinds))
 
 
 def need_pair(what: str, factors: AnyFactors) -> None:

@@ -22,7 +22,7 @@ class PerturbationState(NamedTuple):
 
 
 def add_noise(noise: ScalarLike) -> Method:
-    """Add independent normal entries of standard deviation `noise` (in √σ₁) to the update of the factors."""
+    """Add independent normal entries of standard deviation `noise` (in √σ₁) to the update, in all leaves."""
     non_negative("noise", noise, "the standard deviation per entry and step, for example 1e-5")
 
     def update(updates: Factors, state, factors: Factors | None = None, *, key: PRNGKeyArray, problem=None, **_):
@@ -80,10 +80,12 @@ def perturbed_in_ball(step_size: ScalarLike, *, radius: ScalarLike, threshold: S
 
 
 def _normal(key: PRNGKeyArray, like: Factors, problem: Problem | None) -> Factors:
-    """Draw standard normals for a pair of factors, as the problem represents them."""
+    """Draw standard normals for a pair of factors, as the problem represents them, or for all leaves of a pytree."""
     if problem is not None:
         return problem.noise(key, like)
-    return type(like)(*(normal(fold(key, side), x.shape, x.dtype) for side, x in enumerate(like)))
+    leaves, structure = jax.tree.flatten(like)
+    drawn = [normal(fold(key, place), x.shape, x.dtype) for place, x in enumerate(leaves)]
+    return jax.tree.unflatten(structure, drawn)
 
 
 def _in_unit_ball(key: PRNGKeyArray, like: Factors, problem: Problem) -> Factors:

@@ -1,5 +1,6 @@
 """Descent whose gradient is scaled by the Gram matrices of the factors, or by the size of the start."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -7,10 +8,11 @@ import optax
 from jaxtyping import Array, Float, ScalarLike
 
 from jaxfact.inputs import non_negative
-from jaxfact.methods.base import Method, stateless
+from jaxfact.methods.base import Method, in_every_pair, stateless
 from jaxfact.methods.descent import gradient_descent
 from jaxfact.numerics.decompositions import eigenvalues, inverse
 from jaxfact.numerics.products import gram, keep, times
+from jaxfact.numerics.trees import PyTree
 from jaxfact.problems.factors import AnyFactors, Factors, TiedFactor
 
 
@@ -24,20 +26,25 @@ class StartScales(NamedTuple):
 def scale_by_gram(damping: ScalarLike = 0.0) -> Method:
     """Precondition the gradient: ∇_U (VᵀV + damping·I)⁻¹ and ∇_V (UᵀU + damping·I)⁻¹, both from the old iterate.
 
+    In every pair of a pytree that holds `Factors`; its other leaves stay as they are.
     `damping` is in σ₁. Without it the Gram matrices must be invertible: width at most the rank of the iterates.
     """
     non_negative("damping", damping, "0 is ScaledGD; about σ_r² of the target suits over-parametrised runs")
 
-    def update(gradient: Factors, state: optax.EmptyState, factors: Factors, *, problem=None, **_):
+    def preconditioned(gradient: AnyFactors, factors: AnyFactors, problem) -> AnyFactors:
         used = None if problem is None else problem.used_columns(factors.width)
         if isinstance(factors, TiedFactor):
             X, for_X = keep((gradient.X, _regularised(gram(factors.X), damping, used)))  # pyright: ignore[reportAttributeAccessIssue]
-            return TiedFactor(times(X, inverse(for_X))), state
+            return TiedFactor(times(X, inverse(for_X)))
         # Every entry of the gradient is used d times.
         gradient, for_U, for_V = keep(
             (gradient, _regularised(gram(factors.V), damping, used), _regularised(gram(factors.U), damping, used))
         )
-        return Factors(times(gradient.U, inverse(for_U)), times(gradient.V, inverse(for_V))), state
+        return Factors(times(gradient.U, inverse(for_U)), times(gradient.V, inverse(for_V)))
+
+    def update(gradient: PyTree, state: optax.EmptyState, factors: PyTree, *, problem=None, **_):
+        change = partial(preconditioned, problem=problem)
+        return in_every_pair("scale_by_gram", (Factors, TiedFactor), change, gradient, factors), state
 
     return Method(stateless, update)  # pyright: ignore[reportArgumentType]
 

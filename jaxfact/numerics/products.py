@@ -68,7 +68,7 @@ def _cross(X: Float[Array, "k d"], Y: Float[Array, "k e"]) -> Float[Array, "d e"
 @_cross.defjvp
 def _(primals, tangents):
     (X, Y), (dX, dY) = primals, tangents
-    return _cross(X, Y), dX.T @ Y + X.T @ dY
+    return _cross(X, Y), product(dX.T, Y) + product(X.T, dY)
 
 
 @jax.jit
@@ -98,7 +98,7 @@ def _times(X: Float[Array, "k d"], G: Float[Array, "d e"]) -> Float[Array, "k e"
 @_times.defjvp
 def _(primals, tangents):
     (X, G), (dX, dG) = primals, tangents
-    return _times(X, G), dX @ G + X @ dG
+    return _times(X, G), product(dX, G) + product(X, dG)
 
 
 def is_long(rows: int) -> bool:
@@ -157,6 +157,44 @@ def _identity(name: str, order: Callable[[int], Iterable[int]]) -> core.Primitiv
 
 _KEPT = _identity("keep", lambda rank: (*range(1, rank), 0))
 _CONTIGUOUS = _identity("contiguous", range)
+
+
+def _bilinear(name: str) -> core.Primitive:
+    """Return the product of two matrices as an operation: sums that XLA fuses for one run, matrix products for many.
+
+    Derivatives are made of such products. For one run a call of a library costs more than a product of ten rows does;
+    for many, sums along axes that are not contiguous cost more than the call.
+    """
+    operation = core.Primitive(name)
+
+    def one(X: Array, G: Array, **_) -> Array:
+        if is_long(max(*X.shape, *G.shape)):
+            return X @ G
+        # Of a product of products XLA would compute the inner one for each entry of the outer.
+        return lax.optimization_barrier(jnp.sum(X[:, :, None] * G, axis=1))
+
+    def batched(arrays: tuple[Array, Array], axes: tuple[int | None, int | None], **_) -> tuple[Array, int]:
+        X, G = (x if axis is None else jnp.moveaxis(x, axis, 0) for x, axis in zip(arrays, axes, strict=True))
+        return X @ G, 0
+
+    operation.def_impl(one)
+    operation.def_abstract_eval(lambda X, G, **_: X.update(shape=(X.shape[0], G.shape[1])))
+    mlir.register_lowering(operation, mlir.lower_fun(one, multiple_results=False))
+    ad.defbilinear(operation, lambda ct, X, G, **_: product(ct, G.T), lambda ct, X, G, **_: product(X.T, ct))
+    batching.primitive_batchers[operation] = batched
+    return operation
+
+
+_PRODUCT = _bilinear("product")
+
+
+def product(X: Float[Array, "k d"], G: Float[Array, "d e"]) -> Float[Array, "k e"]:
+    """Return XG for derivatives; `times` is for what is computed most.
+
+    It has the parameter of `dot_general`, so that who reads one reads the other.
+    """
+    dtype = jnp.result_type(X, G)
+    return _PRODUCT.bind(X.astype(dtype), G.astype(dtype), dimension_numbers=(((1,), (0,)), ((), ())))
 
 
 def keep(tree: PyTree) -> PyTree:
