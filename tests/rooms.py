@@ -13,6 +13,7 @@ ROOMS = (
     "cli",
     "reports",
     "jobs",
+    "tuning",
     "papers",
     "sweep",
     "store",
