@@ -27,7 +27,7 @@ def test_the_list_holds_each_name_once():
     assert set(jf.__all__) == set(LISTED) == set(dir(jf))
 
 
-FAMILIES = (
+FAMILIES = [
     "data",
     "export",
     "figures",
@@ -39,7 +39,7 @@ FAMILIES = (
     "starts",
     "stats",
     "tuning",
-)
+]
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -278,7 +278,7 @@ def _unit(factors: AnyFactors) -> AnyFactors:
 
 
 def _scale(factors: AnyFactors, norm: ScalarLike) -> Float[Array, ""]:
-    return norm / optax.tree.norm(factors)
+    return jnp.asarray(norm) / optax.tree.norm(factors)
 
 
 def _chosen(condition: Bool[Array, ""], yes: PyTree, no: PyTree) -> PyTree:
