@@ -75,7 +75,7 @@ def test_step_is_the_published_formula(name, method, formula):
 @pytest.mark.parametrize("share", [1.0, 1.9])
 @pytest.mark.parametrize("scale", [0.01, 0.5, 3.0])
 def test_a_step_by_the_descent_lemma_solves_its_equation_and_lowers_the_loss(scale, share):
-    """η·K_t(η) = share, K_t by NumPy (Xu et al. 2025, Theorem 3.1); η = 0.9 raises the loss from all but small starts."""
+    """η·K_t(η) = share, K_t by NumPy (Xu et al. 2025, Theorem 3.1); η = 0.9 raises the loss from all but small ones."""
     problem, (U, V) = PROBLEMS["dense, tall"].build(), pair((7, 5), 3, scale=scale)
     S = PROBLEMS["dense, tall"].scaled_matrix
     updates, _ = take_step(jf.methods.curvature_descent(share), problem, as_jax(jf.Factors(U, V)))

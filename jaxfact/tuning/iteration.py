@@ -25,7 +25,8 @@ from jaxfact.tuning.parametrisations import Parametrisation
 _RECORDS = 64  # at least so many numbers along a run, and √num_steps of a long one, which bounds the memory
 _WILD = 100.0  # a change of θ by 1 % then changes what a run is judged by, by more than all of it
 _COUNTED = 3.0  # medians of the gradients' norms that one run counts for at most
-_TOO_MANY = 0.1  # of the runs
+_TOO_MANY = 0.02  # of the runs
+_RETREAT = 0.1  # of the way to the first θ
 _SLOWER, _FASTER = 0.5, 1.03  # of the rate, after an iteration that is taken back and after one that is not
 
 
@@ -52,13 +53,14 @@ class Setting(NamedTuple):
 
 
 class State(NamedTuple):
-    """Where learning stands: θ, the optimiser's state, the best θ so far and its objective, and the rate.
+    """Where learning stands: θ, the optimiser's state, the first θ, the best so far and its objective, and the rate.
 
     `rate` multiplies the optimiser's updates: halved where an iteration is taken back, else raised by 3 %, up to 1.
     """
 
     parameters: PyTree
     optimiser: PyTree
+    first: PyTree
     best: PyTree
     objective: Float[Array, ""]
     rate: Float[Array, ""]
@@ -85,9 +87,8 @@ class Seen(NamedTuple):
 def first_state(setting: Setting, key: PRNGKeyArray) -> State:
     """Return the state before the first iteration."""
     parameters = setting.schedule.initial(setting.num_steps, key)
-    return State(
-        parameters, setting.optimiser.init(parameters), parameters, jnp.full((), jnp.inf, float), jnp.ones((), float)
-    )
+    worst, rate = jnp.full((), jnp.inf, float), jnp.ones((), float)
+    return State(parameters, setting.optimiser.init(parameters), parameters, parameters, worst, rate)
 
 
 def keys_of(key: PRNGKeyArray, number: int) -> PRNGKeyArray:
@@ -105,9 +106,10 @@ def learning_step(
 
     The gradients of single runs are averaged, each cut to three times the median of their norms, so that runs at the
     edge of stability do not decide for all. Those that are not finite, or where a change of one per cent would change
-    the objective by more than itself, count as zero. Where that is more than a tenth of the runs, nothing is learned:
-    θ goes back to the best so far, the optimiser begins anew there and its updates are halved. Best is the least mean
-    objective of an iteration in which no run diverged.
+    the objective by more than itself, count as zero. Where that is more than one in fifty, nothing is learned: θ goes
+    back to the best so far, the optimiser begins anew there and its updates are halved. Best is the least mean
+    objective of an iteration in which all gradients counted and no run diverged. It is so judged again from other
+    starts; where that fails, it moves by a tenth of the way towards the first θ, and is no longer known to be good.
     """
     judge = jax.value_and_grad(lambda *args: judged(setting, *args), has_aux=True)
     (values, diverged), gradients = jax.vmap(judge, in_axes=(None, None, 0, 0))(state.parameters, problem, keys, begun)
@@ -116,14 +118,17 @@ def learning_step(
     mean, median = averaged(gradients, norms, counts)
     objective, dropped = jnp.mean(values), jnp.sum(~counts)
     back = dropped > _TOO_MANY * setting.starts
-    better = (objective < state.objective) & ~diverged.any() & ~back
+    better = (objective < state.objective) & (dropped == 0) & ~diverged.any()
     best, least = _chosen(better, (state.parameters, objective), (state.best, state.objective))
+    failed = back & jnp.all(jnp.stack([jnp.all(x == y) for x, y in _pairs(state.parameters, state.best)]))
+    nearer = jax.tree.map(lambda x, first: x + _RETREAT * (first - x), best, state.first)
+    best, least = _chosen(failed, (nearer, jnp.full_like(least, jnp.inf)), (best, least))
     updates, optimiser = setting.optimiser.update(mean, state.optimiser, state.parameters)
     moved = jax.tree.map(lambda x, u: (x + state.rate * u).astype(x.dtype), state.parameters, updates)
     parameters, optimiser = _chosen(back, (best, setting.optimiser.init(best)), (moved, optimiser))
     rate = jnp.where(back, _SLOWER * state.rate, jnp.minimum(1, _FASTER * state.rate))
     seen = Seen(objective, median, jnp.sum(diverged), dropped, state.rate)
-    return State(parameters, optimiser, best, least.astype(state.objective.dtype), rate), seen
+    return State(parameters, optimiser, state.first, best, least.astype(state.objective.dtype), rate), seen
 
 
 def judged(
@@ -182,6 +187,10 @@ def start_at(start: Any, value: Any) -> Start | AnyFactors:
         instead = "give one of jaxfact.starts, or a function of what is learned that returns one"
         raise problem_with("start", type(start).__name__, "needs a Start or factors", instead)
     return start
+
+
+def _pairs(left: PyTree, right: PyTree) -> list[tuple[Array, Array]]:
+    return list(zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True))
 
 
 def _chosen(condition: Bool[Array, ""], yes: PyTree, no: PyTree) -> PyTree:

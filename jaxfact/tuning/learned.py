@@ -52,8 +52,8 @@ class Learned:
 
     @property
     def beyond(self) -> float:
-        """The share of the steps that lay beyond 2/sharpness, over all starts; NaN where a number was learned."""
-        return math.nan if self.edge is None else float((self.edge > 1).where(self.edge.notnull()).mean())
+        """The share of a run's steps that lie beyond 2/sharpness, in the median of starts; NaN for a learned number."""
+        return math.nan if self.edge is None else float((self.edge > 1).mean("step").median())
 
     @property
     def note(self) -> str:
@@ -87,10 +87,11 @@ class Learned:
         return shown if not callable(self.value) else f"{type(self.value).__name__}({shown})"
 
     def _sentences(self) -> list[str]:
-        first, best = float(self.history.objective[0]), float(self.history.objective.min())
+        curve = self.history.objective.where((self.history.dropped == 0) & (self.history.diverged == 0))
+        first, best = float(self.history.objective[0]), float(curve.min())
         said = [f"{self.objective}: from {first:.4g} to {best:.4g}.", self.note]
         if self.edge is not None:
-            largest = float(self.edge.max())
+            largest = float(self.edge.max("step").median())
             share = f"{100 * self.beyond:.3g} %"
             said.append(f"{share} of its steps lie beyond 2/sharpness; the largest η·sharpness/2 is {largest:.3g}.")
         return said
