@@ -29,9 +29,10 @@ class Size(NamedTuple):
     block: int
     starts: int
     iterations: int
+    restarts: int
 
 
-SIZES = {10: Size(160, 10, 4, 256, 120), 100: Size(1400, 32, 8, 128, 100)}
+SIZES = {10: Size(160, 10, 8, 128, 120, 3), 100: Size(1400, 32, 16, 64, 100, 3)}
 
 
 def problem_of(condition: float) -> jf.Factorization:
@@ -71,6 +72,7 @@ def learned(condition: int) -> None:
             optimiser=optax.adam(0.05),
             starts=size.starts,
             iterations=size.iterations,
+            restarts=size.restarts if isinstance(kind, Free) else 1,
             tolerance=TOLERANCE,
             baselines=baselines,
         )

@@ -324,6 +324,16 @@ def test_the_best_constant_step_near_the_optimum_is_the_one_of_quadratics():
     assert found.arrivals["learned"].median[0] <= 1.1 * float(grid.runs.hit.isel(level=-1).median("seed").min())
 
 
+def test_the_best_restart_is_kept():
+    """With this key that is the second of two; its curve comes with it."""
+    what = setting(schedule=Free(2, 2, 0.3, spread=0.5))
+    train = jf.tuning.learning._trained
+    (once, curve), (twice, better) = (train(what, NARROW, jr.key(3), 5, count, False) for count in (1, 2))
+    assert float(twice.objective) < float(once.objective)
+    assert float(better.objective.min()) == pytest.approx(float(twice.objective))
+    assert not np.array_equal(curve.objective, better.objective)
+
+
 def test_nothing_that_arrives_is_no_best():
     with pytest.raises(ValueError, match=r"^values=1.5 to 1.6: half of the starts arrive .* none of them; raise"):
         jf.tuning.best_constant(

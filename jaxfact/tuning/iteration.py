@@ -107,7 +107,7 @@ def learning_step(
     The gradients of single runs are averaged, each cut to three times the median of their norms, so that runs at the
     edge of stability do not decide for all. Those that are not finite, or where a change of one per cent would change
     the objective by more than itself, count as zero. Where that is more than one in fifty, nothing is learned: θ goes
-    back to the best so far, the optimiser begins anew there and its updates are halved. Best is the least mean
+    back to the best so far, the optimiser forgets the iteration, and its updates are halved. Best is the least mean
     objective of an iteration in which all gradients counted and no run diverged. It is so judged again from other
     starts; where that fails, it moves by a tenth of the way towards the first θ, and is no longer known to be good.
     """
@@ -125,7 +125,7 @@ def learning_step(
     best, least = _chosen(failed, (nearer, jnp.full_like(least, jnp.inf)), (best, least))
     updates, optimiser = setting.optimiser.update(mean, state.optimiser, state.parameters)
     moved = jax.tree.map(lambda x, u: (x + state.rate * u).astype(x.dtype), state.parameters, updates)
-    parameters, optimiser = _chosen(back, (best, setting.optimiser.init(best)), (moved, optimiser))
+    parameters, optimiser = _chosen(back, (best, state.optimiser), (moved, optimiser))
     rate = jnp.where(back, _SLOWER * state.rate, jnp.minimum(1, _FASTER * state.rate))
     seen = Seen(objective, median, jnp.sum(diverged), dropped, state.rate)
     return State(parameters, optimiser, state.first, best, least.astype(state.objective.dtype), rate), seen

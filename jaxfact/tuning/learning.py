@@ -17,7 +17,6 @@ from jaxfact.methods import gradient_descent
 from jaxfact.methods.base import Method
 from jaxfact.numerics.draws import fold, key_of
 from jaxfact.numerics.products import in_full_precision
-from jaxfact.numerics.trees import PyTree
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factors import AnyFactors
 from jaxfact.showing.pace import Unit
@@ -47,6 +46,7 @@ def learn(
     optimiser: optax.GradientTransformation | None = None,
     starts: int = 256,
     iterations: int = 200,
+    restarts: int = 1,
     window: int | None = None,
     key: PRNGKeyArray | None = None,
     baselines: Mapping[str, Any] | None = None,
@@ -82,6 +82,8 @@ def learn(
         optimiser: An optax optimiser of θ, whose step sizes are in logarithms; `optax.adam(0.05)` by default.
         starts: How many runs an iteration has.
         iterations: How many iterations there are.
+        restarts: How often it is begun anew, from another first θ (which only `Free` draws) and from other starts; the
+            least objective is kept.
         window: The number of steps after which derivatives are cut; nowhere by default.
         key: From which all training starts are drawn.
         baselines: Numbers, schedules or methods by name, to run beside what was learned; see `best_constant`.
@@ -96,18 +98,18 @@ def learn(
         ValueError: For counts below 1, a window beyond the run, what is no parametrisation, objective, start or
             method, and what `sweep` refuses of the held-out runs.
     """
-    counts = {"num_steps": num_steps, "starts": starts, "iterations": iterations, "held_out": held_out}
+    counts = {"num_steps": num_steps, "starts": starts, "iterations": iterations, "restarts": restarts}
     counts = {name: positive_integer(name, count, "give a count") for name, count in counts.items()}
+    held_out = positive_integer("held_out", held_out, "give a count")
     schedule, objective = schedule or Piecewise(), objective or LogDistance()
     _check(schedule, objective, window, counts["num_steps"])
     positive("tolerance", tolerance, "1e-5 is the usual one")
     optimiser = optax.adam(0.05) if optimiser is None else optimiser
     key = key_of(0) if key is None else key
     setting = Setting(start, method, schedule, objective, optimiser, counts["starts"], counts["num_steps"], window)
-    first = first_state(setting, fold(key, 0))
-    before = schedule.value(first.parameters, setting.num_steps)
+    before = schedule.value(first_state(setting, fold(key, 0)).parameters, setting.num_steps)
     _check_start(problem, start_at(start, before))
-    last, history = _trained(setting, problem, first, fold(key, 1), counts["iterations"], progress)
+    last, history = _trained(setting, problem, key, counts["iterations"], counts["restarts"], progress)
     value = schedule.value(last.best, setting.num_steps)
     runs = compared(
         problem,
@@ -116,7 +118,7 @@ def learn(
         {LEARNED: value, BEFORE: before, **(baselines or {})},
         tolerance=tolerance,
         max_steps=-(-(max_steps or _LONGER * setting.num_steps) // check_every) * check_every,
-        seeds=counts["held_out"],
+        seeds=held_out,
         base_seed=base_seed,
         check_every=check_every,
         progress=progress if isinstance(progress, bool) else False,
@@ -130,27 +132,25 @@ def learn(
 
 
 def _trained(
-    setting: Setting,
-    problem: Problem,
-    state: State,
-    key: PRNGKeyArray,
-    iterations: int,
-    progress: Progress | bool,
+    setting: Setting, problem: Problem, key: PRNGKeyArray, iterations: int, restarts: int, progress: Progress | bool
 ) -> tuple[State, xr.Dataset]:
-    """Return the state after all iterations, and what was seen along them."""
-    seen: list[PyTree] = []
+    """Return the last state of the best restart, and what was seen along its iterations."""
+    found: list[tuple[State, list[Seen]]] = []
     keys = keys_of(key, setting.starts)
     with shown_progress(progress, ITERATIONS) as tell:
         draw = None if setting.moves_start else executable(setting.draws, problem, keys, quick=True)
         begun = None if draw is None else draw(problem, keys)
-        step = executable(partial(learning_step, setting), problem, state, keys, begun)
-        for index in range(iterations):
-            keys = keys_of(fold(key, index), setting.starts)
-            state, one = step(problem, state, keys, begun if draw is None else draw(problem, keys))
-            seen.append(one)
-            # Waiting for it, as what is told would otherwise be how many were asked for.
-            jax.block_until_ready(one)
-            tell(index + 1, iterations)
+        step = executable(partial(learning_step, setting), problem, first_state(setting, key), keys, begun)
+        for restart in range(restarts):
+            # The first restart begins with what is called "before".
+            state, seen = first_state(setting, fold(key, 3 * restart)), []
+            for index in range(iterations):
+                keys = keys_of(fold(fold(key, 3 * restart + 1), index), setting.starts)
+                state, one = step(problem, state, keys, begun if draw is None else draw(problem, keys))
+                seen.append(jax.block_until_ready(one))  # what is told would else be how many were asked for
+                tell(restart * iterations + index + 1, restarts * iterations)
+            found.append((state, seen))
+    state, seen = min(found, key=lambda one: float(one[0].objective))
     along = {name: ("iteration", np.asarray([getattr(one, name) for one in seen])) for name in Seen._fields}
     return state, xr.Dataset(along, {"iteration": np.arange(iterations)})
 

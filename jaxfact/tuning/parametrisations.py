@@ -97,13 +97,13 @@ class Free(Parametrisation):
 
     η_t = exp(θ_t) for t < first, then exp(θ_i), i = first + (t − first) mod block. In the limit of a quadratic the
     order of steps does not matter and equal ones stay equal, so they begin apart: at initial_value·e^{spread·z}, z
-    standard normal.
+    standard normal. What is learned depends on where it begins: take several `restarts`.
     """
 
     first: int = eqx.field(static=True, default=8)
     block: int = eqx.field(static=True, default=8)
     initial_value: float = eqx.field(static=True, default=0.5)
-    spread: float = eqx.field(static=True, default=0.2)
+    spread: float = eqx.field(static=True, default=0.5)
 
     def __check_init__(self) -> None:
         non_negative("first", self.first, "0 has the block from the start")
