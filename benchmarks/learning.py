@@ -82,7 +82,7 @@ def learned(condition: int) -> None:
             print(row("1/K_t (Xu et al. 2025)", found, "1/K_t"))
         baselines = {}
         print(row(f"learned, {type(kind).__name__}", found, "learned", seconds), flush=True)
-        print(f"<!-- {found.note} {np.round(np.asarray(jf.tuning.parametrisations.numbers_of(found.value)), 3)} -->")
+        print(f"<!-- {found.note} -->")
 
 
 def main() -> None:

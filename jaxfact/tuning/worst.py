@@ -31,7 +31,7 @@ from jaxfact.tuning.iteration import followed, keys_of
 from jaxfact.tuning.learning import ITERATIONS
 from jaxfact.tuning.objectives import Objective, Time
 
-_RISE, _LONGEST = 0.05, 0.1  # of the quantity, and of the radius, in one move
+_RISE, _LONGEST = 0.05, 0.1  # of the quantity, and at first of the radius, in one move
 WORST, RANDOM = "worst", "random"
 
 
@@ -155,8 +155,8 @@ def worst_start(
         restarts: How many starts climb.
         iterations: How often they move.
         optimiser: An optax optimiser of factors scaled to entries of about 1; by default steps g·δ/‖g‖², which raise
-            the quantity by δ, a twentieth of it, to first order, and are no longer than a tenth of the radius. Where it
-            grows like −ln a near a place a = 0 such steps approach that by a constant factor.
+            the quantity by δ, a twentieth of it, to first order, no longer than a tenth of the radius, falling to
+            0 by a cosine. Where it grows like −ln a near a = 0 such steps approach that by a constant factor.
         key: From which the restarts, and the noise of the method, are drawn.
         record: Measures of the starts, found in `runs` under their names with `_path`.
         random: How many random starts are run beside it.
@@ -177,7 +177,7 @@ def worst_start(
     if not isinstance(quantity, Objective):
         instead = "give jaxfact.tuning.Time(1e-5), Peak(measure) or Growth(measure)"
         raise problem_with("quantity", type(quantity).__name__, "needs an Objective", instead)
-    optimiser = optax.with_extra_args_support(optimiser or _raising())
+    optimiser = optax.with_extra_args_support(optimiser or _raising(counts["iterations"]))
     key, start = key_of(0) if key is None else key, Sphere(width, norm)
     judge = partial(_judged, as_method(method), quantity, counts["num_steps"], norm, fold(key, 1))
     keys = keys_of(fold(key, 0), counts["restarts"])
@@ -256,17 +256,22 @@ def _climbed(
     return jax.tree.map(lambda x: x[best], state.best), float(state.most[best]), history
 
 
-def _raising() -> Method:
-    """Return descent of −quantity whose step lowers it by a share of its size, to first order."""
+def _raising(iterations: int) -> Method:
+    """Return descent of −quantity whose step lowers it by a share of its size, to first order, up to a falling length.
 
-    def init(factors: AnyFactors) -> optax.EmptyState:
-        return optax.EmptyState()
+    At a smooth maximum the gradient vanishes and such steps would not: only the longest, which falls to 0, settles.
+    """
+    longest = optax.cosine_decay_schedule(_LONGEST, iterations)
 
-    def update(gradient: AnyFactors, state: optax.EmptyState, factors: AnyFactors, *, value: Array, **_):
+    def init(factors: AnyFactors) -> optax.ScaleByScheduleState:
+        return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
+
+    def update(gradient: AnyFactors, state: optax.ScaleByScheduleState, factors: AnyFactors, *, value: Array, **_):
         norm = optax.tree.norm(gradient)
-        longest = _LONGEST * optax.tree.size(factors) ** 0.5
-        length = jnp.minimum(_RISE * jnp.abs(value) / jnp.where(norm > 0, norm, 1), longest)
-        return jax.tree.map(lambda g: -g * length / jnp.where(norm > 0, norm, 1), gradient), state
+        length = jnp.minimum(_RISE * jnp.abs(value), longest(state.count) * optax.tree.size(factors) ** 0.5 * norm)
+        share = length / jnp.where(norm > 0, norm, 1) ** 2
+        moved = jax.tree.map(lambda g: (-share * g).astype(g.dtype), gradient)
+        return moved, optax.ScaleByScheduleState(state.count + 1)
 
     return Method(init, update)  # pyright: ignore[reportArgumentType]
 
