@@ -5,6 +5,7 @@ from . import measures as measures
 from . import methods as methods
 from . import papers as papers
 from . import starts as starts
+from . import tuning as tuning
 from .descent import Trajectory as Trajectory
 from .descent import descend as descend
 from .descent import log_steps as log_steps

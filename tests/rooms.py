@@ -14,6 +14,7 @@ ROOMS = (
     "cli",
     "reports",
     "jobs",
+    "tuning",
     "papers",
     "explore",
     "sweep",

@@ -72,6 +72,25 @@ def test_step_is_the_published_formula(name, method, formula):
         np.testing.assert_allclose(before + step, after, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("share", [1.0, 1.9])
+@pytest.mark.parametrize("scale", [0.01, 0.5, 3.0])
+def test_a_step_by_the_descent_lemma_solves_its_equation_and_lowers_the_loss(scale, share):
+    """η·K_t(η) = share, K_t by NumPy (Xu et al. 2025, Theorem 3.1); η = 0.9 raises the loss from all but small ones."""
+    problem, (U, V) = PROBLEMS["dense, tall"].build(), pair((7, 5), 3, scale=scale)
+    S = PROBLEMS["dense, tall"].scaled_matrix
+    updates, _ = take_step(jf.methods.curvature_descent(share), problem, as_jax(jf.Factors(U, V)))
+    descent_U = (S - U @ V.T) @ V
+    eta = float(np.sum(updates.U * descent_U) / np.sum(descent_U**2))
+    loss, squares = np.sum((U @ V.T - S) ** 2) / 2, [np.linalg.norm(X, 2) ** 2 for X in (U, V)]
+    root, both = np.sqrt(2 * loss), sum(squares)
+    bend = both + root + 6 * max(squares) * loss * eta**2 + 3 * both * root * eta
+    assert eta * bend == pytest.approx(share, rel=1e-9)
+    after = np.sum(((U + updates.U) @ (V + updates.V).T - S) ** 2) / 2
+    assert after < loss
+    raised = np.sum(((U + 0.9 * descent_U) @ (V + 0.9 * (S - U @ V.T).T @ U).T - S) ** 2) / 2
+    assert (raised > loss) == (scale > 0.1)
+
+
 def test_balancing_with_weight_zero_is_plain_descent():
     problem = PROBLEMS["dense, tall"].build()
     factors = as_jax(pair((7, 5), 3))

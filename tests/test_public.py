@@ -27,7 +27,19 @@ def test_the_list_holds_each_name_once():
     assert set(jf.__all__) == set(LISTED) == set(dir(jf))
 
 
-FAMILIES = ("data", "export", "figures", "flow", "measures", "methods", "operators", "papers", "starts", "stats")
+FAMILIES = [
+    "data",
+    "export",
+    "figures",
+    "flow",
+    "measures",
+    "methods",
+    "operators",
+    "papers",
+    "starts",
+    "stats",
+    "tuning",
+]
 
 
 @pytest.mark.parametrize("name", FAMILIES)

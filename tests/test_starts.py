@@ -215,3 +215,15 @@ def test_a_normed_start_has_its_spectral_norm(width, compressed):
     np.testing.assert_allclose(np.concatenate(pair), np.concatenate(gaussian) * (0.02 / size), rtol=1e-12)
     if not compressed:
         assert np.linalg.norm(one_draw(start, jr.key(1), tied).X, 2) == pytest.approx(0.02, rel=1e-12)
+
+
+def test_a_start_on_a_sphere_has_its_frobenius_norm_and_no_direction(tall):
+    """‖(U, V)‖_F is exact; each of the 13·2 entries has the mean square norm²/26, whichever factor it is in."""
+    on_sphere, gaussian = draws(tall, jf.starts.Sphere(2, 0.3), jf.starts.Gaussian(2, scale=1.0))
+    energy = np.sum(on_sphere.U**2, (1, 2)) + np.sum(on_sphere.V**2, (1, 2))
+    np.testing.assert_allclose(energy, 0.09, rtol=1e-12)
+    size = np.sqrt(np.sum(gaussian.U**2, (1, 2)) + np.sum(gaussian.V**2, (1, 2)))
+    np.testing.assert_allclose(on_sphere.U, 0.3 * gaussian.U / size[:, None, None], rtol=1e-12)
+    assert abs(z_of_variance(on_sphere.V, 0.09 / 26)) < Z
+    small = jf.starts.Sphere(2, 0.3).draw(KEYS[0], Compressed(tall, 2))
+    assert float(small.energy) == pytest.approx(0.09, rel=1e-12)

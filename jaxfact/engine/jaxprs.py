@@ -186,9 +186,17 @@ def probed(function: Callable, *arguments: Any) -> Any:
 
 def _evaluated(function: Callable, *arguments: Any, quick: bool = False) -> Any:
     """Return what a function makes of arguments; a program that does the same as one before is not compiled again."""
+    return executable(function, *arguments, quick=quick)(*arguments)
+
+
+def executable(function: Callable, *arguments: Any, quick: bool = False) -> Callable:
+    """Return a function compiled for arguments like these, unless an earlier call, or process, has compiled the same.
+
+    `quick` is for what takes longer to compile than to compute.
+    """
     lowered = Lowered(jax.jit(function).lower(*arguments))
     places = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(arguments)]
-    return _compiled(lowered, working_devices()[0], tuple(places), quick)(*arguments)
+    return _compiled(lowered, working_devices()[0], tuple(places), quick)
 
 
 @lru_cache(_SMALL_PROGRAMS)

@@ -5,6 +5,7 @@ from jaxfact.methods.alternating import alternating as alternating
 from jaxfact.methods.balancing import add_balancing as add_balancing
 from jaxfact.methods.balancing import balanced as balanced
 from jaxfact.methods.base import Method as Method
+from jaxfact.methods.curvature import curvature_descent as curvature_descent
 from jaxfact.methods.descent import gradient_descent as gradient_descent
 from jaxfact.methods.noise import PerturbationState as PerturbationState
 from jaxfact.methods.noise import add_noise as add_noise

@@ -6,6 +6,7 @@ from jaxfact.starts.random import Gaussian as Gaussian
 from jaxfact.starts.random import NormedGaussian as NormedGaussian
 from jaxfact.starts.random import Orthogonal as Orthogonal
 from jaxfact.starts.random import Spectral as Spectral
+from jaxfact.starts.random import Sphere as Sphere
 from jaxfact.starts.random import Start as Start
 from jaxfact.starts.random import ye_du_scale as ye_du_scale
 from jaxfact.starts.random import ye_du_step_size as ye_du_step_size

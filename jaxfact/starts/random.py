@@ -134,6 +134,28 @@ class NormedGaussian(Start):
         return jax.tree.map(lambda x: x * (jnp.asarray(self.norm, x.dtype) / size), drawn)
 
 
+class Sphere(Start):
+    """All entries together uniform on a sphere: ‖U‖²_F + ‖V‖²_F is exactly norm² (in σ₁); ‖X‖²_F of one tied factor.
+
+    They are independent normal entries divided by their joint Frobenius norm, so `norm` (in √σ₁) is the same in every
+    run where that of `Gaussian(norm=…)` scatters.
+    """
+
+    width: int = eqx.field(static=True, converter=whole_width)
+    norm: ScalarLike
+
+    compresses: ClassVar[bool] = True
+
+    def __check_init__(self) -> None:
+        positive("norm", self.norm, "try 1e-2 for a small start")
+
+    def draw(self, key: PRNGKeyArray, problem: Problem) -> AnyFactors:
+        """Draw the factors and divide them by their joint norm, which compression keeps."""
+        drawn = standard_factors(key, problem, self.width)
+        size = jnp.sqrt(drawn.energy)
+        return jax.tree.map(lambda x: x * (jnp.asarray(self.norm, x.dtype) / size), drawn)
+
+
 class Orthogonal(Start):
     """Haar-distributed orthonormal columns times `scale` (in √σ₁): UᵀU = VᵀV = scale²·I.
 
