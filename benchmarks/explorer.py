@@ -78,7 +78,7 @@ def moves(page: Page, count: int, seed: int) -> np.ndarray:
     for number in range(count):
         name = names[number % len(names)]
         value = float(random.uniform(*MOVED[name]))
-        found.append(page.evaluate("([n, v]) => moved(n, v, 'distance')", [name, value]))
+        found.append(page.evaluate("([n, v]) => moved(n, v, 'outcomes')", [name, value]))
     return np.array(found)
 
 
@@ -97,7 +97,7 @@ def main() -> None:
             begun = time.perf_counter()
             page = opened(browser, url)
             print(f"first picture after {time.perf_counter() - begun:.1f} s, programs and all")
-            time.sleep(60)  # what is still being compiled for later
+            time.sleep(45)  # what is still being compiled for later
             moves(page, 10, 1)
             took = moves(page, asked.moves, 0)
             middle, high = np.quantile(took, [0.5, 0.95])

@@ -85,7 +85,7 @@ def test_a_slider_holds_every_value_of_its_control(control):
 def test_a_run_alone_is_that_run_among_a_thousand(laboratory):
     """Bit for bit, by another explorer, made from the address; another seed is another run."""
     state = at("methods=plain&step_size=0.71&width=2&condition=2.5")
-    among = laboratory.run(state, state.seeds)["plain"]
+    among = laboratory.run(state, state.seeds).sel(variant="plain")
     alone = jf.explore(address_of(state, MADE_UP)).run("plain", seeds=[617])
     for name in ("distance_path", "imbalance_path", "singular_values_path", "steps"):
         assert_array_equal(alone[name].sel(seed=617), among[name].sel(seed=617))
@@ -95,7 +95,7 @@ def test_a_run_alone_is_that_run_among_a_thousand(laboratory):
 def test_padding_leaves_the_law_of_the_runs_alone(laboratory):
     """A target padded to rank 5 and factors padded to width 5 arrive when those of rank 2 and width 2 do: medians."""
     state = at("methods=plain&width=2&rank=2&condition=2&scale=0.001")
-    padded = laboratory.run(state, 2000)["plain"].hit.isel(level=-1)
+    padded = laboratory.run(state, 2000).sel(variant="plain").hit.isel(level=-1)
     problem = jf.Factorization([1.0, 0.5], shape=(100, 80))
 
     def experiment(step_size):
@@ -127,7 +127,7 @@ def test_signals_of_starts_follow_their_law(laboratory, rank, width):
 def test_curves_are_those_of_the_figures(laboratory):
     state = at("methods=plain&seeds=1000")
     shown = look(laboratory, state)
-    columns = said_of(jf.figures.distance(shown.runs["plain"])).columns
+    columns = said_of(jf.figures.distance(laboratory.run(state, state.seeds))).columns
     (median,) = (values for name, values in columns.items() if name.endswith("median"))
     (low,) = (values for name, values in columns.items() if name.endswith("low"))
     assert_array_equal(shown.of["plain"].distance.median, median)
@@ -234,7 +234,7 @@ def opened(browser, server):
         page.goto(f"{server}?{address}" if address else server)
         page.wait_for_function("window.Bokeh && Bokeh.documents.length > 0")
         page.evaluate(FIND)
-        page.wait_for_function("all().length > 50 && source('distance') && figure('times').inner_width > 0")
+        page.wait_for_function("all().length > 50 && source('outcomes') && figure('times').inner_width > 0")
         page.wait_for_function("figure('outcomes').renderers[0].data_source.get_length() > 0", timeout=60_000)
         return page
 
@@ -271,7 +271,7 @@ def test_every_control_changes_the_pictures(opened):
     before = grid(page)
     for name, place in MOVED:
         page.evaluate(
-            "([title, value]) => after('distance', () => { widget(title).value = value })", [KNOWN[name].label, place]
+            "([title, value]) => after('outcomes', () => { widget(title).value = value })", [KNOWN[name].label, place]
         )
         now = grid(page)
         assert now != before, name
@@ -291,7 +291,7 @@ def test_numbers_of_a_method_change_its_pictures(opened, method, name, place):
     page = opened(f"methods={method}")
     before = grid(page)
     page.evaluate(
-        "([title, value]) => after('distance', () => { widget(title).value = value })", [KNOWN[name].label, place]
+        "([title, value]) => after('outcomes', () => { widget(title).value = value })", [KNOWN[name].label, place]
     )
     assert grid(page) != before
 
@@ -336,7 +336,7 @@ def test_what_is_frozen_stays_until_it_is_cleared(opened):
     frozen = "figure('survival').renderers[0].data_source.data.step.length"
     page.get_by_text("freeze", exact=True).click()
     page.wait_for_function(f"{frozen} == 1")
-    page.evaluate("after('distance', () => { widget('step size η · σ₁').value = -0.6 })")
+    page.evaluate("after('outcomes', () => { widget('step size η · σ₁').value = -0.6 })")
     assert page.evaluate(frozen) == 1
     page.get_by_text("clear", exact=True).click()
     page.wait_for_function(f"{frozen} == 0")
@@ -364,7 +364,7 @@ def test_a_wrong_address_is_said_in_a_line_and_the_usual_page_shown(opened):
     said = page.get_by_text("step_size='7': is not in its range; give one from 0.01 to 2.")
     said.wait_for()
     assert page.evaluate("widget('step size η · σ₁').value") == pytest.approx(np.log10(0.5))
-    page.evaluate("after('distance', () => { widget('width d').value = 2 })")
+    page.evaluate("after('outcomes', () => { widget('width d').value = 2 })")
     said.wait_for(state="hidden")
 
 
@@ -373,7 +373,7 @@ def test_a_contradiction_is_refused_and_the_page_goes_on(opened):
     page.evaluate("() => { widget('width d').value = 2 }")
     said = page.get_by_text("the best approximations are a set")
     said.wait_for()
-    page.evaluate("after('distance', () => { widget('width d').value = 3 })")
+    page.evaluate("after('outcomes', () => { widget('width d').value = 3 })")
     said.wait_for(state="hidden")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import xarray as xr
 
 from jaxfact.explore.controls import address_of, read_address
-from jaxfact.explore.laboratory import Laboratory, together
+from jaxfact.explore.laboratory import Laboratory
 from jaxfact.inputs import explained, problem_with
 from jaxfact.problems.base import Problem
 
@@ -44,7 +44,7 @@ class Explorer:
         if method is not None:
             state = read_address(f"methods={method}", self._laboratory.controls)._replace(values=state.values)
         runs = self._laboratory.run(state, state.seeds if seeds is None else seeds)
-        return together(runs) if method is None else runs[method]
+        return runs if method is None else runs.sel(variant=method)
 
     def serve(self, *, port: int = 0, address: str = LOOPBACK, browser: bool = True) -> None:
         """Serve the page until interrupted, to this machine alone unless another address is given.

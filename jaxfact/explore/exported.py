@@ -8,7 +8,7 @@ from pathlib import Path
 import xarray as xr
 
 from jaxfact.explore.controls import State, address_of
-from jaxfact.explore.laboratory import TOLERANCE, Laboratory, together
+from jaxfact.explore.laboratory import TOLERANCE, Laboratory
 from jaxfact.explore.summaries import Shown
 from jaxfact.figures.curves import distance, imbalance
 from jaxfact.figures.publishing import publish
@@ -36,7 +36,7 @@ def script_of(state: State, laboratory: Laboratory) -> str:
 
 def archive(shown: Shown, laboratory: Laboratory) -> io.BytesIO:
     """Return a ZIP file of the figures with their numbers, one row for each run as CSV, and the script."""
-    made, runs = io.BytesIO(), together(shown.runs)
+    made, runs = io.BytesIO(), laboratory.run(shown.state, shown.state.seeds)
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as packed:
         script = script_of(shown.state, laboratory)
         packed.writestr("again.py", script)

@@ -12,10 +12,11 @@ import numpy as np
 import optax
 import xarray as xr
 from jax.core import Tracer
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxfact.choices import Spectrum
 from jaxfact.data.spectra import singular_values
+from jaxfact.engine.devices import cores
 from jaxfact.engine.experiment import Run
 from jaxfact.explore.controls import (
     BUDGETS,
@@ -89,16 +90,22 @@ class Laboratory:
         self._made: dict[Program, Prepared] = {}
         self._locks: dict[Program, threading.Lock] = {}
         self._guard = threading.Lock()
+        self._threads = ThreadPoolExecutor(cores())
         self._signals: tuple[Any, np.ndarray] | None = None
 
-    def run(self, state: State, seeds: int | Sequence[int]) -> dict[str, xr.Dataset]:
-        """Return the recorded runs of each shown method, all from the same starts."""
+    def run(self, state: State, seeds: int | Sequence[int]) -> xr.Dataset:
+        """Return the recorded runs of the shown methods along `variant`, all from the same starts."""
+        programs = {name: self.made(Program(name, state.budget, True)) for name in state.methods}
+        found = [made(seeds, progress=False, axes=axes_at(state)) for made in programs.values()]
+        return join(found, list(programs))
 
-        def one(name: str) -> xr.Dataset:
-            return self.made(Program(name, state.budget, True))(seeds, progress=False, axes=axes_at(state))
+    def arrays(self, state: State) -> dict[str, dict[str, np.ndarray]]:
+        """Return the same by method and name, without labels, for a page that moves."""
 
-        with ThreadPoolExecutor(len(state.methods)) as pool:
-            return dict(zip(state.methods, pool.map(one, state.methods), strict=True))
+        def one(name: str) -> dict[str, np.ndarray]:
+            return self.made(Program(name, state.budget, True)).arrays(state.seeds, axes_at(state))
+
+        return dict(zip(state.methods, self._threads.map(one, state.methods), strict=True))
 
     def smallest_signals(self, state: State) -> Float[np.ndarray, " seed"]:
         """Return σ_q(A₀), the least singular value of A₀ = (U₀+V₀)/2 in the target's coordinates, of every start.
@@ -107,9 +114,9 @@ class Laboratory:
         """
         asked = {name: value for name, value in state.values.items() if name in _OF_START}, state.seeds
         if self._signals is None or self._signals[0] != asked:
-            starts = self.made(_STARTS)(state.seeds, progress=False, axes=axes_at(state))
+            starts = self.made(_STARTS).arrays(state.seeds, axes_at(state))
             reached = min(state.values.get("rank", self.rank), state.values["width"])
-            blocks = starts.signal_path.values[:, 0, :reached].astype(float)
+            blocks = starts["signal_path"][:, 0, :reached].astype(float)
             self._signals = asked, np.linalg.svd(blocks, compute_uv=False)[:, reached - 1]
         return self._signals[1]
 
@@ -147,7 +154,7 @@ class Laboratory:
                 **_recorded(program),
                 axes=ranges,
             )
-            found(range(_WARM), progress=False, axes={name: ends[:1] for name, ends in ranges.items()})
+            found.arrays(range(_WARM), {name: ends[0] for name, ends in ranges.items()})
         return found
 
     def _ranges(self, program: Program) -> dict[str, list[float]]:
@@ -158,11 +165,6 @@ class Laboratory:
         if self.problem is None:
             ranges |= {"rank": [1, program.rank], "spectrum": [0, len(SPECTRA) - 1]}
         return {name: sorted(set(ends)) for name, ends in ranges.items()}
-
-
-def together(runs: Mapping[str, xr.Dataset]) -> xr.Dataset:
-    """Return the runs of several methods along `variant`."""
-    return join(list(runs.values()), list(runs))
 
 
 def programs_of(state: State) -> list[Program]:
@@ -190,7 +192,12 @@ def _recorded(program: Program) -> dict[str, Any]:
         return {"record": {"signal": _signal}, "every": [0]}
     if not program.recorded:
         return {}
-    return {"record": list(RECORDED), "every": program.budget // _RECORDS}
+    return {"record": list(RECORDED), "every": recorded_steps(program.budget).tolist()}
+
+
+def recorded_steps(budget: int) -> Int[np.ndarray, " step"]:
+    """Return the steps at which runs of a budget are recorded."""
+    return np.arange(0, budget + 1, budget // _RECORDS)
 
 
 def _experiment(program: Program, problem: Factorization | None) -> Callable[..., Run]:

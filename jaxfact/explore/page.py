@@ -10,9 +10,10 @@ import numpy as np
 import panel as pn
 from bokeh.models import CustomJSTickFormatter
 
+from jaxfact.engine.outcomes import OUTCOMES
 from jaxfact.explore.controls import METHODS, Choice, Control, State, address_of, check
 from jaxfact.explore.exported import archive, line_of
-from jaxfact.explore.laboratory import Laboratory
+from jaxfact.explore.laboratory import Laboratory, recorded_steps
 from jaxfact.explore.map_tab import MapTab
 from jaxfact.explore.pictures import METHOD_COLOURS, Pictures
 from jaxfact.explore.summaries import Shown, look, sentence
@@ -165,13 +166,15 @@ class Page:
         """Draw the path of one run, and say how to run it again."""
         if self._shown is None:
             return
-        run = self._shown.runs[method].sel(seed=seed)
-        steps = run.step.values
-        known = steps <= max(int(run.steps), int(steps[0]))
-        paths = (run.distance_path.values[known], run.imbalance_path.values[known])
+        place = self._shown.state.seeds.index(seed)
+        run = {name: values[place] for name, values in self._shown.runs[method].items()}
+        steps = recorded_steps(self._shown.state.budget)
+        known = steps <= run["steps"]
+        paths = run["distance_path"][known], run["imbalance_path"][known]
         self._change(lambda: self._pictures.show_run(steps[known], *paths))
         code = line_of(self._shown.state, self._laboratory, method, seed)
-        said = f"{method}, seed {seed}: {run.outcome.item()} after {int(run.steps)} steps. The same run again:"
+        ended = OUTCOMES[run["outcome"]]
+        said = f"{method}, seed {seed}: {ended} after {run['steps']} steps. The same run again:"
         code = html.escape(code, quote=False)
         self._line.object = f'{_line(said)}<pre style="white-space:pre-wrap">{code}</pre>'
 

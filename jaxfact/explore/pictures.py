@@ -5,6 +5,7 @@
 # pyright: reportOptionalSubscript=false, reportCallIssue=false, reportIndexIssue=false
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ _HEIGHT = 270
 # Frames that are aligned would all be as narrow as the one beside the widest legend.
 _SIZES = {"height": _HEIGHT, "sizing_mode": "stretch_width", "frame_align": False, "toolbar_location": None}
 _GREY, _CHOSEN = "#595959", "#000000"
+_NO_STARTS: dict[str, list[float]] = {"x": [], "y": [], "seed": []}
 _CURVES = ("step", "low", "median", "high")
 Picture = Any
 
@@ -47,8 +49,9 @@ class Pictures:
         self._values = ColumnDataSource({name: [] for name in ("step", *_places())})
         self._target = ColumnDataSource({"value": []})
         self._outcomes = ColumnDataSource({name: [] for name in ("method", *_ENDS)})
-        self._starts = ColumnDataSource({name: [] for name in ("x", "y", "seed", "method", "colour")})
-        self._never = ColumnDataSource({name: [] for name in ("x", "y", "seed", "method", "colour")})
+        self._arrived = {name: ColumnDataSource(_NO_STARTS) for name in METHODS}
+        self._never = {name: ColumnDataSource(_NO_STARTS) for name in METHODS}
+        self._drawn: set[str] = set()
         self._chosen = ColumnDataSource({name: [] for name in ("step", "distance", "imbalance")})
         self._frozen = ColumnDataSource({name: [] for name in ("step", "distance", "imbalance")})
         self._frozen_waiting = ColumnDataSource({"step": [], "fraction": []})
@@ -60,17 +63,20 @@ class Pictures:
             self._draw_values(),
             self._draw_ends(),
         )
-        for source in (self._starts, self._never):
-            source.selected.on_change("indices", lambda _, __, new, source=source: self._clicked(source, new))
+        for sources in (self._arrived, self._never):
+            for name, source in sources.items():
+                source.selected.on_change("indices", partial(self._clicked, name, source))
 
     def show(self, shown: Shown, of_values: str, target: np.ndarray) -> None:
         """Draw another state; `of_values` is the method whose singular values are drawn, beside those of the target."""
-        for name in METHODS:
+        for name in {*shown.of, *self._drawn}:
             one = shown.of.get(name)
             self._distance[name].data = _columns(one, "distance")
             self._imbalance[name].data = _columns(one, "imbalance")
             there = {"step": [], "fraction": []} if one is None else {"step": one.gone, "fraction": one.waiting}
             self._waiting[name].data = there
+            self._show_times(name, one, shown)
+        self._drawn = set(shown.of)
         summary = shown.of[of_values]
         used = summary.singular_values[: shown.state.values["width"]]
         nothing = np.full(len(summary.steps), np.nan)
@@ -83,9 +89,9 @@ class Pictures:
             **{outcome: [one.outcomes[outcome] for one in shown.of.values()] for outcome in _ENDS},
         }
         self.figures[5].y_range.factors = list(shown.of)[::-1]
-        self._show_times(shown)
         self._steps.end = max(shown.last_step, 1)
-        self._chosen.data = {name: [] for name in self._chosen.data}
+        if len(self._chosen.data["step"]):
+            self._chosen.data = {name: [] for name in self._chosen.data}
 
     def show_run(self, steps: np.ndarray, distance: np.ndarray, imbalance: np.ndarray) -> None:
         """Draw the path of one run over the others."""
@@ -106,30 +112,23 @@ class Pictures:
         for source in (self._frozen, self._frozen_waiting):
             source.data = {name: [] for name in source.data}
 
-    def _clicked(self, source: ColumnDataSource, indices: list[int]) -> None:
+    def _clicked(self, method: str, source: ColumnDataSource, _attribute: str, _old: Any, indices: list[int]) -> None:
         if indices:
-            place = indices[0]
-            self._on_choice(source.data["method"][place], int(source.data["seed"][place]))
+            self._on_choice(method, int(source.data["seed"][indices[0]]))
 
-    def _show_times(self, shown: Shown) -> None:
-        x = -np.log(np.maximum(shown.signals, np.finfo(float).tiny))
-        seeds = np.asarray(shown.state.seeds)
-        there, never = [], []
-        for name, one in shown.of.items():
-            has = np.isfinite(one.arrived)
-            there.append((x[has], one.arrived[has], seeds[has], name))
-            never.append((x[~has], np.full(np.sum(~has), 1.04 * shown.state.budget), seeds[~has], name))
-        for source, parts in ((self._starts, there), (self._never, never)):
-            source.selected.indices = []
-            names = [part[3] for part in parts for _ in part[0]]
-            x_, y_, s_ = (np.concatenate([part[place] for part in parts]) for place in range(3))
-            source.data = {
-                "x": x_,
-                "y": y_,
-                "seed": s_,
-                "method": names,
-                "colour": [METHOD_COLOURS[name] for name in names],
-            }
+    def _show_times(self, name: str, one: Summary | None, shown: Shown) -> None:
+        arrived, never = self._arrived[name], self._never[name]
+        for source in (arrived, never):
+            if source.selected.indices:
+                source.selected.indices = []
+        if one is None:
+            arrived.data = never.data = _NO_STARTS
+            return
+        x, seeds = -np.log(np.maximum(shown.signals, np.finfo(float).tiny)), np.asarray(shown.state.seeds)
+        has = np.isfinite(one.arrived)
+        arrived.data = {"x": x[has], "y": one.arrived[has], "seed": seeds[has]}
+        top = np.full(int(np.sum(~has)), 1.04 * shown.state.budget)
+        never.data = {"x": x[~has], "y": top, "seed": seeds[~has]}
 
     def _draw_distance(self) -> Picture:
         made = self._along_steps("distance", "Distance from the target", "‖UVᵀ − Σ‖ / ‖Σ‖", "log")
@@ -181,11 +180,12 @@ class Pictures:
         made = figure(
             title="Time of every start (click one)", name="times", **_SIZES, tools="tap,reset",
         )  # fmt: skip
-        look = {"color": "colour", "size": 5, "fill_alpha": 0.5, "line_alpha": 0}
-        picked = {"nonselection_fill_alpha": 0.5, "selection_line_color": _CHOSEN, "selection_line_alpha": 1}
-        made.scatter("x", "y", source=self._starts, **look, **picked)
-        crosses = {"color": "colour", "size": 6, "marker": "x", "line_alpha": 0.5, "nonselection_line_alpha": 0.5}
-        made.scatter("x", "y", source=self._never, **crosses)
+        look = {"size": 5, "fill_alpha": 0.5, "line_alpha": 0, "nonselection_fill_alpha": 0.5}
+        picked = {"selection_line_color": _CHOSEN, "selection_line_alpha": 1}
+        crosses = {"size": 6, "marker": "x", "line_alpha": 0.5, "nonselection_line_alpha": 0.5}
+        for name, colour in METHOD_COLOURS.items():
+            made.scatter("x", "y", source=self._arrived[name], color=colour, **look, **picked)
+            made.scatter("x", "y", source=self._never[name], color=colour, **crosses)
         made.xaxis.axis_label = "ln(√σ₁ / σ_min(A₀))"
         made.yaxis.axis_label = "steps T (×: not arrived)"
         made.select_one(TapTool).behavior = "select"

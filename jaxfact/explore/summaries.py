@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-import xarray as xr
 from jaxtyping import Float, Int
 
-from jaxfact.engine.outcomes import OUTCOMES
+from jaxfact.engine.outcomes import CONVERGED, OUTCOMES
 from jaxfact.explore.controls import State
-from jaxfact.explore.laboratory import TOLERANCE, Laboratory
+from jaxfact.explore.laboratory import TOLERANCE, Laboratory, recorded_steps
 
 _BAND = (0.05, 0.5, 0.95)
 _ABOVE = 30.0  # times the largest median: what is farther away is drawn at the edge
@@ -41,10 +40,10 @@ class Summary(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """All that a page shows of a state, and the runs behind it."""
+    """All that a page shows of a state, and the runs behind it: arrays by method and name, as `Prepared.arrays`."""
 
     state: State
-    runs: Mapping[str, xr.Dataset]
+    runs: Mapping[str, Mapping[str, np.ndarray]]
     signals: Float[np.ndarray, " seed"]
     of: Mapping[str, Summary]
 
@@ -56,29 +55,28 @@ class Shown(NamedTuple):
 
 def look(laboratory: Laboratory, state: State) -> Shown:
     """Run what a state asks for, and say what came of it."""
-    runs = laboratory.run(state, state.seeds)
+    runs = laboratory.arrays(state)
     of = {name: summary(runs[name], state.budget) for name in state.methods}
     return Shown(state, runs, laboratory.smallest_signals(state), of)
 
 
-def summary(runs: xr.Dataset, budget: int) -> Summary:
+def summary(runs: Mapping[str, np.ndarray], budget: int) -> Summary:
     """Return the numbers of one variant."""
-    steps = runs.step.values
-    ended, outcome = runs.steps.values, runs.outcome.values
+    steps = recorded_steps(budget)
+    ended, outcome = runs["steps"], runs["outcome"]
     steps = steps[: np.searchsorted(steps, ended.max()) + 1]
-    going = (outcome != "converged")[:, None] | (ended[:, None] >= steps)
-    arrived = runs.hit.values[:, -1]
-    values = runs.singular_values_path.values
+    going = (outcome != CONVERGED)[:, None] | (ended[:, None] >= steps)
+    arrived, values = runs["hit"][:, -1], runs["singular_values_path"]
     gone, waiting = _survival(arrived, budget)
     return Summary(
         steps,
-        _curve(runs.distance_path.values, going),
-        _curve(runs.imbalance_path.values, going),
+        _curve(runs["distance_path"], going),
+        _curve(runs["imbalance_path"], going),
         [_quantiles(values[..., each], going, (0.5,))[0] for each in range(values.shape[-1])],
         gone,
         waiting,
         arrived,
-        {name: float(np.mean(outcome == name)) for name in OUTCOMES},
+        {name: float(np.mean(outcome == code)) for code, name in enumerate(OUTCOMES)},
     )
 
 

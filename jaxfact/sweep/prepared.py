@@ -11,11 +11,14 @@ import xarray as xr
 
 from jaxfact.engine.axes import Values, both_given
 from jaxfact.engine.experiment import Experiment
+from jaxfact.engine.tiles import tile_size
 from jaxfact.inputs import explained, nearest, problem_with, shown
 from jaxfact.measures.records import Records
 from jaxfact.numerics.products import in_full_precision
+from jaxfact.results.labels import along_runs
 from jaxfact.showing.markup import card
 from jaxfact.showing.progress import Progress, shown_progress
+from jaxfact.store.queues import MemoryQueue
 from jaxfact.sweep.declared import Declared, Told, labels_of, outcomes_in, without_single
 
 _USUAL = 4096  # runs in a tile
@@ -121,6 +124,24 @@ class Prepared:
                 part.admit(request.axes)
             runs = self._declared.results(self._parts, request, store)
             return without_single(runs, self._defaults | given)
+
+    def arrays(self, seeds: Sequence[int] | np.ndarray, point: Mapping[str, float]) -> dict[str, np.ndarray]:
+        """Return the numbers of `prepared(seeds, **point)` by their names, without labels, attributes or checks.
+
+        For what asks ten times a second, as a page does: labels take as long as a thousand runs. All runs are made by
+        one thread, so that several experiments may run side by side. `point` has all axes, with values between those
+        that it was prepared with; outcomes are numbers, places in `engine.outcomes.OUTCOMES`.
+        Of one experiment only.
+        """
+        (part,) = self._parts
+        axes = {name: np.asarray([point[name]], labels.dtype) for name, labels in self._declared.axes.items()}
+        with jax.enable_x64(self._x64), jax.default_matmul_precision(self._precision):
+            work = part.runs(axes, np.asarray(seeds))
+            queue = MemoryQueue(work, tile_size(int(work.count), part.engine.way, 1, None))
+            part.program(queue.size).run(queue, None, 1)
+            findings = part.reading.findings
+            found = along_runs(queue.found, part.plan, {}, findings.is_pair, findings.misfits)
+        return {name: values for name, (_, values) in found.items()}
 
     def _labels(self, name: str, values: Values) -> np.ndarray:
         """Return the values of an axis as labels of the kind it was prepared with."""
