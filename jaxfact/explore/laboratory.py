@@ -90,7 +90,7 @@ class Laboratory:
         self._made: dict[Program, Prepared] = {}
         self._locks: dict[Program, threading.Lock] = {}
         self._guard = threading.Lock()
-        self._threads = ThreadPoolExecutor(cores())
+        self.threads = ThreadPoolExecutor(cores())
         self._signals: tuple[Any, np.ndarray] | None = None
 
     def run(self, state: State, seeds: int | Sequence[int]) -> xr.Dataset:
@@ -99,13 +99,9 @@ class Laboratory:
         found = [made(seeds, progress=False, axes=axes_at(state)) for made in programs.values()]
         return join(found, list(programs))
 
-    def arrays(self, state: State) -> dict[str, dict[str, np.ndarray]]:
-        """Return the same by method and name, without labels, for a page that moves."""
-
-        def one(name: str) -> dict[str, np.ndarray]:
-            return self.made(Program(name, state.budget, True)).arrays(state.seeds, axes_at(state))
-
-        return dict(zip(state.methods, self._threads.map(one, state.methods), strict=True))
+    def arrays(self, state: State, method: str) -> dict[str, np.ndarray]:
+        """Return the runs of one method by name, without labels, for a page that moves."""
+        return self.made(Program(method, state.budget, True)).arrays(state.seeds, axes_at(state))
 
     def smallest_signals(self, state: State) -> Float[np.ndarray, " seed"]:
         """Return σ_q(A₀), the least singular value of A₀ = (U₀+V₀)/2 in the target's coordinates, of every start.

@@ -63,6 +63,11 @@ class Pictures:
             self._draw_values(),
             self._draw_ends(),
         )
+        for made in self.figures:
+            # Every tick is measured and drawn anew with each move.
+            made.axis.minor_tick_line_color = None
+            for ticker in (axis.ticker for axis in made.axis if hasattr(axis.ticker, "desired_num_ticks")):
+                ticker.desired_num_ticks = 4
         for sources in (self._arrived, self._never):
             for name, source in sources.items():
                 source.selected.on_change("indices", partial(self._clicked, name, source))

@@ -55,8 +55,14 @@ class Shown(NamedTuple):
 
 def look(laboratory: Laboratory, state: State) -> Shown:
     """Run what a state asks for, and say what came of it."""
-    runs = laboratory.arrays(state)
-    of = {name: summary(runs[name], state.budget) for name in state.methods}
+
+    def one(name: str) -> tuple[Mapping[str, np.ndarray], Summary]:
+        runs = laboratory.arrays(state, name)
+        return runs, summary(runs, state.budget)
+
+    found = dict(zip(state.methods, laboratory.threads.map(one, state.methods), strict=True))
+    runs = {name: pair[0] for name, pair in found.items()}
+    of = {name: pair[1] for name, pair in found.items()}
     return Shown(state, runs, laboratory.smallest_signals(state), of)
 
 
