@@ -208,7 +208,7 @@ def test_invariants_stay_silent_outside_their_hypotheses():
         assert float(defect.value) < float(defect.bound)
 
 
-DESCENDING = ["gradient descent", "scheduled", "optax schedule"]
+DESCENDING = ["gradient descent", "scheduled", "optax schedule", "by the descent lemma"]
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -224,6 +224,7 @@ PAIRS = {
     "Adam": "zero",
     "optax schedule": "scalar",
     "fresh batches": "scalar",
+    "by the descent lemma": "scalar",
 }
 CHAINS = {"start in a chain", "balancing in a chain", "noise in a chain", "Gram in a chain"}
 

@@ -1,5 +1,7 @@
 """Descent with a regulariser that balances the two factors."""
 
+from functools import partial
+
 import jax.numpy as jnp
 import optax
 from jaxtyping import ScalarLike
@@ -20,13 +22,8 @@ def add_balancing(weight: ScalarLike) -> Method:
     """
     non_negative("weight", weight, "1/8 and 1/16 are the published choices")
 
-    def pulled(gradient: Factors, factors: Factors) -> Factors:
-        D = keep(gram(factors.U) - gram(factors.V))
-        pull = 4 * jnp.asarray(weight, D.dtype)
-        return Factors(gradient.U + pull * times(factors.U, D), gradient.V - pull * times(factors.V, D))
-
     def update(gradient: PyTree, state: optax.EmptyState, factors: PyTree, **_):
-        return in_every_pair("balancing", (Factors,), pulled, gradient, factors), state
+        return in_every_pair("balancing", (Factors,), partial(_pulled, weight), gradient, factors), state
 
     return Method(stateless, update)  # pyright: ignore[reportArgumentType]
 
@@ -37,3 +34,9 @@ def balanced(step_size: optax.ScalarOrSchedule, weight: ScalarLike) -> Method:
     The regulariser has a stability edge of its own, η = 1/(8·weight·σ₁).
     """
     return optax.chain(add_balancing(weight), gradient_descent(step_size))
+
+
+def _pulled(weight: ScalarLike, gradient: Factors, factors: Factors) -> Factors:
+    D = keep(gram(factors.U) - gram(factors.V))
+    pull = 4 * jnp.asarray(weight, D.dtype)
+    return Factors(gradient.U + pull * times(factors.U, D), gradient.V - pull * times(factors.V, D))

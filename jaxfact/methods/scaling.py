@@ -1,7 +1,7 @@
 """Descent whose gradient is scaled by the Gram matrices of the factors, or by the size of the start."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
@@ -13,6 +13,7 @@ from jaxfact.methods.descent import gradient_descent
 from jaxfact.numerics.decompositions import eigenvalues, inverse
 from jaxfact.numerics.products import gram, keep, times
 from jaxfact.numerics.trees import PyTree
+from jaxfact.problems.base import Problem
 from jaxfact.problems.factors import AnyFactors, Factors, TiedFactor
 
 
@@ -31,19 +32,8 @@ def scale_by_gram(damping: ScalarLike = 0.0) -> Method:
     """
     non_negative("damping", damping, "0 is ScaledGD; about σ_r² of the target suits over-parametrised runs")
 
-    def preconditioned(gradient: AnyFactors, factors: AnyFactors, problem) -> AnyFactors:
-        used = None if problem is None else problem.used_columns(factors.width)
-        if isinstance(factors, TiedFactor):
-            X, for_X = keep((gradient.X, _regularised(gram(factors.X), damping, used)))  # pyright: ignore[reportAttributeAccessIssue]
-            return TiedFactor(times(X, inverse(for_X)))
-        # Every entry of the gradient is used d times.
-        gradient, for_U, for_V = keep(
-            (gradient, _regularised(gram(factors.V), damping, used), _regularised(gram(factors.U), damping, used))
-        )
-        return Factors(times(gradient.U, inverse(for_U)), times(gradient.V, inverse(for_V)))
-
     def update(gradient: PyTree, state: optax.EmptyState, factors: PyTree, *, problem=None, **_):
-        change = partial(preconditioned, problem=problem)
+        change = partial(_preconditioned, damping, problem)
         return in_every_pair("scale_by_gram", (Factors, TiedFactor), change, gradient, factors), state
 
     return Method(stateless, update)  # pyright: ignore[reportArgumentType]
@@ -81,6 +71,18 @@ def scaled_by_start(step_size: optax.ScalarOrSchedule) -> Method:
     The step size η is a pure number.
     """
     return optax.chain(scale_by_start(), gradient_descent(step_size))
+
+
+def _preconditioned(damping: ScalarLike, problem: Problem | None, gradient: Any, factors: AnyFactors) -> AnyFactors:
+    used = None if problem is None else problem.used_columns(factors.width)
+    if isinstance(factors, TiedFactor):
+        X, for_X = keep((gradient.X, _regularised(gram(factors.X), damping, used)))
+        return TiedFactor(times(X, inverse(for_X)))
+    # Every entry of the gradient is used d times.
+    gradient, for_U, for_V = keep(
+        (gradient, _regularised(gram(factors.V), damping, used), _regularised(gram(factors.U), damping, used))
+    )
+    return Factors(times(gradient.U, inverse(for_U)), times(gradient.V, inverse(for_V)))
 
 
 def _regularised(gram: Array, damping: ScalarLike, used: Array | None) -> Array:
