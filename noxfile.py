@@ -12,8 +12,11 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-# What other versions of the dependencies break first: public names, the README, the command line, optional packages.
-SURFACE = [f"tests/test_{name}.py" for name in ("public", "notebooks", "cli", "sweep_cli", "gradient_flow")]
+# What other versions of the dependencies break first: public names and the command line, and with the lowest ones also
+# the README's examples and an optional package.
+SURFACE, EXAMPLES = (
+    [f"tests/test_{name}.py" for name in names] for names in (("public", "cli"), ("notebooks", "gradient_flow"))
+)
 # What is left out of them: mathematics that no version changes, and whole processes beside one that is kept.
 LONG = (
     "notebook_runs",
@@ -117,7 +120,7 @@ def at_the_floors(session: nox.Session) -> None:
     constraints = Path(session.create_tmp(), "floors.txt")
     constraints.write_text("\n".join(floors()) + "\n", encoding="utf-8")
     session.install("--no-compile", "-e", ".[test]", "-c", str(constraints))
-    test(session)
+    test(session, *EXAMPLES)
 
 
 @nox.session(python=newest_python() or "3.13")
@@ -128,7 +131,7 @@ def newest(session: nox.Session) -> None:
     test(session)
 
 
-def test(session: nox.Session) -> None:
-    """Run the tests of the surface, or all of them, with two workers."""
-    chosen = [] if "--full" in session.posargs else [*SURFACE, "-k", f"not ({' or '.join(LONG)})"]
+def test(session: nox.Session, *more: str) -> None:
+    """Run the tests of the surface and more, or all of them, with two workers."""
+    chosen = [] if "--full" in session.posargs else [*SURFACE, *more, "-k", f"not ({' or '.join(LONG)})"]
     session.run("python", "-m", "pytest", "-n", "2", *chosen)
