@@ -90,7 +90,7 @@ class Laboratory:
         self._made: dict[Program, Prepared] = {}
         self._locks: dict[Program, threading.Lock] = {}
         self._guard = threading.Lock()
-        self.threads = ThreadPoolExecutor(cores())
+        self.threads: ThreadPoolExecutor = ThreadPoolExecutor(cores())
         self._signals: tuple[Any, np.ndarray] | None = None
 
     def run(self, state: State, seeds: int | Sequence[int]) -> xr.Dataset:
