@@ -1,5 +1,6 @@
 """The page as a server of this machine."""
 
+import gc
 import ipaddress
 import logging
 import socket
@@ -58,6 +59,9 @@ def _make(laboratory: Laboratory, state: State, ending: threading.Event) -> None
     for program in programs_of(state):
         if not ending.is_set():
             laboratory.made(program)
+    # Beside millions of objects of traced programs Python would hardly ever look for the garbage that moves leave.
+    gc.collect()
+    gc.freeze()
 
 
 def _free_port(port: int, address: str) -> int:
