@@ -19,7 +19,7 @@ from playwright.sync_api import sync_playwright
 import jaxfact as jf
 from jaxfact.explore.controls import GIVEN, MADE_UP, METHODS, Choice, Control, address_of, read_address, usual
 from jaxfact.explore.laboratory import Laboratory
-from jaxfact.explore.mapping import CODES, Asked, drawn, values_along
+from jaxfact.explore.mapping import CODES, Asked, drawn, pixels, values_along
 from jaxfact.explore.serving import page_of
 from jaxfact.explore.summaries import look
 from jaxfact.figures.sheets import said_of
@@ -90,6 +90,8 @@ def test_a_run_alone_is_that_run_among_a_thousand(laboratory):
     for name in ("distance_path", "imbalance_path", "singular_values_path", "steps"):
         assert_array_equal(alone[name].sel(seed=617), among[name].sel(seed=617))
     assert not np.array_equal(alone.distance_path[0], among.distance_path.sel(seed=616))
+    with pytest.raises(ValueError, match="choose among plain, balanced"):
+        jf.explore().run("plain&width=2")
 
 
 def test_padding_leaves_the_law_of_the_runs_alone(laboratory):
@@ -162,6 +164,18 @@ def test_a_map_fills_in_and_knows_the_edge(laboratory):
     assert "period 2" not in codes(1.4, 2.0)[0]
     assert_array_equal(maps[-1].fraction[:, steps < 0.97], 1)
     assert np.isinf(maps[-1].time[:, steps > 1.03]).all()
+
+
+def test_a_value_lies_in_the_middle_of_its_pixels():
+    width, m = KNOWN["width"], KNOWN["m"]
+    shown, low, high = pixels(width, values_along(width, (1, 5), 100), 100)
+    assert (shown.tolist(), low, high) == ([0, 1, 2, 3, 4], 0.5, 5.5)
+    values = values_along(m, (10, 40), 100)  # whole numbers, which are not evenly spaced in their logarithm
+    shown, low, high = pixels(m, values, 200)
+    at = low + (np.arange(200) + 0.5) * (high - low) / 200
+    assert_array_equal(shown, [np.abs(np.log10(values) - place).argmin() for place in at])
+    assert len(values) == 31
+    assert set(shown) == set(range(31))
 
 
 def test_a_map_that_is_left_stops(laboratory):

@@ -146,7 +146,7 @@ def read_address(address: str, controls: tuple[Control | Choice, ...]) -> State:
     state, known = usual(controls), {one.name: one for one in controls}
     for name, text in parse_qsl(address.lstrip("?"), keep_blank_values=True):
         if name == "methods":
-            state = state._replace(methods=_methods(text))
+            state = state._replace(methods=read_methods(text))
         elif name in known:
             state = state.moved(name, known[name].read(text))
         else:
@@ -175,7 +175,8 @@ def check(state: State) -> None:
         raise problem_with("width", values["width"], needed, "widen, or choose another spectrum or condition")
 
 
-def _methods(text: str) -> tuple[str, ...]:
+def read_methods(text: str) -> tuple[str, ...]:
+    """Return the methods that a list with commas names, in their usual order. Raises ValueError for others."""
     chosen = text.split(",") if text else []
     unknown = [name for name in chosen if name not in METHODS]
     if unknown or not chosen:

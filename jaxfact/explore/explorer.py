@@ -6,7 +6,7 @@ from typing import Any
 
 import xarray as xr
 
-from jaxfact.explore.controls import address_of, read_address
+from jaxfact.explore.controls import address_of, read_address, read_methods
 from jaxfact.explore.laboratory import Laboratory
 from jaxfact.inputs import explained, problem_with
 from jaxfact.problems.base import Problem
@@ -28,10 +28,10 @@ class Explorer:
 
     @explained
     def run(self, method: str | None = None, seeds: int | Sequence[int] | None = None) -> xr.Dataset:
-        """Return the runs of one method, or along `variant` of all that are shown, as the page has them, bit for bit.
+        """Return the runs of one method, or of several along `variant`, as the page has them, bit for bit.
 
         Args:
-            method: "plain", "balanced", "noisy", "momentum" or "scaled"; by default those of the address.
+            method: "plain", "balanced", "noisy", "momentum", "scaled", or several with commas; else the address's.
             seeds: A count, or seed numbers; by default those of the address.
 
         Returns:
@@ -40,11 +40,9 @@ class Explorer:
         Raises:
             ValueError: For a method that is not there, and seeds as in `sweep`.
         """
-        state = self._state
-        if method is not None:
-            state = read_address(f"methods={method}", self._laboratory.controls)._replace(values=state.values)
+        state = self._state if method is None else self._state._replace(methods=read_methods(method))
         runs = self._laboratory.run(state, state.seeds if seeds is None else seeds)
-        return runs if method is None else runs.sel(variant=method)
+        return runs if len(state.methods) > 1 or method is None else runs.sel(variant=method)
 
     def serve(self, *, port: int = 0, address: str = LOOPBACK, browser: bool = True) -> None:
         """Serve the page until interrupted, to this machine alone unless another address is given.

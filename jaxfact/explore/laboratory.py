@@ -44,7 +44,7 @@ TOLERANCE = 1e-4
 
 _RECORDS = 40
 _LOOKS = 200  # at a run
-RECORDED: tuple[str, ...] = ("distance", "imbalance", "singular_values")
+_RECORDED = ("distance", "imbalance", "singular_values")
 _WARM = 1000  # runs; as many as there are at first
 _OF_START = ("scale", "ratio", "width", "rank", "condition", "spectrum", "m", "n")
 
@@ -188,7 +188,7 @@ def _recorded(program: Program) -> dict[str, Any]:
         return {"record": {"signal": _signal}, "every": [0]}
     if not program.recorded:
         return {}
-    return {"record": list(RECORDED), "every": recorded_steps(program.budget).tolist()}
+    return {"record": list(_RECORDED), "every": recorded_steps(program.budget).tolist()}
 
 
 def recorded_steps(budget: int) -> Int[np.ndarray, " step"]:

@@ -28,7 +28,7 @@ from bokeh.plotting import figure
 
 from jaxfact.explore.controls import METHODS, Control, State
 from jaxfact.explore.laboratory import Laboratory
-from jaxfact.explore.mapping import CODES, QUANTITIES, Asked, Maps, drawn, quantity
+from jaxfact.explore.mapping import CODES, QUANTITIES, Asked, Maps, drawn, pixels, values_along
 
 # Okabe and Ito's colours; grey for what has no end, white where nothing is known.
 _COLOURS = ("#009E73", "#F0E442", "#56B4E9", "#0072B2", "#332288", "#CC79A7", "#BBBBBB", "#D55E00")
@@ -53,9 +53,7 @@ class MapTab:
         self._x = pn.widgets.Select(label="across", options=labels, value="step_size", **wide)
         self._y = pn.widgets.Select(label="upward", options=labels, value="scale", **wide)
         self._method = pn.widgets.Select(label="method", options=list(METHODS), **wide)
-        self._shows = pn.widgets.Select(
-            label="colour", options={text: name for name, text in QUANTITIES.items()}, **wide
-        )
+        self._shows = pn.widgets.Select(label="colour", options=_QUANTITIES, **wide)
         self._points = pn.widgets.Select(label="points a side", options=list(_POINTS), value=_POINTS[1], **wide)
         self._seeds = pn.widgets.Select(label="starts at a point", options=list(_SEEDS), **wide)
         self._draw_it = pn.widgets.Button(label="draw", color="primary", width=90)
@@ -166,11 +164,9 @@ class MapTab:
         if self._maps is None:
             return
         asked, name = self._drawn, self._shows.value
-        values = quantity(self._maps, name)
-        (left, right), (low, high) = (
-            tuple(one.on_slider(end) for end in ends)
-            for one, ends in ((asked.x, asked.x_ends), (asked.y, asked.y_ends))
-        )
+        values = self._maps._asdict()[name]
+        columns, left, right = pixels(asked.x, values_along(asked.x, asked.x_ends, asked.points), asked.points)
+        rows, low, high = pixels(asked.y, values_along(asked.y, asked.y_ends, asked.points), asked.points)
         with pn.io.hold(self._document):
             self._colour(name, values)
             made = self._figure
@@ -180,7 +176,7 @@ class MapTab:
                 axis.axis_label = one.label
                 axis.update(**_ticks(one, *ends))
             made.title.text = f"{asked.method}: {QUANTITIES[name]}"
-            image = np.where(np.isfinite(values), values, np.nan).astype(np.float32)
+            image = np.where(np.isfinite(values), values, np.nan)[np.ix_(rows, columns)].astype(np.float32)
             self._source.data = {"image": [image], "x": [left], "y": [low], "dw": [right - left], "dh": [high - low]}
         if self._document is None:
             pn.io.push_notebook(self._pane)

@@ -1,11 +1,11 @@
 """Maps: how runs end over two controls, from coarse to fine, so that there is a picture at once."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from jaxfact.explore.controls import BUDGETS, HIGHEST, WIDEST, Control, State, check
 from jaxfact.explore.laboratory import Laboratory, Program, axes_at
@@ -14,6 +14,12 @@ CODES: tuple[str, ...] = (
     "converged", "stationary elsewhere", "period 2", "period 4", "period 8", "other period", "no end: chaos, or slow",
     "diverged",
 )  # fmt: skip
+QUANTITIES: Mapping[str, str] = {
+    "outcome": "how runs end",
+    "fraction": "fraction converged",
+    "time": "median time",
+}
+"""What may be shown of `Maps`, by the names of its fields."""
 _CYCLES = {2: 2, 4: 3, 8: 4}
 _AT_ONCE = 40_000  # runs between two pictures
 _COARSEST = 32
@@ -48,6 +54,19 @@ def values_along(control: Control, ends: tuple[float, float], points: int) -> np
     low, high = (control.on_slider(end) for end in ends)
     values = np.array([control.off_slider(place) for place in np.linspace(low, high, points)])
     return np.unique(values)
+
+
+def pixels(control: Control, values: np.ndarray, most: int) -> tuple[Int[np.ndarray, " pixel"], float, float]:
+    """Return which value each of a row of equal pixels shows, and where the row begins and ends on the slider.
+
+    Values lie in the middle of their pixels; where whole numbers are unevenly spaced, a pixel shows the nearest one.
+    """
+    places = np.array([control.on_slider(value) for value in values.tolist()])
+    gaps = np.diff(places)
+    count = len(values) if not len(gaps) or np.ptp(gaps) < 1e-3 * gaps.mean() else most
+    half = (places[-1] - places[0]) / max(count - 1, 1) / 2 or 0.5
+    at = np.linspace(places[0], places[-1], count)
+    return np.searchsorted((places[1:] + places[:-1]) / 2, at), float(places[0] - half), float(places[-1] + half)
 
 
 def drawn(laboratory: Laboratory, state: State, asked: Asked, goes_on: Callable[[], bool]) -> Iterator[Maps]:
@@ -130,15 +149,3 @@ def _strides(first: int) -> Iterator[int]:
     while size <= 2 * _COARSEST:
         yield size
         size *= 2
-
-
-QUANTITIES: Mapping[str, str] = {
-    "outcome": "how runs end",
-    "fraction": "fraction converged",
-    "time": "median time",
-}
-
-
-def quantity(maps: Maps, name: str) -> Any:
-    """Return one of the three maps by its name."""
-    return getattr(maps, name)
