@@ -105,7 +105,8 @@ def run_at(experiment: Experiment, point: Mapping[str, Any]) -> Run:
     x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
     values = {name: as_run(np.asarray(value), x64) for name, value in point.items()}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # they were given where all was checked
+        if extra:  # as in `check_experiment`
+            warnings.simplefilter("ignore", UserWarning)
         return checked_run(experiment(**jax.device_put(values), **extra))
 
 

@@ -97,42 +97,40 @@ class Time(Objective):
         return jnp.sum((counted[1:] + counted[:-1]) / 2 * jnp.diff(steps))
 
 
-class Peak(Objective):
-    """The largest value of a measure along the run; not a number for a run that is not finite."""
+class _OfMeasure(Objective):
+    """What a measure does along the run."""
 
     measured: Measure = eqx.field(static=True)
+
+    def measure(self, problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
+        """Return the measure."""
+        return self.measured(problem, factors)
+
+
+class Peak(_OfMeasure):
+    """The largest value of a measure along the run; not a number for a run that is not finite."""
 
     @property
     def text(self) -> str:
         """What the largest is of."""
         return f"largest {_name(self.measured)} along the run"
 
-    def measure(self, problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
-        """Return the measure."""
-        return self.measured(problem, factors)
-
     def of(self, path: Float[Array, " record"], steps: Int[Array, " record"]) -> Float[Array, ""]:
         """Return the largest."""
         return jnp.max(path)
 
 
-class Growth(Objective):
+class Growth(_OfMeasure):
     """The largest value of a measure along the run, relative to the first: above 1 where a lemma says it only falls.
 
     Not a number for a run that is not finite. `Growth(lambda problem, factors: ye_du(problem, factors).B)` asks how far
     ‖B‖_F rises, which Ye & Du (2021, Theorem 3.1) bound through stage 1.
     """
 
-    measured: Measure = eqx.field(static=True)
-
     @property
     def text(self) -> str:
         """What grows."""
         return f"largest {_name(self.measured)} along the run, relative to the start's"
-
-    def measure(self, problem: Problem, factors: AnyFactors) -> Float[Array, ""]:
-        """Return the measure."""
-        return self.measured(problem, factors)
 
     def of(self, path: Float[Array, " record"], steps: Int[Array, " record"]) -> Float[Array, ""]:
         """Return the ratio."""
