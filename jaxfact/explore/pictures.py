@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from bokeh.models import ColumnDataSource, Legend, LegendItem, Range1d, Span, TapTool
+from bokeh.models import ColumnDataSource, DataRange1d, Legend, LegendItem, Range1d, Span, TapTool
 from bokeh.plotting import figure
 
 from jaxfact.explore.controls import METHODS, WIDEST
@@ -184,6 +184,7 @@ class Pictures:
     def _draw_times(self) -> Picture:
         made = figure(
             title="Time of every start (click one)", name="times", **_SIZES, tools="tap,reset",
+            y_range=DataRange1d(start=0),
         )  # fmt: skip
         look = {"size": 5, "fill_alpha": 0.5, "line_alpha": 0, "nonselection_fill_alpha": 0.5}
         picked = {"selection_line_color": _CHOSEN, "selection_line_alpha": 1}

@@ -91,8 +91,8 @@ def sentence(shown: Shown) -> str:
     parts = []
     for name, one in shown.of.items():
         half = np.sort(np.where(np.isfinite(one.arrived), one.arrived, np.inf))[(len(one.arrived) - 1) // 2]
-        median = f"half of them by step {half:.0f}" if np.isfinite(half) else "less than half"
-        parts.append(f"{name}: {100 * one.outcomes['converged']:.4g} % arrive, {median}")
+        median = f", half of all by step {half:.0f}" if np.isfinite(half) else ""
+        parts.append(f"{name}: {100 * one.outcomes['converged']:.4g} % arrive{median}")
     return f"{len(shown.state.seeds)} starts to distance {TOLERANCE:g}. {'; '.join(parts)}."
 
 

@@ -61,8 +61,8 @@ def learn(
 
     θ⁺ = θ + optimiser.update(mean over fresh starts of ∂objective(run)/∂θ): a run takes `num_steps` steps of
     method(value(θ)). Each iteration draws its own starts; runs whose gradients explode do not count, and where they are
-    more than one in fifty the iteration is taken back (see `Learned.note`). Then what was learned runs beside what it began
-    with, and beside the baselines, from the same fresh starts, in one `sweep`.
+    more than one in fifty the iteration is taken back (see `Learned.note`). Then what was learned runs beside what it
+    began with, and beside the baselines, from the same fresh starts, in one `sweep`.
 
     A window of `num_steps` is all that is judged: what happens later counts for nothing, and a schedule keeps its last
     value, or its last block. Too short a window prefers what falls fast at first to what falls fast in the end
