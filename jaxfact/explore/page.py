@@ -55,16 +55,19 @@ class Page:
         self._panes: list[Any] = []
 
     def view(self) -> pn.viewable.Viewable:
-        """Return the page, and begin to compute what it shows."""
+        """Return the page, which begins to compute what it shows when it is there."""
         self._panes = [pn.pane.Bokeh(made, sizing_mode="stretch_width") for made in self._pictures.figures]
         grid = pn.Column(*self._panes, sizing_mode="stretch_width", stylesheets=[_GRID])
         runs = pn.Column(self._message, _legend(), grid, self._line, sizing_mode="stretch_width")
         tabs = pn.Tabs(("Runs", runs), ("Map", self._map.view()), sizing_mode="stretch_width", dynamic=True)
         tabs.param.watch(lambda event: self._map.opened() if event.new == 1 else None, "active")
         page = pn.FlexBox(self._controls(), pn.Column(tabs, styles=_WIDE), sizing_mode="stretch_width")
-        if self._document is not None:
-            pn.state.on_session_destroyed(lambda _: self._close())
-        self._ask(self._state)
+        if self._document is None:
+            self._ask(self._state)
+            return page
+        pn.state.on_session_destroyed(lambda _: self._close())
+        # What a thread draws while the session and its socket are being made may reach neither.
+        pn.state.onload(lambda: self._ask(self._state))
         return page
 
     def _controls(self) -> pn.viewable.Viewable:
