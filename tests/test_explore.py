@@ -300,7 +300,10 @@ def test_every_control_changes_the_pictures(opened):
     }
 
 
-@pytest.mark.parametrize(("method", "name", "place"), [("balanced", "weight", 1.0), ("momentum", "momentum", 0.9)])
+@pytest.mark.parametrize(
+    ("method", "name", "place"),
+    [("balanced", "weight", 1.0), ("momentum", "momentum", 0.9), ("noisy", "noise", -1.5), ("scaled", "damping", 0.5)],
+)
 def test_numbers_of_a_method_change_its_pictures(opened, method, name, place):
     page = opened(f"methods={method}")
     before = grid(page)

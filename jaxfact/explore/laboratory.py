@@ -45,7 +45,7 @@ TOLERANCE = 1e-4
 _RECORDS = 40
 _LOOKS = 200  # at a run
 _RECORDED = ("distance", "imbalance", "singular_values")
-_WARM = 1000  # runs; as many as there are at first
+_TILE = 1000  # runs, as many as there are at first; another number of them needs no other program
 _OF_START = ("scale", "ratio", "width", "rank", "condition", "spectrum", "m", "n")
 
 _BUILT: Mapping[str, Callable[..., Any]] = {
@@ -99,9 +99,17 @@ class Laboratory:
         found = [made(seeds, progress=False, axes=axes_at(state)) for made in programs.values()]
         return join(found, list(programs))
 
-    def arrays(self, state: State, method: str) -> dict[str, np.ndarray]:
-        """Return the runs of one method by name, without labels, for a page that moves."""
-        return self.made(Program(method, state.budget, True)).arrays(state.seeds, axes_at(state))
+    def arrays(self, state: State) -> dict[str, dict[str, np.ndarray]]:
+        """Return the runs of every shown method by name, without labels, for a page that moves."""
+        point, count = axes_at(state), len(state.seeds)
+        tiles = [state.seeds[begin : begin + _TILE] for begin in range(0, count, _TILE)]
+        programs = [self.made(Program(name, state.budget, True)) for name in state.methods]
+        asked = [[self.threads.submit(made.arrays, tile, point, _TILE) for tile in tiles] for made in programs]
+        found = [[tile.result() for tile in of_method] for of_method in asked]
+        return {
+            method: {name: np.concatenate([tile[name] for tile in tiles]) for name in tiles[0]}
+            for method, tiles in zip(state.methods, found, strict=True)
+        }
 
     def smallest_signals(self, state: State) -> Float[np.ndarray, " seed"]:
         """Return σ_q(A₀), the least singular value of A₀ = (U₀+V₀)/2 in the target's coordinates, of every start.
@@ -110,7 +118,7 @@ class Laboratory:
         """
         asked = {name: value for name, value in state.values.items() if name in _OF_START}, state.seeds
         if self._signals is None or self._signals[0] != asked:
-            starts = self.made(_STARTS).arrays(state.seeds, axes_at(state))
+            starts = self.made(_STARTS).arrays(state.seeds, axes_at(state), _TILE)
             reached = min(state.values.get("rank", self.rank), state.values["width"])
             blocks = starts["signal_path"][:, 0, :reached].astype(float)
             self._signals = asked, np.linalg.svd(blocks, compute_uv=False)[:, reached - 1]
@@ -150,7 +158,7 @@ class Laboratory:
                 **_recorded(program),
                 axes=ranges,
             )
-            found.arrays(range(_WARM), {name: ends[0] for name, ends in ranges.items()})
+            found.arrays(range(_TILE), {name: ends[0] for name, ends in ranges.items()}, _TILE)
         return found
 
     def _ranges(self, program: Program) -> dict[str, list[float]]:

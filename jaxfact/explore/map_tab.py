@@ -38,12 +38,17 @@ _POINTS = (100, 250, 500)
 _SIZE = 520
 _PATIENCE = 2.0  # seconds, for a server to draw: it may have ended
 
+Later = Callable[[Callable[[], None]], Any]
+
 
 class MapTab:
-    """The tab: what is mapped, and the picture; `state` tells where the other controls stand."""
+    """The tab: what is mapped, and the picture; `state` tells where the other controls stand.
 
-    def __init__(self, laboratory: Laboratory, state: Callable[[], State], document: Any):
-        self._laboratory, self._state, self._document = laboratory, state, document
+    A server's page has a document, and `later`, by which another thread has it changed.
+    """
+
+    def __init__(self, laboratory: Laboratory, state: Callable[[], State], document: Any, later: Later | None):
+        self._laboratory, self._state, self._document, self._later = laboratory, state, document, later
         self._controls = {
             one.name: one for one in laboratory.controls if isinstance(one, Control) and not one.name.endswith("seed")
         }
@@ -126,32 +131,29 @@ class MapTab:
             return
         pictures = drawn(self._laboratory, self._state(), asked, lambda: self._number == number)
         self._say("drawing")
-        if self._document is None:
+        if self._later is None:
             for maps in self._told(pictures):
                 self._take(asked, maps)
             self._say("")
         else:
-            self._thread.submit(self._work, asked, number, pictures)
+            self._thread.submit(self._work, asked, number, pictures, self._later)
 
-    def _work(self, asked: Asked, number: int, pictures: Iterator[Maps]) -> None:
+    def _work(self, asked: Asked, number: int, pictures: Iterator[Maps], later: Later) -> None:
         try:
             for maps in pictures:
                 sent = threading.Event()
-                self._later(partial(self._take, asked, maps, number, sent))
+                later(partial(self._take, asked, maps, number, sent))
                 sent.wait(_PATIENCE)
-            self._later(lambda: self._say("", number=number))
+            later(lambda: self._say("", number=number))
         except Exception as error:  # whatever the runs meet, the page goes on
             said = " ".join(str(error).split())
-            self._later(lambda: self._say(said, is_wrong=True, number=number))
+            later(lambda: self._say(said, is_wrong=True, number=number))
 
     def _told(self, pictures: Iterator[Maps]) -> Iterator[Maps]:
         try:
             yield from pictures
         except ValueError as error:
             self._say(str(error), is_wrong=True)
-
-    def _later(self, call: Callable[[], None]) -> None:
-        self._document.add_next_tick_callback(call)
 
     def _take(self, asked: Asked, maps: Maps, number: int | None = None, sent: threading.Event | None = None) -> None:
         if number in (None, self._number):

@@ -1,5 +1,6 @@
 """The page: controls, pictures, and what happens between a move and the next picture."""
 
+import asyncio
 import html
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -8,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import panel as pn
+from bokeh.document import Document
 from bokeh.models import CustomJSTickFormatter
 
 from jaxfact.engine.outcomes import OUTCOMES
 from jaxfact.explore.controls import METHODS, Choice, Control, State, address_of, check
 from jaxfact.explore.exported import archive, line_of
 from jaxfact.explore.laboratory import Laboratory, recorded_steps
-from jaxfact.explore.map_tab import MapTab
+from jaxfact.explore.map_tab import Later, MapTab
 from jaxfact.explore.pictures import METHOD_COLOURS, Pictures
 from jaxfact.explore.summaries import Shown, look, sentence
 
@@ -39,7 +41,8 @@ class Page:
         self._document = document if document is not None and document.session_context else None
         self._location = pn.state.location if self._document is not None else None
         self._pictures = Pictures(self._choose)
-        self._map = MapTab(laboratory, lambda: self._state, self._document)
+        self._later = None if self._document is None else _in_turn(self._document)
+        self._map = MapTab(laboratory, lambda: self._state, self._document, self._later)
         self._widgets = {one.name: _widget(one, state.values[one.name]) for one in laboratory.controls}
         self._methods = pn.widgets.CheckBoxGroup(options=list(METHODS), value=list(state.methods))
         self._of_values = pn.widgets.Select(label="singular values of", options=list(state.methods), width=150)
@@ -125,14 +128,14 @@ class Page:
     def _show_next(self) -> None:
         """Show what was asked for last, unless that has been done; the next waits until this is on its way."""
         state, self._next = self._next, None
-        if state is None or self._document is None:
+        if state is None or self._later is None:
             return
         sent = threading.Event()
         try:
             call = partial(self._draw, look(self._laboratory, state), sent)
         except Exception as error:  # whatever a run meets, the page goes on
             call = partial(self._fail, error, sent)
-        self._document.add_next_tick_callback(call)
+        self._later(call)
         sent.wait(_PATIENCE)
 
     def _fail(self, error: Exception, sent: threading.Event) -> None:
@@ -186,9 +189,7 @@ class Page:
             self._change(partial(self._pictures.freeze, self._shown))
 
     def _archive(self) -> Any:
-        if self._shown is None:
-            raise RuntimeError("nothing is shown yet")
-        return archive(self._shown, self._laboratory)
+        return archive(self._shown or look(self._laboratory, self._state), self._laboratory)
 
     def _target(self, state: State) -> np.ndarray:
         return self._laboratory.target_values(state)
@@ -197,6 +198,15 @@ class Page:
         self._next = None
         self._thread.shutdown(wait=False, cancel_futures=True)
         self._map.close()
+
+
+def _in_turn(document: Document) -> Later:
+    """Return what has a page's document changed by the server's own thread, which calls this.
+
+    Asked for from another thread, a callback is lost if the server is just sending what it held back.
+    """
+    loop = asyncio.get_running_loop()
+    return lambda call: loop.call_soon_threadsafe(document.add_next_tick_callback, call)
 
 
 def _widget(control: Control | Choice, value: Any) -> Any:

@@ -4,12 +4,12 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 # pyright: reportOptionalSubscript=false, reportCallIssue=false, reportIndexIssue=false
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
-from bokeh.models import ColumnDataSource, DataRange1d, Legend, LegendItem, Range1d, Span, TapTool
+from bokeh.models import ColumnDataSource, Legend, LegendItem, Range1d, Span, TapTool
 from bokeh.plotting import figure
 
 from jaxfact.explore.controls import METHODS, WIDEST
@@ -33,6 +33,7 @@ _SIZES = {"height": _HEIGHT, "sizing_mode": "stretch_width", "frame_align": Fals
 _GREY, _CHOSEN = "#595959", "#000000"
 _NO_STARTS: dict[str, list[float]] = {"x": [], "y": [], "seed": []}
 _CURVES = ("step", "low", "median", "high")
+_ROUND = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
 Picture = Any
 
 
@@ -42,6 +43,8 @@ class Pictures:
     def __init__(self, on_choice: Callable[[str, int], None]):
         self._on_choice = on_choice
         self._steps = Range1d(0, 1)
+        self._ranges = {name: Range1d(1e-4, 1) for name in ("distance", "imbalance")}
+        self._ranges |= {name: Range1d(0, 1) for name in ("singular_values", "times", "signals")}
         empty = {name: [] for name in _CURVES}
         self._distance = {name: ColumnDataSource(empty) for name in METHODS}
         self._imbalance = {name: ColumnDataSource(empty) for name in METHODS}
@@ -83,7 +86,7 @@ class Pictures:
             self._show_times(name, one, shown)
         self._drawn = set(shown.of)
         summary = shown.of[of_values]
-        used = summary.singular_values[: shown.state.values["width"]]
+        used = summary.singular_values
         nothing = np.full(len(summary.steps), np.nan)
         columns = {place: used[at] if at < len(used) else nothing for at, place in enumerate(_places())}
         self._values.data = {"step": summary.steps, **columns}
@@ -94,13 +97,17 @@ class Pictures:
             **{outcome: [one.outcomes[outcome] for one in shown.of.values()] for outcome in _ENDS},
         }
         self.figures[5].y_range.factors = list(shown.of)[::-1]
-        self._steps.end = max(shown.last_step, 1)
         if len(self._chosen.data["step"]):
             self._chosen.data = {name: [] for name in self._chosen.data}
+        self._fit(shown, [*used, target])
 
     def show_run(self, steps: np.ndarray, distance: np.ndarray, imbalance: np.ndarray) -> None:
         """Draw the path of one run over the others."""
         self._chosen.data = {"step": steps, "distance": _positive(distance), "imbalance": _positive(imbalance)}
+        for name, path in (("distance", distance), ("imbalance", imbalance)):
+            kept = self._ranges[name]
+            low, high = _decades([_positive(path)], (kept.start, kept.end))
+            kept.update(start=min(low, kept.start), end=max(high, kept.end))
 
     def freeze(self, shown: Shown) -> None:
         """Keep the medians, and who has not arrived, in grey."""
@@ -116,6 +123,25 @@ class Pictures:
         """Remove what was kept."""
         for source in (self._frozen, self._frozen_waiting):
             source.data = {name: [] for name in source.data}
+
+    def _fit(self, shown: Shown, values: list[np.ndarray]) -> None:
+        """Give every axis a range of round numbers, so that the pictures keep their frames while a slider is moved.
+
+        A browser that finds other widths of labels lays the picture out anew, which takes it as long as to draw it.
+        """
+        of = shown.of.values()
+        self._steps.end = _round_above(max([shown.last_step, *(one[-1] for one in self._frozen.data["step"])]))
+        for name, source in (("distance", self._distance), ("imbalance", self._imbalance)):
+            drawn = [source[method].data[column] for method in shown.of for column in ("low", "median", "high")]
+            held = TOLERANCE if name == "distance" else 1.0
+            low, high = _decades([*drawn, *self._frozen.data[name]], (held, held))
+            self._ranges[name].update(start=low, end=high)
+        self._ranges["singular_values"].end = _round_above(1.05 * _largest(values))
+        waits = any(len(self._never[name].data["x"]) for name in shown.of)
+        top = 1.04 * shown.state.budget if waits else _largest([one.arrived for one in of])
+        self._ranges["times"].end = _round_above(1.02 * max(top, 1))
+        signals = -np.log(np.maximum(shown.signals, np.finfo(float).tiny))
+        self._ranges["signals"].update(start=np.floor(signals.min()), end=np.ceil(signals.max()))
 
     def _clicked(self, method: str, source: ColumnDataSource, _attribute: str, _old: Any, indices: list[int]) -> None:
         if indices:
@@ -152,7 +178,6 @@ class Pictures:
 
     def _draw_waiting(self) -> Picture:
         made = self._along_steps("survival", "Not arrived yet", "fraction of runs", "linear")
-        made.y_range = Range1d(0, 1.03)
         made.multi_line("step", "fraction", source=self._frozen_waiting, color=_GREY, line_dash="dashed")
         for name, source in self._waiting.items():
             made.step("step", "fraction", source=source, color=METHOD_COLOURS[name], mode="after", line_width=2)
@@ -183,8 +208,8 @@ class Pictures:
 
     def _draw_times(self) -> Picture:
         made = figure(
-            title="Time of every start (click one)", name="times", **_SIZES, tools="tap,reset",
-            y_range=DataRange1d(start=0),
+            title="Time of every start (click one)", name="times", **_SIZES, tools="tap",
+            x_range=self._ranges["signals"], y_range=self._ranges["times"],
         )  # fmt: skip
         look = {"size": 5, "fill_alpha": 0.5, "line_alpha": 0, "nonselection_fill_alpha": 0.5}
         picked = {"selection_line_color": _CHOSEN, "selection_line_alpha": 1}
@@ -200,7 +225,7 @@ class Pictures:
     def _along_steps(self, name: str, title: str, label: str, scale: str) -> Picture:
         made = figure(
             title=title, name=name, **_SIZES, x_range=self._steps, y_axis_type=scale,
-            tools="",
+            y_range=self._ranges.get(name, Range1d(0, 1.03)), tools="",
         )  # fmt: skip
         made.xaxis.axis_label = "step t"
         made.yaxis.axis_label = label
@@ -236,3 +261,22 @@ def _columns(summary: Summary | None, name: str) -> dict[str, Any]:
 def _positive(values: np.ndarray) -> np.ndarray:
     """Return values as a logarithmic axis can show them."""
     return np.where(np.isfinite(values) & (values > 0), values, np.nan)
+
+
+def _largest(arrays: Sequence[np.ndarray]) -> float:
+    known = np.concatenate([np.asarray(one, float) for one in arrays])
+    return float(np.max(known[np.isfinite(known)], initial=0))
+
+
+def _decades(arrays: Sequence[np.ndarray], among: tuple[float, float]) -> tuple[float, float]:
+    """Return half decades between which all positive values lie, and two others."""
+    logs = np.log10(np.concatenate([np.asarray(one, float) for one in arrays] + [np.asarray(among)]))
+    known = logs[np.isfinite(logs)]
+    low, high = np.floor(2 * known.min()) / 2, np.ceil(2 * known.max()) / 2
+    return float(10**low), float(10 ** max(high, low + 0.5))
+
+
+def _round_above(value: float) -> float:
+    """Return the next number of 1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8 and 10, times a power of ten."""
+    unit = 10 ** np.floor(np.log10(max(value, 1e-3)))
+    return float(next(one * unit for one in (*_ROUND, 10) if one * unit >= value * (1 - 1e-9)))

@@ -56,29 +56,25 @@ class Shown(NamedTuple):
 def look(laboratory: Laboratory, state: State) -> Shown:
     """Run what a state asks for, and say what came of it."""
 
-    def one(name: str) -> tuple[Mapping[str, np.ndarray], Summary]:
-        runs = laboratory.arrays(state, name)
-        return runs, summary(runs, state.budget)
-
-    found = dict(zip(state.methods, laboratory.threads.map(one, state.methods), strict=True))
-    runs = {name: pair[0] for name, pair in found.items()}
-    of = {name: pair[1] for name, pair in found.items()}
-    return Shown(state, runs, laboratory.smallest_signals(state), of)
+    signals = laboratory.threads.submit(laboratory.smallest_signals, state)
+    runs = laboratory.arrays(state)
+    of = {name: summary(found, state) for name, found in runs.items()}
+    return Shown(state, runs, signals.result(), of)
 
 
-def summary(runs: Mapping[str, np.ndarray], budget: int) -> Summary:
+def summary(runs: Mapping[str, np.ndarray], state: State) -> Summary:
     """Return the numbers of one variant."""
-    steps = recorded_steps(budget)
+    steps = recorded_steps(state.budget)
     ended, outcome = runs["steps"], runs["outcome"]
     steps = steps[: np.searchsorted(steps, ended.max()) + 1]
     going = (outcome != CONVERGED)[:, None] | (ended[:, None] >= steps)
     arrived, values = runs["hit"][:, -1], runs["singular_values_path"]
-    gone, waiting = _survival(arrived, budget)
+    gone, waiting = _survival(arrived, state.budget)
     return Summary(
         steps,
         _curve(runs["distance_path"], going),
         _curve(runs["imbalance_path"], going),
-        [_quantiles(values[..., each], going, (0.5,))[0] for each in range(values.shape[-1])],
+        [_quantiles(values[..., each], going, (0.5,))[0] for each in range(state.values["width"])],
         gone,
         waiting,
         arrived,
@@ -108,14 +104,15 @@ def _quantiles(values: np.ndarray, going: np.ndarray, shares: tuple[float, ...])
     A band is drawn as long as its upper end is known: those that have arrived lie below.
     """
     count, steps = going.shape
-    values = values[:, :steps]
-    values = np.where(np.isnan(values), np.inf, values)
-    order = np.argsort(values, axis=0, kind="stable")
+    along = np.ascontiguousarray(values[:, :steps].T)
+    along = np.where(np.isnan(along), np.inf, along)
     columns = np.arange(steps)
+    places = [max(int(np.ceil(share * count)) - 1, 0) for share in shares]
+    order = np.argpartition(along, places, axis=1)
     found, last = [], []
-    for share in shares:
-        run = order[max(int(np.ceil(share * count)) - 1, 0)]
-        found.append(values[run, columns])
+    for place in places:
+        run = order[:, place]
+        found.append(along[columns, run])
         last.append(np.flatnonzero(going[run, columns]).max(initial=0))
     ends = [max(last[1:], default=last[0])] * len(shares)
     ends[len(shares) // 2] = last[len(shares) // 2]

@@ -125,20 +125,22 @@ class Prepared:
             runs = self._declared.results(self._parts, request, store)
             return without_single(runs, self._defaults | given)
 
-    def arrays(self, seeds: Sequence[int] | np.ndarray, point: Mapping[str, float]) -> dict[str, np.ndarray]:
+    def arrays(
+        self, seeds: Sequence[int] | np.ndarray, point: Mapping[str, float], tile_runs: int
+    ) -> dict[str, np.ndarray]:
         """Return the numbers of `prepared(seeds, **point)` by their names, without labels, attributes or checks.
 
         For what asks ten times a second, as a page does: labels take as long as a thousand runs. All runs are made by
-        one thread, so that several experiments may run side by side. `point` has all axes, with values between those
-        that it was prepared with; outcomes are numbers, places in `engine.outcomes.OUTCOMES`.
-        Of one experiment only.
+        one thread, so that several experiments may run side by side, in tiles with room for `tile_runs` runs, so that
+        another number of seeds needs no other program. `point` has all axes, with values between those that it was
+        prepared with; outcomes are numbers, places in `engine.outcomes.OUTCOMES`. Of one experiment only.
         """
         (part,) = self._parts
         axes = {name: np.asarray([point[name]], labels.dtype) for name, labels in self._declared.axes.items()}
         with jax.enable_x64(self._x64), jax.default_matmul_precision(self._precision):
             work = part.runs(axes, np.asarray(seeds))
-            queue = MemoryQueue(work, tile_size(int(work.count), part.engine.way, 1, None))
-            part.program(queue.size).run(queue, None, 1)
+            queue = MemoryQueue(work, tile_size(int(work.count), part.engine.way, 1, tile_runs))
+            part.program(max(queue.size, tile_runs)).run(queue, None, 1)
             findings = part.reading.findings
             found = along_runs(queue.found, part.plan, {}, findings.is_pair, findings.misfits)
         return {name: values for name, (_, values) in found.items()}
