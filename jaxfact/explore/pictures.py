@@ -106,8 +106,8 @@ class Pictures:
         self._chosen.data = {"step": steps, "distance": _positive(distance), "imbalance": _positive(imbalance)}
         for name, path in (("distance", distance), ("imbalance", imbalance)):
             kept = self._ranges[name]
-            low, high = _decades([_positive(path)], (kept.start, kept.end))
-            kept.update(start=min(low, kept.start), end=max(high, kept.end))
+            low, high = _decades([_positive(path), np.array([kept.start, kept.end])])
+            kept.update(start=low, end=high)
 
     def freeze(self, shown: Shown) -> None:
         """Keep the medians, and who has not arrived, in grey."""
@@ -133,8 +133,8 @@ class Pictures:
         self._steps.end = _round_above(max([shown.last_step, *(one[-1] for one in self._frozen.data["step"])]))
         for name, source in (("distance", self._distance), ("imbalance", self._imbalance)):
             drawn = [source[method].data[column] for method in shown.of for column in ("low", "median", "high")]
-            held = TOLERANCE if name == "distance" else 1.0
-            low, high = _decades([*drawn, *self._frozen.data[name]], (held, held))
+            held = [np.array([TOLERANCE])] if name == "distance" else []
+            low, high = _decades([*held, *drawn, *self._frozen.data[name]])
             self._ranges[name].update(start=low, end=high)
         self._ranges["singular_values"].end = _round_above(1.05 * _largest(values))
         waits = any(len(self._never[name].data["x"]) for name in shown.of)
@@ -268,12 +268,12 @@ def _largest(arrays: Sequence[np.ndarray]) -> float:
     return float(np.max(known[np.isfinite(known)], initial=0))
 
 
-def _decades(arrays: Sequence[np.ndarray], among: tuple[float, float]) -> tuple[float, float]:
-    """Return half decades between which all positive values lie, and two others."""
-    logs = np.log10(np.concatenate([np.asarray(one, float) for one in arrays] + [np.asarray(among)]))
-    known = logs[np.isfinite(logs)]
-    low, high = np.floor(2 * known.min()) / 2, np.ceil(2 * known.max()) / 2
-    return float(10**low), float(10 ** max(high, low + 0.5))
+def _decades(arrays: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Return half decades between which all positive values lie, 0.1 and 1 where there is none."""
+    given = np.concatenate([np.asarray(one, float) for one in arrays])
+    logs = 2 * np.log10(given[np.isfinite(given)])
+    low, high = (np.floor(logs.min() + 1e-9), np.ceil(logs.max() - 1e-9)) if len(logs) else (-2, 0)
+    return float(10 ** (low / 2)), float(10 ** (max(high, low + 1) / 2))
 
 
 def _round_above(value: float) -> float:
