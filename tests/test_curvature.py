@@ -87,3 +87,45 @@ def test_descent_passes_saddles_in_their_order():
         assert seen == [[0, 0, 0], [1, 0, 0], [1, 1, 0], [1, 1, 1]]
     # ±σ₁ at the origin, and 2σ₁ as soon as the first triple is learned, which is the sharpness of the optimum.
     np.testing.assert_allclose(found["sharpness"][:, [0, -1]], [[1.0, 2.0]] * 4, rtol=1e-3)
+
+
+def test_records_of_a_sweep_are_those_of_dense_matrices():
+    """Of the factors that were recorded beside them: a whole Hessian, and triples by NumPy's SVD."""
+    matrix = np.random.default_rng(5).normal(size=(4, 3))
+    problem, count = jf.Factorization(matrix), 14  # as many Lanczos steps as there are entries
+
+    def entries(problem, factors):
+        return jnp.concatenate([jnp.ravel(x) for x in factors])
+
+    def experiment(scale):
+        return jf.Run(problem, jf.starts.Gaussian(2, scale=scale), jf.methods.gradient_descent(0.3))
+
+    record = [measures.curvatures(3, steps=count), "saddle", entries]
+    runs = jf.sweep(experiment, seeds=3, max_steps=40, tolerance=1e-9, every=20, record=record, scale=0.2)
+    assert runs.sizes["step"] == 3
+    target = matrix / np.linalg.norm(matrix, 2)
+    left, values, right = np.linalg.svd(target, full_matrices=False)
+
+    def loss(x):
+        return jnp.sum((x[:8].reshape(4, 2) @ x[8:].reshape(3, 2).T - target) ** 2) / 2
+
+    paths = [f"{name}_path" for name in ("entries", "curvatures", "saddle_carries", "saddle_distance")]
+    by_run = [runs[name].transpose("seed", "step", ...).values.reshape(9, -1) for name in paths]
+    hessians = np.asarray(jax.jit(jax.vmap(jax.hessian(loss)))(by_run[0]))
+    assert len({tuple(carries) for carries in by_run[2].tolist()}) > 1  # at several saddles
+    for x, curvatures, carries, distance, hessian in zip(*by_run, hessians, strict=True):
+        np.testing.assert_allclose(curvatures, np.linalg.eigvalsh(hessian)[:-4:-1], rtol=1e-7)
+        product = x[:8].reshape(4, 2) @ x[8:].reshape(3, 2).T
+        kept = np.einsum("ki,kl,il->i", left, product, right) > values / 2
+        np.testing.assert_array_equal(carries, kept)
+        known = np.linalg.norm(product - (left * values * kept) @ right)
+        np.testing.assert_allclose(distance, known, rtol=1e-9)
+        # Negative control: with one triple more or less it is another saddle, further away.
+        assert all(
+            np.linalg.norm(product - (left * values * (kept ^ (np.arange(3) == k))) @ right) > known for k in range(3)
+        )
+    # The figure of the edge takes the largest.
+    figure = jf.figures.edge_of_stability(runs, 0.3)
+    drawn = figure.axes[0].lines[0].get_ydata()
+    np.testing.assert_array_equal(drawn, np.sort(by_run[1].reshape(3, 3, 3)[:, :, 0], axis=0)[1])
+    assert figure.axes[0].get_ylabel() == r"$\lambda_{\max}(\nabla^2f) \,/\, \sigma_1$"

@@ -56,6 +56,12 @@ class Drawing:
 
         return self._drawn(figures.curve, name, **options)
 
+    def edge_of_stability(self, step_size: float | None = None, **options: Any) -> "Figure":
+        """Plot the sharpness against steps, beside 2/η."""
+        from jaxfact import figures
+
+        return self._drawn(figures.edge_of_stability, step_size, **options)
+
     def outcomes(self, **options: Any) -> "Figure":
         """Plot how the runs of one point ended."""
         from jaxfact import figures

@@ -12,6 +12,7 @@ from jaxfact.figures.curves import curve as curve
 from jaxfact.figures.curves import distance as distance
 from jaxfact.figures.curves import imbalance as imbalance
 from jaxfact.figures.curves import singular_values as singular_values
+from jaxfact.figures.edge import edge_of_stability as edge_of_stability
 from jaxfact.figures.laws import law as law
 from jaxfact.figures.maps import heatmap as heatmap
 from jaxfact.figures.maps import phase_diagram as phase_diagram

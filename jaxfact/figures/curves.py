@@ -24,8 +24,8 @@ from jaxfact.inputs import problem_with, shown
 _BAND = (0.05, 0.95)
 _ABOVE = 100.0
 _STOPPED = ("converged", "fitted")
-_SEEN = "line: median, band: 5–95 % of "
-_ENDS = "a curve ends where half of the runs have arrived and were stopped"
+SEEN = "line: median, band: 5–95 % of "
+ENDS = "a curve ends where half of the runs have arrived and were stopped"
 
 
 def curve(
@@ -59,7 +59,7 @@ def curve(
         sheet.label_x(STEPS)
         sheet.axes.set_ylabel(symbol_label(paths))
         words = seen.get(name, plain_name(paths, name))
-        return sheet.finish(f"{words[0].upper()}{words[1:]}", _SEEN + count_of(runs), f"{_ENDS}; {provenance(runs)}")
+        return sheet.finish(f"{words[0].upper()}{words[1:]}", SEEN + count_of(runs), f"{ENDS}; {provenance(runs)}")
 
 
 def distance(
@@ -118,8 +118,8 @@ def singular_values(
             put_title(axes, name)
         scale_steps(sheet.axes, known.steps)
         sheet.label_x(STEPS)
-        note = _SEEN + count_of(runs) + "\ngrey: singular values of the target" * (len(target) > 0)
-        return sheet.finish("Singular values of the product", note, f"{_ENDS}; {provenance(runs)}")
+        note = SEEN + count_of(runs) + "\ngrey: singular values of the target" * (len(target) > 0)
+        return sheet.finish("Singular values of the product", note, f"{ENDS}; {provenance(runs)}")
 
 
 def path_of(runs: xr.Dataset, name: str) -> xr.DataArray:
@@ -162,8 +162,11 @@ class _Known(NamedTuple):
         return found
 
 
-def bands(sheet: Sheet, axes: Axes, runs: xr.Dataset, path: str) -> None:
-    """Draw median and band of every variant; what has no place on a logarithmic axis is said in words."""
+def bands(sheet: Sheet, axes: Axes, runs: xr.Dataset, path: str, levels: Sequence[float] = ()) -> None:
+    """Draw median and band of every variant; what has no place on a logarithmic axis is said in words.
+
+    The axis has room for `levels`, which the caller draws.
+    """
     drawn, ceiling = [], 0.0
     for name, part, colour, line in variants_of(runs):
         known = _Known.of(part)
@@ -173,7 +176,7 @@ def bands(sheet: Sheet, axes: Axes, runs: xr.Dataset, path: str) -> None:
     numbers = np.concatenate([curves.ravel() for _, _, _, curves, _, _ in drawn])
     numbers = numbers[np.isfinite(numbers) & ((numbers <= ceiling) | (ceiling <= 0))]
     tolerances = _tolerances(runs) if path == "distance_path" else []
-    is_log, limits = _scale(axes, numbers, tolerances)
+    is_log, limits = _scale(axes, numbers, [*tolerances, *levels])
     for name, place, known, curves, colour, line in drawn:
         said = _absence(curves, is_log)
         label = f"{name}: {said}" if name and said else name or None
@@ -213,9 +216,9 @@ def _draw(
         sheet.column((*name, what), values)
 
 
-def _scale(axes: Axes, numbers: np.ndarray, tolerances: Sequence[float]) -> tuple[bool, tuple[float, float]]:
+def _scale(axes: Axes, numbers: np.ndarray, levels: Sequence[float]) -> tuple[bool, tuple[float, float]]:
     """Scale the vertical axis; return whether it is logarithmic, and between which numbers bands are drawn."""
-    known = np.append(numbers, tolerances)
+    known = np.append(numbers, levels)
     if not asks_for_log(known):
         return False, (float(known.min(initial=np.inf)), float(known.max(initial=-np.inf))) if known.size else (
             0.0,

@@ -145,11 +145,7 @@ def in_every_pair(what: str, kinds: tuple[type, ...], change: Callable, gradient
 
     Other leaves stay as they are. Raises ValueError for a pytree without one.
     """
-    held = jax.tree.leaves(factors, is_leaf=lambda x: isinstance(x, kinds))
-    if not any(isinstance(x, kinds) for x in held):
-        given = "one factor" if isinstance(factors, TiedFactor) else f"a {type(factors).__name__} without factors"
-        instead = "use gradient_descent, leave Tied out, or hold pairs as jaxfact.Factors"
-        raise problem_with(what, given, "needs the two factors of a pair", instead)
+    need_pairs(what, kinds, factors)
 
     def changed(x: PyTree, g: PyTree) -> PyTree:
         return change(g, x) if isinstance(x, kinds) else g
@@ -157,12 +153,26 @@ def in_every_pair(what: str, kinds: tuple[type, ...], change: Callable, gradient
     return jax.tree.map(changed, factors, gradient, is_leaf=lambda x: isinstance(x, kinds))
 
 
-def need_pair(what: str, factors: AnyFactors) -> None:
-    """Refuse what is not a pair of factors."""
-    if not isinstance(factors, Factors):
-        raise problem_with(
-            what, "one factor", "needs the two factors of a pair", "use gradient_descent, or leave Tied out"
-        )
+def need_pairs(what: str, kinds: tuple[type, ...], factors: PyTree) -> None:
+    """Refuse a pytree that holds no factors of these kinds."""
+    held = jax.tree.leaves(factors, is_leaf=lambda x: isinstance(x, kinds))
+    if not any(isinstance(x, kinds) for x in held):
+        given = "one factor" if isinstance(factors, TiedFactor) else f"a {type(factors).__name__} without factors"
+        instead = "use gradient_descent, leave Tied out, or hold pairs as jaxfact.Factors"
+        raise problem_with(what, given, "needs the two factors of a pair", instead)
+
+
+def gradient_elsewhere(what: str, problem: Problem | None, value_fn: Callable | None) -> Callable[[PyTree], PyTree]:
+    """Return the gradient as a function: the problem's, or that of what optax calls `value_fn`.
+
+    Raises ValueError where neither is known.
+    """
+    if problem is not None:
+        return problem.gradient
+    if value_fn is None:
+        needed = "needs the gradient at a second point"
+        raise problem_with(what, "a gradient alone", needed, "give update(…, value_fn=loss), a function of the pytree")
+    return jax.grad(value_fn)
 
 
 def stateless(factors: Factors) -> optax.EmptyState:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, ScalarLike
 
-from jaxfact.inputs import positive
+from jaxfact.inputs import positive, problem_with
 from jaxfact.methods.base import Method, descent_step, stateless
 from jaxfact.numerics.decompositions import largest_eigenvalue
 from jaxfact.numerics.products import gram
@@ -20,11 +20,14 @@ def curvature_descent(share: ScalarLike = 1.0) -> Method:
     lemma, stated for ½‖UVᵀ − Σ‖²_F, promises L⁺ ≤ L − (η − K_tη²/2)‖∇L‖²: so every share below 2 lowers the loss, and
     1, the paper's 1/K_t, is promised most. At a balanced optimum s² = 2σ₁, and η_t is share/(2σ₁).
 
-    Raises ValueError for a share that is not above 0.
+    Raises ValueError for a share that is not above 0, and where no problem is given, as outside `descend`.
     """
     positive("share", share, "1 is the paper's choice, and below 2 the loss falls")
 
-    def update(gradient: Factors, state: optax.EmptyState, factors: Factors, *, problem, **_):
+    def update(gradient: Factors, state: optax.EmptyState, factors: Factors, *, problem=None, **_):
+        if problem is None:
+            needed = "its bound is that of the loss of one problem"
+            raise problem_with("curvature_descent", "a gradient alone", needed, "use it in jf.descend or jf.sweep")
         squares = [largest_eigenvalue(gram(x)) for x in as_pair(factors)]
         step = _solved(squares[0] + squares[1], jnp.maximum(*squares), problem.loss(factors), share)
         return descent_step(step, gradient), state

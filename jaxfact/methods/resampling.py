@@ -27,10 +27,11 @@ def fresh_batch(count: ScalarLike) -> Method:
     def init(factors: Factors) -> optax.EmptyState:
         return optax.EmptyState()
 
-    def update(gradient, state: optax.EmptyState, factors: Factors, *, problem, key: PRNGKeyArray, **_):
+    def update(gradient, state: optax.EmptyState, factors: Factors, *, key: PRNGKeyArray, problem=None, **_):
         if not isinstance(problem, Factorization):
             needed = "fresh measurements need a known matrix"
-            raise problem_with("problem", type(problem).__name__, needed, "give the Factorization of the truth")
+            given = "none" if problem is None else type(problem).__name__
+            raise problem_with("problem", given, needed, "give the Factorization of the truth")
         G = _batch(key, factors.product - problem.target, count)
         return Factors(G @ factors.V, G.T @ factors.U), state
 

@@ -3,18 +3,21 @@
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, ScalarLike
 
 from jaxfact.inputs import non_negative
-from jaxfact.methods.base import Method, in_every_pair, stateless
+from jaxfact.methods.base import Method, in_every_pair, need_pairs, stateless
 from jaxfact.methods.descent import gradient_descent
 from jaxfact.numerics.decompositions import eigenvalues, inverse
 from jaxfact.numerics.products import gram, keep, times
 from jaxfact.numerics.trees import PyTree
 from jaxfact.problems.base import Problem
 from jaxfact.problems.factors import AnyFactors, Factors, TiedFactor
+
+_KINDS = (Factors, TiedFactor)
 
 
 class StartScales(NamedTuple):
@@ -34,7 +37,7 @@ def scale_by_gram(damping: ScalarLike = 0.0) -> Method:
 
     def update(gradient: PyTree, state: optax.EmptyState, factors: PyTree, *, problem=None, **_):
         change = partial(_preconditioned, damping, problem)
-        return in_every_pair("scale_by_gram", (Factors, TiedFactor), change, gradient, factors), state
+        return in_every_pair("scale_by_gram", _KINDS, change, gradient, factors), state
 
     return Method(stateless, update)  # pyright: ignore[reportArgumentType]
 
@@ -50,17 +53,17 @@ def scaled_gd(step_size: optax.ScalarOrSchedule, damping: ScalarLike = 0.0) -> M
 def scale_by_start() -> Method:
     """Divide ∇_U by ‖V₀‖² and ∇_V by ‖U₀‖², spectral norms of the factors a run starts from; ∇ by ‖X₀‖² if tied.
 
+    In every pair of a pytree that holds `Factors`; its other leaves stay as they are.
     What follows in the chain then takes a step size that is a pure number. A start with a zero factor has no such
     scale: the first step is not finite (Ma, Li & Chi 2021, Alg. 1; at a balanced start also Tu et al. 2016).
     """
 
-    def init(factors: AnyFactors) -> StartScales:
-        squares = [eigenvalues(gram(x))[-1] for x in factors]
-        return StartScales(*(1 / square for square in squares[::-1]))
+    def init(factors: PyTree) -> PyTree:
+        need_pairs("scale_by_start", _KINDS, factors)
+        return jax.tree.map(lambda x: _start_scales(x) if _is_scaled(x) else None, factors, is_leaf=_is_scaled)
 
-    def update(gradient: AnyFactors, state: StartScales, factors=None, **_):
-        scales = (scale for scale in state if scale is not None)
-        return type(gradient)(*(x * scale for x, scale in zip(gradient, scales, strict=True))), state
+    def update(gradient: PyTree, state: PyTree, factors=None, **_):
+        return jax.tree.map(_by_start, gradient, state, is_leaf=_is_scaled), state
 
     return Method(init, update)  # pyright: ignore[reportArgumentType]
 
@@ -71,6 +74,22 @@ def scaled_by_start(step_size: optax.ScalarOrSchedule) -> Method:
     The step size η is a pure number.
     """
     return optax.chain(scale_by_start(), gradient_descent(step_size))
+
+
+def _is_scaled(x: PyTree) -> bool:
+    return isinstance(x, _KINDS)
+
+
+def _start_scales(factors: AnyFactors) -> StartScales:
+    squares = [eigenvalues(gram(x))[-1] for x in factors]
+    return StartScales(*(1 / square for square in squares[::-1]))
+
+
+def _by_start(gradient: PyTree, state: StartScales | None) -> PyTree:
+    if state is None:  # what is no pair
+        return gradient
+    scales = (scale for scale in state if scale is not None)
+    return type(gradient)(*(x * scale for x, scale in zip(gradient, scales, strict=True)))
 
 
 def _preconditioned(damping: ScalarLike, problem: Problem | None, gradient: Any, factors: AnyFactors) -> AnyFactors:
