@@ -43,6 +43,7 @@ METHODS = {
     ),
     "scaled": Case(jf.methods.scaled_gd, [ETA, 0.1]),
     "scaled by start": Case(jf.methods.scaled_by_start, [ETA]),
+    "curvature": Case(jf.methods.curvature_descent, [1.0]),
     "alternating": Case(jf.methods.alternating, [ETA]),
     "fresh batches": Case(lambda step: optax.chain(jf.methods.fresh_batch(50), optax.sgd(step)), [ETA]),
     "momentum": Case(lambda step, beta: optax.sgd(step, momentum=beta), [ETA, 0.5]),
@@ -57,27 +58,28 @@ def outcome(problem, method, start):
     return jnp.sum(jnp.cos(run.records["loss"])) + sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(run.factors))
 
 
-def check(function, at, *, second=False):
-    """Hold both modes against differences of values, and second derivatives against those of gradients."""
+def check(function, at):
+    """Hold both modes against differences of values, and second derivatives against those of gradients.
+
+    All come from one program: the tangent of the value is forward mode, that of the gradient a row of the Hessian.
+    """
     flat, unravel = ravel_pytree(at)
-    of_flat = lambda x: function(unravel(x))  # noqa: E731
-    every = jnp.eye(len(flat))
-    offsets = np.append(OFFSETS, 0)[:, None, None]
-    points, along = flat + H * offsets * every, jnp.broadcast_to(every, (5, *every.shape))
-    values, pushed = jax.jit(jax.vmap(jax.vmap(lambda x, v: jax.jvp(of_flat, (x,), (v,)))))(points, along)
-    if second:
-        by_gradient = jax.jit(jax.vmap(jax.vmap(lambda x, v: jax.jvp(jax.grad(of_flat), (x,), (v,)))))
-        gradients, seconds = by_gradient(points, along)
-        gradient, hessian = gradients[-1, 0], np.asarray(seconds[-1])
-        known = np.tensordot(WEIGHTS, np.asarray(gradients[:-1]), 1)
-        np.testing.assert_allclose(hessian, known, rtol=1e-6, atol=1e-8 * np.abs(known).max())
-        np.testing.assert_allclose(hessian, hessian.T, rtol=1e-9, atol=1e-11 * np.abs(known).max())
-    else:
-        gradient = jax.jit(jax.grad(of_flat))(flat)
-    size = np.abs(gradient).max()
-    np.testing.assert_allclose(pushed[-1], gradient, rtol=1e-11, atol=1e-13 * size)
-    np.testing.assert_allclose(gradient, WEIGHTS @ np.asarray(values[:-1]), rtol=1e-6, atol=1e-9 * size)
-    return gradient
+    size, every = len(flat), np.eye(len(flat))
+    points = flat + H * np.append(OFFSETS, 0)[:, None, None] * every
+
+    def derivatives(x, v):
+        return jax.jvp(jax.value_and_grad(lambda x: function(unravel(x))), (x,), (v,))
+
+    found = jax.jit(jax.vmap(derivatives))(points.reshape(-1, size), np.tile(every, (5, 1)))
+    (values, gradients), (pushed, rows) = jax.tree.map(lambda x: np.reshape(x, (5, size, *x.shape[1:])), found)
+    gradient, hessian = gradients[-1, 0], rows[-1]
+    largest = np.abs(gradient).max()
+    np.testing.assert_allclose(pushed[-1], gradient, rtol=1e-11, atol=1e-13 * largest)
+    np.testing.assert_allclose(gradient, WEIGHTS @ values[:-1], rtol=1e-6, atol=1e-9 * largest)
+    known = np.tensordot(WEIGHTS, gradients[:-1], 1)
+    np.testing.assert_allclose(hessian, known, rtol=1e-6, atol=1e-8 * np.abs(known).max())
+    np.testing.assert_allclose(hessian, hessian.T, rtol=1e-9, atol=1e-11 * np.abs(known).max())
+    return gradient, hessian
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -89,8 +91,9 @@ def test_derivatives_by_numbers_start_and_target(name):
         return outcome(problem, make(*at["numbers"]), at["start"])
 
     at = {"numbers": jnp.array(numbers), "start": START, "values": jnp.array([1.0, 0.6, 0.3])}
-    gradient = check(function, at, second=name in ("balanced", "scaled"))
+    gradient, hessian = check(function, at)
     assert np.all(np.abs(gradient[: len(numbers)]) > 1e-4)
+    assert np.all(np.abs(hessian[: len(numbers)]).max(axis=1) > 1e-3)  # which is none of zeros
 
 
 # From numbers to a problem whose data they are. Completion by its entries is in test_completion.py.
