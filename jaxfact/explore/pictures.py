@@ -82,15 +82,15 @@ class Pictures:
             self._distance[name].data = _columns(one, "distance")
             self._imbalance[name].data = _columns(one, "imbalance")
             there = {"step": [], "fraction": []} if one is None else {"step": one.gone, "fraction": one.waiting}
-            self._waiting[name].data = there
+            self._waiting[name].data = _in_line(there)
             self._show_times(name, one, shown)
         self._drawn = set(shown.of)
         summary = shown.of[of_values]
         used = summary.singular_values
         nothing = np.full(len(summary.steps), np.nan)
         columns = {place: used[at] if at < len(used) else nothing for at, place in enumerate(_places())}
-        self._values.data = {"step": summary.steps, **columns}
-        self._target.data = {"value": target}
+        self._values.data = _in_line({"step": summary.steps, **columns})
+        self._target.data = _in_line({"value": target})
         self.figures[4].title.text = f"Singular values of UVᵀ: {of_values}"
         self._outcomes.data = {
             "method": list(shown.of),
@@ -159,7 +159,8 @@ class Pictures:
         has = np.isfinite(one.arrived)
         arrived.data = {"x": x[has], "y": one.arrived[has], "seed": seeds[has]}
         top = np.full(int(np.sum(~has)), 1.04 * shown.state.budget)
-        never.data = {"x": x[~has], "y": top, "seed": seeds[~has]}
+        if len(top) or len(never.data["x"]):
+            never.data = {"x": x[~has], "y": top, "seed": seeds[~has]}
 
     def _draw_distance(self) -> Picture:
         made = self._along_steps("distance", "Distance from the target", "‖UVᵀ − Σ‖ / ‖Σ‖", "log")
@@ -255,7 +256,12 @@ def _columns(summary: Summary | None, name: str) -> dict[str, Any]:
     if summary is None:
         return {column: [] for column in _CURVES}
     curve: Curve = getattr(summary, name)
-    return dict(zip(_CURVES, (summary.steps, *map(_positive, curve)), strict=True))
+    return _in_line(dict(zip(_CURVES, (summary.steps, *map(_positive, curve)), strict=True)))
+
+
+def _in_line(columns: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Return columns as lists, which are sent in one message: every array is sent in two of its own."""
+    return {name: np.asarray(values).tolist() for name, values in columns.items()}
 
 
 def _positive(values: np.ndarray) -> np.ndarray:
