@@ -16,6 +16,7 @@ from cases import KEY, as_jax, frame, pair
 from jax.flatten_util import ravel_pytree
 
 import jaxfact as jf
+from jaxfact.numerics.products import gram
 
 H = 2e-4
 OFFSETS, WEIGHTS = np.array([1, -1, 2, -2]), np.array([8, -8, -1, 1]) / (12 * H)
@@ -113,6 +114,21 @@ def test_derivatives_by_the_data_of_a_problem(name):
         return outcome(BY_DATA[name](at["data"]), jf.methods.gradient_descent(at["numbers"]), at["start"])
 
     check(function, {"numbers": jnp.array([ETA]), "data": jnp.asarray(data), "start": start})
+
+
+def test_a_gram_matrix_has_derivatives_of_any_order():
+    """Against those of the plain product, of one matrix and of several: of a Hessian only tangents are a batch."""
+    several = np.random.default_rng(1).normal(size=(3, 4, 2))
+
+    def derivatives(of):
+        value = lambda X: jnp.sum(jnp.sin(of(X)) ** 2)  # noqa: E731
+        return lambda X: (jax.grad(value)(X), jax.hessian(value)(X), jax.jacfwd(jax.hessian(value))(X))
+
+    mine, plain = derivatives(gram), derivatives(lambda X: X.T @ X)
+    for around, given in ((lambda f: f, several[0]), (jax.vmap, several)):
+        found, known = jax.jit(lambda x, around=around: (around(mine)(x), around(plain)(x)))(given)
+        for one, other in zip(found, known, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-11)
 
 
 def test_the_scalar_mode_has_its_closed_form():

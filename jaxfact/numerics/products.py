@@ -41,8 +41,20 @@ def in_full_precision(function: Callable[P, R]) -> Callable[P, R]:
 
 @jax.jit
 def gram(X: Float[Array, "k d"]) -> Float[Array, "d d"]:
-    """Return XᵀX."""
+    """Return XᵀX; its derivative is S + Sᵀ, of one product S = XᵀẊ."""
+    return _gram(X)
+
+
+@jax.custom_jvp
+def _gram(X: Float[Array, "k d"]) -> Float[Array, "d d"]:
     return cross(X, X)
+
+
+@_gram.defjvp
+def _(primals, tangents):
+    (X,), (dX,) = primals, tangents
+    half = product(X.T, dX)
+    return _bound(_CROSSED, X.T, X), half + half.T
 
 
 @jax.jit
@@ -159,13 +171,13 @@ _KEPT = _identity("keep", lambda rank: (*range(1, rank), 0))
 _CONTIGUOUS = _identity("contiguous", range)
 
 
-def _bilinear(name: str) -> core.Primitive:
-    """Return the product of two matrices as an operation: sums that XLA fuses for one run, matrix products for many.
+def _bilinear(many: Callable[[Array, Array], Array]) -> core.Primitive:
+    """Return the product of two matrices as an operation: a sum that XLA takes once for one run, `many` for a batch.
 
     Derivatives are made of such products. For one run a call of a library costs more than a product of ten rows does;
     for many, sums along axes that are not contiguous cost more than the call.
     """
-    operation = core.Primitive(name)
+    operation = core.Primitive("product")
 
     def one(X: Array, G: Array, **_) -> Array:
         if is_long(max(*X.shape, *G.shape)):
@@ -174,8 +186,7 @@ def _bilinear(name: str) -> core.Primitive:
         return lax.optimization_barrier(jnp.sum(X[:, :, None] * G, axis=1))
 
     def batched(arrays: tuple[Array, Array], axes: tuple[int | None, int | None], **_) -> tuple[Array, int]:
-        X, G = (x if axis is None else jnp.moveaxis(x, axis, 0) for x, axis in zip(arrays, axes, strict=True))
-        return X @ G, 0
+        return jax.vmap(many, axes)(*arrays), 0
 
     operation.def_impl(one)
     operation.def_abstract_eval(lambda X, G, **_: X.update(shape=(X.shape[0], G.shape[1])))
@@ -185,16 +196,22 @@ def _bilinear(name: str) -> core.Primitive:
     return operation
 
 
-_PRODUCT = _bilinear("product")
+_PRODUCT = _bilinear(jnp.matmul)
+
+# A Gram matrix that is recomputed on the way back. Of one run XLA would compute what `_cross` writes out for each entry
+# that uses it, as many as there are in the factors: a reduction it computes once.
+_CROSSED = _bilinear(lambda XT, Y: _cross(XT.T, Y))
 
 
 def product(X: Float[Array, "k d"], G: Float[Array, "d e"]) -> Float[Array, "k e"]:
-    """Return XG for derivatives; `times` is for what is computed most.
+    """Return XG for derivatives; `times` is for what is computed most."""
+    return _bound(_PRODUCT, X, G)
 
-    It has the parameter of `dot_general`, so that who reads one reads the other.
-    """
+
+def _bound(operation: core.Primitive, X: Float[Array, "k d"], G: Float[Array, "d e"]) -> Float[Array, "k e"]:
+    """Return a product by an operation; its parameter is that of `dot_general`: who reads one reads the other."""
     dtype = jnp.result_type(X, G)
-    return _PRODUCT.bind(X.astype(dtype), G.astype(dtype), dimension_numbers=(((1,), (0,)), ((), ())))
+    return operation.bind(X.astype(dtype), G.astype(dtype), dimension_numbers=(((1,), (0,)), ((), ())))
 
 
 def keep(tree: PyTree) -> PyTree:
