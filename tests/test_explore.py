@@ -73,6 +73,17 @@ def test_a_matrix_has_no_controls_of_a_made_up_target():
         read_address("rank=2", GIVEN)
     with pytest.raises(ValueError, match="the explorer is for fully observed matrices"):
         jf.explore(jf.Tied(jf.Factorization(np.eye(6))))
+    with pytest.raises(ValueError, match="a target of zeros"):
+        jf.explore(jf.Factorization(np.zeros((4, 3))))
+
+
+def test_a_width_beyond_a_matrix_has_as_many_values_as_the_matrix():
+    """A 1×1 matrix has one singular value at any width, and its runs find it."""
+    laboratory = Laboratory(jf.Factorization([[3.0]]))
+    shown = look(laboratory, read_address("methods=plain&width=4", laboratory.controls))
+    (values,) = shown.of["plain"].singular_values
+    assert_allclose(np.nanmax(values), 1, rtol=1e-3)
+    assert shown.signals.shape == (1000,)
 
 
 @pytest.mark.parametrize("control", [one for one in MADE_UP if isinstance(one, Control)], ids=lambda one: one.name)

@@ -77,7 +77,7 @@ class Laboratory:
     """Programs by what they are made for, and the runs of them; may be shared by several pages.
 
     `problem` is the factorisation that is explored; without one the target is made up, and its rank, condition number,
-    spectrum and sizes can be moved too. Raises ValueError for a problem of another kind.
+    spectrum and sizes can be moved too. Raises ValueError for a problem of another kind and a target of zeros.
     """
 
     def __init__(self, problem: Problem | None = None):
@@ -85,6 +85,10 @@ class Laboratory:
             given = type(problem).__name__
             instead = "give a jaxfact.Factorization, or sweep the others with jf.prepare"
             raise problem_with("problem", given, "the explorer is for fully observed matrices", instead)
+        if problem is not None and problem.rank == 0:
+            raise problem_with(
+                "problem", "a target of zeros", "has no singular value to be found", "give another matrix"
+            )
         self.problem = problem
         self.controls: tuple[Control | Choice, ...] = MADE_UP if problem is None else GIVEN
         self._made: dict[Program, Prepared] = {}

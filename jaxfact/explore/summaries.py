@@ -69,12 +69,13 @@ def summary(runs: Mapping[str, np.ndarray], state: State) -> Summary:
     steps = steps[: np.searchsorted(steps, ended.max()) + 1]
     going = (outcome != CONVERGED)[:, None] | (ended[:, None] >= steps)
     arrived, values = runs["hit"][:, -1], runs["singular_values_path"]
+    count = min(state.values["width"], values.shape[-1])
     gone, waiting = _survival(arrived, state.budget)
     return Summary(
         steps,
         _curve(runs["distance_path"], going),
         _curve(runs["imbalance_path"], going),
-        [_quantiles(values[..., each], going, (0.5,))[0] for each in range(state.values["width"])],
+        [_quantiles(values[..., each], going, (0.5,))[0] for each in range(count)],
         gone,
         waiting,
         arrived,
