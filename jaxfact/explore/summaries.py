@@ -84,12 +84,14 @@ def summary(runs: Mapping[str, np.ndarray], state: State) -> Summary:
 
 
 def sentence(shown: Shown) -> str:
-    """Say in a line what is seen: who arrived, and when half of the runs had."""
+    """Say in a line what is seen: who arrived, when half of the runs had, and who diverged."""
     parts = []
     for name, one in shown.of.items():
         half = np.sort(np.where(np.isfinite(one.arrived), one.arrived, np.inf))[(len(one.arrived) - 1) // 2]
         median = f", half of all by step {half:.0f}" if np.isfinite(half) else ""
-        parts.append(f"{name}: {100 * one.outcomes['converged']:.4g} % arrive{median}")
+        lost = one.outcomes["diverged"]
+        diverged = f", {100 * lost:.4g} % diverge" if lost else ""
+        parts.append(f"{name}: {100 * one.outcomes['converged']:.4g} % arrive{median}{diverged}")
     return f"{len(shown.state.seeds)} starts to distance {TOLERANCE:g}. {'; '.join(parts)}."
 
 
