@@ -20,8 +20,9 @@ import jaxfact as jf
 from jaxfact.explore.controls import GIVEN, MADE_UP, METHODS, Choice, Control, address_of, read_address, usual
 from jaxfact.explore.laboratory import Laboratory
 from jaxfact.explore.mapping import CODES, Asked, drawn, pixels, values_along
+from jaxfact.explore.pictures import Pictures
 from jaxfact.explore.serving import page_of
-from jaxfact.explore.summaries import look
+from jaxfact.explore.summaries import look, sentence
 from jaxfact.figures.sheets import said_of
 
 CHROMIUM = shutil.which("chromium")
@@ -121,6 +122,32 @@ def test_padding_leaves_the_law_of_the_runs_alone(laboratory):
     for share in (0.1, 0.5, 0.9):
         assert abs(float(padded.quantile(share)) - float(own.quantile(share))) <= 2
     assert float(own.quantile(0.9) - own.quantile(0.1)) > 6  # steps, which two would not explain
+
+
+def test_the_sentence_counts_who_arrived(laboratory):
+    """In chaos some runs pass through the target and leave it again: they arrived, and did not converge."""
+    shown = look(laboratory, at("methods=plain&width=1&rank=1&step_size=1.9"))
+    summary = shown.of["plain"]
+    arrived = np.isfinite(summary.arrived).sum()
+    assert arrived > 1000 * summary.outcomes["converged"]
+    assert f"plain: {arrived / 10:.4g} % arrive." in sentence(shown)
+    assert "plain: 0 % arrive, 100 % diverge." in sentence(look(laboratory, at("methods=plain&step_size=2&scale=3")))
+
+
+def test_axes_hold_what_is_drawn_and_no_more(laboratory):
+    """Of what diverges at once there is one value, and so no line; what is frozen is held while it is there."""
+    pictures, heights = Pictures(lambda *_: None), {}
+    for name, address in (("lost", "step_size=2&scale=3"), ("usual", "")):
+        shown = look(laboratory, at(f"methods=plain&{address}"))
+        pictures.show(shown, "plain", laboratory.target_values(shown.state))
+        heights[name] = [pictures.figures[place].y_range.end for place in (0, 4)]
+        if name == "lost":
+            pictures.freeze(shown)
+    assert heights["lost"][0] > 1000
+    assert heights["lost"][1] == heights["usual"][1] == 1.2
+    assert heights["usual"][0] == heights["lost"][0]
+    pictures.thaw()
+    assert pictures.figures[0].y_range.end < 10
 
 
 @pytest.mark.parametrize(("rank", "width"), [(1, 1), (3, 3), (3, 4), (4, 2)])
@@ -405,6 +432,24 @@ def test_a_contradiction_is_refused_and_the_page_goes_on(opened):
     said.wait_for(state="hidden")
 
 
+def test_nothing_is_run_while_a_control_holds_nothing(opened):
+    """An emptied number and no method are refused in a line, until a move mends them."""
+    page = opened(FEW)
+    page.evaluate("() => { widget('first seed').value = null }")
+    page.get_by_text("first_seed=nothing: needs a whole number; give one.").wait_for()
+    page.get_by_text("plain", exact=True).first.click()
+    none = page.get_by_text("methods=none: one is needed; choose one.")
+    none.wait_for()
+    shown = page.evaluate("figure('outcomes').renderers[0].data_source.data.converged[0]")
+    page.evaluate("() => { widget('step size η · σ₁').value = 2 }")
+    page.wait_for_timeout(500)
+    assert none.is_visible()
+    assert page.evaluate("figure('outcomes').renderers[0].data_source.data.converged[0]") == shown
+    page.get_by_text("plain", exact=True).first.click()
+    page.wait_for_function("figure('outcomes').renderers[0].data_source.data.diverged[0] == 1")
+    assert not none.is_visible()
+
+
 def test_a_map_is_drawn_and_dragging_zooms(opened):
     page = opened("methods=plain&width=1&rank=1")
     page.get_by_text("Map", exact=True).click()
@@ -431,6 +476,12 @@ def test_a_map_is_drawn_and_dragging_zooms(opened):
     assert page.evaluate("figure('map').x_range.end") < 0.25
     page.get_by_text("zoom out", exact=True).click()
     page.wait_for_function("figure('map').x_range.start < -1.9", timeout=60_000)
+    page.evaluate("(label) => { widget(label).value = 2 }", KNOWN["rank"].label)
+    page.get_by_text("have been moved since").wait_for()
+    page.evaluate("(label) => { widget(label).value = 0 }", KNOWN["condition"].label)
+    page.get_by_text("draw", exact=True).click()
+    page.get_by_text("the best approximations are a set").wait_for()
+    assert page.evaluate("source('map').data.image.length") == 0  # and no other map stands beside that line
 
 
 # The command, and the notebook
@@ -459,17 +510,22 @@ def test_the_command_serves_this_machine_alone():
                 urlopen(f"http://127.0.0.1:{port}/{path}")
         assert _handshake(int(port), f"http://127.0.0.1:{port}") == "101"
         assert _handshake(int(port), "http://elsewhere.example") == "403"
+        # Of a name that its owner lets mean this machine, host and origin are the same.
+        for name in ("elsewhere.example", "127.0.0.1.elsewhere.example"):
+            assert _handshake(int(port), f"http://{name}:{port}", f"{name}:{port}") == "403"
+        assert _handshake(int(port), f"http://localhost:{port}", f"localhost:{port}") == "101"
     finally:
         process.send_signal(2)
         _, said = process.communicate(timeout=30)
     assert "Traceback" not in said
 
 
-def _handshake(port, origin):
+def _handshake(port, origin, host=None):
     """Return the status with which a WebSocket of a page from an origin is answered."""
     token = re.search(r'"token":"([^"]+)"', urlopen(f"http://127.0.0.1:{port}/").read().decode())[1]
+    host = host or f"127.0.0.1:{port}"
     lines = [
-        "GET /ws HTTP/1.1", f"Host: 127.0.0.1:{port}", f"Origin: {origin}", "Upgrade: websocket", "Connection: Upgrade",
+        "GET /ws HTTP/1.1", f"Host: {host}", f"Origin: {origin}", "Upgrade: websocket", "Connection: Upgrade",
         "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
         f"Sec-WebSocket-Protocol: bokeh, {token}", "", "",
     ]  # fmt: skip
@@ -483,7 +539,9 @@ def _handshake(port, origin):
     [
         (["--at", "step_size=7"], "step_size='7': is not in its range"),
         (["--port", "99999"], "cannot be had"),
-        (["--address", "here"], "is no address"),
+        (["--address", "here"], "is no address in numbers"),
+        (["--address", "8.8.8.8"], "address=8.8.8.8: is none of this machine"),
+        (["--address", "::1"], "is of IPv6"),
         (["nowhere.csv"], "does not exist"),
         (["--absent", "zero"], "name a file"),
     ],

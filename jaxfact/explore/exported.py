@@ -2,6 +2,7 @@
 
 import io
 import tempfile
+import threading
 import zipfile
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from jaxfact.figures.publishing import publish
 from jaxfact.figures.styles import house
 from jaxfact.figures.survival import survival
 
+_ONE_AT_A_TIME = threading.Lock()  # the settings of matplotlib are those of the process
 _DRAWN = {"distance": distance, "imbalance": imbalance, "survival": lambda runs: survival(runs, TOLERANCE)}
 
 
@@ -41,7 +43,7 @@ def archive(shown: Shown, laboratory: Laboratory) -> io.BytesIO:
         script = script_of(shown.state, laboratory)
         packed.writestr("again.py", script)
         packed.writestr("runs.csv", _table(shown, runs))
-        with house():
+        with _ONE_AT_A_TIME, house():
             for name, draw in _DRAWN.items():
                 publish(draw(runs), Path(folder, name), made_by=_call(shown.state, laboratory))
         for file in sorted(Path(folder).iterdir()):

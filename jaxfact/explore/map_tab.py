@@ -38,6 +38,8 @@ _POINTS = (100, 250, 500)
 _SIZE = 520
 _PATIENCE = 2.0  # seconds, for a server to draw: it may have ended
 
+_OUTDATED = "The controls on the left have been moved since: draw again."
+
 Later = Callable[[Callable[[], None]], Any]
 
 
@@ -70,6 +72,7 @@ class MapTab:
         self._figure = self._made_figure()
         self._ends: dict[str, tuple[float, float]] = {}
         self._maps: Maps | None = None
+        self._mapped: State | None = None
         self._number = 0
         self._thread = ThreadPoolExecutor(1)
         for widget in (self._x, self._y):
@@ -93,6 +96,11 @@ class MapTab:
         """Draw a first map when the tab is first opened."""
         if self._maps is None:
             self._begin()
+
+    def outdate(self) -> None:
+        """Say that the map is of another state than the page's."""
+        if self._maps is not None:
+            self._say(_OUTDATED)
 
     def close(self) -> None:
         """Stop what is being drawn."""
@@ -127,14 +135,14 @@ class MapTab:
         self._number += 1
         asked, number = self._asked(), self._number
         if asked.x == asked.y:
-            self._say(f"across and upward={asked.x.name}: a map needs two controls; choose another.", is_wrong=True)
+            self._refuse(f"across and upward={asked.x.name}: a map needs two controls; choose another.", number)
             return
-        pictures = drawn(self._laboratory, self._state(), asked, lambda: self._number == number)
+        self._mapped = self._state()
+        pictures = drawn(self._laboratory, self._mapped, asked, lambda: self._number == number)
         self._say("drawing")
         if self._later is None:
             for maps in self._told(pictures):
                 self._take(asked, maps)
-            self._say("")
         else:
             self._thread.submit(self._work, asked, number, pictures, self._later)
 
@@ -144,16 +152,27 @@ class MapTab:
                 sent = threading.Event()
                 later(partial(self._take, asked, maps, number, sent))
                 sent.wait(_PATIENCE)
-            later(lambda: self._say("", number=number))
+            later(partial(self._ended, number))
         except Exception as error:  # whatever the runs meet, the page goes on
             said = " ".join(str(error).split())
-            later(lambda: self._say(said, is_wrong=True, number=number))
+            later(partial(self._refuse, said, number))
 
     def _told(self, pictures: Iterator[Maps]) -> Iterator[Maps]:
         try:
             yield from pictures
+            self._ended(self._number)
         except ValueError as error:
-            self._say(str(error), is_wrong=True)
+            self._refuse(str(error), self._number)
+
+    def _ended(self, number: int) -> None:
+        self._say("" if self._state() == self._mapped else _OUTDATED, number=number)
+
+    def _refuse(self, said: str, number: int) -> None:
+        """Say what is wrong, and leave no map standing that is not of what was asked for."""
+        if number == self._number:
+            self._maps = None
+            self._source.data = {name: [] for name in self._source.data}
+            self._say(said, is_wrong=True)
 
     def _take(self, asked: Asked, maps: Maps, number: int | None = None, sent: threading.Event | None = None) -> None:
         if number in (None, self._number):

@@ -19,6 +19,7 @@ from jaxfact.explore.laboratory import Laboratory, recorded_steps
 from jaxfact.explore.map_tab import Later, MapTab
 from jaxfact.explore.pictures import METHOD_COLOURS, Pictures
 from jaxfact.explore.summaries import Shown, look, sentence
+from jaxfact.inputs import problem_with
 
 _TITLES = {"method": "Method", "start": "Start", "target": "Target", "runs": "Runs"}
 _GRID = ":host{display:grid!important;grid-template-columns:repeat(auto-fill,minmax(min(330px,100%),1fr));gap:6px}"
@@ -91,26 +92,30 @@ class Page:
         return pn.Column(*parts, width=_SIDE)
 
     def _moved(self, control: Control | Choice, event: Any) -> None:
+        if event.new is None:
+            self._refuse(str(problem_with(control.name, "nothing", "needs a whole number", "give one")))
+            return
         value = control.off_slider(event.new) if isinstance(control, Control) else event.new
         if value != self._state.values[control.name]:
             self._go(self._state.moved(control.name, value))
 
     def _chose_methods(self, event: Any) -> None:
         chosen = tuple(name for name in METHODS if name in event.new)
-        if not chosen:
-            self._refuse("methods=none: one is needed; choose one.")
-            return
-        self._of_values.options = list(chosen)
+        if chosen:
+            self._of_values.options = list(chosen)
         self._go(self._state._replace(methods=chosen))
 
     def _go(self, state: State) -> None:
         self._state = state
         try:
             check(state)
+            if not state.methods:
+                raise problem_with("methods", "none", "one is needed", "choose one")
         except ValueError as error:
             self._refuse(str(error))
             return
         self._said = ""
+        self._map.outdate()
         self._ask(state)
 
     def _refuse(self, said: str) -> None:
@@ -179,8 +184,9 @@ class Page:
         paths = run["distance_path"][known], run["imbalance_path"][known]
         self._change(lambda: self._pictures.show_run(steps[known], *paths))
         code = line_of(self._shown.state, self._laboratory, method, seed)
-        ended = OUTCOMES[run["outcome"]]
-        said = f"{method}, seed {seed}: {ended} after {run['steps']} steps. The same run again:"
+        ended, arrived = OUTCOMES[run["outcome"]], run["hit"][-1]
+        when = f"arrived at step {arrived:.0f}, " if np.isfinite(arrived) else ""
+        said = f"{method}, seed {seed}: {when}ended ({ended}) at step {run['steps']}. The same run again:"
         code = html.escape(code, quote=False)
         self._line.object = f'{_line(said)}<pre style="white-space:pre-wrap">{code}</pre>'
 
@@ -188,7 +194,11 @@ class Page:
         if self._shown is not None:
             self._change(partial(self._pictures.freeze, self._shown))
 
-    def _archive(self) -> Any:
+    async def _archive(self) -> Any:
+        """Return what is exported; other pages are served meanwhile."""
+        return await asyncio.to_thread(self._packed)
+
+    def _packed(self) -> Any:
         return archive(self._shown or look(self._laboratory, self._state), self._laboratory)
 
     def _target(self, state: State) -> np.ndarray:

@@ -55,6 +55,7 @@ class Pictures:
         self._arrived = {name: ColumnDataSource(_NO_STARTS) for name in METHODS}
         self._never = {name: ColumnDataSource(_NO_STARTS) for name in METHODS}
         self._drawn: set[str] = set()
+        self._fitted: tuple[Shown, list[np.ndarray]] | None = None
         self._chosen = ColumnDataSource({name: [] for name in ("step", "distance", "imbalance")})
         self._frozen = ColumnDataSource({name: [] for name in ("step", "distance", "imbalance")})
         self._frozen_waiting = ColumnDataSource({"step": [], "fraction": []})
@@ -99,7 +100,8 @@ class Pictures:
         self.figures[5].y_range.factors = list(shown.of)[::-1]
         if len(self._chosen.data["step"]):
             self._chosen.data = {name: [] for name in self._chosen.data}
-        self._fit(shown, [*used, target])
+        lines = [one for one in used if np.sum(np.isfinite(one)) > 1]  # of a point alone nothing is seen
+        self._fit(shown, [*lines, target])
 
     def show_run(self, steps: np.ndarray, distance: np.ndarray, imbalance: np.ndarray) -> None:
         """Draw the path of one run over the others."""
@@ -123,12 +125,15 @@ class Pictures:
         """Remove what was kept."""
         for source in (self._frozen, self._frozen_waiting):
             source.data = {name: [] for name in source.data}
+        if self._fitted is not None:
+            self._fit(*self._fitted)
 
     def _fit(self, shown: Shown, values: list[np.ndarray]) -> None:
         """Give every axis a range of round numbers, so that the pictures keep their frames while a slider is moved.
 
         A browser that finds other widths of labels lays the picture out anew, which takes it as long as to draw it.
         """
+        self._fitted = shown, values
         of = shown.of.values()
         self._steps.end = _round_above(max([shown.last_step, *(one[-1] for one in self._frozen.data["step"])]))
         for name, source in (("distance", self._distance), ("imbalance", self._imbalance)):
