@@ -480,7 +480,7 @@ def test_a_map_is_drawn_and_dragging_zooms(opened):
     page.get_by_text("have been moved since").wait_for()
     page.evaluate("(label) => { widget(label).value = 0 }", KNOWN["condition"].label)
     page.get_by_text("draw", exact=True).click()
-    page.get_by_text("the best approximations are a set").wait_for()
+    page.get_by_text("the best approximations are a set").filter(visible=True).wait_for()
     assert page.evaluate("source('map').data.image.length") == 0  # and no other map stands beside that line
 
 

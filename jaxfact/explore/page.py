@@ -63,7 +63,7 @@ class Page:
         self._panes = [pn.pane.Bokeh(made, sizing_mode="stretch_width") for made in self._pictures.figures]
         grid = pn.Column(*self._panes, sizing_mode="stretch_width", stylesheets=[_GRID])
         runs = pn.Column(self._message, _legend(), grid, self._line, sizing_mode="stretch_width")
-        tabs = pn.Tabs(("Runs", runs), ("Map", self._map.view()), sizing_mode="stretch_width", dynamic=True)
+        tabs = pn.Tabs(("Runs", runs), ("Map", self._map.view()), sizing_mode="stretch_width")
         tabs.param.watch(lambda event: self._map.opened() if event.new == 1 else None, "active")
         page = pn.FlexBox(self._controls(), pn.Column(tabs, styles=_WIDE), sizing_mode="stretch_width")
         if self._document is None:
