@@ -51,7 +51,9 @@ class Page:
         self._message = pn.pane.HTML(first, sizing_mode="stretch_width")
         self._line = pn.pane.HTML("", sizing_mode="stretch_width")
         for control in laboratory.controls:
-            self._widgets[control.name].param.watch(partial(self._moved, control), "value")
+            widget = self._widgets[control.name]
+            widget._debounce = 0  # Panel's 50 ms; of moves that come meanwhile, the last is shown in any case
+            widget.param.watch(partial(self._moved, control), "value")
         self._methods.param.watch(self._chose_methods, "value")
         self._of_values.param.watch(lambda _: self._draw_again(), "value")
         self._next: State | None = None
