@@ -1,7 +1,7 @@
 """What the explorer runs: programs of every method, made once, in which whatever can be moved is data."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -103,17 +103,15 @@ class Laboratory:
         found = [made(seeds, progress=False, axes=axes_at(state)) for made in programs.values()]
         return join(found, list(programs))
 
-    def arrays(self, state: State) -> dict[str, dict[str, np.ndarray]]:
-        """Return the runs of every shown method by name, without labels, for a page that moves."""
+    def arrays(self, state: State) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+        """Yield every shown method and its runs, without labels, for a page that moves; the others run meanwhile."""
         point, count = axes_at(state), len(state.seeds)
         tiles = [state.seeds[begin : begin + _TILE] for begin in range(0, count, _TILE)]
         programs = [self.made(Program(name, state.budget, True)) for name in state.methods]
         asked = [[self.threads.submit(made.arrays, tile, point, _TILE) for tile in tiles] for made in programs]
-        found = [[tile.result() for tile in of_method] for of_method in asked]
-        return {
-            method: {name: np.concatenate([tile[name] for tile in tiles]) for name in tiles[0]}
-            for method, tiles in zip(state.methods, found, strict=True)
-        }
+        for method, of_method in zip(state.methods, asked, strict=True):
+            found = [tile.result() for tile in of_method]
+            yield method, {name: np.concatenate([tile[name] for tile in found]) for name in found[0]}
 
     def smallest_signals(self, state: State) -> Float[np.ndarray, " seed"]:
         """Return σ_q(A₀), the least singular value of A₀ = (U₀+V₀)/2 in the target's coordinates, of every start.

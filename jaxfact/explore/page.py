@@ -16,8 +16,9 @@ from jaxfact.engine.outcomes import OUTCOMES
 from jaxfact.explore.controls import METHODS, Choice, Control, State, address_of, check
 from jaxfact.explore.exported import archive, line_of
 from jaxfact.explore.laboratory import Laboratory, recorded_steps
+from jaxfact.explore.looks import METHOD_COLOURS
 from jaxfact.explore.map_tab import Later, MapTab
-from jaxfact.explore.pictures import METHOD_COLOURS, Pictures
+from jaxfact.explore.pictures import Pictures
 from jaxfact.explore.summaries import Shown, look, sentence
 from jaxfact.inputs import problem_with
 

@@ -5,19 +5,18 @@
 # pyright: reportOptionalSubscript=false, reportCallIssue=false, reportIndexIssue=false
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
-from bokeh.models import ColumnDataSource, Legend, LegendItem, Range1d, Span, TapTool
+from bokeh.models import ColumnDataSource, Legend, LegendItem, Range1d, Span
 from bokeh.plotting import figure
 
 from jaxfact.explore.controls import METHODS, WIDEST
 from jaxfact.explore.laboratory import TOLERANCE
-from jaxfact.explore.summaries import Curve, Shown, Summary
-from jaxfact.figures.styles import COLOURS
+from jaxfact.explore.looks import CHOSEN, GREY, METHOD_COLOURS, SIZES, largest, round_above
+from jaxfact.explore.summaries import Curve, Shown, Summary, singular_values
+from jaxfact.explore.times import Times
 
-METHOD_COLOURS: Mapping[str, str] = dict(zip(METHODS, COLOURS, strict=False))
 OUTCOME_COLOURS: Mapping[str, str] = {
     "converged": "#009E73",
     "stationary": "#F0E442",
@@ -27,13 +26,7 @@ OUTCOME_COLOURS: Mapping[str, str] = {
 }
 _ENDS = tuple(OUTCOME_COLOURS)
 _SHADES = ("#440154", "#3b528b", "#21918c", "#5ec962", "#c8b100")  # viridis, its yellow darkened to be read on white
-_HEIGHT = 270
-# Frames that are aligned would all be as narrow as the one beside the widest legend.
-_SIZES = {"height": _HEIGHT, "sizing_mode": "stretch_width", "frame_align": False, "toolbar_location": None}
-_GREY, _CHOSEN = "#595959", "#000000"
-_NO_STARTS: dict[str, list[float]] = {"x": [], "y": [], "seed": []}
 _CURVES = ("step", "low", "median", "high")
-_ROUND = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
 Picture = Any
 
 
@@ -41,10 +34,9 @@ class Pictures:
     """Six figures and what they are drawn from; `on_choice` is called with method and seed when a run is clicked."""
 
     def __init__(self, on_choice: Callable[[str, int], None]):
-        self._on_choice = on_choice
         self._steps = Range1d(0, 1)
         self._ranges = {name: Range1d(1e-4, 1) for name in ("distance", "imbalance")}
-        self._ranges |= {name: Range1d(0, 1) for name in ("singular_values", "times", "signals")}
+        self._ranges["singular_values"] = Range1d(0, 1)
         empty = {name: [] for name in _CURVES}
         self._distance = {name: ColumnDataSource(empty) for name in METHODS}
         self._imbalance = {name: ColumnDataSource(empty) for name in METHODS}
@@ -52,8 +44,7 @@ class Pictures:
         self._values = ColumnDataSource({name: [] for name in ("step", *_places())})
         self._target = ColumnDataSource({"value": []})
         self._outcomes = ColumnDataSource({name: [] for name in ("method", *_ENDS)})
-        self._arrived = {name: ColumnDataSource(_NO_STARTS) for name in METHODS}
-        self._never = {name: ColumnDataSource(_NO_STARTS) for name in METHODS}
+        self._times = Times(on_choice)
         self._drawn: set[str] = set()
         self._fitted: tuple[Shown, list[np.ndarray]] | None = None
         self._chosen = ColumnDataSource({name: [] for name in ("step", "distance", "imbalance")})
@@ -62,7 +53,7 @@ class Pictures:
         self.figures: tuple[Picture, ...] = (
             self._draw_distance(),
             self._draw_waiting(),
-            self._draw_times(),
+            self._times.figure,
             self._draw_imbalance(),
             self._draw_values(),
             self._draw_ends(),
@@ -70,11 +61,10 @@ class Pictures:
         for made in self.figures:
             # Every tick is measured and drawn anew with each move.
             made.axis.minor_tick_line_color = None
+            for renderer in made.renderers:  # nothing is selected here, nor muted
+                renderer.nonselection_glyph = renderer.muted_glyph = None
             for ticker in (axis.ticker for axis in made.axis if hasattr(axis.ticker, "desired_num_ticks")):
                 ticker.desired_num_ticks = 4
-        for sources in (self._arrived, self._never):
-            for name, source in sources.items():
-                source.selected.on_change("indices", partial(self._clicked, name, source))
 
     def show(self, shown: Shown, of_values: str, target: np.ndarray) -> None:
         """Draw another state; `of_values` is the method whose singular values are drawn, beside those of the target."""
@@ -84,10 +74,10 @@ class Pictures:
             self._imbalance[name].data = _columns(one, "imbalance")
             there = {"step": [], "fraction": []} if one is None else {"step": one.gone, "fraction": one.waiting}
             self._waiting[name].data = _in_line(there)
-            self._show_times(name, one, shown)
+        self._times.show(shown)
         self._drawn = set(shown.of)
         summary = shown.of[of_values]
-        used = summary.singular_values
+        used = singular_values(shown, of_values)
         nothing = np.full(len(summary.steps), np.nan)
         columns = {place: used[at] if at < len(used) else nothing for at, place in enumerate(_places())}
         self._values.data = _in_line({"step": summary.steps, **columns})
@@ -102,6 +92,7 @@ class Pictures:
             self._chosen.data = {name: [] for name in self._chosen.data}
         lines = [one for one in used if np.sum(np.isfinite(one)) > 1]  # of a point alone nothing is seen
         self._fit(shown, [*lines, target])
+        self._hide_empty()
 
     def show_run(self, steps: np.ndarray, distance: np.ndarray, imbalance: np.ndarray) -> None:
         """Draw the path of one run over the others."""
@@ -110,6 +101,7 @@ class Pictures:
             kept = self._ranges[name]
             low, high = _decades([_positive(path), np.array([kept.start, kept.end])])
             kept.update(start=low, end=high)
+        self._hide_empty()
 
     def freeze(self, shown: Shown) -> None:
         """Keep the medians, and who has not arrived, in grey."""
@@ -120,6 +112,7 @@ class Pictures:
             "imbalance": [_positive(one.imbalance.median) for one in kept],
         }
         self._frozen_waiting.data = {"step": [one.gone for one in kept], "fraction": [one.waiting for one in kept]}
+        self._hide_empty()
 
     def thaw(self) -> None:
         """Remove what was kept."""
@@ -127,6 +120,12 @@ class Pictures:
             source.data = {name: [] for name in source.data}
         if self._fitted is not None:
             self._fit(*self._fitted)
+        self._hide_empty()
+
+    def _hide_empty(self) -> None:
+        """Leave out of the drawing what has no data, which takes a browser time too."""
+        for renderer in (renderer for made in self.figures for renderer in made.renderers):
+            renderer.visible = any(len(column) for column in renderer.data_source.data.values())
 
     def _fit(self, shown: Shown, values: list[np.ndarray]) -> None:
         """Give every axis a range of round numbers, so that the pictures keep their frames while a slider is moved.
@@ -134,64 +133,39 @@ class Pictures:
         A browser that finds other widths of labels lays the picture out anew, which takes it as long as to draw it.
         """
         self._fitted = shown, values
-        of = shown.of.values()
-        self._steps.end = _round_above(max([shown.last_step, *(one[-1] for one in self._frozen.data["step"])]))
+        self._steps.end = round_above(max([shown.last_step, *(one[-1] for one in self._frozen.data["step"])]))
         for name, source in (("distance", self._distance), ("imbalance", self._imbalance)):
             drawn = [source[method].data[column] for method in shown.of for column in ("low", "median", "high")]
             held = [np.array([TOLERANCE])] if name == "distance" else []
             low, high = _decades([*held, *drawn, *self._frozen.data[name]])
             self._ranges[name].update(start=low, end=high)
-        self._ranges["singular_values"].end = _round_above(1.05 * _largest(values))
-        waits = any(len(self._never[name].data["x"]) for name in shown.of)
-        top = 1.04 * shown.state.budget if waits else _largest([one.arrived for one in of])
-        self._ranges["times"].end = _round_above(1.02 * max(top, 1))
-        signals = -np.log(np.maximum(shown.signals, np.finfo(float).tiny))
-        self._ranges["signals"].update(start=np.floor(signals.min()), end=np.ceil(signals.max()))
-
-    def _clicked(self, method: str, source: ColumnDataSource, _attribute: str, _old: Any, indices: list[int]) -> None:
-        if indices:
-            self._on_choice(method, int(source.data["seed"][indices[0]]))
-
-    def _show_times(self, name: str, one: Summary | None, shown: Shown) -> None:
-        arrived, never = self._arrived[name], self._never[name]
-        for source in (arrived, never):
-            if source.selected.indices:
-                source.selected.indices = []
-        if one is None:
-            arrived.data = never.data = _NO_STARTS
-            return
-        x, seeds = -np.log(np.maximum(shown.signals, np.finfo(float).tiny)), np.asarray(shown.state.seeds)
-        has = np.isfinite(one.arrived)
-        arrived.data = {"x": x[has], "y": one.arrived[has], "seed": seeds[has]}
-        top = np.full(int(np.sum(~has)), 1.04 * shown.state.budget)
-        if len(top) or len(never.data["x"]):
-            never.data = {"x": x[~has], "y": top, "seed": seeds[~has]}
+        self._ranges["singular_values"].end = round_above(1.05 * largest(values))
 
     def _draw_distance(self) -> Picture:
         made = self._along_steps("distance", "Distance from the target", "‖UVᵀ − Σ‖ / ‖Σ‖", "log")
         _bands(made, self._distance)
-        made.multi_line("step", "distance", source=self._frozen, color=_GREY, line_dash="dashed")
-        made.line("step", "distance", source=self._chosen, color=_CHOSEN, line_width=2.5)
-        made.add_layout(Span(location=TOLERANCE, dimension="width", line_color=_GREY, line_dash="dotted"))
+        made.multi_line("step", "distance", source=self._frozen, color=GREY, line_dash="dashed")
+        made.line("step", "distance", source=self._chosen, color=CHOSEN, line_width=2.5)
+        made.add_layout(Span(location=TOLERANCE, dimension="width", line_color=GREY, line_dash="dotted"))
         return made
 
     def _draw_imbalance(self) -> Picture:
         made = self._along_steps("imbalance", "Imbalance of the factors", "‖UᵀU − VᵀV‖ / σ₁", "log")
         _bands(made, self._imbalance)
-        made.multi_line("step", "imbalance", source=self._frozen, color=_GREY, line_dash="dashed")
-        made.line("step", "imbalance", source=self._chosen, color=_CHOSEN, line_width=2.5)
+        made.multi_line("step", "imbalance", source=self._frozen, color=GREY, line_dash="dashed")
+        made.line("step", "imbalance", source=self._chosen, color=CHOSEN, line_width=2.5)
         return made
 
     def _draw_waiting(self) -> Picture:
         made = self._along_steps("survival", "Not arrived yet", "fraction of runs", "linear")
-        made.multi_line("step", "fraction", source=self._frozen_waiting, color=_GREY, line_dash="dashed")
+        made.multi_line("step", "fraction", source=self._frozen_waiting, color=GREY, line_dash="dashed")
         for name, source in self._waiting.items():
             made.step("step", "fraction", source=source, color=METHOD_COLOURS[name], mode="after", line_width=2)
         return made
 
     def _draw_values(self) -> Picture:
         made = self._along_steps("singular_values", "Singular values of UVᵀ", "σᵢ / σ₁, median", "linear")
-        made.hspan(y="value", source=self._target, line_color=_GREY, line_dash="dotted")
+        made.hspan(y="value", source=self._target, line_color=GREY, line_dash="dotted")
         items = []
         for place, (name, shade) in enumerate(zip(_places(), _SHADES, strict=True)):
             line = made.line("step", name, source=self._values, color=shade, line_width=2)
@@ -201,7 +175,7 @@ class Pictures:
 
     def _draw_ends(self) -> Picture:
         made = figure(
-            title="How the runs ended", name="outcomes", **_SIZES, y_range=[], x_range=Range1d(0, 1),
+            title="How the runs ended", name="outcomes", **SIZES, y_range=[], x_range=Range1d(0, 1),
             tools="",
         )  # fmt: skip
         bars = made.hbar_stack(
@@ -212,25 +186,9 @@ class Pictures:
         _beside(made, [LegendItem(label=name, renderers=[bar]) for name, bar in zip(_ENDS, bars, strict=True)])
         return made
 
-    def _draw_times(self) -> Picture:
-        made = figure(
-            title="Time of every start (click one)", name="times", **_SIZES, tools="tap",
-            x_range=self._ranges["signals"], y_range=self._ranges["times"],
-        )  # fmt: skip
-        look = {"size": 5, "fill_alpha": 0.5, "line_alpha": 0, "nonselection_fill_alpha": 0.5}
-        picked = {"selection_line_color": _CHOSEN, "selection_line_alpha": 1}
-        crosses = {"size": 6, "marker": "x", "line_alpha": 0.5, "nonselection_line_alpha": 0.5}
-        for name, colour in METHOD_COLOURS.items():
-            made.scatter("x", "y", source=self._arrived[name], color=colour, **look, **picked)
-            made.scatter("x", "y", source=self._never[name], color=colour, **crosses)
-        made.xaxis.axis_label = "ln(√σ₁ / σ_min(A₀))"
-        made.yaxis.axis_label = "steps T (×: not arrived)"
-        made.select_one(TapTool).behavior = "select"
-        return made
-
     def _along_steps(self, name: str, title: str, label: str, scale: str) -> Picture:
         made = figure(
-            title=title, name=name, **_SIZES, x_range=self._steps, y_axis_type=scale,
+            title=title, name=name, **SIZES, x_range=self._steps, y_axis_type=scale,
             y_range=self._ranges.get(name, Range1d(0, 1.03)), tools="",
         )  # fmt: skip
         made.xaxis.axis_label = "step t"
@@ -274,20 +232,9 @@ def _positive(values: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(values) & (values > 0), values, np.nan)
 
 
-def _largest(arrays: Sequence[np.ndarray]) -> float:
-    known = np.concatenate([np.asarray(one, float) for one in arrays])
-    return float(np.max(known[np.isfinite(known)], initial=0))
-
-
 def _decades(arrays: Sequence[np.ndarray]) -> tuple[float, float]:
     """Return half decades between which all positive values lie, 0.1 and 1 where there is none."""
     given = np.concatenate([np.asarray(one, float) for one in arrays])
     logs = 2 * np.log10(given[np.isfinite(given)])
     low, high = (np.floor(logs.min() + 1e-9), np.ceil(logs.max() - 1e-9)) if len(logs) else (-2, 0)
     return float(10 ** (low / 2)), float(10 ** (max(high, low + 1) / 2))
-
-
-def _round_above(value: float) -> float:
-    """Return the next number of 1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8 and 10, times a power of ten."""
-    unit = 10 ** np.floor(np.log10(max(value, 1e-3)))
-    return float(next(one * unit for one in (*_ROUND, 10) if one * unit >= value * (1 - 1e-9)))

@@ -32,7 +32,6 @@ class Summary(NamedTuple):
     steps: Int[np.ndarray, " step"]
     distance: Curve
     imbalance: Curve
-    singular_values: list[Float[np.ndarray, " step"]]
     gone: Float[np.ndarray, " time"]
     waiting: Float[np.ndarray, " time"]
     arrived: Float[np.ndarray, " seed"]
@@ -55,32 +54,35 @@ class Shown(NamedTuple):
 
 def look(laboratory: Laboratory, state: State) -> Shown:
     """Run what a state asks for, and say what came of it."""
-
     signals = laboratory.threads.submit(laboratory.smallest_signals, state)
-    runs = laboratory.arrays(state)
-    of = {name: summary(found, state) for name, found in runs.items()}
+    runs, of = {}, {}
+    for name, found in laboratory.arrays(state):
+        runs[name], of[name] = found, summary(found, state)
     return Shown(state, runs, signals.result(), of)
 
 
 def summary(runs: Mapping[str, np.ndarray], state: State) -> Summary:
     """Return the numbers of one variant."""
-    steps = recorded_steps(state.budget)
-    ended, outcome = runs["steps"], runs["outcome"]
-    steps = steps[: np.searchsorted(steps, ended.max()) + 1]
-    going = (outcome != CONVERGED)[:, None] | (ended[:, None] >= steps)
-    arrived, values = runs["hit"][:, -1], runs["singular_values_path"]
-    count = min(state.values["width"], values.shape[-1])
+    steps, going = _going(runs, state)
+    arrived, outcome = runs["hit"][:, -1], runs["outcome"]
     gone, waiting = _survival(arrived, state.budget)
     return Summary(
         steps,
         _curve(runs["distance_path"], going),
         _curve(runs["imbalance_path"], going),
-        [_quantiles(values[..., each], going, (0.5,))[0] for each in range(count)],
         gone,
         waiting,
         arrived,
         {name: float(np.mean(outcome == code)) for code, name in enumerate(OUTCOMES)},
     )
+
+
+def singular_values(shown: Shown, method: str) -> list[Float[np.ndarray, " step"]]:
+    """Return the medians of a method's singular values along the steps, of as many as the width can reach."""
+    runs = shown.runs[method]
+    values, (_, going) = runs["singular_values_path"], _going(runs, shown.state)
+    count = min(shown.state.values["width"], values.shape[-1])
+    return [_quantiles(values[..., each], going, (0.5,))[0] for each in range(count)]
 
 
 def sentence(shown: Shown) -> str:
@@ -93,6 +95,13 @@ def sentence(shown: Shown) -> str:
         diverged = f", {100 * lost:.4g} % diverge" if lost else ""
         parts.append(f"{name}: {100 * came:.4g} % arrive{median}{diverged}")
     return f"{len(shown.state.seeds)} starts to distance {TOLERANCE:g}. {'; '.join(parts)}."
+
+
+def _going(runs: Mapping[str, np.ndarray], state: State) -> tuple[np.ndarray, np.ndarray]:
+    """Return the steps up to the last of all runs, and which runs went on there or did not arrive."""
+    steps, ended = recorded_steps(state.budget), runs["steps"]
+    steps = steps[: np.searchsorted(steps, ended.max()) + 1]
+    return steps, (runs["outcome"] != CONVERGED)[:, None] | (ended[:, None] >= steps)
 
 
 def _curve(values: np.ndarray, going: np.ndarray) -> Curve:
