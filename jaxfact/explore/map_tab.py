@@ -72,6 +72,7 @@ class MapTab:
         self._figure = self._made_figure()
         self._ends: dict[str, tuple[float, float]] = {}
         self._maps: Maps | None = None
+        self._found: Maps | None = None
         self._mapped: State | None = None
         self._number = 0
         self._thread = ThreadPoolExecutor(1)
@@ -141,16 +142,16 @@ class MapTab:
         pictures = drawn(self._laboratory, self._mapped, asked, lambda: self._number == number)
         self._say("drawing")
         if self._later is None:
-            for maps in self._told(pictures):
-                self._take(asked, maps)
+            for self._found in self._told(pictures):
+                self._take(asked, number)
         else:
             self._thread.submit(self._work, asked, number, pictures, self._later)
 
     def _work(self, asked: Asked, number: int, pictures: Iterator[Maps], later: Later) -> None:
         try:
-            for maps in pictures:
+            for self._found in pictures:
                 sent = threading.Event()
-                later(partial(self._take, asked, maps, number, sent))
+                later(partial(self._take, asked, number, sent))
                 sent.wait(_PATIENCE)
             later(partial(self._ended, number))
         except Exception as error:  # whatever the runs meet, the page goes on
@@ -174,9 +175,9 @@ class MapTab:
             self._source.data = {name: [] for name in self._source.data}
             self._say(said, is_wrong=True)
 
-    def _take(self, asked: Asked, maps: Maps, number: int | None = None, sent: threading.Event | None = None) -> None:
-        if number in (None, self._number):
-            self._maps, self._drawn = maps, asked
+    def _take(self, asked: Asked, number: int, sent: threading.Event | None = None) -> None:
+        if number == self._number:
+            self._maps, self._drawn = self._found, asked
             self._show()
         if sent is not None:
             sent.set()

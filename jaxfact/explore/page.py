@@ -58,6 +58,7 @@ class Page:
         self._methods.param.watch(self._chose_methods, "value")
         self._of_values.param.watch(lambda _: self._draw_again(), "value")
         self._next: State | None = None
+        self._found: Shown | None = None
         self._thread = ThreadPoolExecutor(1)
         self._panes: list[Any] = []
 
@@ -128,7 +129,8 @@ class Page:
     def _ask(self, state: State) -> None:
         """Have a state shown: in a server by this page's thread, of several that wait the last; in a notebook now."""
         if self._document is None:
-            self._draw(look(self._laboratory, state))
+            self._found = look(self._laboratory, state)
+            self._draw()
             return
         self._next = state
         self._thread.submit(self._show_next)
@@ -140,21 +142,23 @@ class Page:
             return
         sent = threading.Event()
         try:
-            call = partial(self._draw, look(self._laboratory, state), sent)
+            # Handed over here: what the server is given to call, it lets go of when Python next looks for circles.
+            self._found = look(self._laboratory, state)
+            call = partial(self._draw, sent)
         except Exception as error:  # whatever a run meets, the page goes on
-            call = partial(self._fail, error, sent)
+            call = partial(self._fail, " ".join(str(error).split()), sent)
         self._later(call)
         sent.wait(_PATIENCE)
 
-    def _fail(self, error: Exception, sent: threading.Event) -> None:
-        self._refuse(" ".join(str(error).split()))
+    def _fail(self, said: str, sent: threading.Event) -> None:
+        self._refuse(said)
         sent.set()
 
-    def _draw(self, shown: Shown, sent: threading.Event | None = None) -> None:
-        self._shown = shown
+    def _draw(self, sent: threading.Event | None = None) -> None:
+        self._shown = self._found
         self._change(self._draw_again)
-        if self._location is not None:
-            address = address_of(shown.state, self._laboratory.controls)
+        if self._location is not None and self._shown is not None:
+            address = address_of(self._shown.state, self._laboratory.controls)
             self._location.search = f"?{address}" if address else ""
         if sent is not None:
             sent.set()
