@@ -142,15 +142,16 @@ class MapTab:
         pictures = drawn(self._laboratory, self._mapped, asked, lambda: self._number == number)
         self._say("drawing")
         if self._later is None:
-            for self._found in self._told(pictures):
+            for maps in self._told(pictures):
+                self._found = maps
                 self._take(asked, number)
         else:
             self._thread.submit(self._work, asked, number, pictures, self._later)
 
     def _work(self, asked: Asked, number: int, pictures: Iterator[Maps], later: Later) -> None:
         try:
-            for self._found in pictures:
-                sent = threading.Event()
+            for maps in pictures:
+                self._found, sent = maps, threading.Event()
                 later(partial(self._take, asked, number, sent))
                 sent.wait(_PATIENCE)
             later(partial(self._ended, number))
