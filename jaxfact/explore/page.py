@@ -3,6 +3,7 @@
 import asyncio
 import html
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from jaxfact.explore.exported import archive, line_of
 from jaxfact.explore.laboratory import Laboratory, recorded_steps
 from jaxfact.explore.looks import METHOD_COLOURS
 from jaxfact.explore.map_tab import Later, MapTab
-from jaxfact.explore.pictures import Pictures
+from jaxfact.explore.pictures import LEGENDS, Pictures
 from jaxfact.explore.summaries import Shown, look, sentence
 from jaxfact.inputs import problem_with
 
@@ -65,7 +66,8 @@ class Page:
     def view(self) -> pn.viewable.Viewable:
         """Return the page, which begins to compute what it shows when it is there."""
         self._panes = [pn.pane.Bokeh(made, sizing_mode="stretch_width") for made in self._pictures.figures]
-        grid = pn.Column(*self._panes, sizing_mode="stretch_width", stylesheets=[_GRID])
+        cells = [_with_legend(pane) for pane in self._panes]
+        grid = pn.Column(*cells, sizing_mode="stretch_width", stylesheets=[_GRID])
         runs = pn.Column(self._message, _legend(), grid, self._line, sizing_mode="stretch_width")
         tabs = pn.Tabs(("Runs", runs), ("Map", self._map.view()), sizing_mode="stretch_width")
         tabs.param.watch(lambda event: self._map.opened() if event.new == 1 else None, "active")
@@ -241,13 +243,26 @@ def _widget(control: Control | Choice, value: Any) -> Any:
 
 
 def _legend() -> pn.viewable.Viewable:
-    chips = "".join(
-        f'<span style="margin-right:14px"><span style="display:inline-block;width:14px;height:10px;background:{colour};'
-        f'margin-right:4px"></span>{name}</span>'
-        for name, colour in METHOD_COLOURS.items()
-    )
     note = "line: median, band: 5–95 % of the runs, as far as they were not stopped; dotted: tolerance, target"
-    return pn.pane.HTML(f"<div>{chips}<span style='color:#595959'>{note}</span></div>", sizing_mode="stretch_width")
+    shown = f"<div>{_chips(METHOD_COLOURS)}<span style='color:#595959'>{note}</span></div>"
+    return pn.pane.HTML(shown, sizing_mode="stretch_width")
+
+
+def _with_legend(pane: pn.pane.Bokeh) -> pn.viewable.Viewable:
+    """Return a figure with a line below it that tells what its own colours mean, if it has any."""
+    colours = LEGENDS.get(pane.object.name)
+    if colours is None:
+        return pane
+    below = pn.pane.HTML(_chips(colours), sizing_mode="stretch_width", margin=(0, 10, 6, 46))
+    return pn.Column(pane, below, sizing_mode="stretch_width")
+
+
+def _chips(colours: Mapping[str, str]) -> str:
+    return "".join(
+        f'<span style="margin-right:14px;white-space:nowrap"><span style="display:inline-block;width:14px;height:10px;'
+        f'background:{colour};margin-right:4px"></span>{name}</span>'
+        for name, colour in colours.items()
+    )
 
 
 def _line(text: str, is_wrong: bool = False) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from bokeh.models import ColumnDataSource, Legend, LegendItem, Range1d, Span
+from bokeh.models import ColumnDataSource, Range1d, Span
 from bokeh.plotting import figure
 
 from jaxfact.explore.controls import METHODS, WIDEST
@@ -26,6 +26,12 @@ OUTCOME_COLOURS: Mapping[str, str] = {
 }
 _ENDS = tuple(OUTCOME_COLOURS)
 _SHADES = ("#440154", "#3b528b", "#21918c", "#5ec962", "#c8b100")  # viridis, its yellow darkened to be read on white
+_LEAST = 1e-9  # single precision adds as much to factors of size 1, and rounds less to 0
+LEGENDS: Mapping[str, Mapping[str, str]] = {
+    "singular_values": {f"σ{'₁₂₃₄₅'[place]}": shade for place, shade in enumerate(_SHADES)},
+    "outcomes": OUTCOME_COLOURS,
+}
+"""What colours mean in a figure of some name, for a line below it: a legend in it is drawn anew with each move."""
 _CURVES = ("step", "low", "median", "high")
 Picture = Any
 
@@ -150,7 +156,7 @@ class Pictures:
         return made
 
     def _draw_imbalance(self) -> Picture:
-        made = self._along_steps("imbalance", "Imbalance of the factors", "‖UᵀU − VᵀV‖ / σ₁", "log")
+        made = self._along_steps("imbalance", "Imbalance of the factors", "‖UᵀU − VᵀV‖ / σ₁, to 10⁻⁹", "log")
         _bands(made, self._imbalance)
         made.multi_line("step", "imbalance", source=self._frozen, color=GREY, line_dash="dashed")
         made.line("step", "imbalance", source=self._chosen, color=CHOSEN, line_width=2.5)
@@ -166,11 +172,8 @@ class Pictures:
     def _draw_values(self) -> Picture:
         made = self._along_steps("singular_values", "Singular values of UVᵀ", "σᵢ / σ₁, median", "linear")
         made.hspan(y="value", source=self._target, line_color=GREY, line_dash="dotted")
-        items = []
-        for place, (name, shade) in enumerate(zip(_places(), _SHADES, strict=True)):
-            line = made.line("step", name, source=self._values, color=shade, line_width=2)
-            items.append(LegendItem(label=f"σ{'₁₂₃₄₅'[place]}", renderers=[line]))
-        _beside(made, items)
+        for name, shade in zip(_places(), _SHADES, strict=True):
+            made.line("step", name, source=self._values, color=shade, line_width=2)
         return made
 
     def _draw_ends(self) -> Picture:
@@ -178,12 +181,12 @@ class Pictures:
             title="How the runs ended", name="outcomes", **SIZES, y_range=[], x_range=Range1d(0, 1),
             tools="",
         )  # fmt: skip
-        bars = made.hbar_stack(
+        made.hbar_stack(
             list(_ENDS), y="method", height=0.7, source=self._outcomes, line_color="white",
             color=[OUTCOME_COLOURS[name] for name in _ENDS],
         )  # fmt: skip
         made.xaxis.axis_label = "fraction of runs"
-        _beside(made, [LegendItem(label=name, renderers=[bar]) for name, bar in zip(_ENDS, bars, strict=True)])
+        made.ygrid.visible = False
         return made
 
     def _along_steps(self, name: str, title: str, label: str, scale: str) -> Picture:
@@ -193,6 +196,7 @@ class Pictures:
         )  # fmt: skip
         made.xaxis.axis_label = "step t"
         made.yaxis.axis_label = label
+        made.xgrid.visible = False
         return made
 
 
@@ -201,14 +205,6 @@ def _bands(made: Picture, sources: Mapping[str, ColumnDataSource]) -> None:
         made.varea("step", "low", "high", source=source, color=METHOD_COLOURS[name], alpha=0.2)
     for name, source in sources.items():
         made.line("step", "median", source=source, color=METHOD_COLOURS[name], line_width=2)
-
-
-def _beside(made: Picture, items: list[LegendItem]) -> None:
-    """Put a legend beside the figure, where it covers nothing."""
-    legend = Legend(
-        items=items, label_text_font_size="8.5pt", padding=2, spacing=0, glyph_width=14, border_line_color=None
-    )
-    made.add_layout(legend, "right")
 
 
 def _places() -> list[str]:
@@ -228,13 +224,16 @@ def _in_line(columns: Mapping[str, Any]) -> dict[str, list[float]]:
 
 
 def _positive(values: np.ndarray) -> np.ndarray:
-    """Return values as a logarithmic axis can show them."""
-    return np.where(np.isfinite(values) & (values > 0), values, np.nan)
+    """Return values as a logarithmic axis can show them, those below its end at that end."""
+    return np.where(np.isfinite(values), np.maximum(values, _LEAST), np.nan)
 
 
 def _decades(arrays: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Return half decades between which all positive values lie, 0.1 and 1 where there is none."""
+    """Return decades, three at least, between which all positive values lie; those below 1 where there is none.
+
+    So ticks are powers of ten, whose labels are as wide at every move.
+    """
     given = np.concatenate([np.asarray(one, float) for one in arrays])
-    logs = 2 * np.log10(given[np.isfinite(given)])
-    low, high = (np.floor(logs.min() + 1e-9), np.ceil(logs.max() - 1e-9)) if len(logs) else (-2, 0)
-    return float(10 ** (low / 2)), float(10 ** (max(high, low + 1) / 2))
+    logs = np.log10(given[np.isfinite(given)])
+    low, high = (np.floor(logs.min() + 1e-6), np.ceil(logs.max() - 1e-6)) if len(logs) else (-3, 0)
+    return float(10.0**low), float(10.0 ** max(high, low + 3))

@@ -71,6 +71,7 @@ class Times:
         made.scatter("x", "y", source=self._picked, color=CHOSEN, size=8, fill_alpha=0, line_width=2)
         made.xaxis.axis_label = "ln(√σ₁ / σ_min(A₀))"
         made.yaxis.axis_label = "steps T (×: not arrived)"
+        made.xgrid.visible = False
         made.on_event(Tap, self._tapped)
         return made
 
