@@ -36,6 +36,7 @@ _QUANTITIES = {text: name for name, text in QUANTITIES.items()}
 _SEEDS = (1, 4, 16)
 _POINTS = (100, 250, 500)
 _SIZE = 520
+_BESIDE = {"flex": "1 1 320px", "min-width": "0", "max-width": f"{_SIZE + 190}px"}  # below, where there is no room
 _PATIENCE = 2.0  # seconds, for a server to draw: it may have ended
 
 _OUTDATED = "The controls on the left have been moved since: draw again."
@@ -86,12 +87,13 @@ class MapTab:
 
     def view(self) -> pn.viewable.Viewable:
         """Return what the tab shows."""
-        self._pane = pn.pane.Bokeh(self._figure)
+        self._pane = pn.pane.Bokeh(self._figure, sizing_mode="stretch_width")
         side = (self._x, self._y, self._method, self._shows, self._points, self._seeds)
         buttons = pn.Row(self._draw_it, self._out)
         note = pn.pane.HTML("Drag a box to zoom in. The other controls stand where they are on the left.", width=190)
         chosen = pn.Column(*side, buttons, note, width=210)
-        return pn.Row(chosen, pn.Column(self._said, self._pane))
+        drawn = pn.Column(self._said, self._pane, styles=_BESIDE)
+        return pn.FlexBox(chosen, drawn, sizing_mode="stretch_width")
 
     def opened(self) -> None:
         """Draw a first map when the tab is first opened."""
@@ -110,8 +112,8 @@ class MapTab:
 
     def _made_figure(self) -> Any:
         made = figure(
-            width=_SIZE + 190,
             height=_SIZE,
+            sizing_mode="stretch_width",
             name="map",
             tools="",
             toolbar_location=None,

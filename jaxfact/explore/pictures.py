@@ -13,7 +13,7 @@ from bokeh.plotting import figure
 
 from jaxfact.explore.controls import METHODS, WIDEST
 from jaxfact.explore.laboratory import TOLERANCE
-from jaxfact.explore.looks import CHOSEN, GREY, METHOD_COLOURS, SIZES, largest, round_above
+from jaxfact.explore.looks import CHOSEN, GREY, METHOD_COLOURS, METHOD_DASHES, SIZES, largest, round_above
 from jaxfact.explore.summaries import Curve, Shown, Summary, singular_values
 from jaxfact.explore.times import Times
 
@@ -166,7 +166,7 @@ class Pictures:
         made = self._along_steps("survival", "Not arrived yet", "fraction of runs", "linear")
         made.multi_line("step", "fraction", source=self._frozen_waiting, color=GREY, line_dash="dashed")
         for name, source in self._waiting.items():
-            made.step("step", "fraction", source=source, color=METHOD_COLOURS[name], mode="after", line_width=2)
+            made.step("step", "fraction", source=source, mode="after", **_line_of(name))
         return made
 
     def _draw_values(self) -> Picture:
@@ -204,7 +204,11 @@ def _bands(made: Picture, sources: Mapping[str, ColumnDataSource]) -> None:
     for name, source in sources.items():
         made.varea("step", "low", "high", source=source, color=METHOD_COLOURS[name], alpha=0.2)
     for name, source in sources.items():
-        made.line("step", "median", source=source, color=METHOD_COLOURS[name], line_width=2)
+        made.line("step", "median", source=source, **_line_of(name))
+
+
+def _line_of(method: str) -> dict[str, Any]:
+    return {"color": METHOD_COLOURS[method], "line_dash": list(METHOD_DASHES[method]), "line_width": 2}
 
 
 def _places() -> list[str]:
