@@ -12,6 +12,7 @@ from urllib.request import urlopen
 import numpy as np
 import panel as pn
 import pytest
+from bokeh.events import Tap
 from commands import assert_one_line
 from numpy.testing import assert_allclose, assert_array_equal
 from playwright.sync_api import sync_playwright
@@ -23,6 +24,7 @@ from jaxfact.explore.mapping import CODES, Asked, drawn, pixels, values_along
 from jaxfact.explore.pictures import Pictures
 from jaxfact.explore.serving import page_of
 from jaxfact.explore.summaries import look, sentence, singular_values
+from jaxfact.explore.times import Times
 from jaxfact.figures.sheets import said_of
 
 CHROMIUM = shutil.which("chromium")
@@ -148,6 +150,38 @@ def test_axes_hold_what_is_drawn_and_no_more(laboratory):
     assert heights["usual"][0] == heights["lost"][0]
     pictures.thaw()
     assert pictures.figures[0].y_range.end == 10
+
+
+def test_what_is_rounded_to_zero_keeps_its_place(laboratory):
+    """Balancing takes the imbalance below what single precision holds; the axis ends there and says so."""
+    pictures, state = Pictures(lambda *_: None), at("methods=balanced&width=1&rank=1")
+    shown = look(laboratory, state)
+    pictures.show(shown, "balanced", laboratory.target_values(state))
+    seen, median = pictures.figures[3], shown.of["balanced"].imbalance.median
+    assert seen.y_range.start == 1e-9
+    assert seen.yaxis.axis_label.endswith("to 10⁻⁹")
+    drawn = next(r.data_source.data["median"] for r in seen.renderers if r.visible)
+    known = np.isfinite(median)
+    assert np.any(median[known] < 1e-9)
+    assert_array_equal(np.isfinite(drawn), known)  # none of them is left out
+    assert_array_equal(np.float32(drawn)[known], np.maximum(median[known], np.float32(1e-9)))
+
+
+def test_a_start_is_chosen_where_its_dot_is(laboratory):
+    chosen = []
+    times, state = Times(lambda *one: chosen.append(one)), at("methods=plain,momentum&first_seed=40&rank=1&width=1")
+    shown = look(laboratory, state)
+    times.show(shown)
+    for method, place in (("plain", 3), ("momentum", 700)):
+        x, y = -np.log(shown.signals[place]), shown.of[method].arrived[place]
+        times._tapped(Tap(times.figure, x=x, y=y))
+        name, seed = chosen.pop()
+        found = shown.state.seeds.index(seed)
+        # Dots may lie on each other, of one method or of two that take as long.
+        assert_allclose([-np.log(shown.signals[found]), shown.of[name].arrived[found]], [x, y], atol=1e-6)
+    x, y = -np.log(shown.signals[3]), 1e6
+    times._tapped(Tap(times.figure, x=x, y=y))
+    assert not chosen
 
 
 @pytest.mark.parametrize(("rank", "width"), [(1, 1), (3, 3), (3, 4), (4, 2)])

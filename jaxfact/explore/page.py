@@ -14,10 +14,10 @@ from bokeh.document import Document
 from bokeh.models import CustomJSTickFormatter
 
 from jaxfact.engine.outcomes import OUTCOMES
+from jaxfact.explore.appearance import METHOD_COLOURS
 from jaxfact.explore.controls import METHODS, Choice, Control, State, address_of, check
 from jaxfact.explore.exported import archive, line_of
 from jaxfact.explore.laboratory import Laboratory, recorded_steps
-from jaxfact.explore.looks import METHOD_COLOURS
 from jaxfact.explore.map_tab import Later, MapTab
 from jaxfact.explore.pictures import LEGENDS, Pictures
 from jaxfact.explore.summaries import Shown, look, sentence

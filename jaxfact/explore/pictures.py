@@ -11,9 +11,9 @@ import numpy as np
 from bokeh.models import ColumnDataSource, Range1d, Span
 from bokeh.plotting import figure
 
+from jaxfact.explore.appearance import CHOSEN, GREY, METHOD_COLOURS, METHOD_DASHES, SIZES, largest, round_above
 from jaxfact.explore.controls import METHODS, WIDEST
 from jaxfact.explore.laboratory import TOLERANCE
-from jaxfact.explore.looks import CHOSEN, GREY, METHOD_COLOURS, METHOD_DASHES, SIZES, largest, round_above
 from jaxfact.explore.summaries import Curve, Shown, Summary, singular_values
 from jaxfact.explore.times import Times
 
@@ -26,7 +26,7 @@ OUTCOME_COLOURS: Mapping[str, str] = {
 }
 _ENDS = tuple(OUTCOME_COLOURS)
 _SHADES = ("#440154", "#3b528b", "#21918c", "#5ec962", "#c8b100")  # viridis, its yellow darkened to be read on white
-_LEAST = 1e-9  # single precision adds as much to factors of size 1, and rounds less to 0
+_LOGARITHMIC = {"distance": "‖UVᵀ − Σ‖ / ‖Σ‖", "imbalance": "‖UᵀU − VᵀV‖ / σ₁"}
 LEGENDS: Mapping[str, Mapping[str, str]] = {
     "singular_values": {f"σ{'₁₂₃₄₅'[place]}": shade for place, shade in enumerate(_SHADES)},
     "outcomes": OUTCOME_COLOURS,
@@ -83,6 +83,9 @@ class Pictures:
         self._times.show(shown)
         self._drawn = set(shown.of)
         summary = shown.of[of_values]
+        for made in (made for made in self.figures if made.name in _LOGARITHMIC):
+            end = "10⁻⁹" if summary.distance.median.dtype == np.float32 else "10⁻¹⁸"
+            made.yaxis.axis_label = f"{_LOGARITHMIC[made.name]}, to {end}"
         used = singular_values(shown, of_values)
         nothing = np.full(len(summary.steps), np.nan)
         columns = {place: used[at] if at < len(used) else nothing for at, place in enumerate(_places())}
@@ -148,7 +151,7 @@ class Pictures:
         self._ranges["singular_values"].end = round_above(1.05 * largest(values))
 
     def _draw_distance(self) -> Picture:
-        made = self._along_steps("distance", "Distance from the target", "‖UVᵀ − Σ‖ / ‖Σ‖", "log")
+        made = self._along_steps("distance", "Distance from the target", _LOGARITHMIC["distance"], "log")
         _bands(made, self._distance)
         made.multi_line("step", "distance", source=self._frozen, color=GREY, line_dash="dashed")
         made.line("step", "distance", source=self._chosen, color=CHOSEN, line_width=2.5)
@@ -156,7 +159,7 @@ class Pictures:
         return made
 
     def _draw_imbalance(self) -> Picture:
-        made = self._along_steps("imbalance", "Imbalance of the factors", "‖UᵀU − VᵀV‖ / σ₁, to 10⁻⁹", "log")
+        made = self._along_steps("imbalance", "Imbalance of the factors", _LOGARITHMIC["imbalance"], "log")
         _bands(made, self._imbalance)
         made.multi_line("step", "imbalance", source=self._frozen, color=GREY, line_dash="dashed")
         made.line("step", "imbalance", source=self._chosen, color=CHOSEN, line_width=2.5)
@@ -228,8 +231,12 @@ def _in_line(columns: Mapping[str, Any]) -> dict[str, list[float]]:
 
 
 def _positive(values: np.ndarray) -> np.ndarray:
-    """Return values as a logarithmic axis can show them, those below its end at that end."""
-    return np.where(np.isfinite(values), np.maximum(values, _LEAST), np.nan)
+    """Return values as a logarithmic axis can show them, those below a hundredth of rounding there.
+
+    What is smaller is rounding, which may also give zero.
+    """
+    least = 10.0 ** (np.floor(np.log10(np.finfo(values.dtype).eps)) - 2)
+    return np.where(np.isfinite(values), np.maximum(values, least), np.nan)
 
 
 def _decades(arrays: Sequence[np.ndarray]) -> tuple[float, float]:

@@ -11,13 +11,13 @@ from bokeh.events import Tap
 from bokeh.models import ColumnDataSource, Range1d
 from bokeh.plotting import figure
 
+from jaxfact.explore.appearance import CHOSEN, METHOD_COLOURS, SIZES, largest, round_above
 from jaxfact.explore.controls import METHODS
-from jaxfact.explore.looks import CHOSEN, METHOD_COLOURS, SIZES, largest, round_above
 from jaxfact.explore.summaries import Shown
 
 _NOTHING: dict[str, list[float]] = {"x": [], "y": []}
 _NEAR = 12.0  # pixels, within which a start is meant
-_FRAME = (300, 200)  # pixels, where a browser has not said
+_FRAME = {"inner_width": 300, "inner_height": 200}  # pixels, where a browser has not said
 
 
 class Times:
@@ -44,6 +44,7 @@ class Times:
         last, budget = largest([one.arrived for one in shown.of.values()]), shown.state.budget
         waits = any(not np.all(np.isfinite(one.arrived)) for one in shown.of.values())
         left, right = float(np.floor(x.min())), float(np.ceil(x.max()))
+        right = max(right, left + 1)
         self._spans = right - left, round_above(1.02 * max(1.04 * budget if waits else last, 1))
         self._signals.update(start=left, end=right)
         self._steps.end = self._spans[1]
@@ -77,10 +78,11 @@ class Times:
 
     def _tapped(self, event: Tap) -> None:
         """Choose the start that was clicked, if there is one."""
-        made, near, chosen = self.figure, _NEAR, None
+        frame = _FRAME | self.figure.properties_with_values(include_defaults=False)
+        near, chosen = _NEAR, None
         for name, (x, y) in self._drawn.items():
-            across = (x - event.x) / self._spans[0] * (made.inner_width or _FRAME[0])
-            upward = (y - event.y) / self._spans[1] * (made.inner_height or _FRAME[1])
+            across = (x - event.x) / self._spans[0] * frame["inner_width"]
+            upward = (y - event.y) / self._spans[1] * frame["inner_height"]
             away = np.hypot(across, upward)
             place = int(np.argmin(away))
             if away[place] < near:

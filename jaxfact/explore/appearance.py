@@ -12,7 +12,7 @@ METHOD_COLOURS: Mapping[str, str] = dict(zip(METHODS, COLOURS, strict=False))
 METHOD_DASHES: Mapping[str, Sequence[int]] = dict(zip(METHODS, ([], [9, 4], [2, 3], [9, 3, 2, 3], [5, 3]), strict=True))
 """Curves that lie on each other are seen by their dashes."""
 GREY, CHOSEN = "#595959", "#000000"
-# Frames that are aligned would all be as narrow as the one beside the widest legend.
+# Frames that are aligned would all be as narrow as the one with the widest labels.
 SIZES: Mapping[str, Any] = {
     "height": 270, "sizing_mode": "stretch_width", "frame_align": False, "toolbar_location": None,
 }  # fmt: skip
