@@ -232,7 +232,7 @@ def test_a_map_fills_in_and_knows_the_edge(laboratory):
 
     assert codes(0.5, 0.97)[0] == ["converged"]
     assert codes(1.03, 1.20)[0] == ["period 2"]
-    assert np.mean(codes(1.25, 1.28)[1] == CODES.index("period 4")) > 0.8
+    assert codes(1.25, 1.28)[0] == ["period 4"]
     assert "period 2" not in codes(1.4, 2.0)[0]
     assert_array_equal(maps[-1].fraction[:, steps < 0.97], 1)
     assert np.isinf(maps[-1].time[:, steps > 1.03]).all()

@@ -31,6 +31,7 @@ from jaxfact.engine.outcomes import (
     circle,
     is_due,
     is_fresh,
+    period_of,
     seen,
     step_of,
 )
@@ -106,6 +107,7 @@ def _begun(reading: Reading, shared: list[Array], work: Work) -> tuple[Lane, PyT
         own=own,
         mark=((own.factors, own.state), never),
         circled=never,
+        back=never,
         still=never > 0,
         hit=jnp.full(work.limits.levels.shape, -1, jnp.int32),
         arrived=never,
@@ -280,6 +282,7 @@ class Engine:
                 arrived=jnp.full_like(run, -1),
                 fitted=jnp.full_like(run, -1),
                 circled=jnp.zeros_like(run),
+                back=jnp.zeros_like(run),
                 still=jnp.ones_like(lanes.still),
                 best=jnp.full_like(lanes.best, jnp.inf),
             )
@@ -341,8 +344,7 @@ class Engine:
         """Write the records that are due and the results of finished runs, and free their lanes."""
         lanes, ended = tile.lanes, (tile.lanes.outcome >= 0) & (tile.lanes.outcome != RETURNED)
         rows = jnp.where(ended, lanes.run, len(tile.finished.outcome) - 1)
-        period = jnp.where(lanes.outcome == CYCLE, lanes.circled, 0)
-        result = result_of(lanes, period, self._slopes(shared, lanes))
+        result = result_of(lanes, period_of(lanes), self._slopes(shared, lanes))
         due = is_due(lanes)
         slot = jnp.where(due, lanes.slot + 1, lanes.slot)
         free = lanes._replace(

@@ -103,8 +103,8 @@ class Lane(NamedTuple):
 
     `run` is −1 where the lane is idle, `outcome` −1 while the run goes on, `step` −1 before its first look. The run is
     next recorded at step `due`, which is number `slot` of those to be recorded. Of a run that has returned to its mark,
-    `circled` counts the steps taken round the orbit since, and `still` tells whether it has stayed within rounding of
-    one point.
+    `circled` counts the steps taken round the orbit since, `back` is the first of them that came back within rounding,
+    0 before, and `still` tells whether it has stayed within rounding of one point.
     """
 
     run: Int[Array, ""]
@@ -115,6 +115,7 @@ class Lane(NamedTuple):
     own: Own
     mark: tuple[PyTree, Int[Array, ""]]
     circled: Int[Array, ""]
+    back: Int[Array, ""]
     still: Bool[Array, ""]
     hit: Int[Array, " level"]
     arrived: Int[Array, ""]
@@ -243,17 +244,28 @@ def is_due(lanes: Lane) -> Bool[Array, " lane"]:
 def circle(lanes: Lane, own: Own) -> Lane:
     """Follow the runs that have returned one step further round their orbits, and say what these are when they close.
 
-    The step is taken by the loop that the run itself went through, so that the first return is the smallest period in
-    the run's own arithmetic.
+    The step is taken by the loop that the run itself went through, so that the first return bit for bit is the smallest
+    period in the run's own arithmetic.
     """
     circling = lanes.outcome == RETURNED
     circled, still = lanes.circled + 1, lanes.still & _is_near(own.factors, lanes.mark[0][0])
+    first = (lanes.back == 0) & _is_near((own.factors, own.state), lanes.mark[0])
+    back = jnp.where(first, circled, lanes.back)
     # A state that does not return in time, on a device whose sums vary, proves nothing: the run goes on.
     late = jnp.where(circled < lanes.step - lanes.mark[1], RETURNED, -1)
     outcome = jnp.where(_same(own, lanes.mark[0]), jnp.where(still, STATIONARY, CYCLE), late).astype(jnp.int32)
-    new, old = (own, outcome, circled, still), (lanes.own, lanes.outcome, lanes.circled, lanes.still)
-    own, outcome, circled, still = choose(circling, new, old)
-    return lanes._replace(own=own, outcome=outcome, circled=circled, still=still)
+    new = {"own": own, "outcome": outcome, "circled": circled, "back": back, "still": still}
+    return lanes._replace(**choose(circling, new, {name: getattr(lanes, name) for name in new}))
+
+
+def period_of(lanes: Lane) -> Int[Array, " lane"]:
+    """Return the periods of cycles, 0 of other runs: after how many steps the state is the same within rounding.
+
+    Near the step sizes at which a period doubles, an orbit may close bit for bit only after several rounds that differ
+    in their last bits. A return after one step, of an orbit that does not stay there, is no round.
+    """
+    rounds = (lanes.back > 1) & (lanes.circled % jnp.maximum(lanes.back, 1) == 0)
+    return jnp.where(lanes.outcome == CYCLE, jnp.where(rounds, lanes.back, lanes.circled), 0)
 
 
 def _same(own: Own, mark: PyTree) -> Bool[Array, " lane"]:
@@ -281,17 +293,21 @@ def _bits(x: Array) -> Array:
     return x
 
 
-def _is_near(factors: PyTree, mark: PyTree) -> Bool[Array, " lane"]:
-    """Tell whether every factor is within rounding of the mark's."""
+def _is_near(tree: PyTree, mark: PyTree) -> Bool[Array, " lane"]:
+    """Tell whether every array of numbers is within rounding of the mark's, and every other array equal to it."""
 
     def size(x):
         # Column by column, as XLA has no code for the sum of all entries within a loop that is one function.
-        return jnp.sqrt(sum(jnp.sum(x[:, k] ** 2, axis=0) for k in range(x.shape[1])))
+        columns = [x[:, k] for k in range(x.shape[1])] if x.ndim > 2 else [x]
+        return jnp.sqrt(sum(jnp.sum(column**2, axis=range(column.ndim - 1)) for column in columns))
 
     def near(new, old):
+        if not jnp.issubdtype(new.dtype, jnp.floating):
+            new, old = _bits(new), _bits(old)
+            return jnp.all(new == old, axis=range(new.ndim - 1))
         return size(new - old) <= _POINT * jnp.finfo(new.dtype).eps * size(old)
 
-    return jnp.all(jnp.stack(jax.tree.leaves(jax.tree.map(near, factors, mark))), axis=0)
+    return jnp.all(jnp.stack(jax.tree.leaves(jax.tree.map(near, tree, mark))), axis=0)
 
 
 def choose(condition: Bool[Array, " lane"], new: PyTree, old: PyTree) -> PyTree:
