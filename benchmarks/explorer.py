@@ -7,6 +7,7 @@ problems fills in. A move is a slider's value set in the page; the picture is th
 """
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -71,6 +72,15 @@ def memory(process: subprocess.Popen) -> float:
     return int(re.search(r"VmRSS:\s+(\d+)", text)[1]) / 1024
 
 
+def idle(process: subprocess.Popen) -> None:
+    """Wait until the server has compiled what it may need later: until it has had nothing to do for three seconds."""
+    used = [-np.inf]
+    while len(used) < 4 or used[-1] - used[-4] > 0.1:
+        time.sleep(1)
+        times = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        used.append(sum(map(int, times)) / os.sysconf("SC_CLK_TCK"))
+
+
 def moves(page: Page, count: int, seed: int) -> np.ndarray:
     """Return the milliseconds from each of so many random moves to its picture."""
     random, names = np.random.default_rng(seed), list(MOVED)
@@ -97,7 +107,7 @@ def main() -> None:
             begun = time.perf_counter()
             page = opened(browser, url)
             print(f"first picture after {time.perf_counter() - begun:.1f} s, programs and all")
-            time.sleep(45)  # what is still being compiled for later
+            idle(process)
             moves(page, 10, 1)
             took = moves(page, asked.moves, 0)
             middle, high = np.quantile(took, [0.5, 0.95])
