@@ -146,6 +146,8 @@ def test_axes_hold_what_is_drawn_and_no_more(laboratory):
         if name == "lost":
             pictures.freeze(shown)
     assert heights["lost"][0] > 1000
+    lost = pictures.figures[0].renderers[-2].data_source.data["distance"][0]  # the median, frozen
+    assert lost[0] < heights["lost"][0] / 30 < 1e6 < lost[1]  # it leaves the picture: every run has diverged
     assert heights["lost"][1] == heights["usual"][1] == 1.2
     assert heights["usual"][0] == heights["lost"][0]
     pictures.thaw()
@@ -207,6 +209,8 @@ def test_curves_are_those_of_the_figures(laboratory):
     assert_array_equal(shown.of["plain"].distance.median, median)
     assert_array_equal(shown.of["plain"].distance.low, low)
     assert np.isnan(median[-1])  # it ends where half of the runs were stopped
+    for each in singular_values(shown, "plain"):  # and so do these, which may be those of runs that went on
+        assert_array_equal(np.isnan(each), np.isnan(shown.of["plain"].distance.median))
     summary = shown.of["plain"]
     assert (summary.gone[0], summary.waiting[0]) == (0, 1)
     assert summary.waiting[-1] == 1 - summary.outcomes["converged"]
@@ -255,10 +259,14 @@ def test_a_map_that_is_left_stops(laboratory):
     assert len(list(drawn(laboratory, at("width=1&rank=1"), asked(64, (0.5, 0.9)), lambda: next(asks)))) == 1
 
 
-def test_a_map_refuses_contradictions(laboratory):
+def test_a_map_leaves_contradictions_out(laboratory):
+    """Below the rank 3, where all singular values are equal: that is at condition number 1 alone."""
     wanted = Asked("plain", KNOWN["width"], KNOWN["condition"], (1, 3), (1.0, 10.0), 8, 1)
+    (*_, last) = drawn(laboratory, usual(MADE_UP), wanted, lambda: True)
+    for found in last:
+        assert_array_equal(np.isnan(found), [[True, True, False], *[[False] * 3] * 7])
     with pytest.raises(ValueError, match="the best approximations are a set"):
-        next(drawn(laboratory, usual(MADE_UP), wanted, lambda: True))
+        next(drawn(laboratory, usual(MADE_UP), wanted._replace(x_ends=(1, 2), y_ends=(1.0, 1.0)), lambda: True))
 
 
 # The page

@@ -20,7 +20,6 @@ from jaxtyping import Array, Bool, Float, Int, UInt
 from jaxfact.engine.devices import working_devices
 from jaxfact.engine.loops import while_loop
 from jaxfact.engine.outcomes import (
-    CYCLE,
     EXPLOSION,
     RETURNED,
     STATIONARY,

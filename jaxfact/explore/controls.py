@@ -165,6 +165,10 @@ def address_of(state: State, controls: tuple[Control | Choice, ...]) -> str:
     return urlencode(moved | shown_methods, safe=",")
 
 
+CHECKED = ("width", "rank", "condition")
+"""The controls along which `check` may refuse some values and not others."""
+
+
 def check(state: State) -> None:
     """Refuse a width below the rank where the best approximation of that width is not one matrix but a set."""
     values = state.values

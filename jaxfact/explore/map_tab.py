@@ -39,7 +39,8 @@ _SIZE = 520
 _BESIDE = {"flex": "1 1 320px", "min-width": "0", "max-width": f"{_SIZE + 190}px"}  # below, where there is no room
 _PATIENCE = 2.0  # seconds, for a server to draw: it may have ended
 
-_OUTDATED = "The controls on the left have been moved since: draw again."
+_REFUSED = "White: there the width is below the rank of equal singular values, and the best approximations are a set."
+_OUTDATED = "The other controls have been moved since: draw again."
 
 Later = Callable[[Callable[[], None]], Any]
 
@@ -90,7 +91,7 @@ class MapTab:
         self._pane = pn.pane.Bokeh(self._figure, sizing_mode="stretch_width")
         side = (self._x, self._y, self._method, self._shows, self._points, self._seeds)
         buttons = pn.Row(self._draw_it, self._out)
-        note = pn.pane.HTML("Drag a box to zoom in. The other controls stand where they are on the left.", width=190)
+        note = pn.pane.HTML("Drag a box to zoom in. The other controls stand where they are.", width=190)
         chosen = pn.Column(*side, buttons, note, width=210)
         drawn = pn.Column(self._said, self._pane, styles=_BESIDE)
         return pn.FlexBox(chosen, drawn, sizing_mode="stretch_width")
@@ -169,7 +170,8 @@ class MapTab:
             self._refuse(str(error), self._number)
 
     def _ended(self, number: int) -> None:
-        self._say("" if self._state() == self._mapped else _OUTDATED, number=number)
+        is_whole = self._maps is None or not np.isnan(self._maps.outcome).any()
+        self._say(("" if is_whole else _REFUSED) if self._state() == self._mapped else _OUTDATED, number=number)
 
     def _refuse(self, said: str, number: int) -> None:
         """Say what is wrong, and leave no map standing that is not of what was asked for."""

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float, Int
 
-from jaxfact.explore.controls import BUDGETS, HIGHEST, WIDEST, Control, State, check
+from jaxfact.explore.controls import BUDGETS, CHECKED, HIGHEST, WIDEST, Control, State, check
 from jaxfact.explore.laboratory import Laboratory, Program, axes_at
 
 CODES: tuple[str, ...] = (
@@ -72,12 +72,11 @@ def pixels(control: Control, values: np.ndarray, most: int) -> tuple[Int[np.ndar
 def drawn(laboratory: Laboratory, state: State, asked: Asked, goes_on: Callable[[], bool]) -> Iterator[Maps]:
     """Yield the map as it fills: every 32nd point, then those between, until all are there or `goes_on` is False.
 
-    What is not known yet shows its nearest known neighbour. Raises ValueError for values that contradict each other.
+    What is not known yet shows its nearest known neighbour; points whose values contradict each other stay NaN. Raises
+    ValueError where all do.
     """
     xs, ys = (values_along(one, ends, asked.points) for one, ends in ((asked.x, asked.x_ends), (asked.y, asked.y_ends)))
-    for x in xs[[0, -1]].tolist():
-        for y in ys[[0, -1]].tolist():
-            check(state.moved(asked.x.name, x).moved(asked.y.name, y))
+    refused = _refused(state, asked, xs, ys)
     prepared = laboratory.made(program_for(laboratory, state, asked))
     found = Maps(*(np.full((len(ys), len(xs)), np.nan) for _ in Maps._fields))
     seeds = range(state.values["first_seed"], state.values["first_seed"] + asked.seeds)
@@ -88,7 +87,7 @@ def drawn(laboratory: Laboratory, state: State, asked: Asked, goes_on: Callable[
         runs = prepared(seeds, progress=False, axes=axes).transpose(asked.y.name, asked.x.name, "seed", ...)
         for whole, part in zip(found, _read(runs), strict=True):
             whole[np.ix_(rows, columns)] = part
-        yield Maps(*(_filled(one, stride) for one in found))
+        yield Maps(*(np.where(refused, np.nan, _filled(one, stride)) for one in found))
 
 
 def program_for(laboratory: Laboratory, state: State, asked: Asked) -> Program:
@@ -116,6 +115,21 @@ def _parts(height: int, width: int, seeds: int) -> Iterator[tuple[int, np.ndarra
                 for first in range(0, len(part_rows), band):
                     yield stride, part_rows[first : first + band], part_columns
         known_rows, known_columns, stride = rows, columns, stride // 2
+
+
+def _refused(state: State, asked: Asked, xs: np.ndarray, ys: np.ndarray) -> np.ndarray:
+    """Tell of which points the values contradict each other. Raises ValueError where all do."""
+    # Of a control that the check does not read, one value stands for all.
+    xs, ys = ((one[:1] if axis.name not in CHECKED else one) for axis, one in ((asked.x, xs), (asked.y, ys)))
+    refused, problem = np.zeros((len(ys), len(xs)), bool), None
+    for row, column in np.ndindex(refused.shape):
+        try:
+            check(state.moved(asked.x.name, xs[column].item()).moved(asked.y.name, ys[row].item()))
+        except ValueError as error:
+            refused[row, column], problem = True, error
+    if problem is not None and refused.all():
+        raise problem
+    return refused
 
 
 def _read(runs: xr.Dataset) -> Maps:

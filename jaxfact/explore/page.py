@@ -28,6 +28,10 @@ _GRID = ":host{display:grid!important;grid-template-columns:repeat(auto-fill,min
 _FEW = 100  # whole numbers, for which there is room on a slider
 _PATIENCE = 2.0  # seconds, for a server to draw: it may have ended
 _SIDE = 250
+_NARROW = """@media (max-width: 700px) {
+  :host { max-height: 40vh; min-width: 100%; overflow-y: auto; position: sticky; top: 0; z-index: 99;
+    background: white; border-bottom: 1px solid #bbbbbb; } }"""
+"""Above the pictures the controls are a box of their own, so that both are seen."""
 _WIDE = {"flex": "1 1 340px", "min-width": "0"}  # beside the controls, or below them where there is no room
 
 
@@ -95,7 +99,7 @@ class Page:
         for group, widgets in groups.items():
             parts += [pn.pane.HTML(f"<b>{_TITLES[group]}</b>", margin=(8, 10, 0, 10)), *widgets] if widgets else []
         parts.append(self._of_values)
-        return pn.Column(*parts, width=_SIDE)
+        return pn.Column(*parts, width=_SIDE, stylesheets=[_NARROW])
 
     def _moved(self, control: Control | Choice, event: Any) -> None:
         if event.new is None:
@@ -243,7 +247,7 @@ def _widget(control: Control | Choice, value: Any) -> Any:
 
 
 def _legend() -> pn.viewable.Viewable:
-    note = "line: median, band: 5–95 % of the runs, as far as they were not stopped; dotted: tolerance, target"
+    note = "line: median, band: 5–95 % of the runs, while they go on; dotted: tolerance, target; grey: frozen"
     shown = f"<div>{_chips(METHOD_COLOURS)}<span style='color:#595959'>{note}</span></div>"
     return pn.pane.HTML(shown, sizing_mode="stretch_width")
 

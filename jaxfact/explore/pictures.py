@@ -18,12 +18,13 @@ from jaxfact.explore.summaries import Curve, Shown, Summary, singular_values
 from jaxfact.explore.times import Times
 
 OUTCOME_COLOURS: Mapping[str, str] = {
-    "converged": "#009E73",
-    "stationary": "#F0E442",
-    "cycle": "#E69F00",
+    "converged": "#A8DCC8",
+    "stationary": "#F7F0A1",
+    "cycle": "#A6CEE8",
     "budget": "#BBBBBB",
-    "diverged": "#D55E00",
+    "diverged": "#7F3B08",
 }
+"""Pale, or dark: methods have the other colours."""
 _ENDS = tuple(OUTCOME_COLOURS)
 _SHADES = ("#440154", "#3b528b", "#21918c", "#5ec962", "#c8b100")  # viridis, its yellow darkened to be read on white
 _LOGARITHMIC = {"distance": "‖UVᵀ − Σ‖ / ‖Σ‖", "imbalance": "‖UᵀU − VᵀV‖ / σ₁"}
@@ -33,6 +34,8 @@ LEGENDS: Mapping[str, Mapping[str, str]] = {
 }
 """What colours mean in a figure of some name, for a line below it: a legend in it is drawn anew with each move."""
 _CURVES = ("step", "low", "median", "high")
+_ABOVE = 30.0  # times the largest median ends an axis: what goes farther leaves the picture
+_FAR = 1e30  # beyond every axis, for what is infinite
 Picture = Any
 
 
@@ -108,7 +111,7 @@ class Pictures:
         self._chosen.data = {"step": steps, "distance": _positive(distance), "imbalance": _positive(imbalance)}
         for name, path in (("distance", distance), ("imbalance", imbalance)):
             kept = self._ranges[name]
-            low, high = _decades([_positive(path), np.array([kept.start, kept.end])])
+            low, high = _decades([_positive(path[np.isfinite(path)]), np.array([kept.start, kept.end])])
             kept.update(start=low, end=high)
         self._hide_empty()
 
@@ -144,9 +147,10 @@ class Pictures:
         self._fitted = shown, values
         self._steps.end = round_above(max([shown.last_step, *(one[-1] for one in self._frozen.data["step"])]))
         for name, source in (("distance", self._distance), ("imbalance", self._imbalance)):
-            drawn = [source[method].data[column] for method in shown.of for column in ("low", "median", "high")]
+            drawn = [np.asarray(source[method].data[column]) for method in shown.of for column in _CURVES[1:]]
+            top = _ABOVE * largest([one[one < _FAR] for one in (*drawn[1::3], *self._frozen.data[name])])
             held = [np.array([TOLERANCE])] if name == "distance" else []
-            low, high = _decades([*held, *drawn, *self._frozen.data[name]])
+            low, high = _decades([*held, *(np.minimum(one, top) for one in (*drawn, *self._frozen.data[name]))])
             self._ranges[name].update(start=low, end=high)
         self._ranges["singular_values"].end = round_above(1.05 * largest(values))
 
@@ -236,7 +240,7 @@ def _positive(values: np.ndarray) -> np.ndarray:
     What is smaller is rounding, which may also give zero.
     """
     least = 10.0 ** (np.floor(np.log10(np.finfo(values.dtype).eps)) - 2)
-    return np.where(np.isfinite(values), np.maximum(values, least), np.nan)
+    return np.clip(values, least, _FAR)  # NaN stays
 
 
 def _decades(arrays: Sequence[np.ndarray]) -> tuple[float, float]:

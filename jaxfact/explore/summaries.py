@@ -11,7 +11,6 @@ from jaxfact.explore.controls import State
 from jaxfact.explore.laboratory import TOLERANCE, Laboratory, recorded_steps
 
 _BAND = (0.05, 0.5, 0.95)
-_ABOVE = 30.0  # times the largest median: what is farther away is drawn at the edge
 
 
 class Curve(NamedTuple):
@@ -68,8 +67,8 @@ def summary(runs: Mapping[str, np.ndarray], state: State) -> Summary:
     gone, waiting = _survival(arrived, state.budget)
     return Summary(
         steps,
-        _curve(runs["distance_path"], going),
-        _curve(runs["imbalance_path"], going),
+        Curve(*_quantiles(runs["distance_path"], going, _BAND)),
+        Curve(*_quantiles(runs["imbalance_path"], going, _BAND)),
         gone,
         waiting,
         arrived,
@@ -78,11 +77,15 @@ def summary(runs: Mapping[str, np.ndarray], state: State) -> Summary:
 
 
 def singular_values(shown: Shown, method: str) -> list[Float[np.ndarray, " step"]]:
-    """Return the medians of a method's singular values along the steps, of as many as the width can reach."""
-    runs = shown.runs[method]
+    """Return the medians of a method's singular values along the steps, of as many as the width can reach.
+
+    They end with the median of the distance.
+    """
+    runs, ended = shown.runs[method], np.isnan(shown.of[method].distance.median)
     values, (_, going) = runs["singular_values_path"], _going(runs, shown.state)
     count = min(shown.state.values["width"], values.shape[-1])
-    return [_quantiles(values[..., each], going, (0.5,))[0] for each in range(count)]
+    medians = (_quantiles(values[..., each], going, (0.5,))[0] for each in range(count))
+    return [np.where(ended, np.nan, median) for median in medians]
 
 
 def sentence(shown: Shown) -> str:
@@ -102,12 +105,6 @@ def _going(runs: Mapping[str, np.ndarray], state: State) -> tuple[np.ndarray, np
     steps, ended = recorded_steps(state.budget), runs["steps"]
     steps = steps[: np.searchsorted(steps, ended.max()) + 1]
     return steps, (runs["outcome"] != CONVERGED)[:, None] | (ended[:, None] >= steps)
-
-
-def _curve(values: np.ndarray, going: np.ndarray) -> Curve:
-    low, median, high = _quantiles(values, going, _BAND)
-    at_most = _ABOVE * np.max(median[np.isfinite(median)], initial=0)
-    return Curve(*(np.minimum(one, at_most) for one in (low, median, high)))  # NaN stays
 
 
 def _quantiles(values: np.ndarray, going: np.ndarray, shares: tuple[float, ...]) -> np.ndarray:
