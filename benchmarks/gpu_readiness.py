@@ -42,7 +42,8 @@ from jaxfact.engine.lanes import Engine, Work
 from jaxfact.engine.outcomes import Plan, Rules
 from jaxfact.engine.reading import Reading
 from jaxfact.engine.scalars import Unscalarisable
-from jaxfact.engine.steps import Way, kernel_of_looks
+from jaxfact.engine.steps import Way, kernel_of_looks, kernels_in_turn
+from jaxfact.engine.turns import TOGETHER
 from jaxfact.numerics.draws import key_of
 
 WHEELS = ("jax-cuda13-plugin", "jax-cuda13-pjrt")
@@ -82,7 +83,7 @@ CHECK_EVERY = 10
 _ALL = 10_000  # operations, more than the engine would compile
 
 WIDTHS = (2, 3, 5)
-TOO_WIDE = 8
+AT_ONCE_WIDTH, TOO_WIDE = 2, 8
 METHODS: dict[str, Callable] = {
     "gradient_descent": jf.methods.gradient_descent,
     "balanced": lambda step_size: jf.methods.balanced(step_size, 1 / 8),
@@ -144,10 +145,16 @@ def registers(method: Callable, problem: jf.Factorization, lanes: int, width: in
 
 def looks(method: Callable, problem: jf.Factorization, lanes: int, width: int) -> tuple[Callable, tuple]:
     """Return the kernel that takes steps and looks at runs until some have ended, and the shapes of its arguments."""
+    return _of_lanes(method, problem, lanes, width, kernel_of_looks)
+
+
+def _of_lanes(
+    method: Callable, problem: jf.Factorization, lanes: int, width: int, kernel_of: Callable
+) -> tuple[Callable, tuple]:
     program, work = _program(method, problem, width), _work(lanes)
     rules = Rules(periodic=not program.uses_noise, misfits=program.findings.misfits, checked=False, stops=True)
     made = Engine(program, rules, work, Way("by XLA's kernels", lanes))
-    kernel = kernel_of_looks(program, rules, made.lane, work.limits, _ALL, interpret=False)
+    kernel = kernel_of(program, rules, made.lane, work.limits, _ALL, interpret=False)
     number = jax.ShapeDtypeStruct((), jnp.int32)
 
     def call(shared, uniform, lanes, blocks, enough):
@@ -155,6 +162,11 @@ def looks(method: Callable, problem: jf.Factorization, lanes: int, width: int) -
 
     lanes_of = _shapes((program.shared, (work.stride, work.limits), made.empty(lanes).lanes))
     return call, (*lanes_of, number, number)
+
+
+def turns(method: Callable, problem: jf.Factorization, lanes: int, width: int) -> tuple[Callable, tuple]:
+    """Return the two kernels that take turns until some runs have ended, and the shapes of their arguments."""
+    return _of_lanes(method, problem, lanes, width, kernels_in_turn)
 
 
 def allocated(ptx: str, name: str = "steps") -> dict[str, int]:
@@ -211,6 +223,13 @@ def launches(hlo: str, trips: int) -> tuple[int, int]:
     return len(found) - copies, copies
 
 
+def per_look(hlo: str) -> float:
+    """Count what one pass of the only loop launches for each of its turns, without asking whether any block goes on."""
+    computations = _computations(hlo)
+    [loop] = [line for body in computations.values() for op, line in body if op == "while"]
+    return len(_launched(computations, _called(loop, "body")[0])) / TOGETHER
+
+
 def report() -> dict:
     """Compile every method's step and engine at highest precision, and the controls."""
     rows = []
@@ -227,7 +246,7 @@ def report() -> dict:
         ]:
             compiled = compile_for_h100(*registers(METHODS[name], compressed(width), LANES, width))
             kernels.append({"kernel": "steps", "method": name, "d": width} | allocated(compiled.ptx))
-        kernels += [_of_looks(width) for width in (*WIDTHS, TOO_WIDE)]
+        kernels += [_of_looks(AT_ONCE_WIDTH), *(row for width in (*WIDTHS, TOO_WIDE) for row in _of_turns(width))]
     return {"jax": jax.__version__, "lanes": LANES, "rows": rows, "kernels": kernels, "controls": controls()}
 
 
@@ -275,14 +294,22 @@ def _work(lanes: int) -> Work:
 
 
 def _of_looks(width: int) -> dict[str, Any]:
-    """Return what the kernel of whole plain runs takes, of which one launch takes many looks; or why there is none."""
-    said = {"kernel": "looks", "method": "gradient_descent", "d": width}
-    try:
-        compiled = compile_for_h100(*looks(METHODS["gradient_descent"], compressed(width), LANES, width))
-    except Unscalarisable as reason:
-        return said | {"none": str(reason)}
+    """Return what the kernel of whole plain runs takes, of which one launch takes many looks."""
+    compiled = compile_for_h100(*looks(METHODS["gradient_descent"], compressed(width), LANES, width))
     launched = compiled.hlo.count("__gpu$xla.gpu.triton")
-    return said | {"kernels_per_look": launched} | allocated(compiled.ptx, "looks")
+    said = {"kernel": "steps and looks", "method": "gradient_descent", "d": width, "kernels_per_look": launched}
+    return said | allocated(compiled.ptx, "looks")
+
+
+def _of_turns(width: int) -> list[dict[str, Any]]:
+    """Return what the kernels of steps and of looks take that take turns; or why there are none."""
+    said = {"kernel": "turns", "method": "gradient_descent", "d": width}
+    try:
+        compiled = compile_for_h100(*turns(METHODS["gradient_descent"], compressed(width), LANES, width))
+    except Unscalarisable as reason:
+        return [said | {"none": str(reason)}]
+    said["kernels_per_look"] = per_look(compiled.hlo)
+    return [said | {"kernel": f"turns, {name}"} | allocated(compiled.ptx, name) for name in ("steps", "looks")]
 
 
 def _shapes(tree: tuple) -> tuple:

@@ -15,7 +15,7 @@ from runs import descent
 
 import jaxfact as jf
 from jaxfact import engine
-from jaxfact.engine import looks, pallas, steps, vectors
+from jaxfact.engine import looks, pallas, steps, turns, vectors
 from jaxfact.engine.compressibility import compression_of
 from jaxfact.engine.lanes import Engine, Work
 from jaxfact.engine.outcomes import Plan, Rules
@@ -245,15 +245,19 @@ def test_a_sweep_in_registers_is_that_of_a_cpu(monkeypatch):
     """Looks as kernels and by XLA are those of a CPU: levels, records, and cycles too, of which these have all one."""
     on_the_cpu = sweep(6)
     monkeypatch.setattr(steps, "is_interpreted", lambda: True)
+    in_turn = sweep(6)
+    monkeypatch.setattr(steps, "IN_TURN", 400)
     by_xla = sweep(6)
     monkeypatch.setattr(steps, "AT_ONCE", 5_000)
     in_registers = sweep(6)
     assert on_the_cpu.attrs["lanes"] == "in vectors of 16 runs"
-    assert in_registers.attrs["lanes"] == "in registers, 128 runs to a block"
-    why = "a step and a look have 670 operations, more than 500"
-    assert by_xla.attrs["lanes"] == f"in registers, 128 runs to a block, looks by XLA's kernels: {why}"
+    said = "in registers, 128 runs to a block"
+    assert in_registers.attrs["lanes"] == said
+    assert in_turn.attrs["lanes"] == f"{said}, looks in a kernel of their own"
+    why = "a step and a look have 490 operations, more than 400"
+    assert by_xla.attrs["lanes"] == f"{said}, looks by XLA's kernels: {why}"
     assert {*on_the_cpu.outcome.values.flat} == {"converged", "cycle"}
-    for found in (in_registers, by_xla):
+    for found in (in_registers, in_turn, by_xla):
         # Above the edge of stability last bits decide when a run comes back and to what, but not that it does.
         np.testing.assert_array_equal(found.outcome, on_the_cpu.outcome)
         assert np.all(found.period.sel(step_size=1.1) >= 2)
@@ -277,14 +281,18 @@ def test_whole_runs_in_registers_are_those_of_xla(name, problem, interpreted, mo
 
     in_registers = found()
     monkeypatch.setattr(looks, "Looks", unlooked)
+    in_turn = found()
+    monkeypatch.setattr(turns, "Turns", unlooked)
     by_xla = found()
     assert in_registers.attrs["lanes"] == "in registers, 128 runs to a block"
+    assert in_turn.attrs["lanes"].endswith("looks in a kernel of their own")
     assert by_xla.attrs["lanes"].endswith("as it was")
-    for name in ("outcome", "steps", "hit"):
-        np.testing.assert_array_equal(in_registers[name], by_xla[name])
-    for name in ("loss", "distance", "misfit", "imbalance", "best_distance"):
-        if name in by_xla:
-            np.testing.assert_allclose(in_registers[name], by_xla[name], rtol=1e-5, atol=1e-5)
+    for one in (in_registers, in_turn):
+        for name in ("outcome", "steps", "hit"):
+            np.testing.assert_array_equal(one[name], by_xla[name])
+        for name in ("loss", "distance", "misfit", "imbalance", "best_distance"):
+            if name in by_xla:
+                np.testing.assert_allclose(one[name], by_xla[name], rtol=1e-5, atol=1e-5)
 
 
 def test_bits_in_registers_do_not_depend_on_company(interpreted):

@@ -32,6 +32,8 @@ class Blocks:
     and the number of blocks that the longest took.
     """
 
+    stepped: None = None
+
     def __init__(self, functions: Functions, shapes: Shapes, lanes: int):
         machine.check()
         assembly = _Assembly(functions, shapes, lanes)

@@ -212,7 +212,8 @@ class Engine:
             if self._records_natively:
                 at_steps, last = records
                 recording = Recording(at_steps if self._slots else recording.at_steps, last, None)
-            return done + count, tile._replace(lanes=lanes, recording=recording)
+            done, lanes = self._followed(shared, done + count, lanes, blocks)
+            return done, tile._replace(lanes=lanes, recording=recording)
         enough = jnp.where(more, max(1, self.way.lanes // _REFILL), self.way.lanes)
 
         def wanted(lanes, enough):
@@ -233,6 +234,21 @@ class Engine:
         given = shared, work.stride, work.limits, enough, blocks
         done, lanes = while_loop(going, block, (done, lanes), given, whole=self.is_whole)
         return done, tile._replace(lanes=lanes)
+
+    def _followed(self, shared: list[Array], done: Array, lanes: Lane, blocks: Array) -> tuple[Array, Lane]:
+        """Follow runs that have returned round their orbits, where what advances lanes leaves that to do."""
+        stepped = None if self.way.blocks is None else self.way.blocks.stepped
+        if stepped is None or not self._finds_returns:
+            return done, lanes
+
+        def going(carry):
+            return (carry[0] < blocks) & jnp.any(carry[1].outcome == RETURNED)
+
+        def once(carry):
+            done, lanes = carry
+            return done + 1, circle(lanes, stepped(shared, lanes))
+
+        return lax.while_loop(going, once, (done, lanes))
 
     def _block(
         self, shared: list[Array], stride: Int[Array, ""], limits: Limits, lanes: Lane, circling: Bool[Array, ""]

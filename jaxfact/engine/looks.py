@@ -68,7 +68,7 @@ class _Part(NamedTuple):
         return {self.inputs[node] for node in order if isinstance(node.detail, Input)}
 
 
-class _Plan:
+class Plan:
     """The graphs of what lanes do, and where their leaves lie.
 
     `moving` and `noted` change and are in registers, `fixed` are what else is loaded once; `remembered` lie in device
@@ -150,10 +150,11 @@ class Looks:
     runs: int = BLOCK
     unrecorded: str = "a kernel of a GPU writes none"
     code: np.ndarray = np.zeros(2, np.uint32)
+    stepped: None = None
 
     def __init__(self, functions: Functions, shapes: Shapes, circles: bool, most: int, interpret: bool):
         self._flags, self._interpret = functions.flags, interpret
-        self._plan = plan = _Plan(functions, shapes, circles)
+        self._plan = plan = Plan(functions, shapes, circles)
         if (size := plan.operations) > most:
             raise Unscalarisable(f"a step and a look have {size} operations, more than {most}")
         if (size := len(plan.rows(plan.common))) > SHARED:
@@ -208,15 +209,17 @@ class Looks:
         return jax.tree.unflatten(tree, leaves)
 
 
-def _kernel(plan: _Plan, interpret: bool, numbers: Any, *refs: Any) -> None:
+def _kernel(plan: Plan, interpret: bool, numbers: Any, *refs: Any) -> None:
     """Advance a block of lanes until it has cause to stop."""
     *shared, common, begin, _, _, end, mark, memory = refs
     stride, blocks, enough, once = (numbers[k] for k in range(4))
-    block = _Block(plan, interpret, shared, Memory(common, mark, memory, end, once), Rows(begin, once))
+    keys, rows = plan.rows([*plan.moving, *plan.noted, *plan.fixed]), Rows(begin, once)
+    loaded = {key: as_numbers(rows[at], plan.dtype(key)) for at, key in enumerate(keys)}
+    block = Block(plan, interpret, shared, Memory(common, mark, memory, end, once), loaded)
     noted, state = block.begun
 
     def ask(looks, noted):
-        return block.asked(noted, looks, blocks, enough)
+        return block.asked(noted, looks, blocks, enough)[0]
 
     def go_on(carry):
         looks, asked, noted, state = carry
@@ -250,50 +253,51 @@ class Asked(NamedTuple):
     fresh: Array
 
 
-class _Block:
-    """What is done to a block's runs, whose state and notes are vectors."""
+class Block:
+    """What is done to a block's runs, whose state and notes are vectors, as `loaded` to begin with.
 
-    def __init__(self, plan: _Plan, interpret: bool, shared: list[Any], memory: Memory, begin: Rows):
+    `shared` are the arrays of all runs that steps read, None where no step is taken.
+    """
+
+    def __init__(self, plan: Plan, interpret: bool, shared: list[Any] | None, memory: Memory, loaded: dict[Key, Array]):
         self._plan, self._interpret, self._memory = plan, interpret, memory
-        keys = plan.rows([*plan.moving, *plan.noted, *plan.fixed])
-        loaded = {key: as_numbers(begin[at], plan.dtype(key)) for at, key in enumerate(keys)}
         self._state_keys, self._noted_keys = plan.rows(plan.moving), plan.rows(plan.noted)
         self.begun = tuple(tuple(loaded[key] for key in keys) for keys in (self._noted_keys, self._state_keys))
         self._fixed = {key: loaded[key] for key in plan.rows(plan.fixed)}
-        places = [*plan.own, plan.number]
-        nodes = [(node, (places[k], e)) for k in plan.step.fixed for e, node in enumerate(plan.step.leaves[k].flat)]
-        lane = {node: self._fixed[key] for node, key in nodes if key in self._fixed}
-        self._step = stepping(plan.step, shared, lane, interpret)
+        if shared is not None:
+            places = [*plan.own, plan.number]
+            nodes = [(node, (places[k], e)) for k in plan.step.fixed for e, node in enumerate(plan.step.leaves[k].flat)]
+            lane = {node: self._fixed[key] for node, key in nodes if key in self._fixed}
+            self._step = stepping(plan.step, shared, lane, interpret)
 
-    def asked(self, noted: tuple, looks: Array, blocks: Array, enough: Array) -> Asked:
-        """Ask the runs' flags what the block is to do."""
+    def asked(self, noted: tuple, looks: Array, blocks: Array, enough: Array) -> tuple[Asked, Flags]:
+        """Ask the runs' flags what the block is to do; return these too."""
         known = self._fixed | dict(zip(self._noted_keys, noted, strict=True))
         flags = Flags(*self._evaluated(self._plan.flags, self._plan.flag_nodes, known.__getitem__))
         ended, busy, due = _counts(flags.ended, flags.busy, flags.due)
         fresh, returned, midway = _counts(flags.fresh, flags.returned, flags.midway)
         wanted = (busy > 0) & (ended < enough) & ((looks == 0) | (due == 0))
-        going = (wanted | (returned > 0)) & (looks < blocks)
+        going = (wanted | ((returned > 0) & (self._plan.circle is not None))) & (looks < blocks)
         # Runs that have returned are followed round together, when the block would otherwise stop.
         circling = ~wanted | (midway > 0)
-        return Asked(going.astype(jnp.int32), circling.astype(jnp.int32), fresh)
+        return Asked(going.astype(jnp.int32), circling.astype(jnp.int32), fresh), flags
 
     def advanced(self, asked: Asked, stride: Array, noted: tuple, state: tuple) -> tuple[tuple, tuple]:
         """Take steps and look at the runs, or one step, by the same code, of those that have returned."""
-        some, keys = jnp.where(asked.fresh > 0, 0, stride), self._noted_keys
-        number = noted[keys.index((self._plan.number, 0))]
-
-        def step(t, state):
-            return self._step(number + t, state)
-
-        looked = partial(self._looked, asked)
+        some, looked = jnp.where(asked.fresh > 0, 0, stride), partial(self.looked, asked)
         if self._plan.circle is None:
-            return looked(noted, lax.fori_loop(0, some, step, state))
+            return looked(noted, self.stepped(some, noted, state))
         circling = asked.circling > 0
         kept: Any = lax.cond(circling, partial(self._thawed, asked), lambda _, state: state, noted, state)
-        moved: Any = lax.fori_loop(0, jnp.where(circling, 1, some), step, kept)
+        moved = self.stepped(jnp.where(circling, 1, some), noted, kept)
         return lax.cond(circling, partial(self._circled, asked), looked, noted, moved)
 
-    def _looked(self, asked: Asked, noted: tuple, state: tuple) -> tuple[tuple, tuple]:
+    def stepped(self, count: Array, noted: tuple, state: tuple) -> tuple:
+        """Take some steps."""
+        number, step = noted[self._noted_keys.index((self._plan.number, 0))], self._step
+        return lax.fori_loop(0, count, lambda t, state: step(number + t, state), state)
+
+    def looked(self, asked: Asked, noted: tuple, state: tuple) -> tuple[tuple, tuple]:
         """Look at the runs: remember what they have reached, and mark the states that are to be marked."""
         noted, marks = self._remembered(self._plan.look, asked, noted, state)[1:]
 

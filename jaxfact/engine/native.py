@@ -67,11 +67,20 @@ class Shapes(NamedTuple):
 
 
 class Lanes(Protocol):
-    """What advances lanes by blocks of steps and looks, `runs` of them together; see `assembly.Blocks`."""
+    """What advances lanes by blocks of steps and looks, `runs` of them together; see `assembly.Blocks`.
+
+    Where it leaves runs that have returned where they are, `stepped(shared, lanes)` returns what lanes own after one
+    step of these; it is None where it follows them round their orbits.
+    """
 
     runs: int
     unrecorded: str
     code: np.ndarray
+
+    @property
+    def stepped(self) -> Callable[[list[Any], PyTree], PyTree] | None:
+        """Takes the runs that have returned one step further."""
+        ...
 
     def __call__(
         self, code: Any, shared: list[Any], uniform: PyTree, lanes: PyTree, records: PyTree, blocks: Any, enough: Any

@@ -1,8 +1,9 @@
 """Which way the steps of many runs are taken: in registers where that can be, else by XLA's own kernels."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,8 @@ AT_ONCE = 500
 """Operations of a step, a look and a step round an orbit that are worth one kernel of a GPU. Compiling grows with their
 square: at 400 it takes a second longer than steps alone, at 670 nine, at 1400 sixteen, which only sweeps of some 10¹¹
 run-steps would win back."""
+IN_TURN = 4_000
+"""Operations of a step and a look that are worth two kernels which take turns: a plain run at d = 5 has 3445."""
 _OLDEST = 8.0  # the compute capability below which Triton makes no kernels
 _CPU_ENTRIES = 1600
 # A GPU's multiprocessor holds four times as many numbers in registers.
@@ -98,14 +101,9 @@ def is_interpreted() -> bool:
 def _in_vectors(reading: Reading, rules: Rules, lane: Lane, limits: Limits) -> Way:
     """Return lanes in vectors of a CPU, as many as make what lies between two calls small beside them."""
     lanes = int(np.clip(_NATIVE_ENTRIES // sum(_sizes(lane.own)) // 16 * 16, 16, _MOST_NATIVE))
-    shapes = native.Shapes(reading.shared, _uniform(limits), lane, len(limits.record_steps))
-    blocks = Blocks(_of_one_lane(reading, rules), shapes, lanes)
+    blocks = Blocks(_of_one_lane(reading, rules), _shapes(reading, lane, limits), lanes)
     records = f", records by XLA's kernels: {blocks.unrecorded}" if blocks.unrecorded else ""
     return Way(f"in vectors of {blocks.runs} runs{records}", lanes, blocks=blocks)
-
-
-def _uniform(limits: Limits) -> Any:
-    return jax.ShapeDtypeStruct((), jnp.int32), limits
 
 
 def _of_one_lane(reading: Reading, rules: Rules) -> native.Functions:
@@ -162,8 +160,11 @@ def _in_registers(reading: Reading, rules: Rules, lane: Lane, limits: Limits) ->
     enough = max(_on_this_device(reading, lane.own), pallas.BLOCKS * pallas.BLOCK * _multiprocessors())
     lanes = pallas.BLOCK if interpret else enough
     said = f"in registers, {pallas.BLOCK} runs to a block"
-    try:
+    with suppress(Unscalarisable):
         return Way(said, lanes, blocks=kernel_of_looks(reading, rules, lane, limits, AT_ONCE, interpret=interpret))
+    try:
+        blocks = kernels_in_turn(reading, rules, lane, limits, IN_TURN, interpret=interpret)
+        return Way(f"{said}, looks in a kernel of their own", lanes, blocks=blocks)
     except Unscalarisable as reason:
         said = f"{said}, looks by XLA's kernels: {reason}"
         return Way(said, lanes, steps=partial(pallas.advanced, kernel, interpret))
@@ -178,8 +179,25 @@ def kernel_of_looks(
     """
     from jaxfact.engine import looks  # with Pallas, which a machine without a GPU need not load
 
-    shapes = native.Shapes(reading.shared, _uniform(limits), lane, len(limits.record_steps))
-    return looks.Looks(_of_one_lane(reading, rules), shapes, rules.stops and rules.periodic, most, interpret)
+    circles = rules.stops and rules.periodic
+    return looks.Looks(_of_one_lane(reading, rules), _shapes(reading, lane, limits), circles, most, interpret)
+
+
+def kernels_in_turn(
+    reading: Reading, rules: Rules, lane: Lane, limits: Limits, most: int, *, interpret: bool
+) -> native.Lanes:
+    """Return whole runs in registers of a GPU, as a kernel of steps and one of looks, of at most so many operations.
+
+    Raises Unscalarisable, with the reason, where that cannot be.
+    """
+    from jaxfact.engine import turns
+
+    return turns.Turns(_of_one_lane(reading, rules), _shapes(reading, lane, limits), most, interpret)
+
+
+def _shapes(reading: Reading, lane: Lane, limits: Limits) -> native.Shapes:
+    uniform = jax.ShapeDtypeStruct((), jnp.int32), limits
+    return native.Shapes(reading.shared, uniform, lane, len(limits.record_steps))
 
 
 def _on_this_device(reading: Reading, own: Own) -> int:
