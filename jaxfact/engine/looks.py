@@ -284,7 +284,7 @@ class Block:
 
     def advanced(self, asked: Asked, stride: Array, noted: tuple, state: tuple) -> tuple[tuple, tuple]:
         """Take steps and look at the runs, or one step, by the same code, of those that have returned."""
-        some, looked = jnp.where(asked.fresh > 0, 0, stride), partial(self.looked, asked)
+        some, looked = jnp.where(asked.fresh > 0, 0, stride), partial(self._looked, asked)
         if self._plan.circle is None:
             return looked(noted, self.stepped(some, noted, state))
         circling = asked.circling > 0
@@ -297,9 +297,13 @@ class Block:
         number, step = noted[self._noted_keys.index((self._plan.number, 0))], self._step
         return lax.fori_loop(0, count, lambda t, state: step(number + t, state), state)
 
-    def looked(self, asked: Asked, noted: tuple, state: tuple) -> tuple[tuple, tuple]:
-        """Look at the runs: remember what they have reached, and mark the states that are to be marked."""
-        noted, marks = self._remembered(self._plan.look, asked, noted, state)[1:]
+    def seen(self, asked: Asked, noted: tuple, state: tuple) -> tuple[tuple, Array]:
+        """Look at the runs: remember what they have reached, and say whose states are to be marked."""
+        return self._remembered(self._plan.look, asked, noted, state)[1:]
+
+    def _looked(self, asked: Asked, noted: tuple, state: tuple) -> tuple[tuple, tuple]:
+        """Look at the runs, and mark states."""
+        noted, marks = self.seen(asked, noted, state)
 
         @pl.when(jnp.max(marks.astype(jnp.int32)) > 0)
         def _():

@@ -25,7 +25,8 @@ from jaxfact.numerics.trees import PyTree
 
 TOGETHER = 4
 """Turns between two times at which the device asks whether any block goes on."""
-_LOOKS_AND_GOING = 0, 1  # rows after the notes: how many looks a block has taken, and whether it goes on after them
+# Rows after the notes: how many looks a block has taken, whether it goes on, and whose states are to be marked.
+_BESIDE = 0, 1, 0
 
 
 class Turns:
@@ -57,7 +58,7 @@ class Turns:
         numbers = _numbers(of_all[len(shared)], blocks, enough, 0)
         parts = plan.moving, plan.fixed, plan.marks, plan.remembered
         state, fixed, mark, memory = (self._packed(leaves, part) for part in parts)
-        notes = self._packed(leaves, plan.noted, _LOOKS_AND_GOING)
+        notes = self._packed(leaves, plan.noted, _BESIDE)
         places = len(plan.rows(plan.noted))
 
         def going(carry):
@@ -66,23 +67,26 @@ class Turns:
         def turn(carry):
             state, notes, mark, memory = carry
             for _ in range(TOGETHER):
-                state = self._stepped(numbers, shared, notes, fixed, state)
-                notes, mark, memory = self._looked(numbers, common, state, fixed, notes, mark, memory)
+                state, mark = self._stepped(numbers, shared, notes, fixed, state, mark)
+                notes, memory = self._looked(numbers, common, state, fixed, mark, notes, memory)
             return state, notes, mark, memory
 
-        found = lax.while_loop(going, turn, (state, notes, mark, memory))
-        notes = unpacked(found[1])
-        for part, words in zip((plan.moving, plan.noted, plan.marks, plan.remembered), found, strict=True):
+        state, notes, mark, memory = lax.while_loop(going, turn, (state, notes, mark, memory))
+        rows = unpacked(notes)
+        mark = jnp.where(rows[places + 2][:, None] != 0, state, mark)
+        for part, words in zip(
+            (plan.moving, plan.noted, plan.marks, plan.remembered), (state, notes, mark, memory), strict=True
+        ):
             self._unpacked(leaves, part, words)
-        looks = jnp.max(notes[places].astype(jnp.int32))
+        looks = jnp.max(rows[places].astype(jnp.int32))
         return jax.tree.unflatten(tree, leaves), records, looks
 
     def stepped(self, shared: list[Any], lanes: PyTree) -> PyTree:
         """Return what lanes own where those that have returned have taken one step, by the kernel of all others."""
         plan, (leaves, tree) = self._plan, jax.tree.flatten(lanes)
-        state, fixed = (self._packed(leaves, k) for k in (plan.moving, plan.fixed))
-        notes = self._packed(leaves, plan.noted, _LOOKS_AND_GOING)
-        state = self._stepped(_numbers(1, 1, 1, 1), shared, notes, fixed, state)
+        state, fixed, mark = (self._packed(leaves, part) for part in (plan.moving, plan.fixed, plan.marks))
+        notes = self._packed(leaves, plan.noted, _BESIDE)
+        state, _ = self._stepped(_numbers(1, 1, 1, 1), shared, notes, fixed, state, mark)
         self._unpacked(leaves, plan.moving, state)
         return jax.tree.unflatten(tree, leaves).own
 
@@ -97,15 +101,16 @@ class Turns:
         for k, rows in zip(part, jnp.split(unpacked(words), ends), strict=False):
             leaves[k] = as_numbers(rows, leaves[k].dtype).reshape(leaves[k].shape)
 
-    def _stepped(self, numbers: Array, shared: list[Any], notes: Array, fixed: Array, state: Array) -> Array:
-        """Launch the kernel of steps; return the states of all lanes."""
+    def _stepped(self, numbers: Array, shared: list[Any], notes: Array, fixed: Array, *states: Array) -> list[Array]:
+        """Launch the kernel of steps; return the states of all lanes, and their marks."""
         read = [shared[k].reshape(-1) for k in self._plan.step.read]
-        [state] = self._launched(_steps, "steps", [numbers, *read], [notes, fixed], [state])
-        return state
+        return self._launched(_steps, "steps", [numbers, *read], [notes, fixed], [*states])
 
-    def _looked(self, numbers: Array, common: Array, state: Array, fixed: Array, *remembered: Array) -> list[Array]:
-        """Launch the kernel of looks; return the notes, the marks, and what is remembered."""
-        return self._launched(_looks, "looks", [numbers, common], [state, fixed], [*remembered])
+    def _looked(
+        self, numbers: Array, common: Array, state: Array, fixed: Array, mark: Array, *remembered: Array
+    ) -> list[Array]:
+        """Launch the kernel of looks; return the notes, and what is remembered."""
+        return self._launched(_looks, "looks", [numbers, common], [state, fixed, mark], [*remembered])
 
     def _launched(self, kernel: Any, name: str, whole: list[Any], read: list[Any], changed: list[Any]) -> list[Array]:
         """Launch a kernel over all blocks, that reads some arrays as a whole, and of some its own lanes."""
@@ -134,14 +139,29 @@ def _numbers(stride: Any, blocks: Any, enough: Any, circling: int) -> Array:
 
 
 def _steps(plan: Plan, interpret: bool, numbers: Any, *refs: Any) -> None:
-    """Take a block's steps up to its next look, if it goes on, or one of the runs that have returned."""
-    *shared, notes, fixed, _, end = refs
+    """Take a block's steps up to its next look, if it goes on, or one of the runs that have returned.
+
+    What the last look has said is to be marked is marked here, before it moves, group by group: of a look, Triton would
+    take as long again to compile that.
+    """
+    *shared, notes, fixed, _, _, end, mark = refs
     stride, blocks, enough, once, circling = (numbers[k] for k in range(5))
     rows = Rows(notes, once)
     loaded = _loaded(plan, (plan.noted, rows), (plan.fixed, Rows(fixed, once)), (plan.moving, Rows(end, once)))
     block = Block(plan, interpret, [*shared], Memory(None, None, None, None, once), loaded)
     noted, state = block.begun
     asked, flags = block.asked(noted, _looks_of(plan, rows), blocks, enough)
+    marks = rows[len(plan.rows(plan.noted)) + 2] != 0
+
+    @pl.when(jnp.max(marks.astype(jnp.int32)) > 0)
+    def _():
+        mask = jnp.broadcast_to(marks[:, None], mark.shape[1:])
+
+        def copy(group, none):
+            mark[group] = jnp.where(mask, end[group], mark[group])
+            return none
+
+        lax.fori_loop(0, mark.shape[0], copy, ())
 
     @pl.when((asked.going > 0) | (circling > 0))
     def _():
@@ -154,7 +174,7 @@ def _steps(plan: Plan, interpret: bool, numbers: Any, *refs: Any) -> None:
 
 def _looks(plan: Plan, interpret: bool, numbers: Any, *refs: Any) -> None:
     """Look at a block's runs, if it goes on; say whether it does so after that."""
-    common, state, fixed, _, _, _, notes, mark, memory = refs
+    common, state, fixed, mark, _, _, notes, memory = refs
     _, blocks, enough, once, _ = (numbers[k] for k in range(5))
     rows = Rows(notes, once)
     loaded = _loaded(plan, (plan.moving, Rows(state, once)), (plan.noted, rows), (plan.fixed, Rows(fixed, once)))
@@ -163,17 +183,16 @@ def _looks(plan: Plan, interpret: bool, numbers: Any, *refs: Any) -> None:
     looks = _looks_of(plan, rows)
     asked: Asked = block.asked(noted, looks, blocks, enough)[0]
 
-    def keep(noted: tuple, looks: Array, going: Array) -> None:
-        put(notes, [as_words(x) for x in (*noted, jnp.full(BLOCK, looks), jnp.full(BLOCK, going))], once)
-
     @pl.when(asked.going > 0)
     def _():
-        after = block.looked(asked, noted, own)[0]
-        keep(after, looks + 1, block.asked(after, looks + 1, blocks, enough)[0].going)
+        after, marks = block.seen(asked, noted, own)
+        going = block.asked(after, looks + 1, blocks, enough)[0].going
+        put(notes, [as_words(x) for x in (*after, jnp.full(BLOCK, looks + 1), jnp.full(BLOCK, going), marks)], once)
 
     @pl.when(asked.going == 0)
     def _():
-        keep(noted, looks, asked.going)
+        beside = jnp.full(BLOCK, looks), jnp.full(BLOCK, asked.going), rows[len(plan.rows(plan.noted)) + 2]
+        put(notes, [as_words(x) for x in (*noted, *beside)], once)
 
 
 def _loaded(plan: Plan, *parts: tuple[list[int], Rows]) -> dict[Any, Array]:
