@@ -11,6 +11,14 @@ from jaxfact.figures.styles import COLOURS
 METHOD_COLOURS: Mapping[str, str] = dict(zip(METHODS, COLOURS, strict=False))
 METHOD_DASHES: Mapping[str, Sequence[int]] = dict(zip(METHODS, ([], [9, 4], [2, 3], [9, 3, 2, 3], [5, 3]), strict=True))
 """Curves that lie on each other are seen by their dashes."""
+OUTCOME_COLOURS: Mapping[str, str] = {
+    "converged": "#A8DCC8",
+    "stationary": "#F7F0A1",
+    "cycle": "#A6CEE8",
+    "budget": "#BBBBBB",
+    "diverged": "#7F3B08",
+}
+"""Pale, or dark: methods have the other colours."""
 GREY, CHOSEN = "#595959", "#000000"
 # Frames that are aligned would all be as narrow as the one with the widest labels.
 SIZES: Mapping[str, Any] = {

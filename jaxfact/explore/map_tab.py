@@ -26,12 +26,18 @@ from bokeh.models import (
 from bokeh.palettes import Cividis256
 from bokeh.plotting import figure
 
-from jaxfact.explore.controls import METHODS, Control, State
+from jaxfact.explore.appearance import OUTCOME_COLOURS
+from jaxfact.explore.controls import BUDGETS, METHODS, Control, State
 from jaxfact.explore.laboratory import Laboratory
 from jaxfact.explore.mapping import CODES, QUANTITIES, Asked, Maps, drawn, pixels, values_along
 
-# Okabe and Ito's colours; grey for what has no end, white where nothing is known.
-_COLOURS = ("#009E73", "#F0E442", "#56B4E9", "#0072B2", "#332288", "#CC79A7", "#BBBBBB", "#D55E00")
+# Those of the outcomes, darker for longer periods; white where nothing is known.
+_PERIODS = ("#A6CEE8", "#5B9BD5", "#2A5599", "#8064A2")
+_COLOURS = (
+    *(OUTCOME_COLOURS[name] for name in ("converged", "stationary")),
+    *_PERIODS,
+    *(OUTCOME_COLOURS[name] for name in ("budget", "diverged")),
+)
 _QUANTITIES = {text: name for name, text in QUANTITIES.items()}
 _SEEDS = (1, 4, 16)
 _POINTS = (100, 250, 500)
@@ -202,7 +208,7 @@ class MapTab:
             for axis, one, ends in ((made.xaxis[0], asked.x, (left, right)), (made.yaxis[0], asked.y, (low, high))):
                 axis.axis_label = one.label
                 axis.update(**_ticks(one, *ends))
-            made.title.text = f"{asked.method}: {QUANTITIES[name]}"
+            made.title.text = f"{asked.method}: {QUANTITIES[name]} (within {BUDGETS[-1]} steps)"
             image = np.where(np.isfinite(values), values, np.nan)[np.ix_(rows, columns)].astype(np.float32)
             self._source.data = {"image": [image], "x": [left], "y": [low], "dw": [right - left], "dh": [high - low]}
         if self._document is None:

@@ -3,7 +3,7 @@
 import asyncio
 import html
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from bokeh.document import Document
 from bokeh.models import CustomJSTickFormatter
 
 from jaxfact.engine.outcomes import OUTCOMES
-from jaxfact.explore.appearance import METHOD_COLOURS
+from jaxfact.explore.appearance import METHOD_COLOURS, METHOD_DASHES
 from jaxfact.explore.controls import METHODS, Choice, Control, State, address_of, check
 from jaxfact.explore.exported import archive, line_of
 from jaxfact.explore.laboratory import Laboratory, recorded_steps
@@ -30,7 +30,7 @@ _PATIENCE = 2.0  # seconds, for a server to draw: it may have ended
 _SIDE = 250
 _NARROW = """@media (max-width: 700px) {
   :host { max-height: 40vh; min-width: 100%; overflow-y: auto; position: sticky; top: 0; z-index: 99;
-    background: white; border-bottom: 1px solid #bbbbbb; } }"""
+    background: white; box-shadow: 0 3px 6px #888888, inset 0 -12px 8px -10px #888888; } }"""
 """Above the pictures the controls are a box of their own, so that both are seen."""
 _WIDE = {"flex": "1 1 340px", "min-width": "0"}  # beside the controls, or below them where there is no room
 
@@ -56,6 +56,7 @@ class Page:
         first = _line(said or "preparing the programs", is_wrong=bool(said))
         self._message = pn.pane.HTML(first, sizing_mode="stretch_width")
         self._line = pn.pane.HTML("", sizing_mode="stretch_width")
+        self._key = pn.pane.HTML(_key_of(state.methods), sizing_mode="stretch_width")
         for control in laboratory.controls:
             widget = self._widgets[control.name]
             widget._debounce = 0  # Panel's 50 ms; of moves that come meanwhile, the last is shown in any case
@@ -72,7 +73,7 @@ class Page:
         self._panes = [pn.pane.Bokeh(made, sizing_mode="stretch_width") for made in self._pictures.figures]
         cells = [_with_legend(pane) for pane in self._panes]
         grid = pn.Column(*cells, sizing_mode="stretch_width", stylesheets=[_GRID])
-        runs = pn.Column(self._message, _legend(), grid, self._line, sizing_mode="stretch_width")
+        runs = pn.Column(self._message, self._key, grid, self._line, sizing_mode="stretch_width")
         tabs = pn.Tabs(("Runs", runs), ("Map", self._map.view()), sizing_mode="stretch_width")
         tabs.param.watch(lambda event: self._map.opened() if event.new == 1 else None, "active")
         page = pn.FlexBox(self._controls(), pn.Column(tabs, styles=_WIDE), sizing_mode="stretch_width")
@@ -113,6 +114,7 @@ class Page:
         chosen = tuple(name for name in METHODS if name in event.new)
         if chosen:
             self._of_values.options = list(chosen)
+            self._key.object = _key_of(chosen)
         self._go(self._state._replace(methods=chosen))
 
     def _go(self, state: State) -> None:
@@ -246,10 +248,16 @@ def _widget(control: Control | Choice, value: Any) -> Any:
     return pn.widgets.FloatSlider(start=low, end=high, step=(high - low) / 200, format=shown_as, **look)
 
 
-def _legend() -> pn.viewable.Viewable:
-    note = "line: median, band: 5–95 % of the runs, while they go on; dotted: tolerance, target; grey: frozen"
-    shown = f"<div>{_chips(METHOD_COLOURS)}<span style='color:#595959'>{note}</span></div>"
-    return pn.pane.HTML(shown, sizing_mode="stretch_width")
+def _key_of(methods: Sequence[str]) -> str:
+    """Return what tells methods by colour and dashes."""
+    dashes = {name: " ".join(map(str, METHOD_DASHES[name])) for name in methods}
+    lines = "".join(
+        f'<span style="margin-right:14px;white-space:nowrap"><svg width="34" height="10"><line x2="34" y1="5" y2="5"'
+        f' stroke="{METHOD_COLOURS[name]}" stroke-width="3" stroke-dasharray="{dash}"/></svg> {name}</span>'
+        for name, dash in dashes.items()
+    )
+    note = "line: median, band: 5–95 % of the runs, while they go on; dotted: tolerance, target; dark dashes: frozen"
+    return f"<div>{lines}<span style='color:#595959'>{note}</span></div>"
 
 
 def _with_legend(pane: pn.pane.Bokeh) -> pn.viewable.Viewable:

@@ -11,23 +11,24 @@ import numpy as np
 from bokeh.models import ColumnDataSource, Range1d, Span
 from bokeh.plotting import figure
 
-from jaxfact.explore.appearance import CHOSEN, GREY, METHOD_COLOURS, METHOD_DASHES, SIZES, largest, round_above
+from jaxfact.explore.appearance import (
+    CHOSEN,
+    GREY,
+    METHOD_COLOURS,
+    METHOD_DASHES,
+    OUTCOME_COLOURS,
+    SIZES,
+    largest,
+    round_above,
+)
 from jaxfact.explore.controls import METHODS, WIDEST
 from jaxfact.explore.laboratory import TOLERANCE
 from jaxfact.explore.summaries import Curve, Shown, Summary, singular_values
 from jaxfact.explore.times import Times
 
-OUTCOME_COLOURS: Mapping[str, str] = {
-    "converged": "#A8DCC8",
-    "stationary": "#F7F0A1",
-    "cycle": "#A6CEE8",
-    "budget": "#BBBBBB",
-    "diverged": "#7F3B08",
-}
-"""Pale, or dark: methods have the other colours."""
 _ENDS = tuple(OUTCOME_COLOURS)
 _SHADES = ("#440154", "#3b528b", "#21918c", "#5ec962", "#c8b100")  # viridis, its yellow darkened to be read on white
-_LOGARITHMIC = {"distance": "‖UVᵀ − Σ‖ / ‖Σ‖", "imbalance": "‖UᵀU − VᵀV‖ / σ₁"}
+_LOGARITHMIC = {"distance": "‖UVᵀ − Σ_d‖ / ‖Σ_d‖", "imbalance": "‖UᵀU − VᵀV‖ / σ₁"}
 LEGENDS: Mapping[str, Mapping[str, str]] = {
     "singular_values": {f"σ{'₁₂₃₄₅'[place]}": shade for place, shade in enumerate(_SHADES)},
     "outcomes": OUTCOME_COLOURS,

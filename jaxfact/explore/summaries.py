@@ -94,9 +94,10 @@ def sentence(shown: Shown) -> str:
     for name, one in shown.of.items():
         half = np.sort(np.where(np.isfinite(one.arrived), one.arrived, np.inf))[(len(one.arrived) - 1) // 2]
         median = f", half of all by step {half:.0f}" if np.isfinite(half) else ""
-        came, lost = np.mean(np.isfinite(one.arrived)), one.outcomes["diverged"]
-        diverged = f", {100 * lost:.4g} % diverge" if lost else ""
-        parts.append(f"{name}: {100 * came:.4g} % arrive{median}{diverged}")
+        came = np.mean(np.isfinite(one.arrived))
+        others = {"end in a cycle": one.outcomes["cycle"], "diverge": one.outcomes["diverged"]}
+        ended = "".join(f", {100 * share:.4g} % {what}" for what, share in others.items() if share)
+        parts.append(f"{name}: {100 * came:.4g} % arrive{median}{ended}")
     return f"{len(shown.state.seeds)} starts to distance {TOLERANCE:g}. {'; '.join(parts)}."
 
 

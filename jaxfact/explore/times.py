@@ -43,7 +43,7 @@ class Times:
         x = -np.log(np.maximum(shown.signals, np.finfo(float).tiny))
         last, budget = largest([one.arrived for one in shown.of.values()]), shown.state.budget
         waits = any(not np.all(np.isfinite(one.arrived)) for one in shown.of.values())
-        left, right = float(np.floor(x.min())), float(np.ceil(x.max()))
+        left, right = float(np.floor(x.min())), float(np.ceil(x.max() + 0.3))
         right = max(right, left + 1)
         self._spans = right - left, round_above(1.02 * max(1.04 * budget if waits else last, 1))
         self._signals.update(start=left, end=right)
