@@ -35,7 +35,7 @@ def kinds(notebook):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_stored_outputs_are_small(path):
-    """Figures are PNG of at most 40 kB, and prose says what a cell will show before it shows it."""
+    """Figures are PNG of at most 40 kB; all else is text."""
     notebook = nbformat.read(path, as_version=4)
     assert notebook.cells[0].source.startswith("# ")
     shown = Counter(kind for _, output in outputs(notebook) for kind in output.get("data", ()))
@@ -43,8 +43,17 @@ def test_stored_outputs_are_small(path):
     assert set(shown) <= {"image/png", "text/plain"}
     figures = [output.data["image/png"] for _, output in outputs(notebook) if "image/png" in output.get("data", ())]
     assert max(len(base64.b64decode(figure)) for figure in figures) < 40_000
-    before = dict(zip([cell.id for cell in notebook.cells[1:]], notebook.cells, strict=False))
-    assert all(before[cell.id].cell_type == "markdown" for cell, _ in outputs(notebook))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_short(path):
+    """One idea takes eight to twelve cells, and prose says what a cell will show before it shows it.
+
+    The gallery has as many as there are figures: it is a page of the documentation.
+    """
+    cells = nbformat.read(path, as_version=4).cells
+    assert [cell.cell_type for cell in cells] == ["markdown", "code"] * (len(cells) // 2)
+    assert path.stem == "gallery" or 8 <= len(cells) <= 12
 
 
 def test_readme_snippets_run():
