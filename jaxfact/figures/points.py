@@ -13,14 +13,13 @@ from jaxfact.figures.curves import path_of
 from jaxfact.figures.labels import asks_for_log, axis_label, label_axis, plain_name, symbol_label
 from jaxfact.figures.quantities import quantity
 from jaxfact.figures.sheets import Look, Sheet, count_of, drawing, provenance, put_title
-from jaxfact.figures.styles import COLOURS, along_one, name_few_minor_ticks, variants_of
+from jaxfact.figures.styles import COLOURS, MARKERS, along_one, name_few_minor_ticks, variants_of
 from jaxfact.inputs import problem_with, shown
 from jaxfact.results.success import check_runs
 
-_MARKERS = ("o", "s", "^", "D", "v", "P")
 _MANY = 3000  # points from which on a PDF has an image of them
 # How runs end is not what variant they are of: hence other markers and, of the palette, the last colours first.
-_ENDED = dict(zip(OUTCOMES, zip(reversed(COLOURS), _MARKERS, strict=True), strict=True))
+_ENDED = dict(zip(OUTCOMES, zip(reversed(COLOURS), MARKERS, strict=True), strict=True))
 
 
 def bifurcation(
@@ -108,7 +107,7 @@ def scatter(
         axes = sheet.axes
         for place, (name, part, colour, _) in enumerate(variants_of(both)):
             at, height = np.ravel(part.x.values), np.ravel(part.y.values)
-            seen, marker = np.isfinite(at) & np.isfinite(height), _MARKERS[place % len(_MARKERS)]
+            seen, marker = np.isfinite(at) & np.isfinite(height), MARKERS[place % len(MARKERS)]
             style_of = {"markersize": 2.5, "markeredgewidth": 0, "alpha": 0.6, "rasterized": seen.sum() > _MANY}
             axes.plot(at[seen], height[seen], marker, color=colour, label=name or None, **style_of)
             sheet.mark_edge(axes, at[np.isfinite(at) & np.isposinf(height)], colour)

@@ -24,6 +24,7 @@ from jaxfact.results.success import axes_of, check_runs
 # Okabe & Ito's palette, which colour-blind readers tell apart; line styles separate curves that coincide.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 LINES = ("-", (0, (4, 2)), (0, (1, 1.2)), "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)))
+MARKERS = ("o", "s", "^", "D", "v", "P")
 FEW = 8  # up to this many values are all named on an axis
 WIDTH = 3.15  # 8 cm, in inches
 _LETTERS = 40  # of a name, for which there is room in a legend of that width
