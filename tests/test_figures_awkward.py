@@ -95,3 +95,29 @@ def test_a_law_of_a_store(call, store, tmp_path):
     ended = call("figure", store, "--kind", "law", "--out", "b", "--select", "scale=0.1")
     assert (ended.code, ended.err.count("\n")) == (2, 1)
     assert "times are known at 5 of 6 points" in ended.err
+
+
+def test_no_period_where_there_is_no_cycle(call, grid, store, tmp_path):
+    """One line, in the library and at the command line, instead of empty axes; a single cycle is drawn."""
+    along = grid.sel(scale=0.1)
+    with pytest.raises(ValueError, match=r"^of=period: no run ended in a cycle; draw another, such as distance\.$"):
+        figures.bifurcation(along, "step_size", of="period")
+    unknown = along.assign(gradient_norm=xr.full_like(along.distance, np.nan))
+    with pytest.raises(ValueError, match=r"^of=gradient_norm: no run has that number; "):
+        figures.bifurcation(unknown, "step_size", of="gradient_norm")
+    select = ("--select", "scale=0.1", "--record", "period")
+    ended = call("figure", store, "--kind", "bifurcation", *select)
+    assert (ended.code, ended.err) == (
+        2,
+        "jaxfact: of=period: no run ended in a cycle; draw another, such as distance.\n",
+    )
+    assert not list(tmp_path.iterdir())
+    one = along.assign(period=along.period.where((along.seed > 0) | (along.step_size < 0.5), 4))
+    drawn = [line.get_ydata() for line in figures.bifurcation(one, "step_size", of="period").axes[0].lines]
+    assert np.concatenate(drawn).tolist() == [4]
+
+
+def test_points_of_which_none_is_known_are_refused(grid):
+    with pytest.raises(ValueError, match=r"^x, y=ln\(period\), hit: no run has both numbers; choose others\.$"):
+        figures.scatter(grid, "ln(period)")
+    figures.scatter(grid, "distance")

@@ -45,11 +45,14 @@ def bifurcation(
         ax, size, title, style: as in `curve`; axes are for one panel.
 
     Raises:
-        ValueError: For runs with further axes, a quantity that they do not have, and `last` without its record.
+        ValueError: For runs with further axes, a quantity that none of them has, and `last` without its record.
     """
     along_one(runs, axis)
     values = quantity(runs, of).expand_dims("look") if last == 1 else _last(runs, of, last)
     values = values.where(values > 0) if of == "period" else values.astype(float)
+    if values.isnull().all():
+        needed = "no run ended in a cycle" if of == "period" else "no run has that number"
+        raise problem_with("of", of, needed, "draw another, such as distance")
     # What goes off would leave no room for the others.
     stays = runs.outcome != "diverged"
     inside = values.where(stays if stays.any() else True)
@@ -98,11 +101,14 @@ def scatter(
         ax, size, title, style: as in `curve`.
 
     Raises:
-        ValueError: For what is not one number for each run.
+        ValueError: For what is not one number for each run, and numbers of which no run has both.
     """
     check_runs(runs)
     both = xr.Dataset({"x": quantity(runs, x), "y": quantity(runs, y)})
     labels = both.x.attrs["long_name"], both.y.attrs["long_name"]
+    if not (np.isfinite(both.x) & (np.isfinite(both.y) | np.isposinf(both.y))).any():
+        named = ", ".join(given if isinstance(given, str) else str(given.name) for given in (x, y))
+        raise problem_with("x, y", named, "no run has both numbers", "choose others")
     with drawing(Look(ax, size, title, style), 2.9) as sheet:
         axes = sheet.axes
         for place, (name, part, colour, _) in enumerate(variants_of(both)):
