@@ -9,6 +9,7 @@ import xarray as xr
 import jaxfact as jf
 from jaxfact import figures
 from jaxfact.figures.sheets import said_of
+from jaxfact.jobs.phase import diagram_of
 from jaxfact.store.written import write_results
 
 STEP_SIZES, SCALES, SEEDS = np.geomspace(0.02, 0.64, 6), [0.01, 0.1], 10
@@ -121,3 +122,85 @@ def test_points_of_which_none_is_known_are_refused(grid):
     with pytest.raises(ValueError, match=r"^x, y=ln\(period\), hit: no run has both numbers; choose others\.$"):
         figures.scatter(grid, "ln(period)")
     figures.scatter(grid, "distance")
+
+
+WORDS = {"spectrum": ["linear", "geometric"], "tied": [True, False]}
+
+
+@pytest.fixture(params=WORDS)
+def words(request, grid) -> tuple[xr.Dataset, str, list[str]]:
+    """Return the runs with words, or truths, in the place of scales; the axis, and what is to be read below it."""
+    name, values = request.param, WORDS[request.param]
+    return grid.rename(scale=name).assign_coords({name: values}), name, [str(value) for value in values]
+
+
+def ticks(axis) -> list[str]:
+    return [label.get_text() for label in axis.get_ticklabels()]
+
+
+def test_words_are_categories_in_their_order(words):
+    """With cells, dots and points at 0 and 1, in the order of the axis, which is not that of the alphabet."""
+    runs, axis, names = words
+    hit = runs.hit.isel(level=0, drop=True)
+    median = hit.median("seed").rename("median")
+    axes = figures.heatmap(median, "step_size", axis).axes[0]
+    assert ticks(axes.yaxis) == names
+    np.testing.assert_array_equal(axes.collections[0].get_array()[:, :5], median.transpose(axis, ...)[:, :5])
+    assert ticks(figures.heatmap(median, axis, "step_size").axes[0].xaxis) == names
+    reached = figures.fractions(runs.isel(step_size=0), axis, of="converged").axes[0]
+    assert ticks(reached.xaxis) == names
+    assert [line.get_linestyle() for line in reached.lines] == ["None"]  # nothing lies between two words
+    at = [line.get_xydata()[:, 1] for line in figures.times_along(runs.isel(step_size=0), axis).axes[0].lines]
+    np.testing.assert_allclose(np.concatenate(at), hit.isel(step_size=0).quantile(0.5, "seed", method="inverted_cdf"))
+    points = figures.scatter(runs, axis).axes[0]
+    assert ticks(points.xaxis) == names
+    (dots,) = [line for line in points.lines if line.get_marker() == "o"]
+    first = runs.isel({axis: 0}).hit.values
+    assert set(dots.get_ydata()[dots.get_xdata() == 0]) == set(first[np.isfinite(first)])
+    assert ticks(figures.scatter(runs, "hit", "outcome").axes[0].yaxis) == ["converged", "diverged"]
+    diagram = jf.figures.phase_diagram(diagram_of(runs, "step_size", axis))
+    assert ticks(diagram.axes[0].yaxis) == names
+
+
+def test_names_of_variants_may_be_truths(grid):
+    runs = grid.isel(step_size=0, drop=True).rename(scale="variant").assign_coords(variant=[False, True])
+    legend = figures.survival(runs).legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == ["False", "True"]
+
+
+def test_words_are_refused_where_an_order_is_needed(words):
+    """And in logarithms."""
+    runs, axis, names = words
+    with pytest.raises(ValueError, match=rf"^axis={axis} of {', '.join(names)}: needs numbers, which have an order; "):
+        figures.bifurcation(runs.isel(step_size=0), axis)
+    with pytest.raises(ValueError, match=rf"^quantity='ln\({axis}\)': is of words, not of numbers; give {axis} alone"):
+        figures.scatter(runs, f"ln({axis})")
+    with pytest.raises(ValueError, match=rf"^{axis}=.*: the curve is fitted in its logarithm; .* or exchange the axes"):
+        diagram_of(runs, axis, "step_size")
+    with pytest.raises(ValueError, match=rf"^{axis}=no numbers above 0: laws are of logarithms; "):
+        jf.stats.fit_law(jf.stats.time_to(runs, 1e-4))
+
+
+def test_words_on_long_axes_do_not_meet():
+    """Below 8 cm they are set aslant."""
+    values = xr.DataArray(np.eye(4), {"kind": [f"a longer name {i}" for i in range(4)], "b": range(4)}, ("kind", "b"))
+    figure = figures.heatmap(values, "kind", "b")
+    figure.draw_without_rendering()
+    labels = figure.axes[0].get_xticklabels()
+    assert {label.get_rotation() for label in labels} == {30}
+    assert min(label.get_window_extent().y0 for label in labels) >= 0
+
+
+def test_words_come_back_from_a_store_and_are_drawn(call, words, tmp_path):
+    """In their order; a page says them too."""
+    runs, axis, names = words
+    write_results(runs, tmp_path / "words.zarr")
+    back = jf.open_results(tmp_path / "words.zarr")
+    assert back[axis].values.tolist() == WORDS[axis]
+    ended = call(
+        "figure", "words.zarr", "--kind", "scatter", "--x", axis, "--out", "a", "--select", f"{axis}={names[1]}"
+    )
+    assert (ended.code, ended.err) == (0, "")
+    said = jf.report(back)
+    assert any(f"{axis}: {', '.join(names)}" in line for line in said.heading)
+    assert {row[1] for row in said.tables[0][2]} == set(names)

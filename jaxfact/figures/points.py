@@ -9,13 +9,14 @@ from matplotlib.figure import Figure
 
 from jaxfact.choices import Venue
 from jaxfact.engine.outcomes import OUTCOMES
+from jaxfact.figures.categories import NAMES, check_order
 from jaxfact.figures.curves import path_of
 from jaxfact.figures.labels import asks_for_log, axis_label, label_axis, plain_name, symbol_label
 from jaxfact.figures.quantities import quantity
 from jaxfact.figures.sheets import Look, Sheet, count_of, drawing, provenance, put_title
 from jaxfact.figures.styles import COLOURS, MARKERS, along_one, name_few_minor_ticks, variants_of
 from jaxfact.inputs import problem_with, shown
-from jaxfact.results.success import check_runs
+from jaxfact.results.success import axes_of, check_runs
 
 _MANY = 3000  # points from which on a PDF has an image of them
 # How runs end is not what variant they are of: hence other markers and, of the palette, the last colours first.
@@ -48,6 +49,7 @@ def bifurcation(
         ValueError: For runs with further axes, a quantity that none of them has, and `last` without its record.
     """
     along_one(runs, axis)
+    check_order(axis, runs[axis])
     values = quantity(runs, of).expand_dims("look") if last == 1 else _last(runs, of, last)
     values = values.where(values > 0) if of == "period" else values.astype(float)
     if values.isnull().all():
@@ -120,11 +122,14 @@ def scatter(
             for what, numbers in (("x", at), ("y", height)):
                 sheet.column((name or "runs", what), numbers)
         for which, values, text in (("x", both.x, labels[0]), ("y", both.y, labels[1])):
+            if NAMES in values.attrs:
+                label_axis(axes, which, values)
+                continue
             is_log = asks_for_log(np.asarray(values.values, float))
             axes.set(**{f"{which}label": text, f"{which}scale": "log" if is_log else "linear"})
             if is_log:
                 name_few_minor_ticks(axes.xaxis if which == "x" else axes.yaxis)
-        note = f"a point for each of {count_of(runs)}"
+        note = f"a point for each of {count_of(runs)}" + " at each point of the axes" * bool(axes_of(runs))
         note += "; triangle: never" if np.isposinf(both.y.values).any() else ""
         return sheet.finish("Run by run", note, f"{labels[1]} against {labels[0]}; {provenance(runs)}")
 
