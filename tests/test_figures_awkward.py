@@ -1,7 +1,11 @@
 """Figures of what is not as they would like it: grids of two axes, no cycles, categories, and runs that went off."""
 
 import dataclasses
+import itertools
+import shutil
+import subprocess
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 import xarray as xr
@@ -204,3 +208,44 @@ def test_words_come_back_from_a_store_and_are_drawn(call, words, tmp_path):
     said = jf.report(back)
     assert any(f"{axis}: {', '.join(names)}" in line for line in said.heading)
     assert {row[1] for row in said.tables[0][2]} == set(names)
+
+
+@pytest.fixture(scope="module")
+def recorded(grid) -> xr.Dataset:
+    """Return made-up runs of one point, whose distance falls tenfold from one of the three records to the next."""
+    runs = grid.isel(step_size=0, scale=0, drop=True)
+    path = xr.DataArray([1.0, 0.1, 0.01], {"step": [0, 100, 200]}, "step") * (1 + runs.seed / 100)
+    both = xr.concat([path, path / 2], "singular_values_0")
+    return runs.assign(distance_path=path, singular_values_path=both)
+
+
+@pytest.mark.parametrize("name", ["distance", "singular_values"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_animation_of_no_finite_number_is_refused(recorded, tmp_path, name, value):
+    """Runs that all went off before the first record have none; nothing is left behind."""
+    gone = recorded.assign({f"{name}_path": recorded[f"{name}_path"] * value})
+    with pytest.raises(ValueError, match=rf"^name={name}: the 10 runs have no finite number of it .*; choose another"):
+        figures.animate(gone, name, tmp_path / "a.gif")
+    assert not list(tmp_path.iterdir())
+
+
+def streamed(path, *options: str) -> bytes:
+    return subprocess.run(["ffmpeg", "-v", "error", "-i", path, *options, "-"], capture_output=True, check=True).stdout
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
+def test_an_mp4_plays(recorded, tmp_path):
+    """It has a frame a step, as large as the figure at 200 dpi, in a folder that was not there, and its runs move."""
+    path = figures.animate(recorded, "distance", tmp_path / "new" / "a.mp4")
+    raw = np.frombuffer(streamed(path, "-f", "rawvideo", "-pix_fmt", "gray"), np.uint8)
+    frames = raw.reshape(3, 520, 630).astype(int)
+    moved = [int((np.abs(one - other) > 100).sum()) for one, other in itertools.pairwise(frames)]
+    assert min(moved) > 100
+    blue = [int((frame < 200)[60:300, 100:].sum(axis=0).argmax()) for frame in frames]
+    assert blue[0] > blue[1] > blue[2]  # the histogram wanders to the left
+    with (
+        mpl.rc_context({"animation.codec": "nonesuch"}),
+        pytest.raises(ValueError, match="the codec nonesuch; set"),
+    ):
+        figures.animate(recorded, "distance", tmp_path / "b.mp4")
+    assert [one.name for one in tmp_path.iterdir()] == ["new"]
