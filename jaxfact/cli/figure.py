@@ -75,6 +75,7 @@ def _finished(store: str) -> "xr.Dataset":
     import numpy as np
 
     from jaxfact.results.flags import PENDING
+    from jaxfact.results.success import in_order
     from jaxfact.store.files import open_results
 
     runs = open_results(store)
@@ -85,7 +86,7 @@ def _finished(store: str) -> "xr.Dataset":
         needed = "has no seed yet that is done at every point and with every variant"
         raise problem_with("store", store, needed, "repeat the sweep, or wait: jaxfact status says how far it has got")
     runs = runs.isel(seed=np.flatnonzero(~waiting))
-    return runs.sortby([dim for dim in runs.outcome.dims if dim not in ("seed", "variant")])
+    return in_order(runs)
 
 
 def _selected(runs: "xr.Dataset", select: list[str]) -> "xr.Dataset":

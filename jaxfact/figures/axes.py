@@ -4,6 +4,8 @@ Every function takes a dataset with the dimensions `seed`, perhaps `variant`, an
 point of others first), and returns a matplotlib figure that belongs to no window.
 """
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -11,6 +13,7 @@ from matplotlib.figure import Figure
 
 from jaxfact.choices import Venue
 from jaxfact.engine.outcomes import OUTCOMES
+from jaxfact.figures.categories import NAMES, numbered
 from jaxfact.figures.labels import label_axis
 from jaxfact.figures.sheets import Look, Sheet, count_of, drawing, provenance
 from jaxfact.figures.styles import along_one, at_one_point, name_few_minor_ticks, variants_of
@@ -74,13 +77,13 @@ def fractions(
         ValueError: For an axis, a level or an outcome that the runs do not have, and runs with further axes.
     """
     along_one(runs, axis)
+    runs = numbered(runs, axis)
     parts = {name: found.sortby(axis) for name, found in _fractions_of(runs, of, simultaneous).items()}
     with drawing(Look(ax, size, title, style), 1.0, len(parts), each=1.15 if len(parts) > 1 else 1.5) as sheet:
         for axes, (what, found) in zip(sheet.panels, parts.items(), strict=True):
-            for name, part, colour, line in variants_of(found):
-                at = part[axis].values
-                axes.fill_between(at, part.low, part.high, color=colour, alpha=0.2, linewidth=0)
-                axes.plot(at, part.fraction, color=colour, linestyle=line, marker=".", label=name or None)
+            for place, (name, part, colour, line) in enumerate(variants_of(found)):
+                at, ends = _beside(part, axis, place), (part.low.values, part.high.values)
+                _along(axes, at, part.fraction.values, ends, NAMES in part[axis].attrs, (colour, line, name))
                 _keep(sheet, (what if len(parts) > 1 else "", name), part, axis)
             axes.set(ylabel=what, ylim=(-0.04, 1.04))
         label_axis(sheet.panels[-1], "x", runs[axis])
@@ -89,7 +92,8 @@ def fractions(
         seen = (
             "How the runs ended" if of is None else f"Fraction of runs: {next(iter(parts)).removeprefix('fraction ')}"
         )
-        return sheet.finish(seen, f"band: {kind}, {count_of(runs)} at each point", provenance(runs))
+        what = "line" if NAMES in runs[axis].attrs else "band"
+        return sheet.finish(seen, f"{what}: {kind}, {count_of(runs)} at each point", provenance(runs))
 
 
 def times_along(
@@ -106,28 +110,54 @@ def times_along(
     The distance is the coarsest to which a variant was run, which all can reach. The rest is as in `curve`.
     """
     along_one(runs, axis)
+    runs = numbered(runs, axis)
     level = next(iter(stats.judged_levels(runs)))
     quantiles = stats.time_to(runs, level).quantile(_QUANTILES).sortby(axis)
     known = quantiles.values[(quantiles.values > 0) & np.isfinite(quantiles.values)]
     bottom, top = (known.min() / 1.5, known.max() * 1.5) if known.size else (1.0, 10.0)
     with drawing(Look(ax, size, title, style), 2.9) as sheet:
         axes = sheet.axes
-        for name, part, colour, line in variants_of(quantiles.to_dataset(name="times")):
-            times, at = part.times, part[axis].values
+        for place, (name, part, colour, line) in enumerate(variants_of(quantiles.to_dataset(name="times"))):
+            times, at = part.times, _beside(part, axis, place)
             low, middle, high = times.transpose("quantile", axis).values
             never = np.isinf(middle)
-            band = np.clip(low, bottom, top), np.clip(high, bottom, top)
-            axes.fill_between(at, *band, where=np.isfinite(low), color=colour, alpha=0.2, linewidth=0)
-            axes.plot(at, np.where(never, np.nan, middle), color=colour, linestyle=line, marker=".", label=name or None)
+            band = np.where(np.isfinite(low), np.clip(low, bottom, top), np.nan), np.clip(high, bottom, top)
+            look = colour, line, name
+            _along(axes, at, np.where(never, np.nan, middle), band, NAMES in part[axis].attrs, look)
             sheet.mark_edge(axes, at[never], colour)
-            columns = {axis: at, "low": low, "median": middle, "high": high}
+            columns = {axis: part[axis].values, "low": low, "median": middle, "high": high}
             for what, values in columns.items():
                 sheet.column((name or "runs", what), values)
         axes.set(yscale="log", ylim=(bottom, top), ylabel=f"step at which {level:g} is reached")
         name_few_minor_ticks(axes.yaxis)
         label_axis(axes, "x", runs[axis])
-        note = f"line: median, band: 5–95 % of {count_of(runs)};\ntriangle: half do not arrive"
+        drawn = "dot: median, line" if NAMES in runs[axis].attrs else "line: median, band"
+        note = f"{drawn}: 5–95 % of {count_of(runs)};\ntriangle: half do not arrive"
         return sheet.finish(f"Time to distance {level:g}", note, provenance(runs))
+
+
+def _beside(part: xr.Dataset, axis: str, place: int) -> np.ndarray:
+    """Return where a variant stands along the axis: at its values, and at categories side by side with the others."""
+    at = part[axis].values
+    return at + 0.12 * place if NAMES in part[axis].attrs else at
+
+
+def _along(
+    axes: Axes,
+    at: np.ndarray,
+    middle: np.ndarray,
+    band: tuple[np.ndarray, np.ndarray],
+    apart: bool,
+    look: tuple[str, Any, str],
+) -> None:
+    """Draw a line in its band along numbers; along categories, which nothing lies between, dots and bars."""
+    colour, line, name = look
+    if apart:
+        axes.vlines(at, *band, color=colour, linewidth=1)
+        axes.plot(at, middle, ".", color=colour, label=name or None)
+    else:
+        axes.fill_between(at, *band, color=colour, alpha=0.2, linewidth=0)
+        axes.plot(at, middle, color=colour, linestyle=line, marker=".", label=name or None)
 
 
 def _fractions_of(runs: xr.Dataset, of: float | str | None, simultaneous: bool) -> dict[str, xr.Dataset]:

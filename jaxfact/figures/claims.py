@@ -9,9 +9,7 @@ from matplotlib.figure import Figure
 
 from jaxfact.choices import Venue
 from jaxfact.figures.sheets import Look, drawing
-from jaxfact.figures.styles import COLOURS, FEW, LINES
-
-_MARKERS = ("o", "s", "^", "D", "v", "P")
+from jaxfact.figures.styles import COLOURS, FEW, LINES, MARKERS
 
 
 class Series(NamedTuple):
@@ -69,7 +67,7 @@ def _measured(axes: Axes, series: Series, place: int) -> None:
     colour, x, y = COLOURS[place % len(COLOURS)], np.asarray(series.x, float), np.asarray(series.y, float)
     few = len(x) <= 3 * FEW or bool(np.any(np.diff(x) < 0))
     size = 3.5 if len(x) <= 3 * FEW else 2
-    style = {"marker": _MARKERS[place % len(_MARKERS)], "markersize": size, "linestyle": "none"} if few else {}
+    style = {"marker": MARKERS[place % len(MARKERS)], "markersize": size, "linestyle": "none"} if few else {}
     axes.plot(x, y, color=colour, label=series.name, zorder=3, **style)  # pyright: ignore[reportArgumentType]
     if series.low is None or series.high is None:
         return

@@ -5,10 +5,12 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
-from jaxfact.figures.styles import FEW, axis_scale, is_geometric, name_few_minor_ticks
+from jaxfact.figures.categories import NAMES
+from jaxfact.figures.styles import FEW, axis_scale, is_geometric, legible, name_few_minor_ticks
 
 STEPS = "step $t$"
 _LETTERS = 16  # that the values of a logarithmic axis may have in all, to be named beside one another
+_IN_A_ROW = 28  # letters for which there is room below an axis of 8 cm
 _SPAN = 30.0  # from which ratio on a range asks for a logarithmic axis
 
 
@@ -38,7 +40,13 @@ def plain_name(values: xr.DataArray, name: str) -> str:
 
 
 def label_axis(axes: Axes, which: str, coordinate: xr.DataArray) -> None:
-    """Label and scale an axis; if it has few values, all are named, on a logarithmic one if they are short."""
+    """Label and scale an axis; if it has few values, all are named, on a logarithmic one if they are short.
+
+    Categories are all named, aslant where they would meet.
+    """
+    if NAMES in coordinate.attrs:
+        _name_categories(axes, which, coordinate)
+        return
     values = np.sort(coordinate.values)
     scale = axis_scale(values)
     axes.set(**{f"{which}label": axis_label(coordinate), f"{which}scale": scale})
@@ -50,6 +58,16 @@ def label_axis(axes: Axes, which: str, coordinate: xr.DataArray) -> None:
         axis.set_minor_locator(NullLocator())
     elif scale == "log":
         name_few_minor_ticks(axis)
+
+
+def _name_categories(axes: Axes, which: str, coordinate: xr.DataArray) -> None:
+    names = [legible(name) for name in coordinate.attrs[NAMES]]
+    axis, aslant = axes.xaxis if which == "x" else axes.yaxis, {"rotation": 30, "horizontalalignment": "right"}
+    meet = which == "x" and sum(map(len, names)) > _IN_A_ROW
+    axis.set_ticks(np.arange(len(names)), labels=names, **aslant if meet else {})
+    axes.set(**{f"{which}label": axis_label(coordinate)})
+    low, high = axis.get_view_interval()
+    axes.set(**{f"{which}lim": (min(low, -0.5), max(high, len(names) - 0.5))})
 
 
 def asks_for_log(values: np.ndarray) -> bool:

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from jaxfact.choices import Venue
+from jaxfact.figures.categories import numbered
 from jaxfact.figures.labels import label_axis, plain_name, symbol_label
 from jaxfact.figures.sheets import Look, Sheet, drawing, provenance
 from jaxfact.figures.styles import cell_edges, legible
@@ -47,7 +48,7 @@ def heatmap(
     if left or not {along, across} <= set(values.dims):
         given = f"{along}, {across}"
         raise problem_with("axes", given, f"the values are along {', '.join(map(str, values.dims))}", "reduce others")
-    values = values.sortby([along, across])
+    values = numbered(values, along, across).sortby([along, across])
     count = values.sizes.get("variant", 1)
     with drawing(Look(ax, size, title, style), 0.7, count, each=1.9) as sheet:
         words = label or symbol_label(values.rename(values.name or "value"))
@@ -74,6 +75,7 @@ def phase_diagram(
     if outcome not in diagram:
         known = [str(name) for name in diagram if f"{name}_low" in diagram and not str(name).startswith("threshold")]
         raise problem_with("outcome", shown(outcome), f"the diagram has {', '.join(known)}", "choose one")
+    diagram = numbered(diagram, along, across)
     with drawing(Look(ax, size, title, style), 2.7) as sheet:
         _cells(sheet, diagram[outcome], along, across, f"fraction {outcome}", (0, 1))
         note = ""

@@ -1,13 +1,16 @@
 """Animations over steps: where the runs are, at one step after another."""
 
+import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.animation import AbstractMovieWriter, FFMpegWriter, PillowWriter
+from matplotlib.figure import Figure
 
 from jaxfact.choices import Venue
 from jaxfact.figures.curves import path_of, shown_steps
@@ -47,13 +50,17 @@ def animate(
         size, title, style: as in `curve`.
 
     Raises:
-        ValueError: For another suffix, MP4 where there is no ffmpeg, a name without a path, and runs with axes left.
+        ValueError: For another suffix, MP4 where ffmpeg is not there or fails, a name without a path, a record that is
+            never finite, and runs with axes left.
     """
     writer = _writer(Path(path), per_second)
     at_one_point(runs)
     record, count = path_of(runs, name), positive_integer("frames", frames, "60 are six seconds")
     steps = shown_steps(runs)
     steps = steps[np.unique(np.linspace(0, len(steps) - 1, min(count, len(steps))).round().astype(int))]
+    if not np.isfinite(record.sel(step=steps)).any():
+        needed = f"the {record.sizes['seed']} runs have no finite number of it at any recorded step"
+        raise problem_with("name", name, needed, "choose another record, or see jf.figures.outcomes")
     several = [dim for dim in record.dims if dim not in ("seed", "variant", "step")]
     with drawing(Look(None, size, title, style), 2.6) as sheet:
         begin = _dots if several else _histograms
@@ -63,14 +70,27 @@ def animate(
         figure = sheet.finish(f"{words[0].upper()}{words[1:]}", count_of(runs))
         figure.draw_without_rendering()
         figure.set_layout_engine(None)  # so that nothing moves but the runs
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=Path(path).parent) as made:
             whole = Path(made) / Path(path).name
-            with mpl.rc_context({"savefig.bbox": None}), writer.saving(figure, str(whole), _DPI):
+            with mpl.rc_context({"savefig.bbox": None}), _saving(writer, figure, whole, path):
                 for step in steps.tolist():
                     sheet.axes.set_title(f"step {step}", loc="right", y=1.0)
                     show(step)
                     writer.grab_frame()
             return whole.replace(path)
+
+
+@contextmanager
+def _saving(writer: AbstractMovieWriter, figure: Figure, whole: Path, path: str | Path) -> Iterator[None]:
+    """Write the frames that are grabbed; say in one line where ffmpeg cannot, with its settings in matplotlib's."""
+    try:
+        with writer.saving(figure, str(whole), _DPI):
+            yield
+    except (subprocess.CalledProcessError, BrokenPipeError):
+        codec = mpl.rcParams["animation.codec"]
+        needed = f"ffmpeg could not write it, with the codec {codec}"
+        raise problem_with("path", path, needed, "set matplotlib's animation.codec, or write a .gif") from None
 
 
 def _writer(path: Path, per_second: float) -> AbstractMovieWriter:

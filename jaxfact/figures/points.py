@@ -9,18 +9,18 @@ from matplotlib.figure import Figure
 
 from jaxfact.choices import Venue
 from jaxfact.engine.outcomes import OUTCOMES
+from jaxfact.figures.categories import NAMES, check_order
 from jaxfact.figures.curves import path_of
 from jaxfact.figures.labels import asks_for_log, axis_label, label_axis, plain_name, symbol_label
 from jaxfact.figures.quantities import quantity
 from jaxfact.figures.sheets import Look, Sheet, count_of, drawing, provenance, put_title
-from jaxfact.figures.styles import COLOURS, along_one, name_few_minor_ticks, variants_of
+from jaxfact.figures.styles import COLOURS, MARKERS, along_one, name_few_minor_ticks, variants_of
 from jaxfact.inputs import problem_with, shown
-from jaxfact.results.success import check_runs
+from jaxfact.results.success import axes_of, check_runs
 
-_MARKERS = ("o", "s", "^", "D", "v", "P")
 _MANY = 3000  # points from which on a PDF has an image of them
 # How runs end is not what variant they are of: hence other markers and, of the palette, the last colours first.
-_ENDED = dict(zip(OUTCOMES, zip(reversed(COLOURS), _MARKERS, strict=True), strict=True))
+_ENDED = dict(zip(OUTCOMES, zip(reversed(COLOURS), MARKERS, strict=True), strict=True))
 
 
 def bifurcation(
@@ -46,11 +46,15 @@ def bifurcation(
         ax, size, title, style: as in `curve`; axes are for one panel.
 
     Raises:
-        ValueError: For runs with further axes, a quantity that they do not have, and `last` without its record.
+        ValueError: For runs with further axes, a quantity that none of them has, and `last` without its record.
     """
     along_one(runs, axis)
+    check_order(axis, runs[axis])
     values = quantity(runs, of).expand_dims("look") if last == 1 else _last(runs, of, last)
     values = values.where(values > 0) if of == "period" else values.astype(float)
+    if values.isnull().all():
+        needed = "no run ended in a cycle" if of == "period" else "no run has that number"
+        raise problem_with("of", of, needed, "draw another, such as distance")
     # What goes off would leave no room for the others.
     stays = runs.outcome != "diverged"
     inside = values.where(stays if stays.any() else True)
@@ -99,27 +103,33 @@ def scatter(
         ax, size, title, style: as in `curve`.
 
     Raises:
-        ValueError: For what is not one number for each run.
+        ValueError: For what is not one number for each run, and numbers of which no run has both.
     """
     check_runs(runs)
     both = xr.Dataset({"x": quantity(runs, x), "y": quantity(runs, y)})
     labels = both.x.attrs["long_name"], both.y.attrs["long_name"]
+    if not (np.isfinite(both.x) & (np.isfinite(both.y) | np.isposinf(both.y))).any():
+        named = ", ".join(given if isinstance(given, str) else str(given.name) for given in (x, y))
+        raise problem_with("x, y", named, "no run has both numbers", "choose others")
     with drawing(Look(ax, size, title, style), 2.9) as sheet:
         axes = sheet.axes
         for place, (name, part, colour, _) in enumerate(variants_of(both)):
             at, height = np.ravel(part.x.values), np.ravel(part.y.values)
-            seen, marker = np.isfinite(at) & np.isfinite(height), _MARKERS[place % len(_MARKERS)]
+            seen, marker = np.isfinite(at) & np.isfinite(height), MARKERS[place % len(MARKERS)]
             style_of = {"markersize": 2.5, "markeredgewidth": 0, "alpha": 0.6, "rasterized": seen.sum() > _MANY}
             axes.plot(at[seen], height[seen], marker, color=colour, label=name or None, **style_of)
             sheet.mark_edge(axes, at[np.isfinite(at) & np.isposinf(height)], colour)
             for what, numbers in (("x", at), ("y", height)):
                 sheet.column((name or "runs", what), numbers)
         for which, values, text in (("x", both.x, labels[0]), ("y", both.y, labels[1])):
+            if NAMES in values.attrs:
+                label_axis(axes, which, values)
+                continue
             is_log = asks_for_log(np.asarray(values.values, float))
             axes.set(**{f"{which}label": text, f"{which}scale": "log" if is_log else "linear"})
             if is_log:
                 name_few_minor_ticks(axes.xaxis if which == "x" else axes.yaxis)
-        note = f"a point for each of {count_of(runs)}"
+        note = f"a point for each of {count_of(runs)}" + " at each point of the axes" * bool(axes_of(runs))
         note += "; triangle: never" if np.isposinf(both.y.values).any() else ""
         return sheet.finish("Run by run", note, f"{labels[1]} against {labels[0]}; {provenance(runs)}")
 

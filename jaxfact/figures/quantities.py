@@ -5,6 +5,7 @@ import re
 import numpy as np
 import xarray as xr
 
+from jaxfact.figures.categories import is_category, places_of
 from jaxfact.figures.labels import axis_label, spoken
 from jaxfact.inputs import problem_with, shown
 from jaxfact.results import stats
@@ -23,11 +24,17 @@ def quantity(runs: xr.Dataset, given: str | xr.DataArray) -> xr.DataArray:
     Raises ValueError for text that is none of this, and numbers that are not one for each run.
     """
     if not isinstance(given, str):
-        return _one_each(runs, given.assign_attrs(long_name=axis_label(given), latex="", units="1"), str(given.name))
+        labelled = given.assign_attrs(long_name=axis_label(given), latex="", units="1")
+        found = _one_each(runs, labelled, str(given.name))
+        return places_of(found) if is_category(found) else found
     parts = _FORM.fullmatch(given.replace(" ", ""))
     if parts is None or bool(parts["ln"]) != bool(parts["end"]):
         raise problem_with("quantity", shown(given), f"needs {_WORDS}", "write it like ln(1/ye_du_A_min@0)")
     values = _one_each(runs, _named(runs, parts["name"], parts["at"]), given)
+    if is_category(values):
+        if parts["over"] or parts["ln"]:
+            raise problem_with("quantity", shown(given), "is of words, not of numbers", f"give {parts['name']} alone")
+        return places_of(values).assign_attrs(long_name=axis_label(values), latex="", units="1")
     words, symbol = values.attrs["long_name"], str(values.attrs.get("latex", "")).strip("$")
     text = symbol or spoken(words)
     numbers = values.astype(float)

@@ -23,7 +23,7 @@ from jaxfact.results.latex import latex_name
 from jaxfact.results.wording import counted
 from jaxfact.showing.notebook import show_figures
 
-_LETTER = 0.53  # of the size of type: the mean width of a letter
+LETTER = 0.53  # of the size of type: the mean width of a letter
 _PANEL = 13.0  # times the size of type: the least width of a panel
 _WIDE = 5.0  # inches from which on panels stand side by side
 
@@ -92,15 +92,21 @@ class Sheet:
             axes.plot(at, np.ones(len(at)), "^", color=colour, transform=edge, clip_on=False, markersize=4)
 
     def finish(
-        self, title: str, note: str = "", told: str = "", names: tuple[Sequence[Artist], Sequence[str]] | None = None
+        self,
+        title: str,
+        note: str = "",
+        told: str = "",
+        names: tuple[Sequence[Artist], Sequence[str]] | None = None,
+        above: str = "",
     ) -> Figure:
         """Say what is seen, how it is drawn, and what colours and lines are called; return the figure.
 
-        `note` stands below the figure where no caption does, and in the caption, with what else is `told` there.
+        `note` stands below the figure where no caption does, and in the caption, with what else is `told` there. What
+        stands `above` the figure is the title that the caption has too, unless another is given.
         """
         handles, labels = self.axes.get_legend_handles_labels() if names is None else names
         captioned = self.said.venue is not None and self.said.venue.captioned
-        shown = self.look.title if self.look.title is not None else "" if captioned or not self.own else title
+        shown = self.look.title if self.look.title is not None else "" if captioned or not self.own else above or title
         self.said.sentences += [f"{text[0].upper()}{text[1:]}." for text in (title, note, told) if text]
         if shown:
             self._put_title(shown)
@@ -130,7 +136,7 @@ class Sheet:
     def _put_legend(self, handles: Sequence[Artist], labels: Sequence[str], note: str) -> None:
         """Put the legend below all panels, where it covers nothing; the note is its head."""
         letters = max(map(len, labels), default=0)
-        room = self.figure.get_figwidth() * 72 / (_LETTER * mpl.rcParams["legend.fontsize"])
+        room = self.figure.get_figwidth() * 72 / (LETTER * mpl.rcParams["legend.fontsize"])
         fit = max(1, min(len(labels), int(room / (letters + 7))))
         columns = -(-len(labels) // max(1, -(-len(labels) // fit)))  # which fill the rows
         wrapped = "\n".join(textwrap.fill(line, int(room)) for line in note.splitlines()) or None
@@ -186,7 +192,7 @@ def _new_sheet(
 
 def put_title(axes: Axes, text: str) -> None:
     """Put a title above axes that have nothing there; to find that out would take matplotlib a quarter of a layout."""
-    axes.set_title(text, y=1.0)
+    axes.set_title(text, y=1.0, verticalalignment="bottom" if "$" in text else "baseline")  # fractions reach down
 
 
 def count_of(runs: xr.Dataset) -> str:

@@ -12,8 +12,9 @@ import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from cycler import cycler
-from matplotlib.axis import Axis
+from matplotlib.axis import Axis, XAxis
 from matplotlib.cbook import is_math_text
+from matplotlib.font_manager import FontProperties
 from matplotlib.mathtext import MathTextParser
 from matplotlib.ticker import FuncFormatter
 
@@ -24,9 +25,11 @@ from jaxfact.results.success import axes_of, check_runs
 # Okabe & Ito's palette, which colour-blind readers tell apart; line styles separate curves that coincide.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 LINES = ("-", (0, (4, 2)), (0, (1, 1.2)), "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)))
+MARKERS = ("o", "s", "^", "D", "v", "P")
 FEW = 8  # up to this many values are all named on an axis
 WIDTH = 3.15  # 8 cm, in inches
 _LETTERS = 40  # of a name, for which there is room in a legend of that width
+_DECADE = 1.1 / 7  # inches, times the size of type, that names of 1, 2 and 5 times a power of ten take
 _SMALL = 7 / 8  # of the size of labels, for ticks, legends and titles
 _SIZES = {
     "axes.titlesize": _SMALL,
@@ -137,12 +140,12 @@ def variants_of(runs: xr.Dataset) -> Iterator[tuple[str, xr.Dataset, str, Any]]:
         yield legible(name), part, palette[place % len(palette)], LINES[place % len(LINES)]
 
 
-def legible(name: str) -> str:
+def legible(name: object) -> str:
     """Return a name as a legend has room for it, without what matplotlib would take for a command.
 
     It leaves out of legends what begins with an underscore, and draws nothing at all where a formula is none.
     """
-    text = " ".join(name.split())
+    text = " ".join(str(name).split())
     text = text if len(text) <= _LETTERS else f"{text[: _LETTERS - 12]}…{text[-11:]}"
     text = f" {text}" if text.startswith("_") else text
     with suppress(ValueError):
@@ -185,16 +188,20 @@ def axis_scale(values: np.ndarray) -> str:
 
 
 def name_few_minor_ticks(axis: Axis) -> None:
-    """Name the twos and fives of a logarithmic axis of less than two decades, and no other minor tick.
+    """Name the twos and fives of a logarithmic axis of less than two decades that has room, and no other minor tick.
 
     Unasked, matplotlib names up to eight of a decade, which run into one another at a width of 8 cm.
     """
+    letters = FontProperties(size=mpl.rcParams["xtick.labelsize"]).get_size_in_points()
+    decade = _DECADE * letters if isinstance(axis, XAxis) else 0.0
 
     def name(value: float, _: int) -> str:
         low, high = sorted(axis.get_view_interval())
+        room = axis.axes.bbox.width / axis.axes.figure.dpi
+        has_room = high < 100 * low and decade * np.log10(high / low) <= room
         exponent = int(np.floor(np.log10(value)))
         leading = round(value / 10.0**exponent)
-        return rf"${leading}\times10^{{{exponent}}}$" if leading in (2, 5) and high < 100 * low else ""
+        return rf"${leading}\times10^{{{exponent}}}$" if leading in (2, 5) and has_room else ""
 
     axis.set_minor_formatter(FuncFormatter(name))
 

@@ -82,10 +82,11 @@ def diagram_of(runs: xr.Dataset, along: str, across: str) -> xr.Dataset:
 
     Raises ValueError for an axis with values that are not.
     """
-    places = np.asarray(runs[along].values, float)
-    if not np.all(places > 0):
-        raise problem_with(along, places.tolist(), "the curve is fitted in its logarithm", "give numbers above 0")
-    found = {}
+    values = runs[along].values
+    if values.dtype.kind not in "iuf" or not np.all(values > 0):
+        instead = "give numbers above 0, or exchange the axes"
+        raise problem_with(along, values.tolist(), "the curve is fitted in its logarithm", instead)
+    places, found = np.asarray(values, float), {}
     for outcome in _OUTCOMES:
         number = (runs.outcome == outcome).sum("seed")
         low, high = stats.wilson(number, runs.sizes["seed"])

@@ -36,7 +36,7 @@ def of_sweep(runs: xr.Dataset, store: str | None) -> str:
         **({"record": repr(told["record_names"])} if told.get("record_names") else {}),
         **({"every": _every(told, there)} if told.get("record_steps") else {}),
         **{name: repr(told[name]) for name in ("base_seed", "checked", "compensated") if told.get(name)},
-        **{name: _values(runs[name].values, f"{there}.{name}.values") for name in told.get("axes", axes_of(runs))},
+        **{name: _values(runs[name].values, f"{there}.{name}.values") for name in _axes(told, runs)},
         **({} if store is None else {"store": repr(store)}),
     }
     said = ", ".join(f"{name}={value}" for name, value in options.items())
@@ -50,6 +50,12 @@ def of_diagram(diagram: xr.Dataset) -> str:
     axes = {name: _values(diagram[name].values, f"diagram.{name}.values") for name in (told["along"], told["across"])}
     said = ", ".join(f"{name}={value}" for name, value in ({n: repr(told.get(n)) for n in names} | axes).items())
     return f"{_precision(diagram)}diagram = jf.phase_diagram({_experiment(told)}, {said})\njf.report(diagram)"
+
+
+def _axes(told: dict[str, Any], runs: xr.Dataset) -> list[str]:
+    """Return the axes of a sweep, as they are called now where they were given other names."""
+    known = told.get("axes", [])
+    return known if known and all(name in runs.coords for name in known) else axes_of(runs)
 
 
 def _precision(runs: xr.Dataset) -> str:

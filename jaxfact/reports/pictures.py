@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from jaxfact import figures
 from jaxfact.results.success import success
+from jaxfact.results.wording import value_of
 
 PATH_SEEDS = 10_000
 """Of so many seeds the paths are drawn: a band over more looks the same."""
@@ -95,7 +96,7 @@ def _points(found: Swept) -> Iterator[tuple[str, str, xr.Dataset]]:
     places = np.unique(np.linspace(0, found.runs.sizes[first] - 1, _POINTS).round().astype(int))
     for number, place in enumerate(places.tolist(), 1):
         runs = _held(found, {first}).isel({first: place})
-        at = ", ".join(f"{axis} = {runs[axis].item():.4g}" for axis in found.axes)
+        at = ", ".join(f"{axis} = {value_of(runs[axis].item())}" for axis in found.axes)
         yield f"_at_{number}", f" At {at}.", runs
 
 
@@ -111,7 +112,7 @@ def _middles(found: Swept, free: set[str]) -> dict[Any, int]:
 def _said(found: Swept, free: set[str]) -> str:
     """Say at which values the other axes are held."""
     held = {axis: found.runs[axis].values[place] for axis, place in _middles(found, free).items()}
-    return ", at " + ", ".join(f"{axis} = {value:.4g}" for axis, value in held.items()) if held else ""
+    return ", at " + ", ".join(f"{axis} = {value_of(value)}" for axis, value in held.items()) if held else ""
 
 
 def _in_past(did: str) -> str:

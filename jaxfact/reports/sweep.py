@@ -25,11 +25,12 @@ from jaxfact.results.success import (
     check_runs,
     finished,
     in_one_sentence,
+    in_order,
     is_judged,
     success,
     without_tolerance,
 )
-from jaxfact.results.wording import counted, number, percent, share
+from jaxfact.results.wording import counted, number, percent, share, value_of
 from jaxfact.store.files import open_results
 
 _ROWS = 24  # of a table along an axis
@@ -76,7 +77,7 @@ def shown(given: str | Path | xr.Dataset) -> Shown:
         for name in map(str, runs.outcome.dims)
         if name != "seed" and runs.sizes[name] < everything.sizes[name]
     ]
-    runs = runs.sortby(axes)  # a store has them in the order in which they came
+    runs = in_order(runs)
     drawn = [dim for dim in axes if runs.sizes[dim] > 1]
     fixed = {dim: runs[dim].values[0] for dim in axes if dim not in drawn}
     runs = runs.isel(dict.fromkeys(fixed, 0))
@@ -168,7 +169,7 @@ def _by_point(found: Shown, each: xr.Dataset) -> Rows:
         for point in points:
             at = part.sel(dict(zip(found.axes, point, strict=True)))
             shares = [_percent(at.sel(outcome=outcome)) for outcome in names]
-            rows.append([*_lead(found, name), *(f"{value:.4g}" for value in point), *shares])
+            rows.append([*_lead(found, name), *map(value_of, point), *shares])
     axes = [_axis_name(found.runs[axis]) for axis in found.axes]
     where = " at each point" if axes else ""
     title = f"% of runs by outcome{where} (95 % Wilson interval)"
@@ -220,7 +221,7 @@ def _axis_name(coordinate: xr.DataArray) -> str:
 def _notes(found: Shown) -> list[str]:
     """Return what is left out."""
     used = found.runs.sizes["seed"]
-    held = ", ".join(f"{name} = {value:.4g}" for name, value in found.fixed.items())
+    held = ", ".join(f"{name} = {value_of(value)}" for name, value in found.fixed.items())
     paths = any(str(name).endswith("_path") for name in found.runs)
     said = {
         f"{used} of {found.seeds} seeds are done at every point and with every variant; the others are left out": (
@@ -247,7 +248,7 @@ def _along(found: Shown) -> Rows:
             reached = share(float(one.mean()), float(low), float(high))
             late = _late(part.sel({axis: value}))
             arrived = [_steps(time, late) for time in times.sel({axis: value}).values]
-            rows.append([*_lead(found, name), f"{value:.4g}", reached, *arrived])
+            rows.append([*_lead(found, name), value_of(value), reached, *arrived])
     title = (
         f"% of runs (fraction {label}; 95 % Wilson interval), and steps by which 5, 50, 95 % had arrived at {level:g}"
     )
@@ -269,6 +270,6 @@ def _steps(time: float, late: str) -> str:
 
 
 def _values(values: np.ndarray) -> str:
-    if len(values) <= 8:
-        return ", ".join(f"{value:.4g}" for value in values)
+    if len(values) <= 8 or values.dtype.kind not in "iuf":
+        return ", ".join(map(value_of, values.tolist()))
     return f"{len(values)} values from {values.min():.4g} to {values.max():.4g}"

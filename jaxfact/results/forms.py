@@ -51,7 +51,8 @@ class Curve(enum.Enum):
         """Return the rate."""
         if self is Curve.PLAIN:
             return x
-        return np.log1p(x) if self is Curve.GROWTH else -np.log1p(-x)
+        with np.errstate(divide="ignore", invalid="ignore"):  # nothing decays by more than itself
+            return np.log1p(x) if self is Curve.GROWTH else -np.log1p(-x)
 
 
 class Rate(NamedTuple):

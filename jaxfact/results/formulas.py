@@ -105,7 +105,10 @@ class Writing(NamedTuple):
             return name
         if power == 0.5:
             return rf"\sqrt{{{name}}}" if self.latex else f"√{name}"
-        return f"{name}^{{{_short(power)}}}" if self.latex else f"{name}^{_short(power)}"
+        if self.latex:
+            base = rf"\left({name}\right)" if any(sign in name for sign in (r"\,", "/", "^")) else name
+            return f"{base}^{{{_short(power)}}}"
+        return f"{name}^{_short(power)}"
 
 
 def _short(number: float) -> str:

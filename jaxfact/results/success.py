@@ -8,7 +8,7 @@ import xarray as xr
 from jaxfact.inputs import problem_with
 from jaxfact.results import stats
 from jaxfact.results.flags import PENDING
-from jaxfact.results.wording import counted, listed, share_in_text
+from jaxfact.results.wording import counted, listed, share_in_text, value_of
 
 _MANY = 4  # variants that a sentence has room for
 
@@ -24,6 +24,11 @@ def check_runs(runs: xr.Dataset) -> None:
 def axes_of(runs: xr.Dataset) -> list[str]:
     """Return the axes that runs differ along, beside seeds and variants."""
     return [str(dim) for dim in runs.outcome.dims if dim not in ("seed", "variant")]
+
+
+def in_order(runs: xr.Dataset) -> xr.Dataset:
+    """Return runs with the numbers on their axes in order; a store has them as they came. Words stay as they are."""
+    return runs.sortby([axis for axis in axes_of(runs) if runs[axis].dtype.kind in "iuf"])
 
 
 def finished(runs: xr.Dataset) -> xr.Dataset | None:
@@ -110,7 +115,7 @@ def _half(runs: xr.Dataset, level: float | None) -> str:
 
 
 def _point(number: xr.DataArray, place: dict) -> str:
-    return listed([f"{name} {number[name].values[int(at)]:.4g}" for name, at in place.items()])
+    return listed([f"{name} {value_of(number[name].values[int(at)])}" for name, at in place.items()])
 
 
 def _ends(runs: xr.Dataset) -> str:
@@ -130,4 +135,4 @@ def variants_of(runs: xr.Dataset) -> Iterator[tuple[str, xr.Dataset]]:
         yield "", runs
         return
     for name in runs.variant.values.tolist():
-        yield name, runs.sel({"variant": name})
+        yield str(name), runs.sel({"variant": name})

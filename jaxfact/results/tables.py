@@ -11,6 +11,7 @@ from jaxfact.inputs import problem_with
 from jaxfact.results.intervals import quantile_interval, wilson
 from jaxfact.results.latex import latex_name, latex_text
 from jaxfact.results.times import time_to
+from jaxfact.results.wording import value_of
 
 
 class Compared(Protocol):
@@ -101,8 +102,8 @@ def _row(
         for hit, there in zip(hits, known, strict=True)
     ]
     return [
-        *([latex_text(name)] if "variant" in runs.dims else []),
-        *([] if place is None else [f"{place:.4g}"]),
+        *([latex_text(str(name))] if "variant" in runs.dims else []),
+        *([] if place is None else [latex_text(value_of(place))]),
         *shares,
         *times,
     ]

@@ -1,6 +1,7 @@
 """Numbers in words, for tables, pages and notebooks."""
 
 import math
+import numbers
 from collections.abc import Sequence
 
 
@@ -29,6 +30,12 @@ def share_in_text(fraction: float, low: float, high: float) -> str:
 def number(value: float) -> str:
     """Return a number to four digits; a dash where runs diverged and have none."""
     return f"{value:.4g}" if math.isfinite(value) else "–"
+
+
+def value_of(value: object) -> str:
+    """Return a value of an axis: a number to four digits, a word or a truth as it is."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return f"{value:.4g}" if is_number else str(value)
 
 
 def listed(words: Sequence[str]) -> str:
