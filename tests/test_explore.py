@@ -20,6 +20,7 @@ from playwright.sync_api import sync_playwright
 import jaxfact as jf
 from jaxfact.explore.controls import GIVEN, MADE_UP, METHODS, Choice, Control, address_of, read_address, usual
 from jaxfact.explore.laboratory import Laboratory
+from jaxfact.explore.map_tab import _ticks
 from jaxfact.explore.mapping import CODES, Asked, drawn, pixels, values_along
 from jaxfact.explore.pictures import Pictures
 from jaxfact.explore.serving import page_of
@@ -216,6 +217,20 @@ def test_curves_are_those_of_the_figures(laboratory):
     assert summary.waiting[-1] == 1 - summary.outcomes["converged"]
 
 
+@pytest.mark.parametrize("name", ["rank", "damping", "m", "step_size", "weight", "ratio"])
+def test_every_tick_of_a_map_is_named_as_it_is(name):
+    """A name that was left to the browser would be that of a tick of another control at the same place."""
+    one = KNOWN[name]
+    ends = one.on_slider(one.low), one.on_slider(one.high)
+    found = _ticks(one, *ends)
+    ticks, names = found["ticker"].ticks, found["major_label_overrides"]
+    assert len(ticks) >= 3
+    assert {*ticks} == {*names}
+    for tick, text in names.items():
+        assert ends[0] - 1e-9 <= tick <= ends[1] + 1e-9
+        assert float(text) == pytest.approx(10**tick if one.logarithmic else tick, rel=1e-3)
+
+
 def asked(points, x_ends, **more):
     return Asked("plain", KNOWN["step_size"], KNOWN["scale"], x_ends, (1e-4, 1e-2), points, more.get("seeds", 4))
 
@@ -395,10 +410,11 @@ def test_numbers_of_a_method_change_its_pictures(opened, method, name, place):
 
 def test_a_key_moves_a_slider_and_a_box_a_method(opened):
     page = opened(FEW)
-    before = grid(page)
+    before, pages = grid(page), page.evaluate("history.length")
     page.locator(".noUi-handle").first.focus()
     page.keyboard.press("ArrowRight")
     page.wait_for_function("location.search.includes('step_size=')")
+    assert page.evaluate("history.length") == pages  # going back leaves the page, and does not undo the address alone
     assert read_address(page.evaluate("location.search"), MADE_UP).values["step_size"] > 0.5
     page.evaluate("window.rows = figure('outcomes').renderers[0].data_source.get_length()")
     page.get_by_text("balanced", exact=True).first.click()

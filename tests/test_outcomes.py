@@ -184,6 +184,24 @@ def test_periods_double_where_the_map_of_a_scalar_does(compress):
     assert np.array_equal(runs.period.transpose("step_size", "seed"), np.broadcast_to(expected[:, None], (28, 10)))
 
 
+def test_periods_of_a_method_with_state():
+    """Of momentum μ the first instability of a scalar is at η = 1 + μ, and a cycle of two.
+
+    The velocity is small there, but as inexact as the factors that it is made of: the last bits take 18 steps and more.
+    """
+
+    def experiment(step_size):
+        method = optax.chain(optax.trace(0.5), jf.methods.gradient_descent(step_size))
+        return jf.Run(jf.Factorization(np.ones((1, 1), np.float32)), jf.starts.Gaussian(1, scale=0.5), method)
+
+    runs = jf.sweep(
+        experiment, seeds=500, max_steps=20_000, tolerance=1e-5, progress=False, step_size=[1.501, 1.51, 1.6]
+    )
+    cycles = runs.outcome.values == "cycle"
+    assert cycles.sum() > 100
+    assert np.all(runs.period.values[cycles] == 2)
+
+
 def test_a_minimum_whose_truth_nobody_knows_is_stationary():
     """What has settled and cannot converge ends so, with a gradient at rounding level beside a residual of order 1."""
     matrix = np.random.default_rng(0).normal(size=(6, 5))

@@ -249,7 +249,7 @@ def circle(lanes: Lane, own: Own) -> Lane:
     """
     circling = lanes.outcome == RETURNED
     circled, still = lanes.circled + 1, lanes.still & _is_near(own.factors, lanes.mark[0][0])
-    first = (lanes.back == 0) & _is_near((own.factors, own.state), lanes.mark[0])
+    first = (lanes.back == 0) & _is_near((own.factors, own.state), lanes.mark[0], own.factors)
     back = jnp.where(first, circled, lanes.back)
     # A state that does not return in time, on a device whose sums vary, proves nothing: the run goes on.
     late = jnp.where(circled < lanes.step - lanes.mark[1], RETURNED, -1)
@@ -293,21 +293,28 @@ def _bits(x: Array) -> Array:
     return x
 
 
-def _is_near(tree: PyTree, mark: PyTree) -> Bool[Array, " lane"]:
-    """Tell whether every array of numbers is within rounding of the mark's, and every other array equal to it."""
+def _is_near(tree: PyTree, mark: PyTree, least: PyTree = ()) -> Bool[Array, " lane"]:
+    """Tell whether every array of numbers is within rounding of the mark's, and every other array equal to it.
 
-    def size(x):
-        # Column by column, as XLA has no code for the sum of all entries within a loop that is one function.
-        columns = [x[:, k] for k in range(x.shape[1])] if x.ndim > 2 else [x]
-        return jnp.sqrt(sum(jnp.sum(column**2, axis=range(column.ndim - 1)) for column in columns))
+    Rounding is that of the array itself, or of the smallest of some others where that is larger: what a method
+    accumulates may be small, and is made of numbers that are not.
+    """
+    floors = [_size(x) for x in jax.tree.leaves(least)]
 
     def near(new, old):
         if not jnp.issubdtype(new.dtype, jnp.floating):
             new, old = _bits(new), _bits(old)
             return jnp.all(new == old, axis=range(new.ndim - 1))
-        return size(new - old) <= _POINT * jnp.finfo(new.dtype).eps * size(old)
+        size = jnp.maximum(_size(old), jnp.min(jnp.stack(floors), axis=0)) if floors else _size(old)
+        return _size(new - old) <= _POINT * jnp.finfo(new.dtype).eps * size
 
     return jnp.all(jnp.stack(jax.tree.leaves(jax.tree.map(near, tree, mark))), axis=0)
+
+
+def _size(x: Float[Array, "*entry lane"]) -> Float[Array, " lane"]:
+    # Column by column, as XLA has no code for the sum of all entries within a loop that is one function.
+    columns = [x[:, k] for k in range(x.shape[1])] if x.ndim > 2 else [x]
+    return jnp.sqrt(sum(jnp.sum(column**2, axis=range(column.ndim - 1)) for column in columns))
 
 
 def choose(condition: Bool[Array, " lane"], new: PyTree, old: PyTree) -> PyTree:

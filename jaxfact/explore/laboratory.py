@@ -119,12 +119,13 @@ class Laboratory:
         q = min(r, d), the number of singular values that the width can reach (Ye & Du 2021, §2.1). In √σ₁.
         """
         asked = {name: value for name, value in state.values.items() if name in _OF_START}, state.seeds
-        if self._signals is None or self._signals[0] != asked:
+        known = self._signals  # which another page may replace
+        if known is None or known[0] != asked:
             starts = self.made(_STARTS).arrays(state.seeds, axes_at(state), _TILE)
             reached = min(state.values.get("rank", self.rank), state.values["width"])
             blocks = starts["signal_path"][:, 0, :reached].astype(float)
-            self._signals = asked, np.linalg.svd(blocks, compute_uv=False)[:, reached - 1]
-        return self._signals[1]
+            known = self._signals = asked, np.linalg.svd(blocks, compute_uv=False)[:, reached - 1]
+        return known[1]
 
     def made(self, program: Program) -> Prepared:
         """Return a program; it is made when first asked for, and run once, so that nothing is left to compile."""

@@ -15,8 +15,6 @@ import numpy as np
 import panel as pn
 from bokeh.events import SelectionGeometry
 from bokeh.models import (
-    BasicTicker,
-    BasicTickFormatter,
     BoxSelectTool,
     ColorBar,
     ColumnDataSource,
@@ -185,6 +183,7 @@ class MapTab:
             self._maps = None
             self._source.data = {name: [] for name in self._source.data}
             self._say(said, is_wrong=True)
+            self._push()
 
     def _take(self, asked: Asked, number: int, sent: threading.Event | None = None) -> None:
         if number == self._number:
@@ -211,6 +210,9 @@ class MapTab:
             made.title.text = f"{asked.method}: {QUANTITIES[name]} (within {BUDGETS[-1]} steps)"
             image = np.where(np.isfinite(values), values, np.nan)[np.ix_(rows, columns)].astype(np.float32)
             self._source.data = {"image": [image], "x": [left], "y": [low], "dw": [right - left], "dh": [high - low]}
+        self._push()
+
+    def _push(self) -> None:
         if self._document is None:
             pn.io.push_notebook(self._pane)
 
@@ -255,8 +257,16 @@ class MapTab:
 
 def _ticks(control: Control, low: float, high: float) -> dict[str, Any]:
     """Return where an axis has ticks, in the coordinates of the slider, and what they are called."""
+    # A browser keeps the names of ticks that an axis had before, so that every tick is given one.
     if not control.logarithmic:
-        return {"ticker": BasicTicker(), "formatter": BasicTickFormatter(), "major_label_overrides": {}}
+        unit = 10.0 ** np.floor(np.log10((high - low) / 4))
+        step = next(unit * one for one in (1, 2, 5, 10) if unit * one >= (high - low) / 6)
+        step = max(step, 1.0) if control.whole else step
+        ticks = np.arange(np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9) + 1) * step
+        return {
+            "ticker": FixedTicker(ticks=ticks.tolist()),
+            "major_label_overrides": {tick: f"{tick:.4g}" for tick in ticks.tolist()},
+        }
     leading = (1, 2, 5) if high - low < 2 else (1,)
     values = [one * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for one in leading]
     places = {math.log10(value): f"{value:g}" for value in values if low <= math.log10(value) <= high}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import panel as pn
 from bokeh.document import Document
-from bokeh.models import CustomJSTickFormatter
+from bokeh.models import CustomJS, CustomJSTickFormatter
 
 from jaxfact.engine.outcomes import OUTCOMES
 from jaxfact.explore.appearance import METHOD_COLOURS, METHOD_DASHES
@@ -46,8 +46,9 @@ class Page:
         self._said = said
         document = pn.state.curdoc
         self._document = document if document is not None and document.session_context else None
-        self._location = pn.state.location if self._document is not None else None
         self._pictures = Pictures(self._choose)
+        # Panel would make every move a page of the browser's history.
+        self._pictures.figures[0].js_on_change("tags", CustomJS(code="history.replaceState(null, '', cb_obj.tags[0])"))
         self._later = None if self._document is None else _in_turn(self._document)
         self._map = MapTab(laboratory, lambda: self._state, self._document, self._later)
         self._widgets = {one.name: _widget(one, state.values[one.name]) for one in laboratory.controls}
@@ -62,7 +63,7 @@ class Page:
             widget._debounce = 0  # Panel's 50 ms; of moves that come meanwhile, the last is shown in any case
             widget.param.watch(partial(self._moved, control), "value")
         self._methods.param.watch(self._chose_methods, "value")
-        self._of_values.param.watch(lambda _: self._draw_again(), "value")
+        self._of_values.param.watch(lambda _: self._change(self._draw_again), "value")
         self._next: State | None = None
         self._found: Shown | None = None
         self._thread = ThreadPoolExecutor(1)
@@ -107,7 +108,7 @@ class Page:
             self._refuse(str(problem_with(control.name, "nothing", "needs a whole number", "give one")))
             return
         value = control.off_slider(event.new) if isinstance(control, Control) else event.new
-        if value != self._state.values[control.name]:
+        if value != self._state.values[control.name] or self._said:
             self._go(self._state.moved(control.name, value))
 
     def _chose_methods(self, event: Any) -> None:
@@ -165,9 +166,9 @@ class Page:
     def _draw(self, sent: threading.Event | None = None) -> None:
         self._shown = self._found
         self._change(self._draw_again)
-        if self._location is not None and self._shown is not None:
+        if self._document is not None and self._shown is not None:
             address = address_of(self._shown.state, self._laboratory.controls)
-            self._location.search = f"?{address}" if address else ""
+            self._pictures.figures[0].tags = [f"?{address}" if address else "."]
         if sent is not None:
             sent.set()
 

@@ -50,8 +50,9 @@ def page_of(laboratory: Laboratory) -> Callable[[], pn.viewable.Viewable]:
     """Return what makes the page of a visitor; the address that they opened says where its controls stand."""
 
     def page() -> pn.viewable.Viewable:
-        asked, said = unquote(getattr(pn.state.location, "search", "") or ""), ""
+        said = ""
         try:
+            asked = unquote(getattr(pn.state.location, "search", "") or "")
             state = read_address(asked, laboratory.controls)
         except ValueError as error:
             state, said = read_address("", laboratory.controls), " ".join(str(error).split())
