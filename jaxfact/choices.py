@@ -80,7 +80,7 @@ class Venue(enum.StrEnum):
 
 
 class Kind(enum.StrEnum):
-    """What a figure of a store shows: times, a record, singular values, or runs over axes or against one another."""
+    """What a figure of a store shows: times, a record, singular values, runs over axes, or the edge of stability."""
 
     SURVIVAL = "survival"
     BANDS = "bands"
@@ -90,6 +90,7 @@ class Kind(enum.StrEnum):
     BIFURCATION = "bifurcation"
     SCATTER = "scatter"
     LAW = "law"
+    EDGE = "edge"
 
 
 def members(package: str) -> list[ModuleType]:

@@ -12,6 +12,7 @@ import xarray as xr
 
 import jaxfact as jf
 from jaxfact import figures
+from jaxfact.figures import styles
 from jaxfact.figures.sheets import said_of
 from jaxfact.jobs.phase import diagram_of
 from jaxfact.store.written import write_results
@@ -249,3 +250,62 @@ def test_an_mp4_plays(recorded, tmp_path):
     ):
         figures.animate(recorded, "distance", tmp_path / "b.mp4")
     assert [one.name for one in tmp_path.iterdir()] == ["new"]
+
+
+@pytest.fixture(scope="module")
+def gone(recorded) -> xr.Dataset:
+    """Return runs that all diverged by step 100, the record there being infinite."""
+    paths = recorded[["distance_path", "singular_values_path"]].where(recorded.step == 0, np.inf)
+    ended = {"outcome": xr.full_like(recorded.outcome, "diverged"), "hit": xr.full_like(recorded.hit, np.inf)}
+    return recorded.assign({**ended, **paths.data_vars, "steps": xr.full_like(recorded.steps, 100)})
+
+
+@pytest.mark.parametrize("draw", [figures.distance, figures.singular_values, figures.worst])
+def test_where_runs_begin_and_when_they_go_off_is_seen(gone, draw):
+    """A dot at the start, of which no line is seen, and a triangle at the first record at which half are gone."""
+    lines = draw(gone).axes[0].lines
+    dots = {tuple(line.get_xdata()) for line in lines if line.get_marker() == "."}
+    edges = {tuple(line.get_xdata()) for line in lines if line.get_marker() == "^"}
+    assert (dots, edges) == ({(0,)}, {(100,)})
+
+
+def test_a_page_of_runs_that_all_went_off(call, gone, tmp_path):
+    """It says so and when, draws how they ended and how they left, no times, and ends with what makes it again."""
+    write_results(gone, tmp_path / "gone.zarr")
+    ended = call("report", "gone.zarr", "--out", "page")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith("None of 10 runs converged: all of them diverged, half by step 100.")
+    assert "no run arrived: times are not drawn" in ended.out
+    drawn = {path.stem for path in (tmp_path / "page" / "figures").iterdir()}
+    assert drawn == {"outcomes", "distance", "singular_values", "worst"}
+    assert "jaxfact report gone.zarr" in (tmp_path / "page" / "report.html").read_text(encoding="utf-8")[-600:]
+
+
+def test_the_edge_at_the_command_line(call, grid, store, tmp_path):
+    """2/η of each step size is drawn; a store without the record is told which it needs."""
+    ended = call("figure", store, "--kind", "edge")
+    assert (ended.code, ended.out) == (2, "")
+    needed = "the edge of stability is drawn of sharpness, or of curvatures"
+    assert ended.err == f"jaxfact: records=none: {needed}; sweep with --record sharpness --every log.\n"
+    path = (1 + grid.seed) * xr.DataArray([1.0, 2.0], {"step": [0, 100]}, "step") * xr.ones_like(grid.steps)
+    write_results(grid.assign(sharpness_path=path), tmp_path / "sharp.zarr")
+    ended = call("figure", "sharp.zarr", "--kind", "edge", "--out", "a")
+    assert ended.err.startswith("jaxfact: axes=step_size (6 values), scale (2 values): this figure has 1 of them; give")
+    ended = call("figure", "sharp.zarr", "--kind", "edge", "--select", "scale=0.1", "--out", "a")
+    assert (ended.code, ended.err) == (0, "")
+    header, row, *_ = (tmp_path / "a.dat").read_text().splitlines()
+    edges = [float(value) for name, value in zip(header.split(), row.split(), strict=True) if name.endswith("edge")]
+    np.testing.assert_allclose(edges, 2 / STEP_SIZES)
+
+
+def test_letters_that_no_font_has_are_one_line(call, store, tmp_path, monkeypatch):
+    """Each letter once, of all five files; where there is such a font it is taken."""
+    monkeypatch.setattr(styles, "_others", lambda: [])
+    chosen = ("--select", "scale=0.1", "--select", "step_size=0.02")
+    ended = call("figure", store, "--kind", "survival", *chosen, "--out", "a", "--title", "实验实")
+    assert ended.code == 0
+    assert ended.err.startswith("jaxfact: note: no font has the letters 实验; install one that has, ")
+    assert ended.err.count("\n") == 1
+    monkeypatch.setattr(styles, "_others", lambda: ["DejaVu Serif"])
+    with styles.house():
+        assert mpl.rcParams["font.family"] == ["sans-serif", "DejaVu Serif"]

@@ -156,6 +156,23 @@ def _singular_values(runs: "xr.Dataset", chosen: dict[str, Any], look: dict[str,
     return figures.singular_values(runs, **look)
 
 
+def _edge(runs: "xr.Dataset", chosen: dict[str, Any], look: dict[str, Any]) -> Any:
+    from jaxfact import figures
+
+    if not {"sharpness_path", "curvatures_path"} & set(map(str, runs)):
+        known = [str(name).removesuffix("_path") for name in runs if str(name).endswith("_path")]
+        needed = "the edge of stability is drawn of sharpness, or of curvatures"
+        raise problem_with("records", ", ".join(known) or "none", needed, "sweep with --record sharpness --every log")
+    if "step_size" not in runs.coords:
+        needed = "the store has no such axis, and 2/η is drawn"
+        raise problem_with("step_size", "none", needed, "sweep with --axis step_size=…")
+    if "step_size" in _axes_of(runs) and "variant" not in runs.dims:
+        _needs(runs, 1, ["step_size"])
+    else:
+        _needs(runs, 0, [])
+    return figures.edge_of_stability(runs, **look)
+
+
 def _phase(runs: "xr.Dataset", chosen: dict[str, Any], look: dict[str, Any]) -> Any:
     from jaxfact import figures
     from jaxfact.jobs.phase import diagram_of
@@ -202,4 +219,5 @@ _DRAWN = {
     Kind.BIFURCATION: _bifurcation,
     Kind.SCATTER: _scatter,
     Kind.LAW: _law,
+    Kind.EDGE: _edge,
 }

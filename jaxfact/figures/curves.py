@@ -25,6 +25,7 @@ _BAND = (0.05, 0.95)
 _ABOVE = 100.0
 _STOPPED = ("converged", "fitted")
 SEEN = "line: median, band: 5–95 % of "
+GONE = "; triangle: half have gone off"
 ENDS = "a curve ends where half of the runs have arrived and were stopped"
 
 
@@ -55,11 +56,13 @@ def curve(
     paths = path_of(runs, name)
     seen = {"distance": "distance from the target", "imbalance": "imbalance of the factors"}
     with drawing(Look(ax, size, title, style), 2.5) as sheet:
-        bands(sheet, sheet.axes, runs, f"{name}_path")
+        gone = bands(sheet, sheet.axes, runs, f"{name}_path")
         sheet.label_x(STEPS)
         sheet.axes.set_ylabel(symbol_label(paths))
         words = seen.get(name, plain_name(paths, name))
-        return sheet.finish(f"{words[0].upper()}{words[1:]}", SEEN + count_of(runs), f"{ENDS}; {provenance(runs)}")
+        return sheet.finish(
+            f"{words[0].upper()}{words[1:]}", SEEN + count_of(runs) + gone, f"{ENDS}; {provenance(runs)}"
+        )
 
 
 def distance(
@@ -106,19 +109,20 @@ def singular_values(
     # The colours of variants are other colours: here a colour is a place in the order.
     shades = mpl.colormaps["viridis"](np.linspace(0, 0.85, count))
     with drawing(Look(ax, size, title, style), 0.75, panels, each=1.35) as sheet:
+        goes = False
         for axes, (name, part, _, _) in zip(sheet.panels, variants_of(runs), strict=True):
             known = _Known.of(part)
             for each in range(count):
                 curves = known.quantiles(part.singular_values_path.isel({place: each}))
                 label, line = rf"$\sigma_{{{each + 1}}}$", LINES[each % len(LINES)]
-                _draw(sheet, axes, (name, f"sigma{each + 1}"), known.steps, curves, shades[each], line, label)
+                goes |= _draw(sheet, axes, (name, f"sigma{each + 1}"), known.steps, curves, shades[each], line, label)
             for value in list(target)[:count]:
                 axes.axhline(value, color="0.35", linewidth=0.6, zorder=0)
             axes.set(ylabel=symbol_label(paths), ylim=(-0.03, 1.15 * max([1.0, *target])))
             put_title(axes, name)
         scale_steps(sheet.axes, known.steps)
         sheet.label_x(STEPS)
-        note = SEEN + count_of(runs) + "\ngrey: singular values of the target" * (len(target) > 0)
+        note = SEEN + count_of(runs) + GONE * goes + "\ngrey: singular values of the target" * (len(target) > 0)
         return sheet.finish("Singular values of the product", note, f"{ENDS}; {provenance(runs)}")
 
 
@@ -162,12 +166,12 @@ class _Known(NamedTuple):
         return found
 
 
-def bands(sheet: Sheet, axes: Axes, runs: xr.Dataset, path: str, levels: Sequence[float] = ()) -> None:
+def bands(sheet: Sheet, axes: Axes, runs: xr.Dataset, path: str, levels: Sequence[float] = ()) -> str:
     """Draw median and band of every variant; what has no place on a logarithmic axis is said in words.
 
-    The axis has room for `levels`, which the caller draws.
+    The axis has room for `levels`, which the caller draws. Returns what is to be said where a median goes off.
     """
-    drawn, ceiling = [], 0.0
+    drawn, ceiling, goes = [], 0.0, False
     for name, part, colour, line in variants_of(runs):
         known = _Known.of(part)
         for place, one in enumerate(_components(part[path])):
@@ -181,7 +185,7 @@ def bands(sheet: Sheet, axes: Axes, runs: xr.Dataset, path: str, levels: Sequenc
         said = _absence(curves, is_log)
         label = f"{name}: {said}" if name and said else name or None
         columns = name or "runs", f"{place}" if place else ""
-        _draw(sheet, axes, columns, known.steps, curves, colour, line, label, limits, is_log)
+        goes |= _draw(sheet, axes, columns, known.steps, curves, colour, line, label, limits, is_log)
     for place, level in enumerate(tolerances):
         label = "tolerance" if place == 0 else None
         axes.axhline(level, color="0.35", linewidth=0.8, linestyle=LINES[2], zorder=0, label=label)
@@ -189,6 +193,7 @@ def bands(sheet: Sheet, axes: Axes, runs: xr.Dataset, path: str, levels: Sequenc
         axes.set(yticks=[])
         axes.text(0.5, 0.3, _absence(numbers, True), transform=axes.transAxes, ha="center")
     scale_steps(axes, max((known.steps for _, _, known, *_ in drawn), key=len))
+    return GONE * goes
 
 
 def _draw(
@@ -202,18 +207,25 @@ def _draw(
     label: str | None,
     limits: tuple[float, float] = (-np.inf, np.inf),
     is_log: bool = False,
-) -> None:
-    """Draw a median and its band as far as the limits, a dot where the median stops short, and keep the numbers."""
+) -> bool:
+    """Draw a median and its band as far as the limits, and keep the numbers; return whether the median goes off.
+
+    A dot stands where it stops short, and a triangle at the upper edge where it goes off.
+    """
     low, middle, high = curves
     axes.fill_between(steps, np.clip(low, *limits), np.clip(high, *limits), color=colour, alpha=0.2, linewidth=0)
     on_axis = np.where(np.isfinite(middle) & ((middle > 0) | (not is_log)), middle, np.nan)
     axes.plot(steps, on_axis, color=colour, linestyle=line, label=label)
     known = np.flatnonzero(~np.isnan(middle))
-    if known.size and known[-1] < len(steps) - 1:
-        axes.plot(steps[known[-1:]], on_axis[known[-1:]], ".", color=colour, markersize=5)
+    off = np.flatnonzero(np.isposinf(middle) | (middle > limits[1]))[:1]
+    ends = known[-1:] if known.size and known[-1] < len(steps) - 1 else off[off > 0] - 1
+    if ends.size:
+        axes.plot(steps[ends], on_axis[ends], ".", color=colour, markersize=5)
+    sheet.mark_edge(axes, steps[off], colour)
     columns = {"step": steps, "low": low, "median": middle, "high": high}
     for what, values in columns.items():
         sheet.column((*name, what), values)
+    return off.size > 0
 
 
 def _scale(axes: Axes, numbers: np.ndarray, levels: Sequence[float]) -> tuple[bool, tuple[float, float]]:

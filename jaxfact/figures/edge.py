@@ -45,7 +45,7 @@ def edge_of_stability(
     runs = runs.assign(sharpness_path=_sharpness(runs))
     edges = [2 / float(part.step_size) for _, part, _, _ in variants_of(runs)]
     with drawing(Look(ax, size, title, style), 2.5) as sheet:
-        bands(sheet, sheet.axes, runs, "sharpness_path", edges)
+        gone = bands(sheet, sheet.axes, runs, "sharpness_path", edges)
         own = runs.step_size.ndim > 0  # a step size, and so a line, for each variant
         for place, ((name, part, colour, _), edge) in enumerate(zip(variants_of(runs), edges, strict=True)):
             if own or place == 0:
@@ -55,7 +55,7 @@ def edge_of_stability(
         sheet.label_x(STEPS)
         sheet.axes.set_ylabel(symbol_label(runs.sharpness_path))
         told = ", ".join(f"{edge:.4g}" for edge in dict.fromkeys(edges))
-        note = f"{SEEN}{count_of(runs)}" + ";\ndotted, in the same colour: 2/η" * own
+        note = f"{SEEN}{count_of(runs)}{gone}" + ";\ndotted, in the same colour: 2/η" * own
         return sheet.finish("Sharpness and 2/η", note, f"2/η is {told} in σ₁; {ENDS}; {provenance(runs)}")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxfact.figures.saving import save
+from jaxfact.figures.saving import letters_said_once, save
 from jaxfact.figures.sheets import Said, said_of
 from jaxfact.inputs import problem_with, shown
 from jaxfact.results.latex import latex_name, latex_text
@@ -37,8 +37,9 @@ def publish(figure: Figure, path: str | Path, *, made_by: str = "") -> list[Path
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as made:
         stem = Path(made) / path.name
-        for suffix in _DRAWN:
-            save(figure, stem.with_name(f"{path.name}{suffix}"))
+        with letters_said_once():
+            for suffix in _DRAWN:
+                save(figure, stem.with_name(f"{path.name}{suffix}"))
         stem.with_name(f"{path.name}.dat").write_text(data(said), encoding="utf-8")
         stem.with_name(f"{path.name}.tex").write_text(caption(said, path.name, made_by), encoding="utf-8")
         # Images of a PGF are files of their own.

@@ -2,6 +2,8 @@
 
 import io
 import logging
+import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ from jaxfact.figures.styles import house
 from jaxfact.inputs import problem_with
 
 _DPI = 300
+_LACKING = re.compile(r"Glyph (\d+) .*missing from|no font has the letters (.*?); ")
 # Without a date, so that the same figure is the same file.
 _METADATA = {".png": None, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 SUFFIXES: tuple[str, ...] = (*_METADATA, ".pgf")
@@ -38,13 +41,30 @@ def save(figure: Figure, path: str | Path) -> None:
     settings: dict[Any, Any] = {"savefig.bbox": None, "pdf.fonttype": 42, "svg.hashsalt": "jaxfact"}
     if said is not None and said.venue is not None:
         settings["svg.fonttype"] = "none"
-    with mpl.rc_context(settings):
+    with mpl.rc_context(settings), letters_said_once():
         _lay_out(figure)
         if path.suffix == ".pgf":
             write_pgf(figure, path)
         else:
             with _quiet_fonts():
                 figure.savefig(path, dpi=_DPI, metadata=_METADATA[path.suffix])
+
+
+@contextmanager
+def letters_said_once() -> Iterator[None]:
+    """Say in one warning which letters no font has, instead of one for each letter, file and look at the layout."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    missing: dict[str, None] = {}
+    for one in caught:
+        if lacking := _LACKING.match(str(one.message)):
+            missing |= dict.fromkeys(chr(int(lacking[1])) if lacking[1] else lacking[2])
+        else:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    if missing:
+        advice = f"install one that has, such as Noto Sans CJK, and empty {mpl.get_cachedir()}"
+        warnings.warn(f"no font has the letters {''.join(missing)}; {advice}", stacklevel=3)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ place, and inside `house` that is so everywhere. With a venue's name every setti
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
+from functools import cache
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -14,7 +15,7 @@ import xarray as xr
 from cycler import cycler
 from matplotlib.axis import Axis, XAxis
 from matplotlib.cbook import is_math_text
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, fontManager
 from matplotlib.mathtext import MathTextParser
 from matplotlib.ticker import FuncFormatter
 
@@ -58,6 +59,14 @@ _COMPUTER_MODERN = {
 }
 
 
+# For what the fonts above lack: Chinese, Japanese and Korean letters, by names that systems have for such fonts.
+_FOREIGN = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei"),
+    *("WenQuanYi Zen Hei", "Droid Sans Fallback", "Microsoft YaHei", "SimHei", "PingFang SC", "Hiragino Sans GB"),
+    *("Heiti TC", "Yu Gothic", "Malgun Gothic", "Arial Unicode MS"),
+)
+
+
 class Format(NamedTuple):
     """A venue's column: its width in inches, the height where it is set, the size of labels in points, and the font.
 
@@ -97,7 +106,7 @@ def settings(form: Format | None) -> dict[Any, Any]:
     if form is not None:
         return _complete(form.font, form.points)
     points = mpl.rcParams["font.size"] if _is_set("font.size") else _HOUSE["font.size"]
-    wanted = {**_HOUSE, **_sizes(points)}
+    wanted = {**_HOUSE, **_sizes(points), "font.family": [*mpl.rcParamsDefault["font.family"], *_others()]}
     return {name: value for name, value in wanted.items() if not _is_set(name)}
 
 
@@ -120,7 +129,15 @@ def house() -> AbstractContextManager[None]:
 
 def _complete(font: dict[str, Any], points: float) -> dict[Any, Any]:
     """Return a value for every setting, so that none is left to the user's."""
-    return {**mpl.rcParamsDefault, **_HOUSE, **_sizes(points), **font, "font.size": points}
+    made = {**mpl.rcParamsDefault, **_HOUSE, **_sizes(points), **font, "font.size": points}
+    return {**made, "font.family": [*made["font.family"], *_others()]}
+
+
+@cache
+def _others() -> list[str]:
+    """Return the first installed font for letters that the usual ones lack."""
+    known = {font.name for font in fontManager.ttflist}
+    return [name for name in _FOREIGN if name in known][:1]
 
 
 def _sizes(points: float) -> dict[str, float]:

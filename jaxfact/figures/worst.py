@@ -66,6 +66,8 @@ def _run(
     """Draw one run as far as it went; a triangle at the edge says where it left."""
     values = path.values.astype(float)
     axes.plot(path.step, _on_axis(values), color=colour, linestyle=line, label=name[0])  # pyright: ignore[reportArgumentType]
+    if len(values) > 1 and not values[1] <= top:  # a start of which no line is seen
+        axes.plot(path.step.values[:1], _on_axis(values[:1]), ".", color=colour, markersize=5)
     sheet.mark_edge(axes, path.step.values[~(values <= top)][:1], colour)
     for what, numbers in (("step", path.step.values), ("distance", values)):
         sheet.column((*name, what), numbers)

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxfact.figures import save
+from jaxfact.figures.saving import letters_said_once
 from jaxfact.figures.styles import house
 from jaxfact.inputs import printable
 from jaxfact.results import strict_json
@@ -100,9 +101,10 @@ class Report:
         return out / PAGE
 
     def _draw_into(self, folder: Path) -> None:
-        for name, figure in self.figures.items():
-            for suffix in (".png", ".svg"):
-                save(figure, folder / f"{name}{suffix}")
+        with letters_said_once():
+            for name, figure in self.figures.items():
+                for suffix in (".png", ".svg"):
+                    save(figure, folder / f"{name}{suffix}")
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: the page without its frame and without the numbers."""

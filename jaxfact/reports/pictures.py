@@ -9,6 +9,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from jaxfact import figures
+from jaxfact.results import stats
 from jaxfact.results.success import success
 from jaxfact.results.wording import value_of
 
@@ -61,20 +62,25 @@ def pictures(found: Swept) -> dict[str, Picture]:
     return made
 
 
+def arrived(found: Swept) -> bool:
+    """Tell whether runs were timed and one of them arrived, without which times are nothing to be drawn."""
+    return found.judged and bool(np.isfinite(found.runs.hit.sel(level=list(stats.judged_levels(found.runs)))).any())
+
+
 def _along(found: Swept, axis: str) -> dict[str, Picture]:
     """Return outcomes and times along one axis, at the middle values of the others."""
     runs, held = _held(found, {axis}), _said(found, {axis})
     name = "" if len(found.axes) == 1 else f"_along_{axis}"
     held = f" Here{held.removeprefix(',')}." if held else ""
     made = {f"outcomes{name}": Picture(_OUTCOMES + held, partial(figures.fractions, runs, axis))}
-    if found.judged:
+    if arrived(found):
         made[f"times{name}"] = Picture(_TIMES + held, partial(figures.times_along, runs, axis))
     return made
 
 
 def _at(found: Swept, runs: xr.Dataset) -> Iterator[tuple[str, str, Callable[[], Figure]]]:
     """Yield name, caption and figure of all that is drawn of the runs at one point."""
-    if found.judged:
+    if arrived(found):
         yield "survival", _SURVIVAL, partial(figures.survival, runs)
     some = runs.isel(seed=slice(PATH_SEEDS))
     for path in map(str, runs.data_vars):

@@ -16,7 +16,7 @@ from jaxfact.figures.styles import variants_of
 from jaxfact.inputs import problem_with
 from jaxfact.reports.again import of_sweep
 from jaxfact.reports.pages import RESULTS, Report, Rows
-from jaxfact.reports.pictures import PATH_SEEDS, pictures
+from jaxfact.reports.pictures import PATH_SEEDS, arrived, pictures
 from jaxfact.results import stats
 from jaxfact.results.labels import TIMES
 from jaxfact.results.strict_json import finite_or_none
@@ -229,6 +229,7 @@ def _notes(found: Shown) -> list[str]:
         ),
         f"shown at {held}": bool(held),
         f"paths are those of the first {PATH_SEEDS} seeds": paths and used > PATH_SEEDS,
+        "no run arrived: times are not drawn": found.judged and not arrived(found),
         "runs had no tolerance: they are judged at the lowest level": without_tolerance(found.runs),
     }
     return [*(text for text, holds in said.items() if holds), *found.left_out]

@@ -121,6 +121,8 @@ def _point(number: xr.DataArray, place: dict) -> str:
 def _ends(runs: xr.Dataset) -> str:
     """Say how runs ended instead, the most frequent outcome first."""
     names, counts = np.unique(runs.outcome.values, return_counts=True)
+    if names.tolist() == ["diverged"]:
+        return f"all of them diverged, half by step {np.quantile(runs.steps, 0.5, method='inverted_cdf'):.0f}"
     ranked = sorted(zip(names.tolist(), counts.tolist(), strict=True), key=lambda one: -one[1])
     return listed([f"{count} ended as {name}" for name, count in ranked])
 
