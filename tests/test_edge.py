@@ -94,5 +94,6 @@ def test_what_cannot_be_drawn_is_refused(runs):
         figures.edge_of_stability(point, -1)
     with pytest.raises(ValueError, match=r"^runs=axes \['step_size'\]: a figure shows one point; "):
         figures.edge_of_stability(runs, 0.3)
-    with pytest.raises(ValueError, match=r"^name='sharpness': the records are imbalance; choose one\.$"):
+    said = r"^name='sharpness': the records are imbalance; choose one, or sweep with record='sharpness'\.$"
+    with pytest.raises(ValueError, match=said):
         figures.edge_of_stability(point.drop_vars("sharpness_path"))

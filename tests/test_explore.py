@@ -565,6 +565,8 @@ def test_the_command_serves_this_machine_alone():
         for path in ("../../etc/passwd", "static/../../../etc/passwd", "etc/passwd"):
             with pytest.raises(OSError, match="HTTP Error 40"):
                 urlopen(f"http://127.0.0.1:{port}/{path}")
+        for address in ("??step_size=0.3", "?a=1?b=2", "?width=%C2%B2", "?width=%ff", f"?first_seed={'1' * 5000}"):
+            urlopen(f"http://127.0.0.1:{port}/{address}")  # refused on the page, and no error of the server
         assert _handshake(int(port), f"http://127.0.0.1:{port}") == "101"
         assert _handshake(int(port), "http://elsewhere.example") == "403"
         # Of a name that its owner lets mean this machine, host and origin are the same.

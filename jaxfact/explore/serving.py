@@ -11,7 +11,7 @@ import webbrowser
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import urlencode
 
 import panel as pn
 from tornado.web import ErrorHandler
@@ -34,7 +34,8 @@ def serve(laboratory: Laboratory, state: State, port: int, address: str, browser
     print(f"{url} (ctrl-C ends it)", flush=True)
     if browser:
         threading.Timer(0.5, webbrowser.open, [url]).start()
-    options = {"show": False, "verbose": False, "title": "jaxfact explore"}
+    # Panel's own reading of the address fails on some, with all of it in the terminal.
+    options = {"show": False, "verbose": False, "title": "jaxfact explore", "location": False}
     with ThreadPoolExecutor(1) as background:
         background.submit(_make, laboratory, state, ending)
         try:
@@ -50,10 +51,10 @@ def page_of(laboratory: Laboratory) -> Callable[[], pn.viewable.Viewable]:
     """Return what makes the page of a visitor; the address that they opened says where its controls stand."""
 
     def page() -> pn.viewable.Viewable:
+        asked = [(name, value) for name, values in pn.state.session_args.items() for value in values]
         said = ""
         try:
-            asked = unquote(getattr(pn.state.location, "search", "") or "")
-            state = read_address(asked, laboratory.controls)
+            state = read_address(urlencode(asked), laboratory.controls)
         except ValueError as error:
             state, said = read_address("", laboratory.controls), " ".join(str(error).split())
         return Page(laboratory, state, said).view()

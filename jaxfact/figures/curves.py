@@ -132,7 +132,8 @@ def path_of(runs: xr.Dataset, name: str) -> xr.DataArray:
     if not paths:
         raise problem_with("runs", "a sweep without records", "the figure is drawn from them", "sweep with every=100")
     if name not in paths:
-        raise problem_with("name", shown(name), f"the records are {', '.join(paths)}", "choose one")
+        instead = f"choose one, or sweep with record={name!r}"
+        raise problem_with("name", shown(name), f"the records are {', '.join(paths)}", instead)
     return runs[f"{name}_path"]
 
 

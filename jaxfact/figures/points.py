@@ -55,6 +55,9 @@ def bifurcation(
     if values.isnull().all():
         needed = "no run ended in a cycle" if of == "period" else "no run has that number"
         raise problem_with("of", of, needed, "draw another, such as distance")
+    if of != "period":  # of a run that diverged the last numbers may be no numbers
+        lost = values.isnull() & (runs.outcome == "diverged")
+        values = values.where(~lost, np.inf).assign_attrs(values.attrs)
     # What goes off would leave no room for the others.
     stays = runs.outcome != "diverged"
     inside = values.where(stays if stays.any() else True)

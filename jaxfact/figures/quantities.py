@@ -61,7 +61,10 @@ def _named(runs: xr.Dataset, name: str, at: str | None) -> xr.DataArray:
         return runs[name].assign_attrs({"long_name": spoken(name)} | runs[name].attrs)
     if f"{name}_path" not in runs:
         known = [str(one).removesuffix("_path") for one in runs if str(one).endswith("_path")]
-        raise problem_with("quantity", f"{name}@{at}", f"the records are {', '.join(known) or 'none'}", "choose one")
+        had = f"the records are {', '.join(known) or 'none'}"
+        # The measures of Ye & Du's analysis are recorded together.
+        asked = "ye_du" if name.startswith("ye_du_") else name
+        raise problem_with("quantity", f"{name}@{at}", had, f"choose one, or sweep with record={asked!r}")
     path, step = runs[f"{name}_path"], _number(at)
     if step not in runs.step.values:
         first = ", ".join(f"{one:g}" for one in runs.step.values[:4])
