@@ -49,7 +49,7 @@ def _called() -> Path | None:
     try:
         code = _app()(standalone_mode=False)
     except typer.TyperException as error:
-        terminal.fail(error.format_message())
+        terminal.fail(error.format_message().replace("Value error, ", ""))  # the words of what checks for Typer
     except Damage as error:
         terminal.fail(f"{error}; {error.remedy}", 1)
     except ValueError as error:

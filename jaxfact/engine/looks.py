@@ -309,7 +309,7 @@ class Block:
         def _():
             put(self._memory.mark, [as_words(x) for x in state], self._memory.once, marks)
 
-        self._wait()
+        self.wait()
         return noted, state
 
     def _thawed(self, asked: Asked, noted: tuple, state: tuple) -> tuple:
@@ -319,13 +319,13 @@ class Block:
         marks = [source(key) for key in self._plan.rows(self._plan.marks)]
         thawed = [lax.select(frozen, mark, x) for mark, x in zip(marks, state, strict=True)]
         put(self._memory.state, [as_words(x) for x in thawed], self._memory.once)
-        self._wait()
+        self.wait()
         return tuple(thawed)
 
     def _circled(self, asked: Asked, noted: tuple, state: tuple) -> tuple[tuple, tuple]:
         """Say what is made of a step round the orbits of the runs that have returned; the others keep their state."""
         state, noted, _ = self._remembered(self._plan.circle, asked, noted, state)
-        self._wait()
+        self.wait()
         return noted, state
 
     def _remembered(self, part: Any, asked: Asked, noted: tuple, state: tuple) -> tuple[tuple, tuple, Array]:
@@ -366,7 +366,7 @@ class Block:
 
         return source
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
         """Let every thread of the block see what the others have stored."""
         if not self._interpret:
             triton.debug_barrier()

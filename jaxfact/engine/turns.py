@@ -74,9 +74,8 @@ class Turns:
         state, notes, mark, memory = lax.while_loop(going, turn, (state, notes, mark, memory))
         rows = unpacked(notes)
         mark = jnp.where(rows[places + 2][:, None] != 0, state, mark)
-        for part, words in zip(
-            (plan.moving, plan.noted, plan.marks, plan.remembered), (state, notes, mark, memory), strict=True
-        ):
+        parts = (plan.moving, state), (plan.noted, notes), (plan.marks, mark), (plan.remembered, memory)
+        for part, words in parts:
             self._unpacked(leaves, part, words)
         looks = jnp.max(rows[places].astype(jnp.int32))
         return jax.tree.unflatten(tree, leaves), records, looks
@@ -163,6 +162,8 @@ def _steps(plan: Plan, interpret: bool, numbers: Any, *refs: Any) -> None:
 
         lax.fori_loop(0, mark.shape[0], copy, ())
 
+    block.wait()  # until all have loaded what is now stored in the same place
+
     @pl.when((asked.going > 0) | (circling > 0))
     def _():
         count = jnp.where(circling > 0, 1, jnp.where(asked.fresh > 0, 0, stride))
@@ -182,6 +183,7 @@ def _looks(plan: Plan, interpret: bool, numbers: Any, *refs: Any) -> None:
     noted, own = block.begun
     looks = _looks_of(plan, rows)
     asked: Asked = block.asked(noted, looks, blocks, enough)[0]
+    block.wait()
 
     @pl.when(asked.going > 0)
     def _():
