@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import re
 import socket
+import sys
 import threading
 import webbrowser
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from jaxfact.explore.controls import State, address_of, read_address
 from jaxfact.explore.laboratory import Laboratory, programs_of
 from jaxfact.explore.page import Page
 from jaxfact.inputs import problem_with
+
+_TURN = 5e-4  # seconds after which a thread lets others run Python: by the usual 5 ms they wait for each other
 
 
 def serve(laboratory: Laboratory, state: State, port: int, address: str, browser: bool) -> None:
@@ -36,6 +39,8 @@ def serve(laboratory: Laboratory, state: State, port: int, address: str, browser
         threading.Timer(0.5, webbrowser.open, [url]).start()
     # Panel's own reading of the address fails on some, with all of it in the terminal.
     options = {"show": False, "verbose": False, "title": "jaxfact explore", "location": False}
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(_TURN)
     with ThreadPoolExecutor(1) as background:
         background.submit(_make, laboratory, state, ending)
         try:
@@ -45,6 +50,7 @@ def serve(laboratory: Laboratory, state: State, port: int, address: str, browser
             server.io_loop.start()  # ctrl-C stops it
         finally:
             ending.set()
+            sys.setswitchinterval(usual)
 
 
 def page_of(laboratory: Laboratory) -> Callable[[], pn.viewable.Viewable]:
