@@ -111,6 +111,13 @@ class Plan:
         self.remembered: list[int] = sorted((seen & small | {*self.changed}) - {*self.noted, *self.fixed})
         self.common: list[int] = sorted(k for k in seen if _FRESH[0] < k < 0)
 
+    def check(self, most: int) -> None:
+        """Raise Unscalarisable for more operations than this, and more numbers of all runs than a block holds."""
+        if (size := self.operations) > most:
+            raise Unscalarisable(f"a step and a look have {size} operations, more than {most}")
+        if (size := len(self.rows(self.common))) > SHARED:
+            raise Unscalarisable(f"a look reads {size} numbers shared by all runs, more than {SHARED}")
+
     @property
     def operations(self) -> int:
         """How many operations the kernel has."""
@@ -154,11 +161,8 @@ class Looks:
 
     def __init__(self, functions: Functions, shapes: Shapes, circles: bool, most: int, interpret: bool):
         self._flags, self._interpret = functions.flags, interpret
-        self._plan = plan = Plan(functions, shapes, circles)
-        if (size := plan.operations) > most:
-            raise Unscalarisable(f"a step and a look have {size} operations, more than {most}")
-        if (size := len(plan.rows(plan.common))) > SHARED:
-            raise Unscalarisable(f"a look reads {size} numbers shared by all runs, more than {SHARED}")
+        self._plan = Plan(functions, shapes, circles)
+        self._plan.check(most)
 
     def __call__(
         self, code: Any, shared: list[Any], uniform: PyTree, lanes: PyTree, records: PyTree, blocks: Any, enough: Any

@@ -18,8 +18,6 @@ from jaxtyping import Array
 
 from jaxfact.engine.looks import Asked, Block, Memory, Plan
 from jaxfact.engine.native import Functions, Shapes
-from jaxfact.engine.pallas import SHARED
-from jaxfact.engine.scalars import Unscalarisable
 from jaxfact.engine.vectors import BLOCK, WORD, Rows, as_numbers, as_words, packed, put, unpacked
 from jaxfact.numerics.trees import PyTree
 
@@ -42,11 +40,8 @@ class Turns:
 
     def __init__(self, functions: Functions, shapes: Shapes, most: int, interpret: bool):
         self._interpret = interpret
-        self._plan = plan = Plan(functions, shapes, circles=False)
-        if (size := plan.operations) > most:
-            raise Unscalarisable(f"a step and a look have {size} operations, more than {most}")
-        if (size := len(plan.rows(plan.common))) > SHARED:
-            raise Unscalarisable(f"a look reads {size} numbers shared by all runs, more than {SHARED}")
+        self._plan = Plan(functions, shapes, circles=False)
+        self._plan.check(most)
 
     def __call__(
         self, code: Any, shared: list[Any], uniform: PyTree, lanes: PyTree, records: PyTree, blocks: Any, enough: Any
