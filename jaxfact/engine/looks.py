@@ -39,18 +39,20 @@ from jaxfact.numerics.trees import PyTree
 Key = tuple[int, int]
 """A number: the leaf of a lane that it belongs to, and its place there; of all lanes, where the leaf is negative."""
 Source = Callable[[Key], Array]
+Numbers = tuple[Array, ...]
+"""Of a block's runs, a vector each."""
 _FRESH: Key = (-(2**30), 0)
 _COUNTED = 8  # bits in which the runs of a block can be counted
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
     """A function of one lane as a graph: what is wanted of it, and what its inputs are."""
 
     outputs: list[Nodes]
     inputs: dict[Node, Key]
 
     @classmethod
-    def of(cls, function: Callable, shared: int, keys: list[int], *arguments: Any) -> "_Part":
+    def of(cls, function: Callable, shared: int, keys: list[int], *arguments: Any) -> "Part":
         """Trace a function, of whose leaves the first are shared by all runs, given the leaf that each input is."""
         inputs, outputs = scalarised(without_effects(jax.make_jaxpr(function)(*arguments)), OPERATIONS, shared)
         pairs = zip(keys, inputs, strict=True)
@@ -83,7 +85,8 @@ class Plan:
         flag = jax.ShapeDtypeStruct((), bool)
         self.step: Kernel = kernel_of(functions.step, shapes.shared, shapes.lane.own)
         self.number: int = places.step
-        self.own, self.avals = own, avals
+        self.own: list[int] = own
+        self.avals: list[Any] = avals
         self._everyone = [*shapes.shared, *jax.tree.leaves(shapes.uniform)]
         self.moving: list[int] = [own[k] for k in self.step.moving]
         self.mark_of: dict[int, int] = {k: mark for mark, k in state_of.items() if k in self.moving}
@@ -93,9 +96,11 @@ class Plan:
         before = [k + len(avals) if k in self.moving else k for k in lane]
         all_ = [~k for k in range(len(self._everyone))]
         fixed = (shapes.shared, shapes.uniform, flag, shapes.lane)
-        self.look = _Part.of(functions.look, len(all_), [*all_, _FRESH[0], *lane], *fixed)
-        self.circle = _Part.of(functions.circle, 0, [*before, *own], shapes.lane, shapes.lane.own) if circles else None
-        self.flags = _Part.of(functions.flags, 0, lane, shapes.lane)
+        self.look: Part = Part.of(functions.look, len(all_), [*all_, _FRESH[0], *lane], *fixed)
+        self.circle: Part | None = None
+        if circles:
+            self.circle = Part.of(functions.circle, 0, [*before, *own], shapes.lane, shapes.lane.own)
+        self.flags: Part = Part.of(functions.flags, 0, lane, shapes.lane)
         self._place({*range(len(avals))} - {*own, *marks})
 
     def _place(self, small: set[int]) -> None:
@@ -130,7 +135,7 @@ class Plan:
         """The flags, in their order."""
         return [node for x in self.flags.outputs for node in x.flat]
 
-    def wanted(self, part: _Part) -> list[Node]:
+    def wanted(self, part: Part) -> list[Node]:
         """Return what is computed of a look, or of a step round an orbit: what changes, states, and a mask."""
         states = [] if part is self.look else self.moving
         leaves = [*part.outputs[:-1], part.outputs[-1]]
@@ -266,7 +271,8 @@ class Block:
     def __init__(self, plan: Plan, interpret: bool, shared: list[Any] | None, memory: Memory, loaded: dict[Key, Array]):
         self._plan, self._interpret, self._memory = plan, interpret, memory
         self._state_keys, self._noted_keys = plan.rows(plan.moving), plan.rows(plan.noted)
-        self.begun = tuple(tuple(loaded[key] for key in keys) for keys in (self._noted_keys, self._state_keys))
+        noted, state = (tuple(loaded[key] for key in keys) for keys in (self._noted_keys, self._state_keys))
+        self.begun: tuple[Numbers, Numbers] = noted, state
         self._fixed = {key: loaded[key] for key in plan.rows(plan.fixed)}
         if shared is not None:
             places = [*plan.own, plan.number]
@@ -274,7 +280,7 @@ class Block:
             lane = {node: self._fixed[key] for node, key in nodes if key in self._fixed}
             self._step = stepping(plan.step, shared, lane, interpret)
 
-    def asked(self, noted: tuple, looks: Array, blocks: Array, enough: Array) -> tuple[Asked, Flags]:
+    def asked(self, noted: Numbers, looks: Array, blocks: Array, enough: Array) -> tuple[Asked, Flags]:
         """Ask the runs' flags what the block is to do; return these too."""
         known = self._fixed | dict(zip(self._noted_keys, noted, strict=True))
         flags = Flags(*self._evaluated(self._plan.flags, self._plan.flag_nodes, known.__getitem__))
@@ -286,7 +292,7 @@ class Block:
         circling = ~wanted | (midway > 0)
         return Asked(going.astype(jnp.int32), circling.astype(jnp.int32), fresh), flags
 
-    def advanced(self, asked: Asked, stride: Array, noted: tuple, state: tuple) -> tuple[tuple, tuple]:
+    def advanced(self, asked: Asked, stride: Array, noted: Numbers, state: Numbers) -> tuple[Numbers, Numbers]:
         """Take steps and look at the runs, or one step, by the same code, of those that have returned."""
         some, looked = jnp.where(asked.fresh > 0, 0, stride), partial(self._looked, asked)
         if self._plan.circle is None:
@@ -296,16 +302,16 @@ class Block:
         moved = self.stepped(jnp.where(circling, 1, some), noted, kept)
         return lax.cond(circling, partial(self._circled, asked), looked, noted, moved)
 
-    def stepped(self, count: Array, noted: tuple, state: tuple) -> tuple:
+    def stepped(self, count: Array, noted: Numbers, state: Numbers) -> Numbers:
         """Take some steps."""
         number, step = noted[self._noted_keys.index((self._plan.number, 0))], self._step
         return lax.fori_loop(0, count, lambda t, state: step(number + t, state), state)
 
-    def seen(self, asked: Asked, noted: tuple, state: tuple) -> tuple[tuple, Array]:
+    def seen(self, asked: Asked, noted: Numbers, state: Numbers) -> tuple[Numbers, Array]:
         """Look at the runs: remember what they have reached, and say whose states are to be marked."""
         return self._remembered(self._plan.look, asked, noted, state)[1:]
 
-    def _looked(self, asked: Asked, noted: tuple, state: tuple) -> tuple[tuple, tuple]:
+    def _looked(self, asked: Asked, noted: Numbers, state: Numbers) -> tuple[Numbers, Numbers]:
         """Look at the runs, and mark states."""
         noted, marks = self.seen(asked, noted, state)
 
@@ -316,7 +322,7 @@ class Block:
         self.wait()
         return noted, state
 
-    def _thawed(self, asked: Asked, noted: tuple, state: tuple) -> tuple:
+    def _thawed(self, asked: Asked, noted: Numbers, state: Numbers) -> Numbers:
         """Return the states of runs, frozen ones being where their marks are again, and keep a copy."""
         source = self._source(asked, noted, state)
         [frozen] = self._evaluated(self._plan.flags, [Flags(*self._plan.flag_nodes).frozen], source)
@@ -326,13 +332,13 @@ class Block:
         self.wait()
         return tuple(thawed)
 
-    def _circled(self, asked: Asked, noted: tuple, state: tuple) -> tuple[tuple, tuple]:
+    def _circled(self, asked: Asked, noted: Numbers, state: Numbers) -> tuple[Numbers, Numbers]:
         """Say what is made of a step round the orbits of the runs that have returned; the others keep their state."""
         state, noted, _ = self._remembered(self._plan.circle, asked, noted, state)
         self.wait()
         return noted, state
 
-    def _remembered(self, part: Any, asked: Asked, noted: tuple, state: tuple) -> tuple[tuple, tuple, Array]:
+    def _remembered(self, part: Any, asked: Asked, noted: Numbers, state: Numbers) -> tuple[Numbers, Numbers, Array]:
         """Evaluate a part and keep what it remembers; return states where it changes them, notes, and its mask."""
         plan, source = self._plan, self._source(asked, noted, state)
         *found, mask = self._evaluated(part, plan.wanted(part), source)
@@ -342,13 +348,13 @@ class Block:
         put(self._memory.remembered, [as_words(x) for x in rows], self._memory.once)
         return tuple(states), tuple(after[key] for key in self._noted_keys), mask
 
-    def _evaluated(self, part: _Part, nodes: list[Node], source: Source) -> list[Array]:
+    def _evaluated(self, part: Part, nodes: list[Node], source: Source) -> list[Array]:
         """Return the values of nodes of a part."""
         emit = Emitter(lambda node: source(part.inputs[node]), fusible(nodes), self._interpret)
         values = emit.values(ordered(nodes, set()), {})
         return [values[node] for node in nodes]
 
-    def _source(self, asked: Asked, noted: tuple, state: tuple) -> Source:
+    def _source(self, asked: Asked, noted: Numbers, state: Numbers) -> Source:
         """Return what looks numbers up: in registers, or else in device memory, loaded when first asked for."""
         plan, memory, several = self._plan, self._memory, len(self._plan.avals)
         known = self._fixed | dict(zip(self._noted_keys, noted, strict=True))
