@@ -22,6 +22,7 @@ from jaxfact.explore.controls import GIVEN, MADE_UP, METHODS, Choice, Control, a
 from jaxfact.explore.laboratory import Laboratory
 from jaxfact.explore.map_tab import _ticks
 from jaxfact.explore.mapping import CODES, Asked, drawn, pixels, values_along
+from jaxfact.explore.page import Page
 from jaxfact.explore.pictures import Pictures
 from jaxfact.explore.serving import page_of
 from jaxfact.explore.summaries import look, sentence, singular_values
@@ -168,6 +169,21 @@ def test_what_is_rounded_to_zero_keeps_its_place(laboratory):
     assert np.any(median[known] < 1e-9)
     assert_array_equal(np.isfinite(drawn), known)  # none of them is left out
     assert_array_equal(np.float32(drawn)[known], np.maximum(median[known], np.float32(1e-9)))
+
+
+def test_a_notebook_is_sent_every_change(laboratory, monkeypatch):
+    """Nothing is sent there by itself: another method's singular values, and a map that is refused and so removed."""
+    sent = []
+    monkeypatch.setattr(pn.io, "push_notebook", lambda *panes: sent.append(panes))
+    page = Page(laboratory, at("methods=plain,balanced"))
+    page.view()
+    for change in (
+        lambda: setattr(page._of_values, "value", "balanced"),
+        lambda: setattr(page._map._y, "value", "step_size"),
+    ):
+        before = len(sent)
+        change()
+        assert len(sent) > before
 
 
 def test_a_start_is_chosen_where_its_dot_is(laboratory):

@@ -49,6 +49,17 @@ def store(grid, tmp_path_factory):
     return store
 
 
+def test_a_run_that_diverged_to_no_number_is_drawn_as_off(grid):
+    """Infinite or NaN, as the arithmetic had it: a triangle at the upper edge, and no empty place."""
+    one = grid.isel(scale=0)
+    marked = []
+    for lost in (np.inf, np.nan):
+        runs = one.assign(distance=one.distance.where(one.outcome != "diverged", lost))
+        figure = figures.bifurcation(runs, "step_size")
+        marked.append([line.get_xdata().tolist() for line in figure.axes[0].lines if line.get_marker() == "^"])
+    assert marked[0] == marked[1] == [[STEP_SIZES[-1]]]
+
+
 def law_of(grid: xr.Dataset) -> tuple[jf.stats.LawSearch, jf.stats.Times]:
     times = jf.stats.time_to(grid, 1e-4)
     return jf.stats.fit_law(times, forms=[jf.stats.LawForm.LOGARITHM]), times

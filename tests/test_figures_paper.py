@@ -258,6 +258,10 @@ BAD = {
     ),
     "no such axis": (["--kind", "bands", "--select", "width=7"], "--select=width=7: the axes are step_size, variant; "),
     "no such record": (["--kind", "bands", "--select", "step_size=0.5", "--record", "x"], "name='x': the records are"),
+    "no such number of a record": (
+        ["--kind", "scatter", "--x", "ye_du_A_min@0"],
+        "quantity=ye_du_A_min@0: the records are distance, imbalance; choose one, or sweep with record='ye_du'.",
+    ),
     "no such quantity": (["--kind", "scatter", "--x", "ln(x"], "quantity='ln(x': needs a name of the results, or"),
     "one axis": (["--kind", "phase", "--select", "variant=plain"], "axes=step_size (3 values): this figure has 2"),
     "another axis": (["--kind", "phase", "--axes", "a,b"], "--axes=a,b: the axes with several values are step_size; "),

@@ -43,7 +43,7 @@ _SIZE = 520
 _BESIDE = {"flex": "1 1 320px", "min-width": "0", "max-width": f"{_SIZE + 190}px"}  # below, where there is no room
 _PATIENCE = 2.0  # seconds, for a server to draw: it may have ended
 
-_REFUSED = "White: there the width is below the rank of equal singular values, and the best approximations are a set."
+_REFUSED = "Left white where the width is below the rank of equal singular values: the best approximations are a set."
 _OUTDATED = "The other controls have been moved since: draw again."
 
 Later = Callable[[Callable[[], None]], Any]

@@ -8,6 +8,7 @@ import xarray as xr
 from jaxfact.figures.categories import is_category, places_of
 from jaxfact.figures.labels import axis_label, spoken
 from jaxfact.inputs import problem_with, shown
+from jaxfact.measures.base import names
 from jaxfact.results import stats
 
 _FORM = re.compile(r"(?P<ln>ln\()?(?P<over>1/)?(?P<name>\w+)(@(?P<at>[\d.eE+-]+))?(?P<end>\))?")
@@ -48,6 +49,11 @@ def quantity(runs: xr.Dataset, given: str | xr.DataArray) -> xr.DataArray:
     return numbers.assign_attrs(long_name=name, latex="", units="1")
 
 
+def _record_of(name: str) -> str:
+    """Return the measure that records a number of this name, which may be one of several that it returns."""
+    return max((one for one in names() if f"{name}_".startswith(f"{one}_")), key=len, default=name)
+
+
 def _named(runs: xr.Dataset, name: str, at: str | None) -> xr.DataArray:
     """Return what the runs have under a name, at a step or level."""
     if name == "hit":
@@ -62,9 +68,7 @@ def _named(runs: xr.Dataset, name: str, at: str | None) -> xr.DataArray:
     if f"{name}_path" not in runs:
         known = [str(one).removesuffix("_path") for one in runs if str(one).endswith("_path")]
         had = f"the records are {', '.join(known) or 'none'}"
-        # The measures of Ye & Du's analysis are recorded together.
-        asked = "ye_du" if name.startswith("ye_du_") else name
-        raise problem_with("quantity", f"{name}@{at}", had, f"choose one, or sweep with record={asked!r}")
+        raise problem_with("quantity", f"{name}@{at}", had, f"choose one, or sweep with record={_record_of(name)!r}")
     path, step = runs[f"{name}_path"], _number(at)
     if step not in runs.step.values:
         first = ", ".join(f"{one:g}" for one in runs.step.values[:4])
